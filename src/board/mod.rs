@@ -1,0 +1,1 @@
+//! Board files: sizes and policy of one kind of box. No hardware access.

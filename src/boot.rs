@@ -1,0 +1,1 @@
+//! The start-up story: board, probe, header, plan, reserve, load, seal, run.

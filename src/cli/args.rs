@@ -1,0 +1,286 @@
+//! The words of the command line, as argh sees them, and their `BRIM_*` twins.
+
+use argh::FromArgs;
+
+use crate::error::{Error, Result};
+
+/// brim: large language models in huge pages, on the CPU.
+#[derive(FromArgs, Debug)]
+struct Top {
+    #[argh(subcommand)]
+    command: Option<Command>,
+    /// print the version and exit
+    #[argh(switch, short = 'V')]
+    version: bool,
+}
+
+/// One command with its options.
+#[derive(FromArgs, Debug)]
+#[argh(subcommand)]
+pub enum Command {
+    /// generates text
+    Run(Run),
+    /// the memory plan
+    Plan(Plan),
+    /// metadata and tensors of a GGUF file
+    Inspect(Inspect),
+    /// what this box has and how to mend it
+    Doctor(Doctor),
+    /// measures this box against its own ceilings
+    Bench(Bench),
+    /// perplexity and logits
+    Eval(Eval),
+    /// text to token ids and back
+    Tokenize(Tokenize),
+    /// power-on self-test
+    Selftest(Selftest),
+}
+
+/// Declares a command that loads a model: its own options, then those that every such command shares.
+macro_rules! model_command {
+    ($(#[$meta:meta])* $name:ident { $($own:tt)* }) => {
+        #[derive(FromArgs, Debug)]
+        $(#[$meta])*
+        pub struct $name {
+            $($own)*
+            /// GGUF file; of a split set the first file (default: the embedded demo model)
+            #[argh(option, short = 'm')]
+            pub model: Option<String>,
+            /// board by name or path of its TOML file
+            #[argh(option)]
+            pub board: Option<String>,
+            /// all regions in explicit huge pages
+            #[argh(switch)]
+            pub hugepages: bool,
+            /// huge-page size: 2M, 1G or auto
+            #[argh(option)]
+            pub page_size: Option<String>,
+            /// context length in tokens
+            #[argh(option)]
+            pub ctx: Option<u32>,
+            /// KV cache type: f16 or q8_0
+            #[argh(option)]
+            pub kv_type: Option<String>,
+            /// worker threads
+            #[argh(option, short = 't')]
+            pub threads: Option<u32>,
+            /// CPUs the workers are pinned to, e.g. 0-7,16
+            #[argh(option)]
+            pub cores: Option<String>,
+            /// kernel tier: scalar, avx2 or avx512
+            #[argh(option)]
+            pub isa: Option<String>,
+            /// how weights are read: auto, buffered or direct
+            #[argh(option)]
+            pub io: Option<String>,
+            /// say more on stderr
+            #[argh(switch, short = 'v')]
+            pub verbose: bool,
+        }
+
+        impl $name {
+            /// The options shared by every command that loads a model, environment not yet consulted.
+            pub fn model_args(&self) -> ModelArgs {
+                ModelArgs {
+                    model: self.model.clone(),
+                    board: self.board.clone(),
+                    hugepages: self.hugepages,
+                    page_size: self.page_size.clone(),
+                    ctx: self.ctx,
+                    kv_type: self.kv_type.clone(),
+                    threads: self.threads,
+                    cores: self.cores.clone(),
+                    isa: self.isa.clone(),
+                    io: self.io.clone(),
+                    verbose: self.verbose,
+                }
+            }
+        }
+    };
+}
+
+/// The options shared by every command that loads a model.
+#[derive(Clone, Debug, Default)]
+#[allow(missing_docs, reason = "documented where the options are declared, above")]
+pub struct ModelArgs {
+    pub model: Option<String>,
+    pub board: Option<String>,
+    pub hugepages: bool,
+    pub page_size: Option<String>,
+    pub ctx: Option<u32>,
+    pub kv_type: Option<String>,
+    pub threads: Option<u32>,
+    pub cores: Option<String>,
+    pub isa: Option<String>,
+    pub io: Option<String>,
+    pub verbose: bool,
+}
+
+model_command! {
+/// Generates text; without a prompt on a terminal it is a chat.
+#[argh(subcommand, name = "run")]
+Run {
+    /// the prompt
+    #[argh(option, short = 'p')]
+    pub prompt: Option<String>,
+    /// file with the prompt
+    #[argh(option, short = 'f')]
+    pub file: Option<String>,
+    /// most tokens to generate (default: until the model stops or the context is full)
+    #[argh(option, short = 'n')]
+    pub n_predict: Option<u32>,
+    /// take the prompt as it is, without the chat template
+    #[argh(switch)]
+    pub raw: bool,
+    /// system message
+    #[argh(option)]
+    pub system: Option<String>,
+    /// temperature; 0 is greedy
+    #[argh(option)]
+    pub temp: Option<f32>,
+    /// keep the K likeliest tokens; 0 keeps all
+    #[argh(option)]
+    pub top_k: Option<u32>,
+    /// keep the likeliest tokens that together reach this probability
+    #[argh(option)]
+    pub top_p: Option<f32>,
+    /// drop tokens less likely than this share of the likeliest
+    #[argh(option)]
+    pub min_p: Option<f32>,
+    /// divide the logits of recent tokens by this
+    #[argh(option)]
+    pub repeat_penalty: Option<f32>,
+    /// seed of the sampler; same seed, same text
+    #[argh(option)]
+    pub seed: Option<u64>,
+}
+}
+
+model_command! {
+/// Prints the memory plan: regions, pages, pool, what is left; exit 5 if it does not fit.
+#[argh(subcommand, name = "plan")]
+Plan {
+    /// one JSON document on stdout
+    #[argh(switch)]
+    pub json: bool,
+}
+}
+
+model_command! {
+/// Perplexity of a text, and its logits.
+#[argh(subcommand, name = "eval")]
+Eval {
+    /// the text
+    #[argh(option, short = 'f')]
+    pub file: String,
+    /// also write raw little-endian f32 logits, [n_tokens, n_vocab]
+    #[argh(option)]
+    pub logits: Option<String>,
+    /// one JSON document on stdout
+    #[argh(switch)]
+    pub json: bool,
+}
+}
+
+model_command! {
+/// Measures this box: model, kernels or memory.
+#[argh(subcommand, name = "bench")]
+Bench {
+    /// what to measure: model, kernels or memory
+    #[argh(positional)]
+    pub what: String,
+    /// prompt tokens
+    #[argh(option, short = 'p', default = "512")]
+    pub n_prompt: u32,
+    /// generated tokens
+    #[argh(option, short = 'n', default = "64")]
+    pub n_gen: u32,
+    /// tokens already in the context
+    #[argh(option, short = 'd', default = "0")]
+    pub depth: u32,
+    /// repetitions
+    #[argh(option, short = 'r', default = "3")]
+    pub repeat: u32,
+    /// one JSON document on stdout
+    #[argh(switch)]
+    pub json: bool,
+}
+}
+
+/// Prints metadata and tensors of a GGUF file; of a split set, the first file stands for all.
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "inspect")]
+pub struct Inspect {
+    /// the GGUF file
+    #[argh(positional)]
+    pub file: String,
+    /// one JSON document on stdout
+    #[argh(switch)]
+    pub json: bool,
+}
+
+/// Reports huge-page pools, HVO, cgroup limits, CPU tier and cores; each finding with the line that mends it.
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "doctor")]
+pub struct Doctor {
+    /// board by name or path of its TOML file
+    #[argh(option)]
+    pub board: Option<String>,
+    /// one JSON document on stdout
+    #[argh(switch)]
+    pub json: bool,
+}
+
+/// Standard input to token ids on one line, or back.
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "tokenize")]
+pub struct Tokenize {
+    /// GGUF file (default: the embedded demo model)
+    #[argh(option, short = 'm')]
+    pub model: Option<String>,
+    /// token ids on stdin to text
+    #[argh(switch)]
+    pub decode: bool,
+    /// parse control tokens in the text
+    #[argh(switch)]
+    pub special: bool,
+}
+
+/// Known prompts on every kernel tier of this CPU, compared with recorded answers.
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "selftest")]
+pub struct Selftest {
+    /// one JSON document on stdout
+    #[argh(switch)]
+    pub json: bool,
+}
+
+/// What the words came to.
+#[derive(Debug)]
+pub enum Parsed {
+    /// A command to execute.
+    Command(Box<Command>),
+    /// Help or version: print and be done.
+    Text(String),
+}
+
+/// Parses the words after the program's name. `--option=value` is read as `--option value`.
+///
+/// # Errors
+/// A usage error with argh's sentence.
+pub fn parse(words: &[String]) -> Result<Parsed> {
+    let mut split = Vec::with_capacity(words.len() + 4);
+    for word in words {
+        match word.split_once('=') {
+            Some((option, value)) if option.starts_with("--") => split.extend([option, value]),
+            _ => split.push(word.as_str()),
+        }
+    }
+    match Top::from_args(&["brim"], &split) {
+        Ok(Top { version: true, .. }) => Ok(Parsed::Text(format!("brim {}", env!("CARGO_PKG_VERSION")))),
+        Ok(Top { command: Some(command), .. }) => Ok(Parsed::Command(Box::new(command))),
+        Ok(Top { command: None, .. }) => Err(Error::usage("which command? `brim --help` lists them")),
+        Err(exit) if exit.status.is_ok() => Ok(Parsed::Text(exit.output)),
+        Err(exit) => Err(Error::usage(exit.output.trim_end().to_owned())),
+    }
+}

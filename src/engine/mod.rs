@@ -1,0 +1,1 @@
+//! Worker pool, KV cache, prefill and decode.

@@ -1,0 +1,1 @@
+//! Matrix and vector kernels, one table per CPU tier, chosen once at start.

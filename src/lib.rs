@@ -1,0 +1,25 @@
+//! brim: a CPU inference runtime that keeps weights, KV cache and scratch in explicit huge pages.
+//!
+//! Start reading at [`boot`], then one file of [`model`]. Imports point down only:
+//! `cli -> engine -> model -> {load, kernels, gguf, memory} -> {quant, sys} -> {bytes, units, error}`.
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("brim runs on Linux only: it needs HugeTLB pages, futexes and /proc; build for a *-linux-* target");
+
+pub mod board;
+pub mod boot;
+pub mod bytes;
+pub mod chat;
+pub mod cli;
+pub mod engine;
+pub mod error;
+pub mod gguf;
+pub mod kernels;
+pub mod load;
+pub mod memory;
+pub mod model;
+pub mod quant;
+pub mod sampling;
+pub mod sys;
+pub mod tokenizer;
+pub mod units;

@@ -1,0 +1,1 @@
+//! Weights from file to their final pages, repacked on the way.

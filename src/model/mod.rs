@@ -1,0 +1,1 @@
+//! Model configuration, weight views, one file per architecture with one linear forward.

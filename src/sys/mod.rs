@@ -1,0 +1,1 @@
+//! Every system call brim makes, and nothing else.
