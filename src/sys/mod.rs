@@ -1,1 +1,50 @@
 //! Every system call brim makes, and nothing else.
+//!
+//! Each file is one concern and offers a safe interface; what stays unsafe is marked so and says what the
+//! caller must keep. `rustix` is used where it has the call, `libc` where it does not (mincore, sigaction).
+
+pub mod cpu;
+pub mod file;
+pub mod futex;
+pub mod limits;
+pub mod map;
+pub mod signal;
+pub mod term;
+
+use std::fmt;
+
+use crate::error::{Error, Exit};
+
+/// A system call that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OsError {
+    /// The call, e.g. `mmap`.
+    pub call: &'static str,
+    /// Its errno.
+    pub errno: i32,
+}
+
+impl OsError {
+    pub(crate) fn new(call: &'static str, errno: rustix::io::Errno) -> Self {
+        OsError { call, errno: errno.raw_os_error() }
+    }
+
+    /// Whether the kernel said ENOMEM.
+    pub fn is_out_of_memory(self) -> bool {
+        self.errno == libc::ENOMEM
+    }
+}
+
+impl fmt::Display for OsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.call, std::io::Error::from_raw_os_error(self.errno))
+    }
+}
+
+impl std::error::Error for OsError {}
+
+impl From<OsError> for Error {
+    fn from(error: OsError) -> Self {
+        Error::new(Exit::Unexpected, error)
+    }
+}

@@ -1,0 +1,283 @@
+//! The memory behind a plan: one mapping, cut into the plan's regions.
+//!
+//! One mapping, not one per region: the kernel reserves the huge pages of a mapping all at once or not at
+//! all, so of two processes racing for the last pages one gets everything and the other ENOMEM.
+//!
+//! The life of an arena is its type: an [`Arena`] can be written everywhere (loading); [`Arena::seal`] makes
+//! weights and vocabulary read-only, for the CPU too, and turns it into [`Loaded`], which hands them out shared.
+//!
+//! # Safety
+//! Regions are disjoint ranges of one owned mapping (asserted when it is made), each start aligned to a page.
+//! References to several of them at once are made from addresses, never by splitting a reference to the whole,
+//! so no `&mut` ever covers a sealed region.
+#![allow(unsafe_code)]
+
+use std::ops::Range;
+use std::ptr::NonNull;
+
+use super::error::MemoryError;
+use super::plan::{PageKind, Plan, RegionName};
+use super::pool::Host;
+use crate::sys::map::Mapping;
+
+/// Mapped, writable memory for every region of a plan.
+#[derive(Debug)]
+pub struct Arena {
+    mapping: Mapping,
+    /// Where each region lies, without the padding to its page; disjoint and in the order of `RegionName::ALL`.
+    ranges: [Range<usize>; RegionName::ALL.len()],
+    page: PageKind,
+}
+
+/// All regions of an [`Arena`], each exactly as long as planned, zeroed at first and page-aligned.
+#[derive(Debug)]
+#[allow(missing_docs, reason = "documented at RegionName")]
+pub struct Regions<'a> {
+    pub weights: &'a mut [u8],
+    pub vocab: &'a mut [u8],
+    pub kv: &'a mut [u8],
+    pub scratch: &'a mut [u8],
+    pub io: &'a mut [u8],
+}
+
+/// An arena whose weights and vocabulary are read-only for good.
+#[derive(Debug)]
+pub struct Loaded {
+    arena: Arena,
+}
+
+/// All regions of a [`Loaded`] arena.
+#[derive(Debug)]
+#[allow(missing_docs, reason = "documented at RegionName")]
+pub struct LoadedRegions<'a> {
+    pub weights: &'a [u8],
+    pub vocab: &'a [u8],
+    pub kv: &'a mut [u8],
+    pub scratch: &'a mut [u8],
+    pub io: &'a mut [u8],
+}
+
+impl Arena {
+    /// Maps every page of `plan` on this box, after checking that it fits; nothing stays mapped on failure.
+    /// Of ordinary memory `keep_free_bytes` must be left over.
+    ///
+    /// # Errors
+    /// A [`MemoryError`] with need, found and the way out.
+    pub fn map(plan: &Plan, keep_free_bytes: u64) -> Result<Arena, MemoryError> {
+        Arena::map_on(&Host::default(), plan, keep_free_bytes)
+    }
+
+    /// As [`Arena::map`], with the state of the box read from `host`.
+    ///
+    /// # Errors
+    /// As [`Arena::map`].
+    pub fn map_on(host: &Host, plan: &Plan, keep_free_bytes: u64) -> Result<Arena, MemoryError> {
+        check(host, plan, keep_free_bytes)?;
+        let total_bytes = plan.total_bytes();
+        let too_large = MemoryError::TooLarge { region: RegionName::Weights, bytes: total_bytes };
+        let len = usize::try_from(total_bytes).map_err(|_| too_large)?;
+        let mapping = match plan.page().huge() {
+            None => {
+                let mapping = Mapping::ordinary(len).map_err(|cause| MemoryError::Map { bytes: total_bytes, cause })?;
+                // Advice only: where it is not taken, the pages are small, which is what was asked for.
+                mapping.advise_huge();
+                mapping
+            }
+            Some(size) => Mapping::huge(len, size).map_err(|cause| {
+                let need = plan.total_pages();
+                match host.pool(plan.page()) {
+                    None => MemoryError::NoSuchPages { page: plan.page() },
+                    Some(pool) if cause.call == "mmap" && cause.is_out_of_memory() && need > pool.available() => {
+                        MemoryError::PoolShort { need, pool }
+                    }
+                    Some(_) if cause.call == "mmap" => MemoryError::Map { bytes: total_bytes, cause },
+                    Some(_) => MemoryError::NotPopulated { need, page: plan.page(), cause },
+                }
+            })?,
+        };
+        Ok(Arena { ranges: lay_out(plan, mapping.len()), mapping, page: plan.page() })
+    }
+
+    /// The page the arena is made of.
+    pub fn page(&self) -> PageKind {
+        self.page
+    }
+
+    /// Bytes mapped, padding included: the plan's total.
+    pub fn mapped_bytes(&self) -> u64 {
+        self.mapping.len() as u64
+    }
+
+    /// All regions at once, for writing.
+    pub fn split(&mut self) -> Regions<'_> {
+        // SAFETY: the result borrows the arena exclusively, and every part is used once.
+        let [weights, vocab, kv, scratch, io] = self.parts().map(|part| unsafe { exclusive(part) });
+        Regions { weights, vocab, kv, scratch, io }
+    }
+
+    /// Makes weights and vocabulary read-only: from here on a stray write to them is a SIGSEGV, not a wrong answer.
+    ///
+    /// # Errors
+    /// [`MemoryError::Seal`]; the arena is unmapped then.
+    pub fn seal(mut self) -> Result<Loaded, MemoryError> {
+        // Sealed regions come first (the order of RegionName), so they end where the KV cache starts.
+        let end = self.ranges[RegionName::Kv as usize].start;
+        // SAFETY: `self` is owned here, so no reference into the arena is alive, and `Loaded` makes only shared
+        // ones to weights and vocabulary.
+        unsafe { self.mapping.protect(0..end) }.map_err(MemoryError::Seal)?;
+        Ok(Loaded { arena: self })
+    }
+
+    /// The bytes of one region for reading.
+    fn region(&self, name: RegionName) -> &[u8] {
+        let (start, len) = self.mapping.part(self.ranges[name as usize].clone());
+        // SAFETY: the range lies in the owned mapping (checked by `part`), which the kernel zeroed, so it is
+        // initialised; whoever writes to it borrows the arena exclusively.
+        unsafe { std::slice::from_raw_parts(start.as_ptr(), len) }
+    }
+
+    /// Each region once, as address and length. Taking the arena exclusively is what makes it sound to write there.
+    fn parts(&mut self) -> [(NonNull<u8>, usize); RegionName::ALL.len()] {
+        self.ranges.each_ref().map(|range| self.mapping.part(range.clone()))
+    }
+}
+
+/// # Safety
+/// `part` came from [`Arena::parts`] of an arena that is borrowed exclusively for `'a`; each part is used once.
+unsafe fn exclusive<'a>((start, len): (NonNull<u8>, usize)) -> &'a mut [u8] {
+    // SAFETY: the part lies in the mapping, whose bytes the kernel zeroed; parts are disjoint, and the caller
+    // promises that this one is reached through nothing else for 'a.
+    unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), len) }
+}
+
+impl Loaded {
+    /// All regions at once: weights and vocabulary for reading, the rest for writing.
+    pub fn regions(&mut self) -> LoadedRegions<'_> {
+        let [_, _, parts @ ..] = self.arena.parts();
+        // SAFETY: the result borrows the arena exclusively, every part is used once, and the two sealed ones not at all.
+        let [kv, scratch, io] = parts.map(|part| unsafe { exclusive(part) });
+        LoadedRegions {
+            weights: self.arena.region(RegionName::Weights),
+            vocab: self.arena.region(RegionName::Vocab),
+            kv,
+            scratch,
+            io,
+        }
+    }
+
+    /// The page the arena is made of.
+    pub fn page(&self) -> PageKind {
+        self.arena.page
+    }
+
+    /// Bytes mapped, padding included: the plan's total.
+    pub fn mapped_bytes(&self) -> u64 {
+        self.arena.mapped_bytes()
+    }
+}
+
+/// Whether `plan` fits this box right now. [`Arena::map`] asks it; `plan` prints it.
+///
+/// # Errors
+/// The [`MemoryError`] that mapping would end in, as far as it can be known without mapping.
+pub fn check(host: &Host, plan: &Plan, keep_free_bytes: u64) -> Result<(), MemoryError> {
+    let need_bytes = plan.total_bytes();
+    let cgroup_short = |what, limit: Option<super::pool::CgroupLimit>| match limit {
+        Some(limit) if limit.available_bytes() < need_bytes => Err(MemoryError::CgroupShort {
+            what,
+            need_bytes,
+            available_bytes: limit.available_bytes(),
+            file: limit.file.display().to_string(),
+        }),
+        _ => Ok(()),
+    };
+    let page = plan.page();
+    if page != PageKind::Base4K {
+        let pool = host.pool(page).ok_or(MemoryError::NoSuchPages { page })?;
+        if plan.shortfall(&pool) > 0 {
+            return Err(MemoryError::PoolShort { need: plan.total_pages(), pool });
+        }
+        let what = if page == PageKind::Huge1G { "hugetlb.1GB" } else { "hugetlb.2MB" };
+        return cgroup_short(what, host.cgroup_hugetlb(page));
+    }
+    let available_bytes = host.memory_available_bytes();
+    if need_bytes.saturating_add(keep_free_bytes) > available_bytes {
+        return Err(MemoryError::BoxShort { need_bytes, available_bytes, keep_free_bytes });
+    }
+    cgroup_short("memory", host.cgroup_memory())
+}
+
+/// Cuts `len` mapped bytes into the regions of `plan`.
+fn lay_out(plan: &Plan, len: usize) -> [Range<usize>; RegionName::ALL.len()] {
+    let as_len = |bytes: u64| usize::try_from(bytes).expect("the plan's total fits an address");
+    let mut next = 0;
+    let ranges = RegionName::ALL.map(|name| {
+        let start = next;
+        next += as_len(plan.mapped_bytes(name));
+        start..start + as_len(plan.bytes(name))
+    });
+    assert_eq!(next, len, "the regions fill the mapping");
+    assert!(ranges.windows(2).all(|pair| pair[0].end <= pair[1].start), "the regions are disjoint");
+    ranges
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(bytes: [u64; 5]) -> Plan {
+        let mut plan = Plan::new(PageKind::Base4K);
+        for (name, bytes) in RegionName::ALL.into_iter().zip(bytes) {
+            plan.add(name, bytes).unwrap();
+        }
+        plan
+    }
+
+    #[test]
+    fn regions_are_exact_aligned_and_disjoint() {
+        let plan = plan([10_000, 0, 4096, 5, 1]);
+        let mut arena = Arena::map(&plan, 0).unwrap();
+        assert_eq!(arena.mapped_bytes(), plan.total_bytes());
+        let regions = arena.split();
+        let all = [regions.weights, regions.vocab, regions.kv, regions.scratch, regions.io];
+        assert_eq!(all.each_ref().map(|r| r.len()), [10_000, 0, 4096, 5, 1]);
+        assert!(all.iter().all(|r| r.as_ptr().addr().is_multiple_of(4096)));
+        assert!(all.iter().all(|r| r.iter().all(|&byte| byte == 0)));
+        for (fill, region) in (1..).zip(all) {
+            region.fill(fill);
+        }
+        let mut loaded = arena.seal().unwrap();
+        let regions = loaded.regions();
+        assert!(regions.weights.iter().all(|&byte| byte == 1));
+        assert!(regions.kv.iter().all(|&byte| byte == 3));
+        assert_eq!((regions.scratch[4], regions.io[0], regions.vocab.len()), (4, 5, 0));
+        regions.kv[0] = 9;
+    }
+
+    #[test]
+    fn an_empty_plan_maps() {
+        let mut loaded = Arena::map(&plan([0; 5]), 0).unwrap().seal().unwrap();
+        assert!(loaded.regions().weights.is_empty());
+    }
+
+    #[test]
+    fn a_box_too_small_is_known_before_mapping() {
+        let big = plan([1 << 50, 0, 0, 0, 0]);
+        assert!(matches!(Arena::map(&big, 0), Err(MemoryError::BoxShort { need_bytes, .. }) if need_bytes == 1 << 50));
+        let small = plan([4096, 0, 0, 0, 0]);
+        let refused = Arena::map(&small, 1 << 50).unwrap_err().to_string();
+        assert!(refused.contains("memory.keep_free_mib"), "{refused}");
+    }
+
+    #[test]
+    fn a_short_pool_is_known_before_mapping() {
+        let huge = plan([1 << 50, 0, 0, 0, 0]).with_page(PageKind::Huge2M).unwrap();
+        match Arena::map(&huge, 0) {
+            Err(MemoryError::PoolShort { need, .. }) => assert_eq!(need, 1 << 29),
+            Err(MemoryError::NoSuchPages { .. }) => println!("skipped: this kernel has no 2 MiB pages"),
+            other => panic!("{other:?}"),
+        }
+        let nowhere = Host::at("/nonexistent");
+        assert!(matches!(Arena::map_on(&nowhere, &huge, 0), Err(MemoryError::NoSuchPages { .. })));
+    }
+}

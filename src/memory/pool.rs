@@ -1,0 +1,375 @@
+//! What the box has: huge-page pools, their limits, HVO and ordinary memory, as `/proc` and `/sys` tell it.
+
+use std::path::{Path, PathBuf};
+
+use super::error::PoolRemedy;
+use super::plan::{PageKind, Plan};
+use crate::sys::file;
+
+/// One pool of huge pages, in pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolState {
+    /// Size of its pages.
+    pub page: PageKind,
+    /// Pages in the pool, surplus included.
+    pub total: u64,
+    /// Pages nobody has faulted in.
+    pub free: u64,
+    /// Free pages that are promised to a mapping already.
+    pub reserved: u64,
+    /// Pages beyond the persistent pool that are in use now.
+    pub surplus: u64,
+    /// Most pages the kernel may add beyond the persistent pool.
+    pub overcommit: u64,
+}
+
+impl PoolState {
+    /// Pages a new mapping can have: free and unpromised, and what may still be added as surplus.
+    pub fn available(&self) -> u64 {
+        self.free.saturating_sub(self.reserved) + self.overcommit.saturating_sub(self.surplus)
+    }
+
+    /// How to make room for `need` pages.
+    pub(crate) fn remedy(&self, need: u64) -> PoolRemedy {
+        // The setting is the persistent pool: surplus pages are not part of it.
+        let persistent = self.total.saturating_sub(self.surplus);
+        PoolRemedy { page: self.page, pages: persistent + need.saturating_sub(self.available()) }
+    }
+
+    /// The command that makes room for `need` pages now.
+    pub fn remedy_command(&self, need: u64) -> String {
+        self.remedy(need).command()
+    }
+
+    /// All ways to make room for `need` pages, as one sentence.
+    pub fn remedy_text(&self, need: u64) -> String {
+        self.remedy(need).to_string()
+    }
+}
+
+/// HugeTLB Vmemmap Optimization: the kernel gives back the `struct page`s that a huge page does not need.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hvo {
+    /// The kernel was built with it.
+    pub available: bool,
+    /// It is switched on; it counts for pages reserved from then on.
+    pub enabled: bool,
+}
+
+impl Hvo {
+    /// Bytes HVO gives back for `pages` pages. Each 4 KiB of memory has a 64-byte `struct page`: 8 pages of
+    /// them for 2 MiB and 4096 for 1 GiB, of which one stays (kernel: Documentation/mm/vmemmap_dedup.rst).
+    pub fn saving_bytes(page: PageKind, pages: u64) -> u64 {
+        let vmemmap_pages = page.bytes() / 4096 * 64 / 4096;
+        pages.saturating_mul(vmemmap_pages.saturating_sub(1) * 4096)
+    }
+}
+
+/// A limit of one cgroup above this process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CgroupLimit {
+    /// The file that holds the limit.
+    pub file: PathBuf,
+    /// The limit.
+    pub limit_bytes: u64,
+    /// What the group uses now and cannot drop.
+    pub used_bytes: u64,
+}
+
+impl CgroupLimit {
+    /// Bytes left under the limit.
+    pub fn available_bytes(&self) -> u64 {
+        self.limit_bytes.saturating_sub(self.used_bytes)
+    }
+}
+
+/// Reads the box below a root directory; tests put a made-up `/proc` and `/sys` there.
+#[derive(Clone, Debug)]
+pub struct Host {
+    root: PathBuf,
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        Host { root: PathBuf::from("/") }
+    }
+}
+
+impl Host {
+    /// The box as seen below `root`.
+    pub fn at(root: impl Into<PathBuf>) -> Host {
+        Host { root: root.into() }
+    }
+
+    fn path(&self, path: &str) -> PathBuf {
+        self.root.join(path.trim_start_matches('/'))
+    }
+
+    /// The pool of `page`, `None` if the kernel has no such pages (and for ordinary pages).
+    pub fn pool(&self, page: PageKind) -> Option<PoolState> {
+        let dir = self.path("/sys/kernel/mm/hugepages").join(pool_dir(page)?);
+        let total = file::number(dir.join("nr_hugepages"))?;
+        let read = |name: &str| file::number(dir.join(name)).unwrap_or(0);
+        Some(PoolState {
+            page,
+            total,
+            free: read("free_hugepages"),
+            reserved: read("resv_hugepages"),
+            surplus: read("surplus_hugepages"),
+            overcommit: read("nr_overcommit_hugepages"),
+        })
+    }
+
+    /// The share of each NUMA node in the pool of `page`: node, pages, free pages. Empty without NUMA.
+    pub fn node_pools(&self, page: PageKind) -> Vec<(u32, u64, u64)> {
+        let Some(dir) = pool_dir(page) else { return Vec::new() };
+        let Ok(nodes) = std::fs::read_dir(self.path("/sys/devices/system/node")) else { return Vec::new() };
+        let mut pools: Vec<_> = nodes
+            .filter_map(|node| {
+                let node = node.ok()?;
+                let number = node.file_name().to_str()?.strip_prefix("node")?.parse().ok()?;
+                let pool = node.path().join("hugepages").join(dir);
+                Some((
+                    number,
+                    file::number(pool.join("nr_hugepages"))?,
+                    file::number(pool.join("free_hugepages")).unwrap_or(0),
+                ))
+            })
+            .collect();
+        pools.sort_unstable();
+        pools
+    }
+
+    /// The page that `vm.nr_hugepages` counts.
+    pub fn default_huge_page_bytes(&self) -> Option<u64> {
+        self.meminfo("Hugepagesize")
+    }
+
+    fn meminfo(&self, key: &str) -> Option<u64> {
+        file::kib_field(&file::text(self.path("/proc/meminfo"))?, key)
+    }
+
+    /// MemAvailable: what new processes can have without swapping. Free huge pages are not part of it.
+    pub fn memory_available_bytes(&self) -> u64 {
+        self.meminfo("MemAvailable").unwrap_or(0)
+    }
+
+    /// MemTotal.
+    pub fn memory_total_bytes(&self) -> u64 {
+        self.meminfo("MemTotal").unwrap_or(0)
+    }
+
+    /// Whether HVO is there and on.
+    pub fn hvo(&self) -> Hvo {
+        let switch = file::number(self.path("/proc/sys/vm/hugetlb_optimize_vmemmap"));
+        Hvo { available: switch.is_some(), enabled: switch == Some(1) }
+    }
+
+    /// The transparent huge-page mode: `always`, `madvise` or `never`.
+    pub fn transparent_huge_pages(&self) -> Option<String> {
+        let text = file::text(self.path("/sys/kernel/mm/transparent_hugepage/enabled"))?;
+        Some(text.split_once('[')?.1.split_once(']')?.0.to_owned())
+    }
+
+    /// The tightest memory limit of the cgroups above this process, v1 and v2. Page cache that can be dropped
+    /// is not counted as used.
+    pub fn cgroup_memory(&self) -> Option<CgroupLimit> {
+        self.tightest("memory", "memory.limit_in_bytes", "memory.max", |dir, v2| {
+            let used = file::number(dir.join(if v2 { "memory.current" } else { "memory.usage_in_bytes" }))?;
+            let stat = file::text(dir.join("memory.stat")).unwrap_or_default();
+            let key = if v2 { "inactive_file " } else { "total_inactive_file " };
+            let cache = stat.lines().find_map(|line| line.strip_prefix(key)?.trim().parse().ok()).unwrap_or(0);
+            Some(used.saturating_sub(cache))
+        })
+    }
+
+    /// The tightest hugetlb limit of the cgroups above this process for `page`: of faulted pages or of reservations.
+    pub fn cgroup_hugetlb(&self, page: PageKind) -> Option<CgroupLimit> {
+        let size = match page {
+            PageKind::Base4K => return None,
+            PageKind::Huge2M => "2MB",
+            PageKind::Huge1G => "1GB",
+        };
+        ["", "rsvd."]
+            .into_iter()
+            .filter_map(|kind| {
+                let [v1, v2] = ["limit_in_bytes", "max"].map(|last| format!("hugetlb.{size}.{kind}{last}"));
+                self.tightest("hugetlb", &v1, &v2, |dir, v2| {
+                    let last = if v2 { "current" } else { "usage_in_bytes" };
+                    file::number(dir.join(format!("hugetlb.{size}.{kind}{last}")))
+                })
+            })
+            .min_by_key(CgroupLimit::available_bytes)
+    }
+
+    /// Walks from this process's group to the root of each hierarchy that may hold the controller.
+    fn tightest(
+        &self,
+        controller: &str,
+        limit_v1: &str,
+        limit_v2: &str,
+        used: impl Fn(&Path, bool) -> Option<u64>,
+    ) -> Option<CgroupLimit> {
+        /// v1 says "no limit" with the largest page-aligned number; no box has 2^60 bytes.
+        const NO_LIMIT_BYTES: u64 = 1 << 60;
+        let groups = file::text(self.path("/proc/self/cgroup"))?;
+        let mut tightest: Option<CgroupLimit> = None;
+        for line in groups.lines() {
+            let mut parts = line.splitn(3, ':').skip(1);
+            let (Some(controllers), Some(group)) = (parts.next(), parts.next()) else { continue };
+            let v2 = controllers.is_empty();
+            if !v2 && controllers.split(',').all(|c| c != controller) {
+                continue;
+            }
+            let mounts: &[&str] = if v2 { &["", "unified"] } else { &[controllers, controller] };
+            let limit_file = if v2 { limit_v2 } else { limit_v1 };
+            for mount in mounts {
+                let mount = self.path("/sys/fs/cgroup").join(mount);
+                // Without a cgroup namespace a container sees a path that its mount does not have: absent
+                // files are passed over and the mount's own root still counts.
+                for dir in
+                    mount.join(group.trim_start_matches('/')).ancestors().take_while(|dir| dir.starts_with(&mount))
+                {
+                    let file = dir.join(limit_file);
+                    let Some(limit_bytes) = file::number(&file).filter(|&bytes| bytes < NO_LIMIT_BYTES) else {
+                        continue;
+                    };
+                    let found = CgroupLimit { file, limit_bytes, used_bytes: used(dir, v2).unwrap_or(0) };
+                    if tightest.as_ref().is_none_or(|t| found.available_bytes() < t.available_bytes()) {
+                        tightest = Some(found);
+                    }
+                }
+            }
+        }
+        tightest
+    }
+
+    /// What HVO gives back for the pages of `plan`.
+    pub fn hvo_saving_bytes(&self, plan: &Plan) -> u64 {
+        Hvo::saving_bytes(plan.page(), plan.total_pages())
+    }
+}
+
+fn pool_dir(page: PageKind) -> Option<&'static str> {
+    match page {
+        PageKind::Base4K => None,
+        PageKind::Huge2M => Some("hugepages-2048kB"),
+        PageKind::Huge1G => Some("hugepages-1048576kB"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A made-up root directory, removed on drop.
+    struct Fake(PathBuf);
+
+    impl Fake {
+        fn new(name: &str, files: &[(&str, &str)]) -> Fake {
+            let root = std::env::temp_dir().join(format!("brim-host-{name}-{}", std::process::id()));
+            for (path, text) in files {
+                let path = root.join(path.trim_start_matches('/'));
+                std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+                std::fs::write(path, format!("{text}\n")).unwrap();
+            }
+            Fake(root)
+        }
+
+        fn host(&self) -> Host {
+            Host::at(&self.0)
+        }
+    }
+
+    impl Drop for Fake {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn pools_and_nodes_are_read() {
+        let node = "/sys/devices/system/node/node1/hugepages/hugepages-2048kB";
+        let pool = "/sys/kernel/mm/hugepages/hugepages-2048kB";
+        let fake = Fake::new(
+            "pools",
+            &[
+                (&format!("{pool}/nr_hugepages"), "100"),
+                (&format!("{pool}/free_hugepages"), "60"),
+                (&format!("{pool}/resv_hugepages"), "5"),
+                (&format!("{pool}/surplus_hugepages"), "1"),
+                (&format!("{pool}/nr_overcommit_hugepages"), "4"),
+                (&format!("{node}/nr_hugepages"), "50"),
+                (&format!("{node}/free_hugepages"), "49"),
+                ("/sys/devices/system/node/possible", "0-1"),
+                ("/proc/meminfo", "MemTotal: 1000 kB\nMemAvailable: 500 kB\nHugepagesize: 2048 kB"),
+                ("/proc/sys/vm/hugetlb_optimize_vmemmap", "0"),
+                ("/sys/kernel/mm/transparent_hugepage/enabled", "always [madvise] never"),
+            ],
+        );
+        let host = fake.host();
+        let pool = host.pool(PageKind::Huge2M).unwrap();
+        assert_eq!((pool.total, pool.available()), (100, 58));
+        assert_eq!(pool.remedy_command(60), "sysctl -w vm.nr_hugepages=101");
+        assert_eq!(host.pool(PageKind::Huge1G), None);
+        assert_eq!(host.node_pools(PageKind::Huge2M), [(1, 50, 49)]);
+        assert_eq!(host.memory_available_bytes(), 500 << 10);
+        assert_eq!(host.memory_total_bytes(), 1000 << 10);
+        assert_eq!(host.default_huge_page_bytes(), Some(2 << 20));
+        assert_eq!(host.hvo(), Hvo { available: true, enabled: false });
+        assert_eq!(host.transparent_huge_pages().as_deref(), Some("madvise"));
+        assert_eq!(host.cgroup_memory(), None);
+    }
+
+    #[test]
+    fn cgroup_v2_limits_of_ancestors_count() {
+        let fake = Fake::new(
+            "v2",
+            &[
+                ("/proc/self/cgroup", "0::/a/b"),
+                ("/sys/fs/cgroup/a/b/memory.max", "max"),
+                ("/sys/fs/cgroup/a/memory.max", "1000"),
+                ("/sys/fs/cgroup/a/memory.current", "600"),
+                ("/sys/fs/cgroup/a/memory.stat", "anon 1\ninactive_file 100\nfile 3"),
+                ("/sys/fs/cgroup/a/b/hugetlb.2MB.max", "9000"),
+                ("/sys/fs/cgroup/a/b/hugetlb.2MB.rsvd.max", "8000"),
+                ("/sys/fs/cgroup/a/b/hugetlb.2MB.rsvd.current", "7000"),
+            ],
+        );
+        assert_eq!(fake.host().cgroup_memory().unwrap().available_bytes(), 500);
+        let hugetlb = fake.host().cgroup_hugetlb(PageKind::Huge2M).unwrap();
+        assert_eq!(hugetlb.available_bytes(), 1000);
+        assert!(hugetlb.file.ends_with("a/b/hugetlb.2MB.rsvd.max"));
+        assert_eq!(fake.host().cgroup_hugetlb(PageKind::Huge1G), None);
+    }
+
+    #[test]
+    fn cgroup_v1_without_its_own_path_falls_back_to_the_mount() {
+        let fake = Fake::new(
+            "v1",
+            &[
+                ("/proc/self/cgroup", "5:hugetlb:/x\n4:memory:/docker/abc\n0::/"),
+                ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "4096"),
+                ("/sys/fs/cgroup/memory/memory.usage_in_bytes", "96"),
+                ("/sys/fs/cgroup/hugetlb/x/hugetlb.1GB.limit_in_bytes", "9223372036854771712"),
+            ],
+        );
+        assert_eq!(fake.host().cgroup_memory().unwrap().available_bytes(), 4000);
+        assert_eq!(fake.host().cgroup_hugetlb(PageKind::Huge1G), None);
+    }
+
+    #[test]
+    fn hvo_saves_what_the_kernel_documents() {
+        assert_eq!(Hvo::saving_bytes(PageKind::Huge2M, 1), 28 << 10);
+        assert_eq!(Hvo::saving_bytes(PageKind::Huge1G, 1), (16 << 20) - 4096);
+        assert_eq!(Hvo::saving_bytes(PageKind::Base4K, 1000), 0);
+        // 128 GiB of 2 MiB pages: 1.75 GiB.
+        assert_eq!(Hvo::saving_bytes(PageKind::Huge2M, 65536), 7 << 28);
+    }
+
+    #[test]
+    fn this_box_answers() {
+        assert!(Host::default().memory_total_bytes() >= Host::default().memory_available_bytes());
+        Host::default().cgroup_memory();
+    }
+}

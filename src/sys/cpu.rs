@@ -1,0 +1,204 @@
+//! CPUs this process may use, pinning, caches and who shares them.
+
+use std::path::Path;
+
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+use super::{OsError, file};
+
+/// Where the kernel describes its CPUs.
+const CPU_ROOT: &str = "/sys/devices/system/cpu";
+
+/// The CPUs this process may run on, ascending.
+///
+/// # Errors
+/// The errno of `sched_getaffinity`.
+pub fn allowed() -> Result<Vec<usize>, OsError> {
+    let set = sched_getaffinity(None).map_err(|e| OsError::new("sched_getaffinity", e))?;
+    Ok((0..CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).collect())
+}
+
+/// The CPUs that are online, ascending; empty where sysfs does not say.
+pub fn online() -> Vec<usize> {
+    file::text(Path::new(CPU_ROOT).join("online")).and_then(|list| parse_list(&list)).unwrap_or_default()
+}
+
+/// Pins the calling thread to one CPU.
+///
+/// # Errors
+/// EINVAL where the CPU does not exist or may not be used.
+pub fn pin_to(cpu: usize) -> Result<(), OsError> {
+    if cpu >= CpuSet::MAX_CPU {
+        return Err(OsError { call: "sched_setaffinity", errno: libc::EINVAL });
+    }
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    sched_setaffinity(None, &set).map_err(|e| OsError::new("sched_setaffinity", e))
+}
+
+/// Reads a CPU list such as `0-7,16`: ascending, without doubles. `None` if it is malformed.
+pub fn parse_list(list: &str) -> Option<Vec<usize>> {
+    let mut cpus = Vec::new();
+    for item in list.split(',').map(str::trim) {
+        let (first, last) = item.split_once('-').unwrap_or((item, item));
+        let (first, last) = (first.parse::<usize>().ok()?, last.parse::<usize>().ok()?);
+        if first > last || last >= CpuSet::MAX_CPU {
+            return None;
+        }
+        cpus.extend(first..=last);
+    }
+    cpus.sort_unstable();
+    cpus.dedup();
+    Some(cpus)
+}
+
+/// Writes ascending CPUs as a list: the inverse of [`parse_list`].
+pub fn format_list(cpus: &[usize]) -> String {
+    let mut text = String::new();
+    for run in cpus.chunk_by(|a, b| a + 1 == *b) {
+        if !text.is_empty() {
+            text.push(',');
+        }
+        text.push_str(&run[0].to_string());
+        if run.len() > 1 {
+            text.push('-');
+            text.push_str(&run[run.len() - 1].to_string());
+        }
+    }
+    text
+}
+
+/// Caches and cores among some CPUs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Topology {
+    /// The CPUs described, ascending.
+    pub cpus: Vec<usize>,
+    /// The first CPU of each physical core.
+    pub cores: Vec<usize>,
+    /// L1 data cache of the first CPU; 0 where unknown.
+    pub l1d_bytes: u64,
+    /// L2 cache of the first CPU; 0 where unknown.
+    pub l2_bytes: u64,
+    /// One L3 cache; 0 where there is none.
+    pub l3_bytes: u64,
+    /// CPUs that share an L3, one list per L3.
+    pub l3_domains: Vec<Vec<usize>>,
+}
+
+impl Topology {
+    /// Describes the CPUs this process may use.
+    ///
+    /// # Errors
+    /// The errno of `sched_getaffinity`.
+    pub fn probe() -> Result<Topology, OsError> {
+        Ok(Topology::read(Path::new(CPU_ROOT), allowed()?))
+    }
+
+    /// Describes `cpus` from a sysfs tree.
+    pub fn read(root: &Path, cpus: Vec<usize>) -> Topology {
+        let mut topology = Topology::default();
+        let mut seen_cores: Vec<usize> = Vec::new();
+        for &cpu in &cpus {
+            let dir = root.join(format!("cpu{cpu}"));
+            if !seen_cores.contains(&cpu) {
+                topology.cores.push(cpu);
+                let siblings = file::text(dir.join("topology/thread_siblings_list"));
+                seen_cores.extend(siblings.and_then(|list| parse_list(&list)).unwrap_or_else(|| vec![cpu]));
+            }
+            topology.read_caches(&dir.join("cache"), cpu, &cpus);
+        }
+        topology.cpus = cpus;
+        topology
+    }
+
+    fn read_caches(&mut self, dir: &Path, cpu: usize, cpus: &[usize]) {
+        // No CPU has more than a handful of caches; the first absent index ends the list.
+        for index in (0..16).map(|index| dir.join(format!("index{index}"))) {
+            let Some(level) = file::number(index.join("level")) else { break };
+            let kind = file::text(index.join("type")).unwrap_or_default();
+            let size_bytes = file::text(index.join("size")).and_then(|size| parse_size(&size)).unwrap_or(0);
+            match (level, kind.as_str()) {
+                (1, "Data" | "Unified") if self.l1d_bytes == 0 => self.l1d_bytes = size_bytes,
+                (2, "Unified" | "Data") if self.l2_bytes == 0 => self.l2_bytes = size_bytes,
+                (3, _) if !self.l3_domains.iter().any(|domain| domain.contains(&cpu)) => {
+                    self.l3_bytes = self.l3_bytes.max(size_bytes);
+                    let shared = file::text(index.join("shared_cpu_list")).and_then(|list| parse_list(&list));
+                    let mut domain = shared.unwrap_or_else(|| vec![cpu]);
+                    domain.retain(|cpu| cpus.contains(cpu));
+                    self.l3_domains.push(domain);
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Reads sysfs cache sizes such as `32K` or `16M`.
+fn parse_size(text: &str) -> Option<u64> {
+    let (digits, shift) = match text.as_bytes().last()? {
+        b'K' => (&text[..text.len() - 1], 10),
+        b'M' => (&text[..text.len() - 1], 20),
+        _ => (text, 0),
+    };
+    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_go_there_and_back() {
+        for (text, cpus) in [("0", vec![0]), ("0-3,8", vec![0, 1, 2, 3, 8]), ("5,6", vec![5, 6])] {
+            assert_eq!(parse_list(text), Some(cpus));
+        }
+        assert_eq!(parse_list("3,1-2,2"), Some(vec![1, 2, 3]));
+        assert_eq!(format_list(&[0, 1, 2, 3, 8, 10, 11]), "0-3,8,10-11");
+        for bad in ["", "a", "1-", "3-1", "0,", "-1", "99999999", "0-18446744073709551615"] {
+            assert_eq!(parse_list(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn pinning_is_checked() {
+        let cpus = allowed().unwrap();
+        std::thread::spawn(move || {
+            pin_to(cpus[0]).unwrap();
+            assert_eq!(allowed().unwrap(), [cpus[0]]);
+        })
+        .join()
+        .unwrap();
+        assert!(pin_to(1 << 20).is_err());
+        assert!(pin_to(CpuSet::MAX_CPU - 1).is_err());
+    }
+
+    #[test]
+    fn two_dies_with_smt_are_understood() {
+        let root = std::env::temp_dir().join(format!("brim-cpu-{}", std::process::id()));
+        for cpu in 0..4 {
+            let dir = root.join(format!("cpu{cpu}"));
+            let write = |path: &str, text: &str| {
+                let path = dir.join(path);
+                std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+                std::fs::write(path, format!("{text}\n")).unwrap();
+            };
+            write("topology/thread_siblings_list", ["0,2", "1,3"][cpu % 2]);
+            for (index, level, kind, size, shared) in [
+                (0, "1", "Data", "48K", ["0,2", "1,3"][cpu % 2]),
+                (1, "1", "Instruction", "32K", "0"),
+                (2, "2", "Unified", "1M", "0"),
+                (3, "3", "Unified", "32768K", ["0,2", "1,3"][cpu % 2]),
+            ] {
+                write(&format!("cache/index{index}/level"), level);
+                write(&format!("cache/index{index}/type"), kind);
+                write(&format!("cache/index{index}/size"), size);
+                write(&format!("cache/index{index}/shared_cpu_list"), shared);
+            }
+        }
+        let topology = Topology::read(&root, vec![0, 1, 2, 3]);
+        std::fs::remove_dir_all(&root).unwrap();
+        assert_eq!(topology.cores, [0, 1]);
+        assert_eq!((topology.l1d_bytes, topology.l2_bytes, topology.l3_bytes), (48 << 10, 1 << 20, 32 << 20));
+        assert_eq!(topology.l3_domains, [[0, 2], [1, 3]]);
+    }
+}
