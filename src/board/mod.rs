@@ -1,1 +1,341 @@
-//! Board files: sizes and policy of one kind of box. No hardware access.
+//! Board files: sizes and policy of one kind of box. No hardware access, no files: text in, [`Board`] out.
+//!
+//! Every key is optional; an unknown one is an error with its line and the nearest known key. A key whose
+//! feature this version does not have is refused when it asks for that feature: a setting is obeyed or
+//! refused, never ignored.
+
+mod error;
+
+pub use error::BoardError;
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::Deserialize;
+
+/// The boards in the binary: name and text.
+pub const EMBEDDED: [(&str, &str); 3] = [
+    ("generic-x86_64", include_str!("../../boards/generic-x86_64.toml")),
+    ("strix-halo-128", include_str!("../../boards/strix-halo-128.toml")),
+    ("strix-halo-64", include_str!("../../boards/strix-halo-64.toml")),
+];
+
+/// Kernel tiers a board may name.
+pub const TIERS: [&str; 4] = ["scalar", "avx2", "avx512", "neon"];
+
+/// Type of the KV cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KvType {
+    /// Half-precision floats.
+    #[default]
+    F16,
+    /// 8-bit blocks of 32 with one scale.
+    #[serde(rename = "q8_0")]
+    Q8_0,
+}
+
+impl KvType {
+    /// The name options use.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            KvType::F16 => "f16",
+            KvType::Q8_0 => "q8_0",
+        }
+    }
+}
+
+impl fmt::Display for KvType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for KvType {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "f16" => Ok(KvType::F16),
+            "q8_0" => Ok(KvType::Q8_0),
+            _ => Err("expected f16 or q8_0"),
+        }
+    }
+}
+
+/// Size of huge pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub enum PageSize {
+    /// 2 MiB.
+    #[serde(rename = "2M")]
+    M2,
+    /// 1 GiB.
+    #[serde(rename = "1G")]
+    G1,
+    /// 1 GiB first, the rest in 2 MiB.
+    #[serde(rename = "auto")]
+    Auto,
+}
+
+impl FromStr for PageSize {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "2M" => Ok(PageSize::M2),
+            "1G" => Ok(PageSize::G1),
+            "auto" => Ok(PageSize::Auto),
+            _ => Err("expected 2M, 1G or auto"),
+        }
+    }
+}
+
+/// What happens when the pool is short.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fallback {
+    /// Exit 5.
+    #[default]
+    Refuse,
+    /// Ordinary pages instead.
+    SmallPages,
+}
+
+/// Where the embedding table of an untied model lives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Embedding {
+    /// In the arena.
+    #[default]
+    Memory,
+    /// In the file, one row read per token.
+    Disk,
+}
+
+/// One board file.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Board {
+    /// Cores, threads and caches.
+    pub cpu: Cpu,
+    /// Pages and what must stay free.
+    pub memory: Memory,
+    /// Measured bandwidth.
+    pub bandwidth: Bandwidth,
+    /// Tile sizes of the matrix kernels.
+    pub tile: Tile,
+    /// The model this box runs.
+    pub model: Model,
+    /// The server.
+    pub serve: Serve,
+}
+
+/// `[cpu]`
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Cpu {
+    /// Highest kernel tier to use; what the CPU lacks is never used anyway.
+    pub isa: Option<String>,
+    /// CPUs the workers are pinned to, e.g. `0-7,16`.
+    pub cores: Option<String>,
+    /// Worker threads.
+    pub threads: Option<u32>,
+    /// L1 data cache of a core.
+    pub l1d_kib: Option<u32>,
+    /// L2 cache of a core.
+    pub l2_kib: Option<u32>,
+    /// L3 cache of one domain.
+    pub l3_kib: Option<u32>,
+}
+
+/// `[memory]`
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Memory {
+    /// All regions in explicit huge pages.
+    pub hugepages: Option<bool>,
+    /// Their size.
+    pub page_size: Option<PageSize>,
+    /// Grow the pool at start.
+    pub reserve: bool,
+    /// Switch HVO on first.
+    pub hvo: bool,
+    /// When the pool is short.
+    pub fallback: Fallback,
+    /// Ordinary memory that must stay free.
+    pub keep_free_mib: Option<u32>,
+    /// Where the embedding table lives.
+    pub embedding: Embedding,
+}
+
+/// `[bandwidth]`
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Bandwidth {
+    /// Read bandwidth of all cores together, in GB/s (10^9 bytes).
+    pub read_gbs: Option<f64>,
+    /// Who measured it.
+    pub source: Option<String>,
+    /// When.
+    pub date: Option<String>,
+}
+
+/// `[tile]`; what is absent follows from the probed caches.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tile {
+    /// Weight rows of one tile.
+    pub rows: Option<u32>,
+    /// Tokens of one tile.
+    pub tokens: Option<u32>,
+    /// Bytes of one weight row that are worked on at a time.
+    pub k_bytes: Option<u32>,
+}
+
+/// `[model]`
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Model {
+    /// The GGUF file.
+    pub path: Option<String>,
+    /// Context length in tokens.
+    pub ctx: Option<u32>,
+    /// Type of the KV cache.
+    pub kv_type: Option<KvType>,
+    /// Expected SHA-256 of the file.
+    pub sha256: Option<String>,
+}
+
+/// `[serve]`
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Serve {
+    /// Address and port, or `unix:PATH`.
+    pub listen: Option<String>,
+    /// Sequences served at once.
+    pub slots: Option<u32>,
+    /// File with the API keys.
+    pub keys_file: Option<String>,
+    /// Limits of one request.
+    pub limits: Option<toml::Table>,
+}
+
+impl Board {
+    /// Reads and validates a board file.
+    ///
+    /// # Errors
+    /// A [`BoardError`] that names the line or the key.
+    pub fn parse(text: &str) -> Result<Board, BoardError> {
+        let board: Board = toml::from_str(text).map_err(|e| BoardError::from_toml(text, &e))?;
+        board.validate()?;
+        Ok(board)
+    }
+
+    /// The embedded board of that name.
+    ///
+    /// # Errors
+    /// [`BoardError::NoSuchBoard`].
+    pub fn embedded(name: &str) -> Result<Board, BoardError> {
+        match EMBEDDED.iter().find(|(known, _)| *known == name) {
+            Some((_, text)) => Board::parse(text),
+            None => Err(BoardError::NoSuchBoard { name: name.to_owned() }),
+        }
+    }
+
+    fn validate(&self) -> Result<(), BoardError> {
+        for (key, value, min, max) in [
+            ("cpu.threads", self.cpu.threads, 1, 1024),
+            ("cpu.l1d_kib", self.cpu.l1d_kib, 4, 4 << 10),
+            ("cpu.l2_kib", self.cpu.l2_kib, 16, 1 << 20),
+            ("cpu.l3_kib", self.cpu.l3_kib, 0, 4 << 20),
+            ("memory.keep_free_mib", self.memory.keep_free_mib, 0, 64 << 20),
+            ("tile.rows", self.tile.rows, 1, 1 << 16),
+            ("tile.tokens", self.tile.tokens, 1, 1 << 12),
+            ("tile.k_bytes", self.tile.k_bytes, 32, 1 << 24),
+            ("model.ctx", self.model.ctx, 1, 1 << 24),
+        ] {
+            if let Some(found) = value.filter(|value| !(min..=max).contains(value)) {
+                return Err(BoardError::Range { key, found: found.into(), min: min.into(), max: max.into() });
+            }
+        }
+        if let Some(found) = self.bandwidth.read_gbs.filter(|gbs| !(0.1..=100_000.0).contains(gbs)) {
+            return Err(BoardError::Range { key: "bandwidth.read_gbs", found, min: 0.1, max: 100_000.0 });
+        }
+        if let Some(found) = self.cpu.isa.as_ref().filter(|isa| !TIERS.contains(&isa.as_str())) {
+            return Err(BoardError::NoSuchTier { found: found.clone() });
+        }
+        self.refuse_missing_features()
+    }
+
+    fn refuse_missing_features(&self) -> Result<(), BoardError> {
+        let (memory, serve) = (&self.memory, &self.serve);
+        for (asked, setting) in [
+            (memory.page_size == Some(PageSize::Auto), "memory.page_size = \"auto\""),
+            (memory.reserve, "memory.reserve = true"),
+            (memory.hvo, "memory.hvo = true"),
+            (memory.fallback != Fallback::Refuse, "memory.fallback = \"small-pages\""),
+            (memory.embedding != Embedding::Memory, "memory.embedding = \"disk\""),
+            (self.model.sha256.is_some(), "model.sha256"),
+            (serve.listen.is_some(), "serve.listen"),
+            (serve.slots.is_some(), "serve.slots"),
+            (serve.keys_file.is_some(), "serve.keys_file"),
+            (serve.limits.is_some(), "serve.limits"),
+        ] {
+            if asked {
+                return Err(BoardError::NotSupported { setting });
+            }
+        }
+        Ok(())
+    }
+
+    /// Ordinary memory that must stay free, in bytes.
+    pub fn keep_free_bytes(&self) -> u64 {
+        u64::from(self.memory.keep_free_mib.unwrap_or(0)) << 20
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_embedded_board_parses() {
+        for (name, _) in EMBEDDED {
+            Board::embedded(name).unwrap_or_else(|e| panic!("{name}: {e}"));
+        }
+        let error = Board::embedded("strix-halo-12").unwrap_err().to_string();
+        assert!(error.contains("did you mean strix-halo-128"), "{error}");
+    }
+
+    #[test]
+    fn nothing_is_required() {
+        assert_eq!(Board::parse("").unwrap(), Board::default());
+    }
+
+    #[test]
+    fn refusals_name_line_and_way_out() {
+        for (text, want) in [
+            ("[cpu]\nthreads = 4\nthread = 5", "line 3: unknown key `thread`; did you mean `threads`?"),
+            ("[mem]\n", "line 1: unknown key `mem`; did you mean `memory`?"),
+            ("[zzzzzzzzz]\n", "line 1: unknown key `zzzzzzzzz`; known are"),
+            ("[cpu]\n\nthreads = \"four\"", "line 3: invalid type"),
+            ("[cpu]\nthreads =", "line 2: "),
+            ("[cpu]\nthreads = -1", "line 2: "),
+            ("[cpu]\nthreads = 0", "cpu.threads is 0, allowed are 1 to 1024"),
+            ("[cpu]\nisa = \"sse9\"", "cpu.isa is \"sse9\""),
+            ("[bandwidth]\nread_gbs = nan", "bandwidth.read_gbs is NaN"),
+            ("[memory]\nfallback = \"big\"", "unknown value `big`"),
+            ("[memory]\nfallback = \"small-pages\"", "not supported by this version"),
+            ("[memory]\nreserve = true", "memory.reserve = true is not supported by this version"),
+            ("[memory]\nhvo = true", "not supported by this version"),
+            ("[memory]\npage_size = \"auto\"", "not supported by this version"),
+            ("[memory]\nembedding = \"disk\"", "not supported by this version"),
+            ("[model]\nsha256 = \"00\"", "not supported by this version"),
+            ("[serve]\nslots = 4", "serve.slots is not supported by this version"),
+            ("[serve.limits]\nx = 4", "serve.limits is not supported by this version"),
+        ] {
+            let error = Board::parse(text).unwrap_err().to_string();
+            assert!(error.contains(want), "{text:?}: {want:?} not in {error:?}");
+        }
+    }
+}

@@ -1,6 +1,7 @@
 //! Commands: each file is one command; this one parses the words and returns the exit code.
 
 mod args;
+pub mod settings;
 
 use std::process::ExitCode;
 

@@ -1,0 +1,165 @@
+//! What can be wrong with a board file.
+
+use std::fmt;
+
+use super::{EMBEDDED, TIERS};
+use crate::error::{Error, Exit};
+
+/// A board that was refused.
+#[derive(Clone, Debug, PartialEq)]
+pub enum BoardError {
+    /// No board of that name is embedded, and no file has that path.
+    NoSuchBoard {
+        /// The name asked for.
+        name: String,
+    },
+    /// The file cannot be read.
+    Unreadable {
+        /// The system's words.
+        cause: String,
+    },
+    /// Not TOML, or a value of the wrong type.
+    Syntax {
+        /// Line, from 1.
+        line: usize,
+        /// The parser's words.
+        message: String,
+    },
+    /// A key or value that does not exist.
+    Unknown {
+        /// Line, from 1.
+        line: usize,
+        /// `key` or `value`.
+        kind: &'static str,
+        /// What was found.
+        found: String,
+        /// What is known at that place.
+        known: Vec<String>,
+    },
+    /// A number outside its range.
+    Range {
+        /// The key.
+        key: &'static str,
+        /// What was found.
+        found: f64,
+        /// Least allowed.
+        min: f64,
+        /// Most allowed.
+        max: f64,
+    },
+    /// A kernel tier that does not exist.
+    NoSuchTier {
+        /// What was found.
+        found: String,
+    },
+    /// CPUs or threads this box does not have.
+    Cpus {
+        /// The whole sentence.
+        message: String,
+    },
+    /// A feature that this version does not have.
+    NotSupported {
+        /// Key and value.
+        setting: &'static str,
+    },
+}
+
+impl BoardError {
+    /// Gives a parser error its line and, for an unknown key, the known ones.
+    pub(super) fn from_toml(text: &str, error: &toml::de::Error) -> BoardError {
+        let line = error.span().map_or(1, |span| {
+            1 + text.as_bytes()[..span.start.min(text.len())].iter().filter(|&&byte| byte == b'\n').count()
+        });
+        let message = error.message();
+        // serde's sentence: unknown field `x`, expected one of `a`, `b`
+        let kind = match message {
+            m if m.starts_with("unknown field") => "key",
+            m if m.starts_with("unknown variant") => "value",
+            _ => return BoardError::Syntax { line, message: message.replace('\n', "; ") },
+        };
+        let mut quoted = message.split('`').skip(1).step_by(2).map(str::to_owned);
+        let found = quoted.next().unwrap_or_default();
+        BoardError::Unknown { line, kind, found, known: quoted.collect() }
+    }
+}
+
+/// The known word nearest to `word`, if it is near enough to be meant.
+fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let near = |distance: usize, name: &str| distance <= (word.len().max(name.len()) / 2).max(1);
+    known
+        .map(|name| (edit_distance(word, name), name))
+        .filter(|&(distance, name)| near(distance, name))
+        .min()
+        .map(|(_, name)| name)
+}
+
+/// Insertions, deletions and replacements between two words.
+fn edit_distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+impl fmt::Display for BoardError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BoardError::NoSuchBoard { name } => {
+                let names = || EMBEDDED.iter().map(|(name, _)| *name);
+                write!(f, "no board or file is named {name}")?;
+                if let Some(near) = nearest(name, names()) {
+                    write!(f, "; did you mean {near}?")?;
+                }
+                write!(f, "; embedded boards: {}", names().collect::<Vec<_>>().join(", "))
+            }
+            BoardError::Unreadable { cause } => write!(f, "cannot read the board file: {cause}"),
+            BoardError::Syntax { line, message } => write!(f, "line {line}: {message}"),
+            BoardError::Unknown { line, kind, found, known } => {
+                write!(f, "line {line}: unknown {kind} `{found}`; ")?;
+                match nearest(found, known.iter().map(String::as_str)) {
+                    Some(near) => write!(f, "did you mean `{near}`?"),
+                    None => write!(f, "known are {}", known.join(", ")),
+                }
+            }
+            BoardError::Range { key, found, min, max } => {
+                write!(f, "{key} is {found}, allowed are {min} to {max}")
+            }
+            BoardError::NoSuchTier { found } => {
+                write!(f, "cpu.isa is {found:?}, allowed are {}", TIERS.join(", "))
+            }
+            BoardError::Cpus { message } => f.write_str(message),
+            BoardError::NotSupported { setting } => {
+                write!(f, "{setting} is not supported by this version of brim; remove it from the board file")
+            }
+        }
+    }
+}
+
+impl std::error::Error for BoardError {}
+
+impl From<BoardError> for Error {
+    fn from(error: BoardError) -> Self {
+        Error::new(Exit::Board, error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distances() {
+        for (a, b, want) in [("", "", 0), ("abc", "", 3), ("kitten", "sitting", 3), ("hvo", "hvo", 0)] {
+            assert_eq!(edit_distance(a, b), want);
+            assert_eq!(edit_distance(b, a), want);
+        }
+    }
+}
