@@ -1,1 +1,3 @@
 //! Weights from file to their final pages, repacked on the way.
+
+pub mod header;
