@@ -1,1 +1,278 @@
 //! Text to token ids and back: SPM and byte-level BPE. Slices in, slices out.
+//!
+//! The vocabulary lives in one region of bytes that the caller provides ([`region_bytes`] says how many), so that it
+//! can sit in huge pages; once built, the file's header is no longer needed. Ids equal those of llama.cpp.
+
+mod bpe;
+mod bytelevel;
+mod decode;
+mod error;
+mod pre;
+mod source;
+mod special;
+mod spm;
+mod table;
+mod unicode;
+
+pub use decode::Decoder;
+pub use error::{Named, TokenizerError};
+pub use source::VocabSource;
+pub use table::region_bytes;
+
+use pre::Pre;
+use special::{Fragment, Specials};
+use table::{NONE, Table, attr};
+
+/// Longest text encoded in one call: positions are u32, and escaping blanks can triple the length.
+pub const TEXT_BYTES_MAX: usize = 1 << 30;
+
+#[derive(Debug)]
+enum Kind {
+    Spm { add_space_prefix: bool },
+    Bpe { pre: Pre },
+}
+
+/// A vocabulary ready for use. The tables are in the region it was built over.
+#[derive(Debug)]
+pub struct Tokenizer<'m> {
+    kind: Kind,
+    table: Table<'m>,
+    specials: Specials,
+    byte_tokens: [u32; 256],
+    bos: Option<u32>,
+    eos: Option<u32>,
+    eot: Option<u32>,
+    unk: Option<u32>,
+    pad: Option<u32>,
+    add_bos: bool,
+    add_eos: bool,
+}
+
+/// Builds the vocabulary into `region`, which holds at least [`region_bytes`] bytes.
+///
+/// # Errors
+/// If the kind of vocabulary is unknown, its parts contradict each other or the region is too small.
+pub fn build<'m>(source: &VocabSource, region: &'m mut [u8]) -> Result<Tokenizer<'m>, TokenizerError> {
+    let n_tokens = u32::try_from(source.tokens.len()).unwrap_or(u32::MAX);
+    let in_range = |what, id: Option<u32>| match id {
+        Some(id) if id >= n_tokens => Err(TokenizerError::IdOutOfRange { what, id, n_tokens }),
+        id => Ok(id),
+    };
+    // SPM vocabularies have had these three at the same place from the start; files may leave them out.
+    let by_default = |id: u32| Some(id).filter(|_| source.model == "llama" && id < n_tokens);
+    let bos = in_range("tokenizer.ggml.bos_token_id", source.bos)?.or(by_default(1));
+    let eos = in_range("tokenizer.ggml.eos_token_id", source.eos)?.or(by_default(2));
+    let unk = in_range("tokenizer.ggml.unknown_token_id", source.unk)?.or(by_default(0));
+    let eot = in_range("tokenizer.ggml.eot_token_id", source.eot)?;
+    let pad = in_range("tokenizer.ggml.padding_token_id", source.pad)?;
+    in_range("tokenizer.ggml.eom_token_id", source.eom)?;
+
+    let (kind, add_bos) = match source.model {
+        "llama" => (Kind::Spm { add_space_prefix: source.add_space_prefix.unwrap_or(true) }, true),
+        "gpt2" => {
+            let name = source.pre.unwrap_or("");
+            let pre = pre::by_name(name).ok_or_else(|| TokenizerError::UnknownPre(Named::new(name)))?;
+            source.merges.ok_or(TokenizerError::Missing("tokenizer.ggml.merges"))?;
+            (Kind::Bpe { pre }, pre.add_bos)
+        }
+        other => return Err(TokenizerError::UnknownModel(Named::new(other))),
+    };
+    let table = Table::build(source, region, |table, changes| special::settle(source, eos, table, changes))?;
+    let byte_tokens = match kind {
+        Kind::Spm { .. } => spm::byte_tokens(&table, unk),
+        Kind::Bpe { .. } => bpe::byte_tokens(&table),
+    };
+    Ok(Tokenizer {
+        kind,
+        specials: Specials::new(&table),
+        table,
+        byte_tokens,
+        bos,
+        eos,
+        eot,
+        unk,
+        pad,
+        add_bos: source.add_bos.unwrap_or(add_bos) && bos.is_some(),
+        add_eos: source.add_eos.unwrap_or(false) && eos.is_some(),
+    })
+}
+
+impl<'m> Tokenizer<'m> {
+    /// Appends the ids of `text` to `out`; puts neither BOS in front nor EOS behind. Control tokens in the text are
+    /// recognised with `parse_special` only; user-defined tokens always.
+    ///
+    /// # Panics
+    /// If `text` is longer than [`TEXT_BYTES_MAX`].
+    pub fn encode(&self, text: &str, parse_special: bool, out: &mut Vec<u32>) {
+        assert!(text.len() <= TEXT_BYTES_MAX, "{} bytes of text in one call", text.len());
+        let fragments = self.specials.partition(&self.table, text, parse_special);
+        match self.kind {
+            Kind::Spm { add_space_prefix } => self.encode_spm(&fragments, add_space_prefix, out),
+            Kind::Bpe { pre } => self.encode_bpe(&fragments, pre, out),
+        }
+    }
+
+    fn encode_spm(&self, fragments: &[Fragment<'_>], add_space_prefix: bool, out: &mut Vec<u32>) {
+        let mut after_special = true;
+        let mut escaped = String::new();
+        for fragment in fragments {
+            match *fragment {
+                Fragment::Token(id) => out.push(id),
+                Fragment::Text(text) => {
+                    escaped.clear();
+                    if add_space_prefix && after_special {
+                        escaped.push_str(spm::BLANK);
+                    }
+                    for (i, part) in text.split(' ').enumerate() {
+                        if i > 0 {
+                            escaped.push_str(spm::BLANK);
+                        }
+                        escaped.push_str(part);
+                    }
+                    spm::encode(&self.table, &self.byte_tokens, &escaped, out);
+                }
+            }
+            after_special = matches!(fragment, Fragment::Token(_));
+        }
+    }
+
+    fn encode_bpe(&self, fragments: &[Fragment<'_>], pre: Pre, out: &mut Vec<u32>) {
+        let mut scratch = bpe::Scratch::default();
+        for fragment in fragments {
+            match *fragment {
+                Fragment::Token(id) => out.push(id),
+                Fragment::Text(text) => pre::split(pre.stages, text, &mut |word| {
+                    bpe::encode_word(
+                        &self.table,
+                        &self.byte_tokens,
+                        pre.ignore_merges,
+                        word.as_bytes(),
+                        &mut scratch,
+                        out,
+                    );
+                }),
+            }
+        }
+    }
+
+    /// Appends the bytes `id` stands for to `out`; control and unknown tokens are nothing unless `special`. Nothing for
+    /// an id outside the vocabulary.
+    pub fn token_bytes(&self, id: u32, special: bool, out: &mut Vec<u8>) {
+        let text = self.table.text(id);
+        let attrs = self.table.attrs(id);
+        if attrs & (attr::CONTROL | attr::UNKNOWN) != 0 {
+            if special {
+                out.extend_from_slice(text);
+            }
+        } else if attrs & attr::USER_DEFINED != 0 {
+            out.extend_from_slice(text);
+        } else if attrs & attr::BYTE != 0 {
+            out.extend(hex_byte(text));
+        } else if attrs & attr::NORMAL != 0 {
+            match self.kind {
+                Kind::Spm { .. } => unescape(text, out),
+                Kind::Bpe { .. } => byte_level(text, out),
+            }
+        }
+    }
+
+    /// How many tokens the vocabulary has.
+    pub fn n_tokens(&self) -> u32 {
+        self.table.n_tokens()
+    }
+
+    /// The token with exactly this text, as the file writes it.
+    pub fn find(&self, text: &str) -> Option<u32> {
+        Some(self.table.find(text.as_bytes())).filter(|&id| id != NONE)
+    }
+
+    /// The token's text as the file writes it; empty for an id outside the vocabulary.
+    pub fn text(&self, id: u32) -> &'m [u8] {
+        self.table.text(id)
+    }
+
+    /// True for tokens after which generation stops: EOS, EOT, and the ends of turn known by name.
+    pub fn is_end_of_generation(&self, id: u32) -> bool {
+        self.table.attrs(id) & attr::END != 0
+    }
+
+    /// True for tokens that steer the model and are no text.
+    pub fn is_control(&self, id: u32) -> bool {
+        self.table.attrs(id) & attr::CONTROL != 0
+    }
+
+    /// A prompt starts with BOS.
+    pub fn add_bos(&self) -> bool {
+        self.add_bos
+    }
+
+    /// A prompt ends with EOS.
+    pub fn add_eos(&self) -> bool {
+        self.add_eos
+    }
+
+    /// Encoding puts a blank in front of text (SPM).
+    pub fn add_space_prefix(&self) -> bool {
+        matches!(self.kind, Kind::Spm { add_space_prefix: true })
+    }
+
+    /// Beginning of sequence.
+    pub fn bos(&self) -> Option<u32> {
+        self.bos
+    }
+
+    /// End of sequence.
+    pub fn eos(&self) -> Option<u32> {
+        self.eos
+    }
+
+    /// End of turn, where the file names one.
+    pub fn eot(&self) -> Option<u32> {
+        self.eot
+    }
+
+    /// The unknown token.
+    pub fn unk(&self) -> Option<u32> {
+        self.unk
+    }
+
+    /// Padding.
+    pub fn pad(&self) -> Option<u32> {
+        self.pad
+    }
+}
+
+/// The byte of a `<0xXX>` token.
+fn hex_byte(text: &[u8]) -> Option<u8> {
+    let digits = std::str::from_utf8(text).ok()?.strip_prefix("<0x")?.strip_suffix('>')?;
+    u8::from_str_radix(digits, 16).ok()
+}
+
+/// Appends SPM text with its blanks as blanks.
+fn unescape(mut text: &[u8], out: &mut Vec<u8>) {
+    while let Some((&byte, rest)) = text.split_first() {
+        match text.strip_prefix(spm::BLANK.as_bytes()) {
+            Some(after) => {
+                out.push(b' ');
+                text = after;
+            }
+            None => {
+                out.push(byte);
+                text = rest;
+            }
+        }
+    }
+}
+
+/// Appends byte-level text as its bytes; what stands for no byte is kept as it is.
+fn byte_level(text: &[u8], out: &mut Vec<u8>) {
+    for chunk in text.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match bytelevel::byte_of(c) {
+                Some(byte) => out.push(byte),
+                None => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
+            }
+        }
+        out.extend_from_slice(chunk.invalid());
+    }
+}
