@@ -17,7 +17,7 @@ macro_rules! pod {
         unsafe impl Pod for $t {}
     )* };
 }
-pod!(u8 i8 u16 i16 u32 i32 u64 i64 f32 half::f16 half::bf16);
+pod!(u8 i8 u16 i16 u32 i32 u64 i64 f32 f64 half::f16 half::bf16);
 
 // SAFETY: an array of padding-free numbers has no padding of its own.
 unsafe impl<T: Pod, const N: usize> Pod for [T; N] {}
@@ -50,6 +50,27 @@ pub fn cast_mut<T: Pod>(bytes: &mut [u8]) -> &mut [T] {
 pub fn bytes_of<T: Pod>(values: &[T]) -> &[u8] {
     // SAFETY: T has no padding, so every byte of the slice is initialised; u8 has alignment 1.
     unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
+}
+
+/// Views f32 values as bytes, for writing; f32 is aligned for any cast back.
+pub fn floats_as_bytes(values: &mut [f32]) -> &mut [u8] {
+    // SAFETY: f32 has no padding and every byte pattern is a valid f32; the unique borrow is carried over.
+    unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), size_of_val(values)) }
+}
+
+/// Views f64 words as bytes, for writing: memory aligned for every cast back.
+pub fn words_as_bytes(words: &mut [f64]) -> &mut [u8] {
+    // SAFETY: f64 has no padding and every byte pattern is a valid f64; the unique borrow is carried over.
+    unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), size_of_val(words)) }
+}
+
+/// The bytes of one vector as 32-bit lanes.
+pub fn cast_array(bytes: [u8; 32]) -> [i32; 8] {
+    let mut lanes = [0; 8];
+    for (lane, bytes) in lanes.iter_mut().zip(bytes.as_chunks::<4>().0) {
+        *lane = i32::from_le_bytes(*bytes);
+    }
+    lanes
 }
 
 #[cfg(test)]
