@@ -1,1 +1,483 @@
-//! Matrix and vector kernels, one table per CPU tier, chosen once at start.
+//! Matrix and vector kernels: written once over [`simd::Simd`], compiled once per CPU tier, chosen once at start.
+//!
+//! Kernels know no tensor names, files, threads or boards: they get slices, shapes and a [`Tile`].
+//!
+//! # Safety
+//! A tier's functions carry its `#[target_feature]` list and may run only on a CPU that has it. A `&'static Kernels`
+//! of a tier can be had from [`Tier::kernels`] alone, which probes the CPU for that very list; the wrappers on
+//! [`Kernels`] check shapes and hold the unsafe calls.
+#![allow(unsafe_code)]
+
+mod acts;
+pub mod attention;
+mod ceiling;
+mod formats;
+mod grid;
+mod matmul;
+mod portable;
+#[cfg(test)]
+mod reference;
+mod rows;
+mod simd;
+#[cfg(target_arch = "x86_64")]
+#[allow(clippy::multiple_unsafe_ops_per_block, reason = "each block is one expression of register intrinsics")]
+mod x86_64;
+
+use std::fmt;
+
+pub use acts::ActLayout;
+pub use attention::{KvHead, KvType, QUERY_ROWS_MAX, Queries, attend_scratch};
+pub use grid::{Block, Grid, Team};
+pub use matmul::{Acts, Matrix, tile_bytes};
+pub use rows::rope_pairs;
+
+use crate::error::{Error, Exit};
+use crate::quant::{ActType, PANEL_ROWS, SUPER, WeightType};
+
+/// CPU tiers, weakest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Tier {
+    /// Any CPU.
+    Scalar,
+    /// AVX2, FMA, F16C.
+    Avx2,
+    /// AVX-512 F, BW, DQ, VL and VNNI.
+    Avx512,
+}
+
+/// A tier this CPU does not have, or one that does not exist.
+#[derive(Debug, PartialEq, Eq)]
+pub enum TierError {
+    /// No tier of that name.
+    Unknown(String),
+    /// The CPU lacks the tier.
+    Missing {
+        /// What was asked for.
+        asked: Tier,
+        /// The best there is.
+        best: Tier,
+    },
+}
+
+impl fmt::Display for TierError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TierError::Unknown(name) => write!(f, "no kernel tier `{name}`: use scalar, avx2 or avx512"),
+            TierError::Missing { asked, best } => write!(
+                f,
+                "this CPU lacks the kernel tier {}: it needs {}; the best here is {}: leave --isa out, or use --isa {}",
+                asked.name(),
+                asked.features(),
+                best.name(),
+                best.name()
+            ),
+        }
+    }
+}
+
+impl std::error::Error for TierError {}
+
+impl From<TierError> for Error {
+    fn from(e: TierError) -> Self {
+        let exit = match e {
+            TierError::Unknown(_) => Exit::Usage,
+            TierError::Missing { .. } => Exit::Cpu,
+        };
+        Error::new(exit, e)
+    }
+}
+
+impl Tier {
+    /// All tiers, weakest first.
+    pub const ALL: [Tier; 3] = [Tier::Scalar, Tier::Avx2, Tier::Avx512];
+
+    /// The name, as in `--isa`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Tier::Scalar => "scalar",
+            Tier::Avx2 => "avx2",
+            Tier::Avx512 => "avx512",
+        }
+    }
+
+    /// The CPU features it takes.
+    pub fn features(self) -> &'static str {
+        match self {
+            Tier::Scalar => "nothing",
+            #[cfg(target_arch = "x86_64")]
+            Tier::Avx2 => avx2::FEATURES,
+            #[cfg(target_arch = "x86_64")]
+            Tier::Avx512 => avx512::FEATURES,
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => "an x86-64 CPU",
+        }
+    }
+
+    /// The kernels of this tier, if this CPU can run them.
+    pub fn kernels(self) -> Option<&'static Kernels> {
+        match self {
+            Tier::Scalar => Some(&scalar::KERNELS),
+            #[cfg(target_arch = "x86_64")]
+            Tier::Avx2 => avx2::probe().then_some(&avx2::KERNELS),
+            #[cfg(target_arch = "x86_64")]
+            Tier::Avx512 => avx512::probe().then_some(&avx512::KERNELS),
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => None,
+        }
+    }
+}
+
+impl std::str::FromStr for Tier {
+    type Err = TierError;
+
+    fn from_str(name: &str) -> Result<Self, TierError> {
+        Tier::ALL.into_iter().find(|t| t.name() == name).ok_or_else(|| TierError::Unknown(name.to_owned()))
+    }
+}
+
+/// The kernels of every tier this CPU has, weakest first.
+pub fn available() -> impl Iterator<Item = &'static Kernels> {
+    Tier::ALL.into_iter().filter_map(Tier::kernels)
+}
+
+/// Chooses the tier: the one asked for, or the best under `ceiling`.
+///
+/// # Errors
+/// The tier asked for is not had by this CPU.
+pub fn select(asked: Option<Tier>, ceiling: Option<Tier>) -> Result<&'static Kernels, TierError> {
+    let best = available().last().unwrap_or(&scalar::KERNELS);
+    match asked {
+        Some(asked) => asked.kernels().ok_or(TierError::Missing { asked, best: best.tier }),
+        None => Ok(available().filter(|k| ceiling.is_none_or(|c| k.tier <= c)).last().unwrap_or(best)),
+    }
+}
+
+/// Cache tile of the prefill kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tile {
+    /// Columns of weights unpacked at a time; a multiple of 256. `32 rows x k_cols` int8 should fill no more than
+    /// the L1 data cache.
+    pub k_cols: usize,
+}
+
+impl Default for Tile {
+    fn default() -> Self {
+        Tile { k_cols: 1024 }
+    }
+}
+
+impl Tile {
+    /// Bytes of scratch each worker needs for it.
+    pub const fn scratch_bytes(self) -> usize {
+        tile_bytes(self.k_cols, PANELS_MAX)
+    }
+}
+
+/// Tokens up to which weights are streamed through registers instead of being unpacked into a tile.
+pub const STREAM_TOKENS_MAX: usize = 4;
+
+/// Most panels a prefill kernel takes at once.
+const PANELS_MAX: usize = 2;
+
+type StreamFn = unsafe fn(&Matrix<'_>, &Acts<'_>, &mut Block<'_, f32>, bool);
+type AttendFn = unsafe fn(&KvHead<'_>, &Queries<'_>, &mut [f32], &mut dyn FnMut(usize, usize, &[f32]));
+type TiledFn = unsafe fn(&Matrix<'_>, &Acts<'_>, &mut Block<'_, f32>, &mut [u8], usize);
+
+/// The kernels of one tier.
+pub struct Kernels {
+    tier: Tier,
+    stream: [StreamFn; WeightType::ALL.len()],
+    tiled: [TiledFn; WeightType::ALL.len()],
+    quantise: unsafe fn(ActLayout, ActType, &mut [u8]),
+    attend: AttendFn,
+    rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
+    silu_mul: unsafe fn(&[f32], &[f32], &mut [f32]),
+    rope_halves: unsafe fn(&mut [f32], &[f32], &[f32]),
+    dots: unsafe fn(usize) -> u64,
+    dot_macs: fn(usize) -> u64,
+    fmas: unsafe fn(usize) -> u64,
+    fma_macs: fn(usize) -> u64,
+    read: unsafe fn(&[u8]) -> u64,
+    panels: usize,
+}
+
+impl fmt::Debug for Kernels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Kernels({})", self.tier.name())
+    }
+}
+
+impl Kernels {
+    /// The tier.
+    pub fn tier(&self) -> Tier {
+        self.tier
+    }
+
+    /// Rows of weights that one prefill call takes: the width of a column stripe of the result.
+    pub fn stripe_rows(&self) -> usize {
+        self.panels * PANEL_ROWS
+    }
+
+    /// The name of the kernel that multiplies `n_tokens` by a matrix of this type.
+    pub fn name(&self, ty: WeightType, n_tokens: usize) -> String {
+        let act = match ty.act() {
+            ActType::F32 => "f32",
+            ActType::Q8x32 => "q8x32",
+            ActType::Q8x256 => "q8x256",
+        };
+        let kind = if n_tokens <= STREAM_TOKENS_MAX { "gemv" } else { "gemm" };
+        format!("{kind}_{}_{act}_{}", ty.short(), self.tier.name())
+    }
+
+    /// `out (+)= acts x w^T` for the column stripe `out` (columns are rows of `w`; whole panels, all tokens).
+    /// `tile` is scratch of [`Tile::scratch_bytes`].
+    ///
+    /// # Panics
+    /// If shapes do not belong together.
+    pub fn matmul(
+        &self,
+        ty: WeightType,
+        w: &Matrix<'_>,
+        acts: &Acts<'_>,
+        out: &mut Block<'_, f32>,
+        accumulate: bool,
+        (tile, scratch): (Tile, &mut [u8]),
+    ) {
+        assert!(w.cols == acts.layout.cols() && w.cols.is_multiple_of(ty.block_len()));
+        assert!(w.panel_bytes == ty.panel_bytes(w.cols));
+        assert!(out.rows == acts.n_tokens && out.cols.is_multiple_of(PANEL_ROWS));
+        assert!((out.col0 + out.cols) / PANEL_ROWS * w.panel_bytes <= w.panels.len());
+        assert!(acts.records.len() >= acts.n_tokens * acts.layout.bytes());
+        if acts.n_tokens <= STREAM_TOKENS_MAX {
+            // SAFETY: the table of this tier was obtained through its probe; shapes were checked above.
+            return unsafe { self.stream[ty as usize](w, acts, out, accumulate) };
+        }
+        assert!(out.cols <= self.stripe_rows() && tile.k_cols.is_multiple_of(SUPER));
+        assert!(scratch.len() >= tile.scratch_bytes() && scratch.as_ptr().addr().is_multiple_of(4));
+        if !accumulate {
+            (0..out.rows).for_each(|row| out.row(row).fill(0.0));
+        }
+        // SAFETY: as above.
+        unsafe { self.tiled[ty as usize](w, acts, out, scratch, tile.k_cols) }
+    }
+
+    /// Fills the int8 part of a record from its f32 part (see [`ActLayout`]).
+    pub fn quantise(&self, layout: ActLayout, kind: ActType, record: &mut [u8]) {
+        // SAFETY: the table of this tier was obtained through its probe.
+        unsafe { (self.quantise)(layout, kind, record) }
+    }
+
+    /// Attention of some query rows over one head's cache; see [`attention`].
+    pub fn attend(
+        &self,
+        kv: &KvHead<'_>,
+        queries: &Queries<'_>,
+        scratch: &mut [f32],
+        put: &mut dyn FnMut(usize, usize, &[f32]),
+    ) {
+        // SAFETY: the table of this tier was obtained through its probe.
+        unsafe { (self.attend)(kv, queries, scratch, put) }
+    }
+
+    /// RMSNorm of one row.
+    pub fn rms_norm(&self, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+        // SAFETY: the table of this tier was obtained through its probe.
+        unsafe { (self.rms_norm)(x, weight, eps, out) }
+    }
+
+    /// SwiGLU of one row.
+    pub fn silu_mul(&self, gate: &[f32], up: &[f32], out: &mut [f32]) {
+        // SAFETY: the table of this tier was obtained through its probe.
+        unsafe { (self.silu_mul)(gate, up, out) }
+    }
+
+    /// Int8 dot products and nothing else: a checksum, and how many multiplications it took.
+    pub fn peak_int8(&self, rounds: usize) -> (u64, u64) {
+        // SAFETY: the table of this tier was obtained through its probe.
+        (unsafe { (self.dots)(rounds) }, (self.dot_macs)(rounds))
+    }
+
+    /// f32 multiply-adds and nothing else: a checksum, and how many multiplications it took.
+    pub fn peak_f32(&self, rounds: usize) -> (u64, u64) {
+        // SAFETY: the table of this tier was obtained through its probe.
+        (unsafe { (self.fmas)(rounds) }, (self.fma_macs)(rounds))
+    }
+
+    /// Reads every byte once; a checksum.
+    pub fn read(&self, data: &[u8]) -> u64 {
+        // SAFETY: the table of this tier was obtained through its probe.
+        unsafe { (self.read)(data) }
+    }
+
+    /// Rotary embedding of one head, pairs `(i, i + n)`.
+    pub fn rope_halves(&self, x: &mut [f32], cos: &[f32], sin: &[f32]) {
+        // SAFETY: the table of this tier was obtained through its probe.
+        unsafe { (self.rope_halves)(x, cos, sin) }
+    }
+}
+
+/// Emits one tier: the probe, the entry points with the very same feature list, and the table. `MP` panels and `N`
+/// tokens are the register block of integer prefill, `NF` tokens that of float prefill.
+macro_rules! tier {
+    ($module:ident, $tier:expr, $simd:ty, $token:expr, [$($feature:tt),*], MP = $mp:literal, N = $n:literal, NF = $nf:literal) => {
+        mod $module {
+            use super::acts::quantise as quantise_row;
+            use super::attention::attend as attend_rows;
+            use super::formats::*;
+            use super::matmul::{gemm_float, gemm_int, gemv_float, gemv_int};
+            use super::rows::{rms_norm as norm_row, rope_halves as rope_row, silu_mul as silu_row};
+            use super::*;
+
+            /// The CPU features of the tier.
+            #[allow(dead_code, reason = "the scalar tier needs none")]
+            pub const FEATURES: &str = concat!("", $($feature, " "),*);
+
+            /// Whether this CPU has them all.
+            #[allow(dead_code, reason = "the scalar tier needs no probe")]
+            pub fn probe() -> bool {
+                true $(&& std::arch::is_x86_feature_detected!($feature))*
+            }
+
+            macro_rules! stream {
+                ($name:ident, $gemv:ident, $format:ty) => {
+                    $(#[target_feature(enable = $feature)])*
+                    fn $name(w: &Matrix<'_>, acts: &Acts<'_>, out: &mut Block<'_, f32>, accumulate: bool) {
+                        let s = $token;
+                        let mut token = 0;
+                        while token + 4 <= acts.n_tokens {
+                            $gemv::<_, $format, 4>(s, w, acts, token, out, accumulate);
+                            token += 4;
+                        }
+                        while token + 2 <= acts.n_tokens {
+                            $gemv::<_, $format, 2>(s, w, acts, token, out, accumulate);
+                            token += 2;
+                        }
+                        if token < acts.n_tokens {
+                            $gemv::<_, $format, 1>(s, w, acts, token, out, accumulate);
+                        }
+                    }
+                };
+            }
+            stream!(stream_f32, gemv_float, F32);
+            stream!(stream_f16, gemv_float, F16);
+            stream!(stream_bf16, gemv_float, Bf16);
+            stream!(stream_q8_0, gemv_int, Q8_0);
+            stream!(stream_q4_0, gemv_int, Q4_0);
+            stream!(stream_q4k, gemv_int, Q4K);
+            stream!(stream_q6k, gemv_int, Q6K);
+
+            macro_rules! tiled {
+                ($name:ident, $gemm:ident, $format:ty, $tokens:literal) => {
+                    $(#[target_feature(enable = $feature)])*
+                    fn $name(w: &Matrix<'_>, acts: &Acts<'_>, out: &mut Block<'_, f32>, tile: &mut [u8], k_cols: usize) {
+                        if out.cols == $mp * PANEL_ROWS {
+                            $gemm::<_, $format, $mp, $tokens>($token, w, acts, out, tile, k_cols);
+                        } else {
+                            $gemm::<_, $format, 1, $tokens>($token, w, acts, out, tile, k_cols);
+                        }
+                    }
+                };
+            }
+            tiled!(tiled_f32, gemm_float, F32, $nf);
+            tiled!(tiled_f16, gemm_float, F16, $nf);
+            tiled!(tiled_bf16, gemm_float, Bf16, $nf);
+            tiled!(tiled_q8_0, gemm_int, Q8_0, $n);
+            tiled!(tiled_q4_0, gemm_int, Q4_0, $n);
+            tiled!(tiled_q4k, gemm_int, Q4K, $n);
+            tiled!(tiled_q6k, gemm_int, Q6K, $n);
+
+            $(#[target_feature(enable = $feature)])*
+            fn quantise(layout: ActLayout, kind: ActType, record: &mut [u8]) {
+                quantise_row($token, layout, kind, record)
+            }
+
+            $(#[target_feature(enable = $feature)])*
+            fn attend(
+                kv: &KvHead<'_>,
+                queries: &Queries<'_>,
+                scratch: &mut [f32],
+                put: &mut dyn FnMut(usize, usize, &[f32]),
+            ) {
+                attend_rows($token, kv, queries, scratch, put)
+            }
+
+            $(#[target_feature(enable = $feature)])*
+            fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+                norm_row($token, x, weight, eps, out)
+            }
+
+            $(#[target_feature(enable = $feature)])*
+            fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
+                silu_row($token, gate, up, out)
+            }
+
+            $(#[target_feature(enable = $feature)])*
+            fn rope_halves(x: &mut [f32], cos: &[f32], sin: &[f32]) {
+                rope_row($token, x, cos, sin)
+            }
+
+            $(#[target_feature(enable = $feature)])*
+            fn dots(rounds: usize) -> u64 {
+                super::ceiling::dots($token, rounds)
+            }
+
+            $(#[target_feature(enable = $feature)])*
+            fn fmas(rounds: usize) -> u64 {
+                super::ceiling::fmas($token, rounds)
+            }
+
+            $(#[target_feature(enable = $feature)])*
+            fn read(data: &[u8]) -> u64 {
+                super::ceiling::read($token, data)
+            }
+
+            pub static KERNELS: Kernels = Kernels {
+                tier: $tier,
+                stream: [stream_f32, stream_f16, stream_bf16, stream_q8_0, stream_q4_0, stream_q4k, stream_q6k],
+                tiled: [tiled_f32, tiled_f16, tiled_bf16, tiled_q8_0, tiled_q4_0, tiled_q4k, tiled_q6k],
+                quantise,
+                attend,
+                rms_norm,
+                silu_mul,
+                rope_halves,
+                dots,
+                dot_macs: super::ceiling::dot_macs::<$simd>,
+                fmas,
+                fma_macs: super::ceiling::fma_macs::<$simd>,
+                read,
+                panels: $mp,
+            };
+        }
+    };
+}
+
+tier!(scalar, Tier::Scalar, portable::Portable, portable::Portable, [], MP = 1, N = 2, NF = 2);
+
+#[cfg(target_arch = "x86_64")]
+tier!(
+    avx2,
+    Tier::Avx2,
+    x86_64::avx2::Avx2,
+    // SAFETY: the enclosing function carries the tier's feature list, so it runs only where the probe succeeded.
+    unsafe { x86_64::avx2::Avx2::assume() },
+    ["avx2", "fma", "f16c"],
+    MP = 1,
+    N = 3,
+    NF = 6
+);
+
+#[cfg(target_arch = "x86_64")]
+tier!(
+    avx512,
+    Tier::Avx512,
+    x86_64::avx512::Avx512,
+    // SAFETY: the enclosing function carries the tier's feature list, so it runs only where the probe succeeded.
+    unsafe { x86_64::avx512::Avx512::assume() },
+    ["avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "avx2", "fma", "f16c"],
+    MP = 2,
+    N = 6,
+    NF = 8
+);
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,131 @@
+//! Hands disjoint blocks of one matrix to workers: each block exactly once, whoever asks first.
+//!
+//! # Safety
+//! A [`Grid`] owns the unique borrow of its matrix for `'a`. Blocks are numbered; [`Grid::next`] draws each number
+//! once from an atomic counter, and distinct numbers name disjoint rectangles. Two [`Block`]s of one grid therefore
+//! never overlap, and none outlives the borrow.
+
+use std::marker::PhantomData;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Workers that run one job together.
+pub trait Team: Sync {
+    /// How many workers there are, the caller among them.
+    fn size(&self) -> usize;
+    /// Runs `job(worker)` once on every worker, `0` being the caller, and returns when all are done.
+    fn run(&self, job: &(dyn Fn(usize) + Sync));
+}
+
+/// A matrix `[rows, cols]` with `stride` elements from row to row, cut into blocks.
+pub struct Grid<'a, T> {
+    data: *mut T,
+    rows: usize,
+    cols: usize,
+    stride: usize,
+    block_rows: usize,
+    block_cols: usize,
+    next: AtomicUsize,
+    borrow: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: workers get disjoint &mut-like blocks (see the head of this file), so sharing the grid moves T's between
+// threads but never aliases them; T: Send suffices.
+unsafe impl<T: Send> Sync for Grid<'_, T> {}
+
+impl<'a, T> Grid<'a, T> {
+    /// Cuts `data` into blocks of `block_rows` x `block_cols`; those at the edges are smaller.
+    ///
+    /// # Panics
+    /// If the matrix does not fit `data` or a block is empty.
+    pub fn new(
+        data: &'a mut [T],
+        (rows, cols, stride): (usize, usize, usize),
+        (block_rows, block_cols): (usize, usize),
+    ) -> Self {
+        assert!(cols <= stride && block_rows > 0 && block_cols > 0);
+        assert!(rows == 0 || (rows - 1) * stride + cols <= data.len(), "{rows} rows of stride {stride} do not fit");
+        let data = data.as_mut_ptr();
+        Grid { data, rows, cols, stride, block_rows, block_cols, next: AtomicUsize::new(0), borrow: PhantomData }
+    }
+
+    /// The next block nobody has yet; `None` when all are taken.
+    pub fn next(&self) -> Option<Block<'a, T>> {
+        let across = self.cols.div_ceil(self.block_cols);
+        let index = self.next.fetch_add(1, Ordering::Relaxed);
+        let (down, right) = (index.checked_div(across)?, index % across.max(1));
+        let row0 = down * self.block_rows;
+        if row0 >= self.rows {
+            return None;
+        }
+        let col0 = right * self.block_cols;
+        // SAFETY: row0 < rows and col0 < cols, so the first element lies inside the borrow checked by `new`.
+        let data = unsafe { self.data.add(row0 * self.stride + col0) };
+        Some(Block {
+            data,
+            stride: self.stride,
+            row0,
+            rows: self.block_rows.min(self.rows - row0),
+            col0,
+            cols: self.block_cols.min(self.cols - col0),
+            borrow: PhantomData,
+        })
+    }
+}
+
+/// One rectangle of a [`Grid`], held by one worker.
+pub struct Block<'a, T> {
+    data: *mut T,
+    stride: usize,
+    /// First row, counted in the grid.
+    pub row0: usize,
+    /// Rows of this block.
+    pub rows: usize,
+    /// First column, counted in the grid.
+    pub col0: usize,
+    /// Columns of this block.
+    pub cols: usize,
+    borrow: PhantomData<&'a mut [T]>,
+}
+
+impl<T> Block<'_, T> {
+    /// Row `row` of the block (counted from its own first row).
+    ///
+    /// # Panics
+    /// If the block has no such row.
+    #[inline]
+    pub fn row(&mut self, row: usize) -> &mut [T] {
+        assert!(row < self.rows);
+        // SAFETY: the row was checked, so it starts inside this block's rectangle.
+        let start = unsafe { self.data.add(row * self.stride) };
+        // SAFETY: `cols` elements of this row belong to this block alone, and `&mut self` keeps them unique.
+        unsafe { std::slice::from_raw_parts_mut(start, self.cols) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_element_is_handed_out_once() {
+        for (rows, cols, stride, shape) in [(5, 7, 9, (2, 3)), (1, 1, 1, (4, 4)), (0, 3, 3, (1, 1)), (3, 0, 4, (1, 1))]
+        {
+            let mut data = vec![0u32; rows * stride];
+            let grid = Grid::new(&mut data, (rows, cols, stride), shape);
+            std::thread::scope(|scope| {
+                for _ in 0..3 {
+                    scope.spawn(|| {
+                        while let Some(mut block) = grid.next() {
+                            for r in 0..block.rows {
+                                block.row(r).iter_mut().for_each(|x| *x += 1);
+                            }
+                        }
+                    });
+                }
+            });
+            for (i, x) in data.iter().enumerate() {
+                assert_eq!(*x, u32::from(i % stride < cols), "element {i}");
+            }
+        }
+    }
+}

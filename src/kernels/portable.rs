@@ -1,0 +1,169 @@
+//! The scalar tier: 16 lanes as plain arrays, any CPU.
+
+use super::simd::Simd;
+
+/// Needs nothing of the CPU.
+#[derive(Clone, Copy)]
+pub struct Portable;
+
+const N: usize = 16;
+
+#[inline(always)]
+fn zip<T: Copy, U: Copy, R>(a: [T; N], b: [U; N], f: impl Fn(T, U) -> R) -> [R; N] {
+    std::array::from_fn(|i| f(a[i], b[i]))
+}
+
+#[inline(always)]
+fn first<T: Copy>(x: &[T]) -> [T; N] {
+    std::array::from_fn(|i| x[..N][i])
+}
+
+#[inline(always)]
+fn dot4(acc: i32, w: i32, a: i32, weight: impl Fn(u8) -> i32) -> i32 {
+    let products =
+        w.to_le_bytes().into_iter().zip(a.to_le_bytes()).map(|(w, a)| weight(w) * i32::from(a.cast_signed()));
+    acc.wrapping_add(products.sum())
+}
+
+impl Simd for Portable {
+    const LANES: usize = N;
+    const BIAS: i32 = 0;
+    type F = [f32; N];
+    type I = [i32; N];
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> Self::F {
+        [x; N]
+    }
+    #[inline(always)]
+    fn load(self, x: &[f32]) -> Self::F {
+        first(x)
+    }
+    #[inline(always)]
+    fn store(self, x: Self::F, out: &mut [f32]) {
+        out[..N].copy_from_slice(&x);
+    }
+    #[inline(always)]
+    fn load_f16(self, x: &[u8]) -> Self::F {
+        let x = &x[..2 * N];
+        std::array::from_fn(|i| half::f16::from_le_bytes([x[2 * i], x[2 * i + 1]]).to_f32_const())
+    }
+    #[inline(always)]
+    fn load_bf16_pairs(self, x: &[u8]) -> (Self::F, Self::F) {
+        let words = self.load_bytes(x);
+        (words.map(|w| f32::from_bits((w as u32) << 16)), words.map(|w| f32::from_bits(w as u32 & 0xffff_0000)))
+    }
+    #[inline(always)]
+    fn add(self, a: Self::F, b: Self::F) -> Self::F {
+        zip(a, b, |a, b| a + b)
+    }
+    #[inline(always)]
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F {
+        zip(a, b, |a, b| a - b)
+    }
+    #[inline(always)]
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F {
+        zip(a, b, |a, b| a * b)
+    }
+    #[inline(always)]
+    fn div(self, a: Self::F, b: Self::F) -> Self::F {
+        zip(a, b, |a, b| a / b)
+    }
+    #[inline(always)]
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        std::array::from_fn(|i| a[i] * b[i] + c[i])
+    }
+    #[inline(always)]
+    fn max(self, a: Self::F, b: Self::F) -> Self::F {
+        zip(a, b, |a, b| if a > b { a } else { b })
+    }
+    #[inline(always)]
+    fn abs(self, a: Self::F) -> Self::F {
+        a.map(f32::abs)
+    }
+    #[inline(always)]
+    fn sum(self, a: Self::F) -> f32 {
+        a.iter().sum()
+    }
+    #[inline(always)]
+    fn largest(self, a: Self::F) -> f32 {
+        a.iter().copied().fold(f32::NEG_INFINITY, f32::max)
+    }
+    #[inline(always)]
+    fn splat_i(self, x: i32) -> Self::I {
+        [x; N]
+    }
+    #[inline(always)]
+    fn load_bytes(self, x: &[u8]) -> Self::I {
+        let x = &x[..4 * N];
+        std::array::from_fn(|i| i32::from_le_bytes([x[4 * i], x[4 * i + 1], x[4 * i + 2], x[4 * i + 3]]))
+    }
+    #[inline(always)]
+    fn store_bytes(self, x: Self::I, out: &mut [u8]) {
+        for (out, x) in out[..4 * N].chunks_exact_mut(4).zip(x) {
+            out.copy_from_slice(&x.to_le_bytes());
+        }
+    }
+    #[inline(always)]
+    fn load_u8(self, x: &[u8]) -> Self::I {
+        first(x).map(i32::from)
+    }
+    #[inline(always)]
+    fn load_i8(self, x: &[u8]) -> Self::I {
+        first(x).map(|x| i32::from(x.cast_signed()))
+    }
+    #[inline(always)]
+    fn store_i8(self, x: Self::I, out: &mut [u8]) {
+        out[..N].copy_from_slice(&x.map(|x| x as u8));
+    }
+    #[inline(always)]
+    fn and(self, a: Self::I, b: Self::I) -> Self::I {
+        zip(a, b, |a, b| a & b)
+    }
+    #[inline(always)]
+    fn or(self, a: Self::I, b: Self::I) -> Self::I {
+        zip(a, b, |a, b| a | b)
+    }
+    #[inline(always)]
+    fn add_i(self, a: Self::I, b: Self::I) -> Self::I {
+        zip(a, b, i32::wrapping_add)
+    }
+    #[inline(always)]
+    fn sum_i(self, a: Self::I) -> i32 {
+        a.into_iter().fold(0, i32::wrapping_add)
+    }
+    #[inline(always)]
+    fn shr<const BITS: u32>(self, a: Self::I) -> Self::I {
+        a.map(|a| (a.cast_unsigned() >> BITS).cast_signed())
+    }
+    #[inline(always)]
+    fn shl<const BITS: u32>(self, a: Self::I) -> Self::I {
+        a.map(|a| a << BITS)
+    }
+    #[inline(always)]
+    fn to_f(self, a: Self::I) -> Self::F {
+        a.map(|a| a as f32)
+    }
+    #[inline(always)]
+    fn to_i(self, a: Self::F) -> Self::I {
+        // Adding and taking away 1.5 * 2^23 rounds to nearest even for |a| < 2^22, without a libm call.
+        const MAGIC: f32 = 12_582_912.0;
+        a.map(|a| ((a + MAGIC) - MAGIC) as i32)
+    }
+    #[inline(always)]
+    fn as_f(self, a: Self::I) -> Self::F {
+        a.map(|a| f32::from_bits(a as u32))
+    }
+    #[inline(always)]
+    fn bias(self, a: Self::I) -> Self::I {
+        a
+    }
+    #[inline(always)]
+    fn dot(self, acc: Self::I, weights: Self::I, acts: Self::I) -> Self::I {
+        std::array::from_fn(|i| dot4(acc[i], weights[i], acts[i], i32::from))
+    }
+    #[inline(always)]
+    fn dot_wide(self, acc: Self::I, weights: Self::I, acts: Self::I) -> Self::I {
+        std::array::from_fn(|i| dot4(acc[i], weights[i], acts[i], |w| i32::from(w.cast_signed())))
+    }
+}

@@ -1,0 +1,285 @@
+//! One corpus of shapes for every kernel of every tier this CPU has.
+
+use super::*;
+use crate::quant::GROUP;
+
+/// Set in CI to turn a tier this CPU lacks from a printed skip into a failure, e.g. `REQUIRE_ISA=avx512`.
+fn tiers() -> Vec<&'static Kernels> {
+    let required: Option<Tier> = std::env::var("REQUIRE_ISA").ok().map(|name| name.parse().unwrap());
+    for tier in Tier::ALL {
+        if tier.kernels().is_none() {
+            assert!(required.is_none_or(|r| tier > r), "REQUIRE_ISA: this CPU lacks {}", tier.name());
+            eprintln!("skipped: this CPU lacks the tier {}", tier.name());
+        }
+    }
+    available().collect()
+}
+
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 >> 33
+    }
+    fn unit(&mut self) -> f32 {
+        self.next() as f32 / (1u64 << 30) as f32 - 1.0
+    }
+}
+
+/// A random weight file of `rows` x `cols` with finite, ordinary scales.
+fn weights(ty: WeightType, rows: usize, cols: usize, random: &mut Random) -> Vec<u8> {
+    let mut file = Vec::new();
+    for _ in 0..rows * cols / ty.block_len() {
+        let mut block: Vec<u8> = (0..ty.block_bytes()).map(|_| random.next() as u8).collect();
+        let mut scale = |at: usize, block: &mut Vec<u8>| {
+            let x = half::f16::from_f32(random.unit() * 0.05);
+            block[at..at + 2].copy_from_slice(&x.to_le_bytes());
+        };
+        match ty {
+            WeightType::F32 => block = random.unit().to_le_bytes().to_vec(),
+            WeightType::F16 => scale(0, &mut block),
+            WeightType::BF16 => block = half::bf16::from_f32(random.unit()).to_le_bytes().to_vec(),
+            WeightType::Q8_0 | WeightType::Q4_0 => scale(0, &mut block),
+            WeightType::Q4K => {
+                scale(0, &mut block);
+                scale(2, &mut block);
+            }
+            WeightType::Q6K => scale(208, &mut block),
+        }
+        file.extend(block);
+    }
+    file
+}
+
+fn panels(ty: WeightType, file: &[u8], rows: usize, cols: usize) -> Vec<u8> {
+    let mut out = vec![0; ty.matrix_bytes(rows, cols)];
+    let stripes = file.chunks(PANEL_ROWS * ty.row_bytes(cols)).zip(out.chunks_exact_mut(ty.panel_bytes(cols)));
+    stripes.for_each(|(rows, panel)| ty.repack_panel(rows, cols, panel));
+    out
+}
+
+/// The activations a kernel really multiplies: the quantised ones, decoded.
+fn effective(layout: ActLayout, kind: ActType, record: &[u8]) -> Vec<f32> {
+    let block = match kind {
+        ActType::F32 => return layout.values(record).to_vec(),
+        ActType::Q8x32 => GROUP,
+        ActType::Q8x256 => SUPER,
+    };
+    let row = layout.ints(record);
+    (0..layout.cols()).map(|k| f32::from(row.quants[k].cast_signed()) * row.scales[k / block]).collect()
+}
+
+#[test]
+fn matmul_agrees_with_f64_on_every_tier_and_shape() {
+    let tile = Tile { k_cols: 512 };
+    for kernels in tiers() {
+        for ty in WeightType::ALL {
+            let unit = ty.block_len();
+            let mut shapes =
+                vec![(1, unit, 1), (16, unit, 5), (17, 2 * unit, 2), (48, 3 * unit, 13), (33, 5 * unit, 7)];
+            shapes.extend([(64, 1024, 3), (40, 1536, 9), (32, 512, 0)]);
+            if unit == 1 {
+                shapes.extend([(16, 3, 4), (31, 171, 6), (172, 65, 1), (20, 515, 11)]);
+            }
+            for (rows, cols, n_tokens) in shapes {
+                let mut random = Random((rows * 31 + cols * 7 + n_tokens) as u64);
+                let file = weights(ty, rows, cols, &mut random);
+                let packed = panels(ty, &file, rows, cols);
+                let mut decoded = vec![0f32; rows * cols];
+                let decode = file.chunks_exact(ty.row_bytes(cols)).zip(decoded.chunks_exact_mut(cols));
+                decode.for_each(|(row, out)| ty.decode_row(row, out));
+                let layout = ActLayout::new(cols);
+                // NaN everywhere: a read of what was never written shows.
+                let mut records = vec![f32::NAN; n_tokens * layout.bytes() / 4];
+                let records = crate::bytes::cast_mut::<u8>(as_bytes(&mut records));
+                let mut x = Vec::new();
+                for record in records.chunks_exact_mut(layout.bytes()) {
+                    layout.values_mut(record).iter_mut().for_each(|x| *x = random.unit());
+                    kernels.quantise(layout, ty.act(), record);
+                    x.extend(effective(layout, ty.act(), record));
+                }
+                let want = reference::matmul(&decoded, &x, rows, cols, n_tokens);
+                let matrix = Matrix { panels: &packed, panel_bytes: ty.panel_bytes(cols), cols };
+                let acts = Acts { records, layout, n_tokens };
+                for accumulate in [false, true] {
+                    let padded = rows.next_multiple_of(PANEL_ROWS);
+                    let before = if accumulate { 0.5 } else { f32::NAN };
+                    let mut out = vec![before; n_tokens.max(1) * padded];
+                    let mut scratch = vec![0f32; tile.scratch_bytes() / 4];
+                    let stripe = kernels.stripe_rows();
+                    let grid = Grid::new(&mut out, (n_tokens, padded, padded), (n_tokens.max(1), stripe));
+                    while let Some(mut block) = grid.next() {
+                        kernels.matmul(ty, &matrix, &acts, &mut block, accumulate, (tile, as_bytes(&mut scratch)));
+                    }
+                    for (i, (value, size)) in want.iter().enumerate() {
+                        let got = f64::from(out[i / rows * padded + i % rows]);
+                        let want = value + if accumulate { 0.5 } else { 0.0 };
+                        // Each of the at most cols + 8 roundings is relative to a partial sum of at most `size`;
+                        // Q4_K's minima are taken out of a sum up to 64 times larger than what remains.
+                        let cancelled = if ty == WeightType::Q4K { 64.0 } else { 1.0 };
+                        let bound = (cols as f64 + 8.0) * f64::from(f32::EPSILON) * (size * cancelled + 1.0);
+                        assert!(
+                            (got - want).abs() <= bound,
+                            "{} {rows}x{cols} x{n_tokens} element {i}: {got} instead of {want}, bound {bound:e}",
+                            kernels.name(ty, n_tokens)
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn as_bytes(x: &mut [f32]) -> &mut [u8] {
+    // SAFETY: f32 has no padding and every byte pattern is a valid f32; the borrow is carried over.
+    unsafe { std::slice::from_raw_parts_mut(x.as_mut_ptr().cast(), size_of_val(x)) }
+}
+
+#[test]
+fn int8_products_are_the_same_on_every_tier() {
+    let (rows, cols) = (16, 256);
+    let mut random = Random(5);
+    for ty in [WeightType::Q8_0, WeightType::Q4_0, WeightType::Q4K, WeightType::Q6K] {
+        // Extreme quants: all bits set, all clear, -128.
+        for fill in [0xff, 0x00, 0x80, 0x7f] {
+            let mut file = weights(ty, rows, cols, &mut random);
+            let body = match ty {
+                WeightType::Q6K => 0..192,
+                WeightType::Q4K => 16..144,
+                _ => 2..ty.block_bytes(),
+            };
+            file.chunks_exact_mut(ty.block_bytes()).for_each(|b| b[body.clone()].fill(fill));
+            let packed = panels(ty, &file, rows, cols);
+            let layout = ActLayout::new(cols);
+            let mut all = Vec::new();
+            for kernels in tiers() {
+                let mut record = vec![0f32; layout.bytes() / 4];
+                let record = as_bytes(&mut record);
+                layout
+                    .values_mut(record)
+                    .iter_mut()
+                    .enumerate()
+                    .for_each(|(i, x)| *x = if i % 3 == 0 { -1.0 } else { 1.0 });
+                kernels.quantise(layout, ty.act(), record);
+                let matrix = Matrix { panels: &packed, panel_bytes: ty.panel_bytes(cols), cols };
+                let acts = Acts { records: record, layout, n_tokens: 1 };
+                let mut out = vec![0f32; rows];
+                let grid = Grid::new(&mut out, (1, rows, rows), (1, rows));
+                let mut block = grid.next().unwrap();
+                kernels.matmul(ty, &matrix, &acts, &mut block, false, (Tile::default(), &mut []));
+                all.push(out);
+            }
+            for other in &all {
+                for (a, b) in all[0].iter().zip(other) {
+                    assert!((a - b).abs() <= 1e-4 * a.abs().max(1.0), "{} {fill:x}: {a} and {b}", ty.name());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn attention_agrees_with_f64() {
+    for kernels in tiers() {
+        for (d, group, n_tokens, position) in [
+            (8, 2, 3, 0),
+            (64, 4, 1, 63),
+            (64, 1, 1, 64),
+            (128, 2, 8, 5),
+            (96, 3, 5, 130),
+            (32, 8, 4, 300),
+            (80, 1, 1, 0),
+        ] {
+            for kv_type in [KvType::F16, KvType::Q8_0] {
+                if kv_type == KvType::Q8_0 && d % GROUP != 0 {
+                    continue;
+                }
+                let mut random = Random((d + group + position) as u64);
+                let n = position + n_tokens;
+                let ctx = n.next_multiple_of(PANEL_ROWS);
+                let (mut keys, mut values) =
+                    (vec![0xffu8; ctx * kv_type.row_bytes(d)], vec![0xffu8; ctx * kv_type.row_bytes(d)]);
+                let (mut k, mut v) = (Vec::new(), Vec::new());
+                for position in 0..n {
+                    let row: Vec<f32> = (0..2 * d).map(|_| random.unit() * 2.0).collect();
+                    kv_type.store_key(&mut keys, position, &row[..d]);
+                    kv_type.store_value(&mut values, position, &row[d..]);
+                    k.extend(&row[..d]);
+                    v.extend(&row[d..]);
+                }
+                let stride = group * d + 3;
+                let q: Vec<f32> = (0..n_tokens * stride).map(|_| random.unit() * 2.0).collect();
+                let kv = KvHead { kv_type, keys: &keys, values: &values, head_dim: d };
+                let queries = Queries { values: &q, stride, group, n_tokens, position };
+                let mut scratch = vec![f32::NAN; attend_scratch(d)];
+                let mut seen = 0;
+                kernels.attend(&kv, &queries, &mut scratch, &mut |t, h, got| {
+                    let q = &q[t * stride + h * d..][..d];
+                    let want = reference::attend(q, &k, &v, d, position + t + 1);
+                    // f16 keeps 11 bits: scores move by up to d * 4 * 2^-11 / sqrt(d), values by 2 * 2^-11; q8_0 keeps 7.
+                    let step = if kv_type == KvType::F16 { 1.0 / 2048.0 } else { 1.0 / 254.0 };
+                    let bound = 4.0 * step * (1.0 + (d as f64).sqrt() / 4.0);
+                    for (got, want) in got.iter().zip(want) {
+                        assert!((f64::from(*got) - want).abs() < bound, "{kernels:?} d {d} {kv_type:?}: {got} {want}");
+                    }
+                    seen += 1;
+                });
+                assert_eq!(seen, n_tokens * group);
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_agree_with_f64() {
+    for kernels in tiers() {
+        for n in [1, 7, 16, 33, 256] {
+            let mut random = Random(n as u64);
+            let x: Vec<f32> = (0..n).map(|_| random.unit() * 20.0).collect();
+            let w: Vec<f32> = (0..n).map(|_| random.unit()).collect();
+            let mut out = vec![0f32; n];
+            kernels.rms_norm(&x, &w, 1e-5, &mut out);
+            let mean = x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() / n as f64;
+            for i in 0..n {
+                let want = f64::from(x[i]) / (mean + 1e-5).sqrt() * f64::from(w[i]);
+                assert!((f64::from(out[i]) - want).abs() <= 1e-5 * want.abs() + 1e-7, "norm {n} {i}");
+            }
+            let up = w.clone();
+            kernels.silu_mul(&x, &up, &mut out);
+            for i in 0..n {
+                let g = f64::from(x[i]);
+                let want = g / (1.0 + (-g).exp()) * f64::from(up[i]);
+                assert!(
+                    (f64::from(out[i]) - want).abs() <= 2e-6 * want.abs() + 1e-9,
+                    "silu {n} {i}: {} {want}",
+                    out[i]
+                );
+            }
+            let half = n / 2;
+            let angles: Vec<f32> = (0..half).map(|i| i as f32 * 0.37).collect();
+            let (cos, sin): (Vec<f32>, Vec<f32>) = angles.iter().map(|a| (a.cos(), a.sin())).unzip();
+            let mut turned = x.clone();
+            kernels.rope_halves(&mut turned, &cos, &sin);
+            for i in 0..half {
+                let want = x[i] * cos[i] - x[i + half] * sin[i];
+                assert!((turned[i] - want).abs() < 1e-4);
+                let want = x[i] * sin[i] + x[i + half] * cos[i];
+                assert!((turned[i + half] - want).abs() < 1e-4);
+            }
+        }
+        let mut out = [0f32; 4];
+        kernels.silu_mul(&[1000.0, -1000.0, 0.0, 88.0], &[1.0; 4], &mut out);
+        assert_eq!((out[0], out[1].abs() < 1e-30, out[2]), (1000.0, true, 0.0));
+    }
+}
+
+#[test]
+fn a_missing_or_unknown_tier_is_refused() {
+    assert_eq!("sse9".parse::<Tier>().unwrap_err().to_string(), "no kernel tier `sse9`: use scalar, avx2 or avx512");
+    let e = TierError::Missing { asked: Tier::Avx512, best: Tier::Avx2 };
+    assert!(e.to_string().contains("avx512vnni"));
+    assert_eq!(Error::from(e).exit() as u8, 6);
+    assert_eq!(select(Some(Tier::Scalar), None).unwrap().tier(), Tier::Scalar);
+    assert_eq!(select(None, Some(Tier::Scalar)).unwrap().tier(), Tier::Scalar);
+}

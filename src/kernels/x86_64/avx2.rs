@@ -1,0 +1,153 @@
+//! 256-bit vectors with FMA and F16C: int8 products through `vpmaddubsw`.
+
+use std::arch::x86_64::*;
+
+use super::{ops, source, target};
+use crate::kernels::simd::Simd;
+
+/// Proof that the CPU has the tier's features.
+#[derive(Clone, Copy)]
+pub struct Avx2(());
+
+impl Avx2 {
+    /// # Safety
+    /// The CPU has every feature of the tier's list.
+    #[inline(always)]
+    pub unsafe fn assume() -> Self {
+        Avx2(())
+    }
+}
+
+impl Simd for Avx2 {
+    const LANES: usize = 8;
+    const BIAS: i32 = 0;
+    type F = __m256;
+    type I = __m256i;
+
+    ops! {
+        fn splat(x: f32) -> __m256 = _mm256_set1_ps(x);
+        fn add(a: __m256, b: __m256) -> __m256 = _mm256_add_ps(a, b);
+        fn sub(a: __m256, b: __m256) -> __m256 = _mm256_sub_ps(a, b);
+        fn mul(a: __m256, b: __m256) -> __m256 = _mm256_mul_ps(a, b);
+        fn div(a: __m256, b: __m256) -> __m256 = _mm256_div_ps(a, b);
+        fn fma(a: __m256, b: __m256, c: __m256) -> __m256 = _mm256_fmadd_ps(a, b, c);
+        fn max(a: __m256, b: __m256) -> __m256 = _mm256_max_ps(a, b);
+        fn abs(a: __m256) -> __m256 = _mm256_andnot_ps(_mm256_set1_ps(-0.0), a);
+        fn splat_i(x: i32) -> __m256i = _mm256_set1_epi32(x);
+        fn and(a: __m256i, b: __m256i) -> __m256i = _mm256_and_si256(a, b);
+        fn or(a: __m256i, b: __m256i) -> __m256i = _mm256_or_si256(a, b);
+        fn add_i(a: __m256i, b: __m256i) -> __m256i = _mm256_add_epi32(a, b);
+        fn to_f(a: __m256i) -> __m256 = _mm256_cvtepi32_ps(a);
+        fn to_i(a: __m256) -> __m256i = _mm256_cvtps_epi32(a);
+        fn as_f(a: __m256i) -> __m256 = _mm256_castsi256_ps(a);
+    }
+
+    #[inline(always)]
+    fn shr<const N: u32>(self, a: __m256i) -> __m256i {
+        // SAFETY: the tier is proven by `self`; register values only.
+        unsafe { _mm256_srl_epi32(a, _mm_cvtsi32_si128(N.cast_signed())) }
+    }
+    #[inline(always)]
+    fn shl<const N: u32>(self, a: __m256i) -> __m256i {
+        // SAFETY: the tier is proven by `self`; register values only.
+        unsafe { _mm256_sll_epi32(a, _mm_cvtsi32_si128(N.cast_signed())) }
+    }
+    #[inline(always)]
+    fn load(self, x: &[f32]) -> __m256 {
+        let p = source::<_, 32>(x);
+        // SAFETY: the tier is proven by `self`, the 32 bytes behind the pointer were checked, and the access is unaligned.
+        unsafe { _mm256_loadu_ps(p) }
+    }
+    #[inline(always)]
+    fn store(self, x: __m256, out: &mut [f32]) {
+        let p = target::<_, 32>(out);
+        // SAFETY: the tier is proven by `self`, the 32 bytes behind the pointer were checked, and the access is unaligned.
+        unsafe { _mm256_storeu_ps(p, x) }
+    }
+    #[inline(always)]
+    fn load_f16(self, x: &[u8]) -> __m256 {
+        let p = source::<_, 16>(x);
+        // SAFETY: the tier is proven by `self`, the 16 bytes behind the pointer were checked, and the access is unaligned.
+        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(p.cast())) }
+    }
+    #[inline(always)]
+    fn load_bytes(self, x: &[u8]) -> __m256i {
+        let p = source::<_, 32>(x);
+        // SAFETY: the tier is proven by `self`, the 32 bytes behind the pointer were checked, and the access is unaligned.
+        unsafe { _mm256_loadu_si256(p.cast()) }
+    }
+    #[inline(always)]
+    fn store_bytes(self, x: __m256i, out: &mut [u8]) {
+        let p = target::<_, 32>(out);
+        // SAFETY: the tier is proven by `self`, the 32 bytes behind the pointer were checked, and the access is unaligned.
+        unsafe { _mm256_storeu_si256(p.cast(), x) }
+    }
+    #[inline(always)]
+    fn load_u8(self, x: &[u8]) -> __m256i {
+        let p = source::<_, 8>(x);
+        // SAFETY: the tier is proven by `self`, the 8 bytes behind the pointer were checked, and the access is unaligned.
+        unsafe { _mm256_cvtepu8_epi32(_mm_loadl_epi64(p.cast())) }
+    }
+    #[inline(always)]
+    fn load_i8(self, x: &[u8]) -> __m256i {
+        let p = source::<_, 8>(x);
+        // SAFETY: the tier is proven by `self`, the 8 bytes behind the pointer were checked, and the access is unaligned.
+        unsafe { _mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast())) }
+    }
+    #[inline(always)]
+    fn store_i8(self, x: __m256i, out: &mut [u8]) {
+        let mut lanes = [0u8; 32];
+        self.store_bytes(x, &mut lanes);
+        for (out, lane) in out[..8].iter_mut().zip(lanes.chunks_exact(4)) {
+            *out = lane[0];
+        }
+    }
+    #[inline(always)]
+    fn sum(self, a: __m256) -> f32 {
+        let mut lanes = [0f32; 8];
+        self.store(a, &mut lanes);
+        let halves: [f32; 4] = std::array::from_fn(|i| lanes[i] + lanes[i + 4]);
+        (halves[0] + halves[2]) + (halves[1] + halves[3])
+    }
+    #[inline(always)]
+    fn largest(self, a: __m256) -> f32 {
+        let mut lanes = [0f32; 8];
+        self.store(a, &mut lanes);
+        lanes.into_iter().fold(f32::NEG_INFINITY, f32::max)
+    }
+    #[inline(always)]
+    fn sum_i(self, a: __m256i) -> i32 {
+        let mut lanes = [0u8; 32];
+        self.store_bytes(a, &mut lanes);
+        crate::bytes::cast_array(lanes).into_iter().fold(0, |sum: i32, x: i32| sum.wrapping_add(x))
+    }
+    #[inline(always)]
+    fn bias(self, a: __m256i) -> __m256i {
+        a
+    }
+    #[inline(always)]
+    fn dot(self, acc: __m256i, weights: __m256i, acts: __m256i) -> __m256i {
+        // SAFETY: the tier is proven by `self`; register values only. The 16-bit sums stay below 2 * 127 * 127.
+        let pairs = unsafe { _mm256_maddubs_epi16(weights, acts) };
+        // SAFETY: as above.
+        let quads = unsafe { _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)) };
+        self.add_i(acc, quads)
+    }
+    #[inline(always)]
+    fn dot_wide(self, acc: __m256i, weights: __m256i, acts: __m256i) -> __m256i {
+        // |w| * (a with the sign of w): |w| <= 128 and |a| <= 127 keep the 16-bit sums at or below 32512.
+        // SAFETY: the tier is proven by `self`; register values only.
+        let (magnitude, signed) = unsafe { (_mm256_abs_epi8(weights), _mm256_sign_epi8(acts, weights)) };
+        // SAFETY: as above.
+        let pairs = unsafe { _mm256_maddubs_epi16(magnitude, signed) };
+        // SAFETY: as above.
+        let quads = unsafe { _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)) };
+        self.add_i(acc, quads)
+    }
+    #[inline(always)]
+    fn load_bf16_pairs(self, x: &[u8]) -> (Self::F, Self::F) {
+        let words = self.load_bytes(x);
+        let upper = self.and(words, self.splat_i(0xffff_0000_u32.cast_signed()));
+        (self.as_f(self.shl::<16>(words)), self.as_f(upper))
+    }
+}
