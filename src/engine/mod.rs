@@ -1,1 +1,180 @@
-//! Worker pool, KV cache, prefill and decode.
+//! The engine: one sequence over a model, its KV cache and the worker pool.
+
+pub mod pool;
+
+use std::fmt;
+
+use crate::error::{Error, Exit};
+use crate::kernels::{Kernels, Team};
+use crate::model::{Buffers, Kv, Model, Pass, Sizes};
+
+/// What a sequence cannot do.
+#[derive(Debug, PartialEq, Eq)]
+pub enum EngineError {
+    /// More tokens than the context holds.
+    ContextFull {
+        /// Tokens there would be.
+        need: usize,
+        /// Positions there are.
+        ctx: usize,
+    },
+    /// A token id that the model does not have.
+    Token {
+        /// The id.
+        id: u32,
+        /// Tokens of the vocabulary.
+        n_vocab: usize,
+    },
+}
+
+impl fmt::Display for EngineError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            EngineError::ContextFull { need, ctx } => {
+                write!(
+                    f,
+                    "the context is full: {need} tokens needed, {ctx} positions planned; use a shorter prompt or a larger --ctx"
+                )
+            }
+            EngineError::Token { id, n_vocab } => {
+                write!(f, "token {id} does not exist: the model has {n_vocab} tokens")
+            }
+        }
+    }
+}
+
+impl std::error::Error for EngineError {}
+
+impl From<EngineError> for Error {
+    fn from(e: EngineError) -> Self {
+        Error::new(Exit::Usage, e)
+    }
+}
+
+/// A sequence: tokens go in, logits come out.
+pub struct Engine<'a> {
+    model: &'a Model,
+    kernels: &'a Kernels,
+    team: &'a dyn Team,
+    region: &'a [u8],
+    buffers: Buffers<'a>,
+    kv: Kv<'a>,
+    sizes: Sizes,
+    position: usize,
+}
+
+impl<'a> Engine<'a> {
+    /// Builds the engine over loaded regions; `sizes` are those the regions were planned with.
+    pub fn new(
+        model: &'a Model,
+        kernels: &'a Kernels,
+        team: &'a dyn Team,
+        sizes: Sizes,
+        (weights, kv, scratch): (&'a [u8], &'a mut [u8], &'a mut [u8]),
+    ) -> Engine<'a> {
+        assert_eq!(team.size(), sizes.workers);
+        let factors = model.weights.rope_factors.map(|w| crate::bytes::cast(w.of(weights)));
+        let buffers = Buffers::carve(scratch, &model.config, model.weights.n_vocab(), &sizes, factors);
+        let kv = Kv { bytes: kv, kv_type: sizes.kv_type, ctx: sizes.ctx };
+        Engine { model, kernels, team, region: weights, buffers, kv, sizes, position: 0 }
+    }
+
+    /// Positions of the context.
+    pub fn ctx(&self) -> usize {
+        self.sizes.ctx
+    }
+
+    /// Tokens in the context.
+    pub fn position(&self) -> usize {
+        self.position
+    }
+
+    /// Forgets all but the first `position` tokens.
+    pub fn rewind(&mut self, position: usize) {
+        self.position = self.position.min(position);
+    }
+
+    /// The kernels it runs on.
+    pub fn kernels(&self) -> &'a Kernels {
+        self.kernels
+    }
+
+    /// The model.
+    pub fn model(&self) -> &'a Model {
+        self.model
+    }
+
+    /// Takes tokens into the context and returns the logits of the last, `[n_vocab]`.
+    ///
+    /// # Errors
+    /// A full context or an unknown token; the context is as before then.
+    ///
+    /// # Panics
+    /// If there are no tokens.
+    pub fn feed(&mut self, tokens: &[u32]) -> Result<&mut [f32], EngineError> {
+        self.check(tokens)?;
+        let n_batch = self.sizes.n_batch;
+        let last_batch = tokens.len().div_ceil(n_batch) - 1;
+        for batch in tokens[..last_batch * n_batch].chunks_exact(n_batch) {
+            self.pass(batch, |_, _| ());
+        }
+        let n_vocab = self.model.weights.n_vocab();
+        let last = &tokens[last_batch * n_batch..];
+        self.pass(last, |pass, model| {
+            pass.logits(&model.weights.output_norm, &model.weights.output, last.len() - 1, 1);
+        });
+        Ok(&mut self.buffers.logits_mut()[..n_vocab])
+    }
+
+    /// Takes tokens into the context and hands the logits of every one to `each(index, logits)`.
+    ///
+    /// # Errors
+    /// As [`Engine::feed`].
+    pub fn feed_all(&mut self, tokens: &[u32], mut each: impl FnMut(usize, &[f32])) -> Result<(), EngineError> {
+        self.check(tokens)?;
+        let n_vocab = self.model.weights.n_vocab();
+        let (n_batch, n_logits) = (self.sizes.n_batch, self.sizes.n_logits);
+        for (b, batch) in tokens.chunks(n_batch).enumerate() {
+            self.pass(batch, |pass, model| {
+                for first in (0..batch.len()).step_by(n_logits) {
+                    let n = n_logits.min(batch.len() - first);
+                    let rows = pass.logits(&model.weights.output_norm, &model.weights.output, first, n);
+                    let stride = rows.len() / n;
+                    for (i, row) in rows.chunks_exact(stride).enumerate() {
+                        each(b * n_batch + first + i, &row[..n_vocab]);
+                    }
+                }
+            });
+        }
+        Ok(())
+    }
+
+    fn check(&self, tokens: &[u32]) -> Result<(), EngineError> {
+        assert!(!tokens.is_empty());
+        let n_vocab = self.model.weights.n_vocab();
+        if let Some(&id) = tokens.iter().find(|&&id| id as usize >= n_vocab) {
+            return Err(EngineError::Token { id, n_vocab });
+        }
+        match self.position + tokens.len() {
+            need if need > self.sizes.ctx => Err(EngineError::ContextFull { need, ctx: self.sizes.ctx }),
+            _ => Ok(()),
+        }
+    }
+
+    fn pass(&mut self, tokens: &[u32], finish: impl FnOnce(&mut Pass<'_, 'a>, &Model)) {
+        let mut pass = Pass {
+            config: &self.model.config,
+            region: self.region,
+            kernels: self.kernels,
+            team: self.team,
+            tile: self.sizes.tile,
+            buffers: &mut self.buffers,
+            kv: &mut self.kv,
+            tokens,
+            position: self.position,
+        };
+        self.model.forward(&mut pass);
+        finish(&mut pass, self.model);
+        self.position += tokens.len();
+    }
+}

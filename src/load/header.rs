@@ -8,7 +8,7 @@ use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Exit, Result};
-use crate::gguf::{self, GgufError, Metadata, Tables};
+use crate::gguf::{self, GgufError, Metadata, Tables, TensorInfo};
 
 /// Largest header. The vocabulary dominates it: 262k tokens with scores, types and 515k merges make 16 MiB.
 pub const MAX_HEADER_BYTES: u64 = 64 << 20;
@@ -90,6 +90,16 @@ impl ModelFiles {
     /// Metadata of the model.
     pub fn metadata(&self) -> Metadata<'_> {
         self.tables.metadata(&self.header)
+    }
+
+    /// All tensors of the set.
+    pub fn tensors(&self) -> &[TensorInfo] {
+        self.tables.tensors()
+    }
+
+    /// Path of the first file, for messages.
+    pub fn name(&self) -> std::path::Display<'_> {
+        self.path(0).display()
     }
 
     /// How many files there are.

@@ -1,1 +1,91 @@
 //! Model configuration, weight views, one file per architecture with one linear forward.
+//!
+//! [`config`] reads the numbers, [`weights`] finds the tensors and gives them places, [`step`] holds the buffers and
+//! the operations of one pass, and `llama`, `qwen2`, `qwen3` say in which order they happen.
+
+pub mod config;
+mod llama;
+mod qwen2;
+mod qwen3;
+pub mod step;
+pub mod weights;
+
+pub use config::{Arch, Config, ModelError};
+pub use step::{Buffers, Kv, Pass, Sizes};
+pub use weights::{Form, Weight, Weights};
+
+use std::sync::atomic::AtomicU64;
+
+use crate::error::Error;
+use crate::gguf::{Metadata, TensorInfo};
+use crate::kernels::Team;
+use crate::load::header::ModelFiles;
+use crate::load::weights::{Item, ItemForm, buffer_bytes, load};
+use weights::Placement;
+
+/// A model: its numbers and where its weights lie.
+#[derive(Clone, Debug)]
+pub struct Model {
+    /// The numbers.
+    pub config: Config,
+    /// The places.
+    pub weights: Weights,
+}
+
+impl Model {
+    /// Reads a model from a file's tables.
+    ///
+    /// # Errors
+    /// What makes it impossible to run.
+    pub fn from_tables(meta: &Metadata<'_>, tensors: &[TensorInfo]) -> Result<Model, ModelError> {
+        let config = Config::from_metadata(meta)?;
+        let weights = Weights::place(&config, tensors)?;
+        Ok(Model { config, weights })
+    }
+
+    /// Reads every weight into its place in `region`, of [`Weights::bytes`]. `buffers` holds [`buffer_bytes`] for each
+    /// worker; `done` counts the bytes read.
+    ///
+    /// # Errors
+    /// The first failed read, naming file and offset.
+    pub fn load(
+        &self,
+        files: &ModelFiles,
+        region: &mut [u8],
+        team: &dyn Team,
+        buffers: &mut [u8],
+        done: &AtomicU64,
+    ) -> Result<(), Error> {
+        let mut items = Vec::with_capacity(self.weights.placements.len());
+        let (mut rest, mut at) = (region, 0);
+        for &Placement { weight, tensor } in &self.weights.placements {
+            let (place, tail) = rest[weight.offset - at..].split_at_mut(weight.bytes);
+            (rest, at) = (tail, weight.offset + weight.bytes);
+            let form = match weight.form {
+                Form::Panels => ItemForm::Panels(weight.ty),
+                Form::Rows => ItemForm::Bytes,
+                Form::Vector => ItemForm::Vector(weight.ty),
+            };
+            items.push(Item { tensor: &files.tensors()[tensor], form, place });
+        }
+        load(files, items, team, buffers, done)
+    }
+
+    /// Bytes of buffer that loading takes for each worker.
+    pub fn buffer_bytes(&self) -> usize {
+        buffer_bytes(self.weights.row_bytes_max())
+    }
+
+    /// Runs all layers over the tokens of `pass`, leaving their hidden states in its residual stream.
+    pub fn forward(&self, pass: &mut Pass<'_, '_>) {
+        pass.embed(&self.weights.embedding);
+        pass.rotate();
+        for (index, layer) in self.weights.layers.iter().enumerate() {
+            match self.config.arch {
+                Arch::Llama => llama::layer(pass, index, layer),
+                Arch::Qwen2 => qwen2::layer(pass, index, layer),
+                Arch::Qwen3 => qwen3::layer(pass, index, layer),
+            }
+        }
+    }
+}

@@ -3,6 +3,7 @@
 //! Each file is one concern and offers a safe interface; what stays unsafe is marked so and says what the
 //! caller must keep. `rustix` is used where it has the call, `libc` where it does not (mincore, sigaction).
 
+pub mod alloc;
 pub mod cpu;
 pub mod file;
 pub mod futex;

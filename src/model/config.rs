@@ -1,0 +1,276 @@
+//! What a model is: the numbers of its header, checked against each other.
+
+use std::fmt;
+
+use crate::error::{Error, Exit};
+use crate::gguf::{GgufError, Metadata};
+use crate::kernels::QUERY_ROWS_MAX;
+
+/// The architectures there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arch {
+    /// Llama and Mistral.
+    Llama,
+    /// Qwen2, with biases on Q, K and V.
+    Qwen2,
+    /// Qwen3, with a norm on every head of Q and K.
+    Qwen3,
+}
+
+impl Arch {
+    const ALL: [Arch; 3] = [Arch::Llama, Arch::Qwen2, Arch::Qwen3];
+
+    /// `general.architecture`, and the prefix of the other keys.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Arch::Llama => "llama",
+            Arch::Qwen2 => "qwen2",
+            Arch::Qwen3 => "qwen3",
+        }
+    }
+}
+
+/// The numbers of a model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Architecture.
+    pub arch: Arch,
+    /// Layers.
+    pub n_layers: usize,
+    /// Width of the residual stream.
+    pub n_embd: usize,
+    /// Width of the feed-forward layer.
+    pub n_ff: usize,
+    /// Query heads.
+    pub n_heads: usize,
+    /// Key and value heads.
+    pub n_kv_heads: usize,
+    /// Values of a head.
+    pub head_dim: usize,
+    /// How many of them are rotated.
+    pub rope_dim: usize,
+    /// Base of the rotary frequencies.
+    pub rope_base: f32,
+    /// Positions are divided by this (linear scaling).
+    pub rope_scale: f32,
+    /// Added under the root of every RMSNorm.
+    pub norm_eps: f32,
+    /// Context length the model was trained for.
+    pub ctx_train: usize,
+}
+
+/// A model that cannot be run, with the number at fault.
+#[derive(Debug)]
+pub enum ModelError {
+    /// The header.
+    Gguf(GgufError),
+    /// `general.architecture` is none of ours.
+    Arch(String),
+    /// A number out of its range.
+    Range {
+        /// Which.
+        what: &'static str,
+        /// Found.
+        found: u64,
+        /// Needed, in words.
+        need: &'static str,
+    },
+    /// A feature this version does not have.
+    Unsupported {
+        /// The key.
+        key: String,
+        /// Its value.
+        value: String,
+    },
+    /// A tensor that is not there.
+    MissingTensor(String),
+    /// A tensor of another shape.
+    Shape {
+        /// Which.
+        tensor: String,
+        /// Found: rows, columns.
+        found: [u64; 2],
+        /// Needed.
+        need: [u64; 2],
+    },
+    /// A tensor type without kernels.
+    TensorType {
+        /// Which.
+        tensor: String,
+        /// Its type.
+        ty: &'static str,
+    },
+    /// A tensor that no part of the model uses.
+    UnknownTensor(String),
+    /// The vocabulary has another size than the embedding.
+    Vocabulary {
+        /// Tokens.
+        tokens: usize,
+        /// Rows of the embedding.
+        rows: usize,
+    },
+}
+
+impl fmt::Display for ModelError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ModelError::Gguf(e) => e.fmt(f),
+            ModelError::Arch(name) => write!(
+                f,
+                "architecture `{name}` is not supported: this version runs llama, qwen2 and qwen3; convert the model to \
+                 one of these or use another file"
+            ),
+            ModelError::Range { what, found, need } => {
+                write!(f, "{what} is {found}, needed: {need}; the file is damaged or not meant for inference")
+            }
+            ModelError::Unsupported { key, value } => {
+                write!(f, "`{key}` = {value} is not supported by this version; use a file without it")
+            }
+            ModelError::MissingTensor(name) => {
+                write!(
+                    f,
+                    "tensor `{name}` is missing: the file is incomplete or its architecture is misnamed; convert the model again"
+                )
+            }
+            ModelError::Shape { tensor, found, need } => write!(
+                f,
+                "tensor `{tensor}` has {} rows of {}, the header's numbers need {} rows of {}; convert the model again",
+                found[0], found[1], need[0], need[1]
+            ),
+            ModelError::TensorType { tensor, ty } => write!(
+                f,
+                "tensor `{tensor}` has type {ty}, which has no kernels in this version: use a file in F32, F16, BF16, Q8_0, \
+                 Q4_0, Q4_K or Q6_K (any mix)"
+            ),
+            ModelError::UnknownTensor(name) => write!(
+                f,
+                "tensor `{name}` belongs to no part of this architecture: running without it would give wrong answers; \
+                 use a file of a supported model"
+            ),
+            ModelError::Vocabulary { tokens, rows } => {
+                write!(
+                    f,
+                    "the vocabulary has {tokens} tokens, the embedding {rows} rows: the file is damaged; convert the model again"
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for ModelError {}
+
+impl From<GgufError> for ModelError {
+    fn from(e: GgufError) -> Self {
+        ModelError::Gguf(e)
+    }
+}
+
+impl From<ModelError> for Error {
+    fn from(e: ModelError) -> Self {
+        Error::new(Exit::Model, e)
+    }
+}
+
+/// Most layers: the deepest published dense model has 126.
+pub const LAYERS_MAX: usize = 256;
+
+/// Bound on every width, so that products of two widths and a context stay far below 2^63.
+const WIDTH_MAX: u64 = 1 << 20;
+
+impl Config {
+    /// Reads and checks the numbers of a header.
+    ///
+    /// # Errors
+    /// The first number that is missing, out of range, or asks for a feature that is not there.
+    pub fn from_metadata(meta: &Metadata<'_>) -> Result<Config, ModelError> {
+        let name = meta.required_str("general.architecture")?;
+        let Some(arch) = Arch::ALL.into_iter().find(|a| a.name() == name) else {
+            return Err(ModelError::Arch(name.chars().take(64).collect()));
+        };
+        let key = |suffix: &str| format!("{name}.{suffix}");
+        let number = |suffix: &'static str, max: u64| -> Result<usize, ModelError> {
+            in_range(suffix, u64::from(meta.required_u32(&key(suffix))?), max)
+        };
+        let optional = |suffix: &'static str, default: usize, max: u64| -> Result<usize, ModelError> {
+            match meta.u32(&key(suffix))? {
+                Some(found) => in_range(suffix, u64::from(found), max),
+                None => Ok(default),
+            }
+        };
+        let n_embd = number("embedding_length", WIDTH_MAX)?;
+        let n_heads = number("attention.head_count", WIDTH_MAX)?;
+        let n_kv_heads = optional("attention.head_count_kv", n_heads, n_heads as u64)?;
+        let head_dim = optional("attention.key_length", n_embd / n_heads, 1024)?;
+        let value_dim = optional("attention.value_length", head_dim, 1024)?;
+        let rope_dim = optional("rope.dimension_count", head_dim, head_dim as u64)?;
+        let config = Config {
+            arch,
+            n_layers: number("block_count", LAYERS_MAX as u64)?,
+            n_embd,
+            n_ff: number("feed_forward_length", WIDTH_MAX)?,
+            n_heads,
+            n_kv_heads,
+            head_dim,
+            rope_dim,
+            rope_base: meta.f32(&key("rope.freq_base"))?.unwrap_or(10_000.0),
+            rope_scale: rope_scale(meta, name)?,
+            norm_eps: meta.f32(&key("attention.layer_norm_rms_epsilon"))?.unwrap_or(1e-5),
+            ctx_train: optional("context_length", 4096, 1 << 30)?,
+        };
+        let range = |what, found: usize, need| Err(ModelError::Range { what, found: found as u64, need });
+        if head_dim == 0 || !head_dim.is_multiple_of(2) || !rope_dim.is_multiple_of(2) {
+            return range("the size of a head", head_dim, "an even number");
+        }
+        if value_dim != head_dim {
+            return range("attention.value_length", value_dim, "the same as attention.key_length");
+        }
+        if !n_heads.is_multiple_of(n_kv_heads) || n_heads / n_kv_heads > QUERY_ROWS_MAX {
+            return range("attention.head_count", n_heads, "1 to 32 times attention.head_count_kv");
+        }
+        if !(config.rope_base.is_finite() && config.rope_base > 0.0 && config.norm_eps >= 0.0 && config.norm_eps < 1.0)
+        {
+            return range("rope.freq_base or attention.layer_norm_rms_epsilon", 0, "a positive, finite number");
+        }
+        for suffix in ["expert_count", "attention.sliding_window"] {
+            if let Some(found) = meta.u32(&key(suffix))?.filter(|&n| n > 0 && arch_uses(arch, suffix, n)) {
+                return Err(ModelError::Unsupported { key: key(suffix), value: found.to_string() });
+            }
+        }
+        Ok(config)
+    }
+
+    /// Query heads per key and value head.
+    pub fn group(&self) -> usize {
+        self.n_heads / self.n_kv_heads
+    }
+}
+
+/// Qwen2 files carry a sliding window that their configuration switches off; elsewhere it counts.
+fn arch_uses(arch: Arch, suffix: &str, _value: u32) -> bool {
+    !(arch == Arch::Qwen2 && suffix == "attention.sliding_window")
+}
+
+fn in_range(what: &'static str, found: u64, max: u64) -> Result<usize, ModelError> {
+    match found {
+        1.. if found <= max => Ok(found as usize),
+        _ => Err(ModelError::Range { what, found, need: "at least 1 and no more than the format's bound" }),
+    }
+}
+
+fn rope_scale(meta: &Metadata<'_>, arch: &str) -> Result<f32, ModelError> {
+    let kind = format!("{arch}.rope.scaling.type");
+    match meta.str(&kind)? {
+        None | Some("none") => Ok(1.0),
+        Some("linear") => {
+            let factor = meta.f32(&format!("{arch}.rope.scaling.factor"))?.unwrap_or(1.0);
+            match factor.is_finite() && factor > 0.0 {
+                true => Ok(factor),
+                false => Err(ModelError::Unsupported {
+                    key: format!("{arch}.rope.scaling.factor"),
+                    value: factor.to_string(),
+                }),
+            }
+        }
+        Some(other) => Err(ModelError::Unsupported { key: kind, value: other.chars().take(64).collect() }),
+    }
+}
