@@ -1,1 +1,241 @@
 //! From logits to the next token: a leaf without clock or I/O, the seed is passed in.
+//!
+//! Order: repeat penalty, then (unless greedy) top-k, top-p, min-p, temperature, draw. Penalty as in CTRL
+//! (arXiv:1909.05858), top-p as in arXiv:1904.09751, min-p as in arXiv:2407.01082.
+
+mod random;
+
+use std::fmt;
+
+use crate::error::{Error, Exit};
+use random::Pcg32;
+
+/// How many recent tokens the repeat penalty looks at.
+pub const PENALTY_WINDOW: usize = 64;
+
+/// What the sampler does.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SamplingParams {
+    /// Logits are divided by this; 0 is greedy.
+    pub temp: f32,
+    /// Only the K likeliest tokens; 0 keeps all.
+    pub top_k: u32,
+    /// Only the likeliest tokens that together reach this probability; 1 keeps all.
+    pub top_p: f32,
+    /// No token less likely than this share of the likeliest; 0 keeps all.
+    pub min_p: f32,
+    /// Logits of recent tokens are divided (or, below zero, multiplied) by this; 1 changes nothing.
+    pub repeat_penalty: f32,
+    /// Same seed, same draws.
+    pub seed: u64,
+}
+
+impl Default for SamplingParams {
+    fn default() -> Self {
+        SamplingParams { temp: 0.8, top_k: 40, top_p: 0.95, min_p: 0.05, repeat_penalty: 1.0, seed: 0 }
+    }
+}
+
+/// Why there is no next token.
+#[derive(Debug, PartialEq)]
+pub enum SamplingError {
+    /// A parameter out of its range.
+    Param {
+        /// The option.
+        option: &'static str,
+        /// Its value.
+        found: f32,
+        /// Its range, in words.
+        need: &'static str,
+    },
+    /// A logit is not a number.
+    NotANumber {
+        /// Of this token.
+        token: usize,
+    },
+    /// No token has a finite logit.
+    NoCandidate,
+}
+
+impl fmt::Display for SamplingError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SamplingError::Param { option, found, need } => write!(f, "--{option} {found}: needs {need}"),
+            SamplingError::NotANumber { token } => write!(
+                f,
+                "the logit of token {token} is not a number: the weights or the memory are damaged; check the file's \
+                 checksum and run `brim selftest`"
+            ),
+            SamplingError::NoCandidate => {
+                write!(f, "no token has a finite logit: the weights or the memory are damaged; run `brim selftest`")
+            }
+        }
+    }
+}
+
+impl std::error::Error for SamplingError {}
+
+impl From<SamplingError> for Error {
+    fn from(e: SamplingError) -> Self {
+        let exit = match e {
+            SamplingError::Param { .. } => Exit::Usage,
+            _ => Exit::Unexpected,
+        };
+        Error::new(exit, e)
+    }
+}
+
+/// A token and what speaks for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Candidate {
+    /// The token.
+    pub token: u32,
+    /// Its logit; later its weight.
+    pub value: f32,
+}
+
+/// Draws tokens; allocates nothing.
+#[derive(Clone, Debug)]
+pub struct Sampler {
+    params: SamplingParams,
+    random: Pcg32,
+    recent: [u32; PENALTY_WINDOW],
+    n_recent: usize,
+}
+
+impl Sampler {
+    /// A sampler with checked parameters.
+    ///
+    /// # Errors
+    /// [`SamplingError::Param`].
+    pub fn new(params: SamplingParams) -> Result<Sampler, SamplingError> {
+        let SamplingParams { temp, top_p, min_p, repeat_penalty, .. } = params;
+        let check = |option, found: f32, good: bool, need| match good {
+            true => Ok(()),
+            false => Err(SamplingError::Param { option, found, need }),
+        };
+        check("temp", temp, (0.0..=100.0).contains(&temp), "0 to 100")?;
+        check("top-p", top_p, top_p > 0.0 && top_p <= 1.0, "more than 0, at most 1")?;
+        check("min-p", min_p, (0.0..=1.0).contains(&min_p), "0 to 1")?;
+        check("repeat-penalty", repeat_penalty, (0.1..=10.0).contains(&repeat_penalty), "0.1 to 10")?;
+        Ok(Sampler { params, random: Pcg32::new(params.seed), recent: [0; PENALTY_WINDOW], n_recent: 0 })
+    }
+
+    /// Candidates that [`Sampler::sample`] needs room for, given the vocabulary: none when greedy.
+    pub fn scratch_len(&self, n_vocab: usize) -> usize {
+        if self.params.temp == 0.0 { 0 } else { n_vocab }
+    }
+
+    /// Remembers a token for the repeat penalty.
+    pub fn accept(&mut self, token: u32) {
+        self.recent[self.n_recent % PENALTY_WINDOW] = token;
+        self.n_recent += 1;
+    }
+
+    /// The next token; `logits` are penalised in place.
+    ///
+    /// # Errors
+    /// A logit that is not a number, or none that is finite: never a token then.
+    ///
+    /// # Panics
+    /// If `scratch` is shorter than [`Sampler::scratch_len`].
+    pub fn sample(&mut self, logits: &mut [f32], scratch: &mut [Candidate]) -> Result<u32, SamplingError> {
+        if let Some(token) = logits.iter().position(|x| x.is_nan()) {
+            return Err(SamplingError::NotANumber { token });
+        }
+        self.penalise(logits);
+        let best = argmax(logits);
+        if logits.get(best).is_none_or(|x| *x == f32::NEG_INFINITY) {
+            return Err(SamplingError::NoCandidate);
+        }
+        // An infinite logit leaves nothing to draw.
+        if self.params.temp == 0.0 || logits[best] == f32::INFINITY {
+            return Ok(best as u32);
+        }
+        let scratch = &mut scratch[..logits.len()];
+        for (i, (candidate, value)) in scratch.iter_mut().zip(&*logits).enumerate() {
+            *candidate = Candidate { token: i as u32, value: *value };
+        }
+        let kept = self.truncate(scratch, logits[best]);
+        Ok(self.draw(kept))
+    }
+
+    fn penalise(&self, logits: &mut [f32]) {
+        if self.params.repeat_penalty == 1.0 {
+            return;
+        }
+        let recent = &self.recent[..self.n_recent.min(PENALTY_WINDOW)];
+        for (i, &token) in recent.iter().enumerate() {
+            let seen_before = recent[..i].contains(&token);
+            if let Some(x) = logits.get_mut(token as usize).filter(|_| !seen_before) {
+                *x = if *x > 0.0 { *x / self.params.repeat_penalty } else { *x * self.params.repeat_penalty };
+            }
+        }
+    }
+
+    /// Top-k, top-p and min-p; what is left is sorted, likeliest first.
+    fn truncate<'s>(&self, mut all: &'s mut [Candidate], best: f32) -> &'s mut [Candidate] {
+        let likeliest = |a: &Candidate, b: &Candidate| b.value.total_cmp(&a.value).then(a.token.cmp(&b.token));
+        let k = match self.params.top_k as usize {
+            0 => all.len(),
+            k => k.min(all.len()),
+        };
+        if k < all.len() {
+            all.select_nth_unstable_by(k - 1, likeliest);
+            all = &mut all[..k];
+        }
+        // A token below e^-30 of the best is never drawn; without it the sort stays short when top-k is off.
+        let floor = best - 30.0 * self.params.temp.max(1.0);
+        let mut n = 0;
+        for i in 0..all.len() {
+            if all[i].value >= floor {
+                all.swap(i, n);
+                n += 1;
+            }
+        }
+        all = &mut all[..n];
+        all.sort_unstable_by(likeliest);
+        let weight = |c: &Candidate| f64::from(c.value - best).exp();
+        let total: f64 = all.iter().map(weight).sum();
+        let (mut sum, mut n) = (0.0, 0);
+        while n < all.len() && (n == 0 || sum < f64::from(self.params.top_p) * total) {
+            sum += weight(&all[n]);
+            n += 1;
+        }
+        while n > 1 && weight(&all[n - 1]) < f64::from(self.params.min_p) {
+            n -= 1;
+        }
+        &mut all[..n]
+    }
+
+    fn draw(&mut self, kept: &mut [Candidate]) -> u32 {
+        let best = kept[0].value;
+        let mut total = 0.0;
+        for c in kept.iter_mut() {
+            c.value = ((c.value - best) / self.params.temp).exp();
+            total += f64::from(c.value);
+        }
+        let mut mark = self.random.unit() * total;
+        for c in &*kept {
+            mark -= f64::from(c.value);
+            if mark < 0.0 {
+                return c.token;
+            }
+        }
+        kept[0].token
+    }
+}
+
+/// The first of the largest logits.
+fn argmax(logits: &[f32]) -> usize {
+    let mut best = 0;
+    for (i, x) in logits.iter().enumerate() {
+        if *x > logits[best] {
+            best = i;
+        }
+    }
+    best
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,100 @@
+use super::*;
+
+fn params() -> SamplingParams {
+    SamplingParams { temp: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, repeat_penalty: 1.0, seed: 7 }
+}
+
+fn draws(params: SamplingParams, logits: &[f32], n: usize) -> Vec<u32> {
+    let mut sampler = Sampler::new(params).unwrap();
+    let mut scratch = vec![Candidate::default(); sampler.scratch_len(logits.len())];
+    (0..n).map(|_| sampler.sample(&mut logits.to_vec(), &mut scratch).unwrap()).collect()
+}
+
+#[test]
+fn greedy_takes_the_first_of_the_largest() {
+    assert_eq!(draws(SamplingParams { temp: 0.0, ..params() }, &[1.0, 3.0, 3.0, -1.0], 2), [1, 1]);
+}
+
+#[test]
+fn draws_follow_the_probabilities() {
+    let logits = [0.0, 1.0, 2.0, -50.0];
+    let n = 40_000;
+    let got = draws(params(), &logits, n);
+    let total: f64 = logits.iter().map(|x| f64::from(*x).exp()).sum();
+    for (token, logit) in logits.iter().enumerate() {
+        let p = f64::from(*logit).exp() / total;
+        let share = got.iter().filter(|&&t| t as usize == token).count() as f64 / n as f64;
+        // Five standard deviations of a binomial share.
+        let bound = 5.0 * (p * (1.0 - p) / n as f64).sqrt() + 1e-9;
+        assert!((share - p).abs() <= bound, "token {token}: {share} instead of {p}");
+    }
+}
+
+#[test]
+fn same_seed_same_tokens() {
+    let logits: Vec<f32> = (0..1000).map(|i| ((i * 37) % 101) as f32 / 20.0).collect();
+    let one = draws(SamplingParams::default(), &logits, 50);
+    assert_eq!(one, draws(SamplingParams::default(), &logits, 50));
+    assert_ne!(one, draws(SamplingParams { seed: 1, ..SamplingParams::default() }, &logits, 50));
+}
+
+#[test]
+fn truncation_keeps_what_it_says() {
+    // Probabilities 0.4, 0.3, 0.2, 0.1 in scrambled order.
+    let logits = [0.2f32, 0.4, 0.1, 0.3].map(f32::ln);
+    let seen = |p: SamplingParams| {
+        let mut seen = draws(p, &logits, 2000);
+        seen.sort_unstable();
+        seen.dedup();
+        seen
+    };
+    assert_eq!(seen(params()), [0, 1, 2, 3]);
+    assert_eq!(seen(SamplingParams { top_k: 2, ..params() }), [1, 3]);
+    assert_eq!(seen(SamplingParams { top_k: 1, ..params() }), [1]);
+    assert_eq!(seen(SamplingParams { top_p: 0.69, ..params() }), [1, 3]);
+    assert_eq!(seen(SamplingParams { top_p: 0.71, ..params() }), [0, 1, 3]);
+    assert_eq!(seen(SamplingParams { min_p: 0.6, ..params() }), [1, 3]);
+    assert_eq!(seen(SamplingParams { min_p: 1.0, ..params() }), [1]);
+}
+
+#[test]
+fn recent_tokens_are_penalised_once_each() {
+    let greedy = SamplingParams { temp: 0.0, repeat_penalty: 2.0, ..params() };
+    let mut sampler = Sampler::new(greedy).unwrap();
+    sampler.accept(0);
+    sampler.accept(0);
+    let mut logits = [4.0, 2.5, -1.0];
+    assert_eq!(sampler.sample(&mut logits, &mut []), Ok(1));
+    assert_eq!(logits, [2.0, 2.5, -1.0]);
+    (0..PENALTY_WINDOW).for_each(|_| sampler.accept(1));
+    let mut logits = [4.0, 2.5, -1.0];
+    assert_eq!(sampler.sample(&mut logits, &mut []), Ok(0));
+    assert_eq!(logits[1], 1.25, "token 0 has left the window, token 1 fills it");
+}
+
+#[test]
+fn damaged_logits_are_errors() {
+    let mut sampler = Sampler::new(params()).unwrap();
+    let mut scratch = [Candidate::default(); 3];
+    let mut sample = |logits: &[f32]| sampler.sample(&mut logits.to_vec(), &mut scratch);
+    assert_eq!(sample(&[0.0, f32::NAN, 1.0]), Err(SamplingError::NotANumber { token: 1 }));
+    assert_eq!(sample(&[f32::NEG_INFINITY; 3]), Err(SamplingError::NoCandidate));
+    assert_eq!(sample(&[]), Err(SamplingError::NoCandidate));
+    assert_eq!(sample(&[0.0, f32::INFINITY, 1.0]), Ok(1));
+}
+
+#[test]
+fn parameters_are_checked() {
+    for (bad, option) in [
+        (SamplingParams { temp: -1.0, ..params() }, "temp"),
+        (SamplingParams { temp: f32::NAN, ..params() }, "temp"),
+        (SamplingParams { top_p: 0.0, ..params() }, "top-p"),
+        (SamplingParams { min_p: 1.5, ..params() }, "min-p"),
+        (SamplingParams { repeat_penalty: 0.0, ..params() }, "repeat-penalty"),
+    ] {
+        match Sampler::new(bad) {
+            Err(SamplingError::Param { option: found, .. }) => assert_eq!(found, option),
+            other => panic!("{option}: {other:?}"),
+        }
+    }
+}
