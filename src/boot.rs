@@ -1,1 +1,201 @@
-//! The start-up story: board, probe, header, plan, reserve, load, seal, run.
+//! The start-up story: header, plan, reserve, load, seal, run. The only place that knows every room.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::cli::settings::Settings;
+use crate::engine::Engine;
+use crate::engine::pool::Pool;
+use crate::error::{Error, Exit, Result};
+use crate::kernels::{self, Kernels, KvType, Tier, Tile};
+use crate::load::header::ModelFiles;
+use crate::memory::{Arena, Loaded, Plan, RegionName};
+use crate::model::{Model, Sizes, step};
+use crate::units::{Human, MIB};
+use crate::{board, sys};
+
+/// The demo model: trained for this project by `tools/demo`.
+pub static DEMO: &[u8] = include_bytes!("demo/brim-demo.gguf");
+
+/// Context without `--ctx`, if the model was trained for that much: a chat's worth, and small against the weights.
+const CTX_DEFAULT: usize = 4096;
+
+/// Tokens of a prefill pass without `[tile] tokens`: weights are then read from memory once in 256 tokens, a few
+/// percent of the time their arithmetic takes, and scratch stays small.
+const BATCH_DEFAULT: usize = 256;
+
+/// A model that is known but not loaded: headers have been read, nothing else.
+pub struct Prepared {
+    /// The files.
+    pub files: ModelFiles,
+    /// What they hold.
+    pub model: Model,
+    /// Sizes that the plan was made for.
+    pub sizes: Sizes,
+    /// The plan.
+    pub plan: Plan,
+    /// The kernels it will run on.
+    pub kernels: &'static Kernels,
+}
+
+/// The kernels the settings ask for.
+///
+/// # Errors
+/// A tier that does not exist (exit 2) or that this CPU lacks (exit 6).
+pub fn select_kernels(settings: &Settings) -> Result<&'static Kernels> {
+    let tier = |name: &Option<String>| name.as_deref().map(str::parse::<Tier>).transpose();
+    Ok(kernels::select(tier(&settings.isa)?, tier(&settings.isa_ceiling)?)?)
+}
+
+/// Opens the model file, or the embedded demo model.
+///
+/// # Errors
+/// Exit 4 with what is wrong with the file.
+pub fn open(model: Option<&str>) -> Result<ModelFiles> {
+    match model {
+        Some(path) => ModelFiles::open(path),
+        None => ModelFiles::embedded("embedded demo model", DEMO),
+    }
+}
+
+fn tile(settings: &Settings) -> Tile {
+    // 32 rows of k_cols int8 in three quarters of L1d; the rest is activations.
+    let from_cache = settings.topology.l1d_bytes as usize * 3 / 4 / 32;
+    let k_cols = settings.tile.k_bytes.map_or(from_cache, |k| k as usize);
+    match k_cols / 256 * 256 {
+        0 if k_cols == 0 => Tile::default(),
+        k_cols => Tile { k_cols: k_cols.clamp(256, 1 << 16) },
+    }
+}
+
+/// Reads the headers and makes the plan. `n_logits` is how many rows of logits the command wants at once.
+///
+/// # Errors
+/// What is wrong with the file (4), the options (2) or the CPU (6).
+pub fn prepare(settings: &Settings, n_logits: usize) -> Result<Prepared> {
+    let kernels = select_kernels(settings)?;
+    let files = open(settings.model.as_deref())?;
+    let model = Model::from_tables(&files.metadata(), files.tensors()).map_err(|e| Error::from(e).at(files.name()))?;
+    let kv_type = match settings.kv_type {
+        board::KvType::F16 => KvType::F16,
+        board::KvType::Q8_0 => KvType::Q8_0,
+    };
+    step::check_kv_type(&model.config, kv_type).map_err(|e| Error::usage(e.to_string()))?;
+    let wanted = settings.ctx.map_or(model.config.ctx_train.min(CTX_DEFAULT), |ctx| ctx as usize);
+    if wanted == 0 || wanted > 1 << 24 {
+        return Err(Error::usage(format!("--ctx {wanted}: needs 1 to 16777216 tokens")));
+    }
+    let ctx = wanted.next_multiple_of(16);
+    let n_batch = settings.tile.tokens.map_or(BATCH_DEFAULT, |n| n as usize).clamp(1, ctx);
+    let sizes = Sizes {
+        n_batch,
+        n_logits: n_logits.min(n_batch),
+        ctx,
+        kv_type,
+        workers: settings.threads,
+        tile: tile(settings),
+    };
+    let n_vocab = model.weights.n_vocab();
+    let too_large = || Error::new(Exit::Memory, format!("--ctx {ctx}: the KV cache or scratch exceeds 2^64 bytes"));
+    let buffers = sizes.workers * model.buffer_bytes();
+    let scratch = step::scratch_bytes(&model.config, n_vocab, &sizes).ok_or_else(too_large)?;
+    let mut plan = Plan::new(settings.page);
+    plan.add(RegionName::Weights, model.weights.bytes as u64)?;
+    plan.add(RegionName::Kv, step::kv_bytes(&model.config, &sizes).ok_or_else(too_large)?)?;
+    // The loader's buffers are the scratch region before anything else uses it.
+    plan.add(RegionName::Scratch, scratch.max(buffers as u64))?;
+    Ok(Prepared { files, model, sizes, plan, kernels })
+}
+
+/// A loaded model with its workers.
+pub struct Runtime {
+    arena: Loaded,
+    pool: Pool,
+    model: Model,
+    sizes: Sizes,
+    kernels: &'static Kernels,
+    /// How the load went.
+    pub loaded: LoadReport,
+}
+
+/// How a load went.
+#[derive(Clone, Copy, Debug)]
+pub struct LoadReport {
+    /// Bytes read.
+    pub bytes: u64,
+    /// Time from the first read to the last repack.
+    pub elapsed: Duration,
+}
+
+impl Runtime {
+    /// The engine over the loaded regions.
+    pub fn engine(&mut self) -> Engine<'_> {
+        let regions = self.arena.regions();
+        Engine::new(&self.model, self.kernels, &self.pool, self.sizes, (regions.weights, regions.kv, regions.scratch))
+    }
+
+    /// The bytes of the weights region, for measuring what reading them costs.
+    pub fn weights(&mut self) -> (&[u8], &Pool) {
+        (self.arena.regions().weights, &self.pool)
+    }
+
+    /// Bytes mapped for all regions.
+    pub fn mapped_bytes(&self) -> u64 {
+        self.arena.mapped_bytes()
+    }
+}
+
+/// Maps the plan, loads the model into it and seals it.
+///
+/// # Errors
+/// Memory that cannot be had (5), before anything is read; a read that fails (4).
+pub fn start(prepared: Prepared, settings: &Settings) -> Result<Runtime> {
+    let Prepared { files, model, sizes, plan, kernels } = prepared;
+    let mut arena = Arena::map(&plan, settings.keep_free_bytes)?;
+    let pool = Pool::start(&settings.cores)?;
+    let begun = Instant::now();
+    let regions = arena.split();
+    let total: u64 = model.weights.placements.iter().map(|p| files.tensors()[p.tensor].bytes).sum();
+    let buffers = sizes.workers * model.buffer_bytes();
+    let done = AtomicU64::new(0);
+    with_progress(total, &done, || model.load(&files, regions.weights, &pool, &mut regions.scratch[..buffers], &done))?;
+    let loaded = LoadReport { bytes: done.into_inner(), elapsed: begun.elapsed() };
+    let arena = arena.seal()?;
+    log::info!(
+        "{}: {} loaded in {:.2} s ({:.2} GB/s), {} pages of {}, kernels {}, {} workers",
+        files.name(),
+        Human(loaded.bytes),
+        loaded.elapsed.as_secs_f64(),
+        loaded.bytes as f64 / 1e9 / loaded.elapsed.as_secs_f64(),
+        plan.total_pages(),
+        plan.page(),
+        kernels.tier().name(),
+        sizes.workers
+    );
+    Ok(Runtime { arena, pool, model, sizes, kernels, loaded })
+}
+
+/// Shows a bar with GB/s on a terminal while `work` counts bytes in `done`; small loads are not worth one.
+fn with_progress<T>(total: u64, done: &AtomicU64, work: impl FnOnce() -> T) -> T {
+    if total < 64 * MIB || !sys::term::is_terminal(std::io::stderr()) {
+        return work();
+    }
+    let bar = indicatif::ProgressBar::new(total);
+    let style = indicatif::ProgressStyle::with_template("loading {bar:40} {bytes}/{total_bytes} {bytes_per_sec}");
+    if let Ok(style) = style {
+        bar.set_style(style);
+    }
+    let finished = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !finished.load(Ordering::Relaxed) {
+                bar.set_position(done.load(Ordering::Relaxed));
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            bar.finish_and_clear();
+        });
+        let result = work();
+        finished.store(true, Ordering::Relaxed);
+        result
+    })
+}

@@ -1,6 +1,7 @@
 //! Commands: each file is one command; this one parses the words and returns the exit code.
 
 mod args;
+mod bench;
 mod inspect;
 pub mod settings;
 
@@ -33,6 +34,7 @@ pub fn main() -> ExitCode {
 
 fn execute(command: Command) -> Result<()> {
     match command {
+        Command::Bench(args) => bench::execute(&args),
         Command::Inspect(args) => inspect::execute(&args),
         other => Err(Error::new(Exit::Unexpected, format!("{other:?} has no body yet"))),
     }
