@@ -1,0 +1,40 @@
+//! No heap allocation after Ready: prefill, 64 decode steps and a refused request, on every tier. Its own binary without
+//! the test harness, so that worker threads count and nothing else does.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod common;
+
+use std::path::Path;
+
+use brim::kernels;
+use brim::sys::alloc;
+use common::engine::with_engine;
+
+#[global_allocator]
+static ALLOCATOR: alloc::Counting = alloc::Counting;
+
+fn main() {
+    let before = alloc::calls();
+    std::hint::black_box(vec![0u8; 100]);
+    assert!(alloc::calls() > before, "the counter does not count");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models/qwen3-mixed.gguf");
+    for kernels in kernels::available() {
+        with_engine(&path, kernels, 32, |engine| {
+            let prompt: Vec<u32> = (0..100).map(|i| i % 200).collect();
+            let too_long = vec![1u32; engine.ctx() + 1];
+            let before = alloc::calls();
+            engine.feed(&prompt).unwrap();
+            let mut token = [7u32];
+            for _ in 0..64 {
+                let logits = engine.feed(&token).unwrap();
+                let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b]));
+                token[0] = best.unwrap() as u32;
+            }
+            assert!(engine.feed(&too_long).is_err());
+            let made = alloc::calls() - before;
+            assert_eq!(made, 0, "{made} allocations after Ready on {kernels:?}");
+            println!("no_alloc {kernels:?}: 0 allocations in a prefill of 100 tokens and 64 decode steps");
+        });
+    }
+    println!("test result: ok. {} passed; 0 failed", kernels::available().count());
+}
