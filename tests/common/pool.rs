@@ -1,0 +1,69 @@
+//! A huge-page pool for the length of one test.
+
+use std::fs::File;
+use std::path::Path;
+
+use brim::memory::{Host, PageKind, PoolState};
+
+const POOL_DIR: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB";
+
+/// A pool of 2 MiB pages with room for a test; on drop it has its old size again.
+///
+/// The pool belongs to the whole box, so only one test holds it at a time: the lock is a file that all
+/// test processes share.
+pub struct Pool {
+    persistent_before: u64,
+    _lock: File,
+}
+
+impl Pool {
+    /// Grows the pool until `pages` pages can be had. Where that is impossible the test is skipped, visibly;
+    /// with `REQUIRE_HUGEPAGES=1` it fails instead.
+    pub fn with_room(pages: u64) -> Option<Pool> {
+        match Pool::grow(pages) {
+            Ok(pool) => Some(pool),
+            Err(why) => {
+                let required = std::env::var("REQUIRE_HUGEPAGES").is_ok_and(|value| value == "1");
+                assert!(!required, "REQUIRE_HUGEPAGES=1, but there is no pool of {pages} huge pages: {why}");
+                eprintln!("SKIPPED: no pool of {pages} huge pages: {why}");
+                None
+            }
+        }
+    }
+
+    fn grow(pages: u64) -> Result<Pool, String> {
+        let lock = File::create(std::env::temp_dir().join("brim-test-hugepages.lock")).map_err(|e| e.to_string())?;
+        lock.lock().map_err(|e| e.to_string())?;
+        let before = Host::default().pool(PageKind::Huge2M).ok_or("this kernel has none of 2 MiB")?;
+        if before.overcommit > 0 {
+            return Err("vm.nr_overcommit_hugepages is not 0, so free pages cannot be counted".to_owned());
+        }
+        let pool = Pool { persistent_before: before.total - before.surplus, _lock: lock };
+        if before.available() < pages {
+            resize(pool.persistent_before + pages - before.available())?;
+            let found = pool.state().available();
+            if found < pages {
+                return Err(format!("the kernel found only {found} pages"));
+            }
+        }
+        Ok(pool)
+    }
+
+    /// The pool now.
+    pub fn state(&self) -> PoolState {
+        Host::default().pool(PageKind::Huge2M).expect("the pool was there when the test began")
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        if let Err(why) = resize(self.persistent_before) {
+            eprintln!("the huge-page pool keeps the size of this test: {why}");
+        }
+    }
+}
+
+fn resize(pages: u64) -> Result<(), String> {
+    let file = Path::new(POOL_DIR).join("nr_hugepages");
+    std::fs::write(&file, pages.to_string()).map_err(|e| format!("{}: {e}", file.display()))
+}
