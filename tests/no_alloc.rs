@@ -1,6 +1,6 @@
 //! No heap allocation after Ready: prefill, 64 decode steps and a refused request, on every tier. Its own binary without
 //! the test harness, so that worker threads count and nothing else does.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test that cannot go on has failed; it has no harness")]
 
 mod common;
 
