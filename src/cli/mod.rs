@@ -2,7 +2,9 @@
 
 mod args;
 mod bench;
+mod doctor;
 mod inspect;
+pub mod plan;
 pub mod settings;
 
 use std::process::ExitCode;
@@ -35,6 +37,7 @@ pub fn main() -> ExitCode {
 fn execute(command: Command) -> Result<()> {
     match command {
         Command::Bench(args) => bench::execute(&args),
+        Command::Doctor(args) => doctor::execute(args),
         Command::Inspect(args) => inspect::execute(&args),
         other => Err(Error::new(Exit::Unexpected, format!("{other:?} has no body yet"))),
     }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-/// Longest text taken from one file; `/proc/cpuinfo`-sized reports are never read here.
+/// Longest text taken from one file; of a longer one (`/proc/cpuinfo` of a large box) only the beginning is read.
 const TEXT_BYTES_MAX: u64 = 64 << 10;
 
 /// The text of a small kernel file without trailing white space, or `None` where it is absent or unreadable.

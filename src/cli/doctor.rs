@@ -1,0 +1,385 @@
+//! `brim doctor`: what this box has, what stands in the way, and the line that mends it.
+
+use std::fmt::Write;
+
+use serde_json::{Value, json};
+
+use super::args::Doctor;
+use super::settings::{env_or, load_board};
+use crate::board::{Board, EMBEDDED};
+use crate::error::Result;
+use crate::memory::{Host, Hvo, PageKind};
+use crate::sys::cpu::{Topology, format_list, online};
+use crate::sys::{file, limits};
+use crate::units::Human;
+
+/// How much a finding matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Ok,
+    Note,
+    Problem,
+}
+
+impl State {
+    fn as_str(self) -> &'static str {
+        match self {
+            State::Ok => "ok",
+            State::Note => "note",
+            State::Problem => "problem",
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Finding {
+    name: String,
+    state: State,
+    text: String,
+    /// The line that mends it.
+    mend: Option<String>,
+}
+
+/// Everything found: sentences for people, facts for programs.
+#[derive(Debug, Default)]
+struct Report {
+    findings: Vec<Finding>,
+    facts: serde_json::Map<String, Value>,
+}
+
+/// Examines this box and prints what was found. A problem is a finding, not a failure of the command.
+///
+/// # Errors
+/// Exit 3 where the board asked for is at fault.
+pub fn execute(args: Doctor) -> Result<()> {
+    let name = env_or(args.board, "BRIM_BOARD")?;
+    let board = name.as_deref().map(load_board).transpose()?;
+    let report = Report::gather(&Host::default(), name.as_deref().zip(board.as_ref()))?;
+    let text = if args.json { format!("{:#}", report.json()) } else { report.table() };
+    super::out(text.trim_end());
+    Ok(())
+}
+
+impl Report {
+    fn gather(host: &Host, board: Option<(&str, &Board)>) -> Result<Report> {
+        let mut report = Report::default();
+        report.pools(host);
+        report.hvo(host);
+        report.limits(host);
+        report.cpu()?;
+        report.memory(host, board);
+        Ok(report)
+    }
+
+    fn say(&mut self, name: &str, state: State, text: String, mend: Option<String>) {
+        self.findings.push(Finding { name: name.to_owned(), state, text, mend });
+    }
+
+    fn fact(&mut self, key: &str, value: Value) {
+        self.facts.insert(key.to_owned(), value);
+    }
+
+    fn pools(&mut self, host: &Host) {
+        let mut pools = Vec::new();
+        for page in PageKind::HUGE {
+            let name = format!("{page} pages");
+            let Some(pool) = host.pool(page) else {
+                self.say(&name, State::Note, "not offered by this kernel and CPU".to_owned(), None);
+                continue;
+            };
+            let nodes = host.node_pools(page);
+            let mut text = format!(
+                "{} in the pool ({}), {} free, {} reserved",
+                pool.total,
+                Human(pool.total.saturating_mul(page.bytes())),
+                pool.free,
+                pool.reserved
+            );
+            if nodes.len() > 1 {
+                for (node, total, free) in &nodes {
+                    let _ = write!(text, "; node {node}: {free} free of {total}");
+                }
+            }
+            // The 1 GiB pool is a choice; the 2 MiB pool is what --hugepages takes by default.
+            let empty = page == PageKind::Huge2M && pool.total == 0;
+            let mend =
+                empty.then(|| "brim plan --hugepages -m MODEL.gguf   # names the sysctl line for that model".into());
+            self.say(&name, if empty { State::Note } else { State::Ok }, text, mend);
+            if let Some(limit) = host.cgroup_hugetlb(page) {
+                let short = limit.available_bytes() < pool.available().saturating_mul(page.bytes());
+                let text =
+                    format!("{} left under the cgroup limit {}", Human(limit.available_bytes()), limit.file.display());
+                let state = if short { State::Problem } else { State::Ok };
+                self.say(&format!("{name} limit"), state, text, short.then(|| lift(&limit.file)));
+            }
+            pools.push(json!({
+                "page_bytes": page.bytes(),
+                "total": pool.total,
+                "free": pool.free,
+                "reserved": pool.reserved,
+                "surplus": pool.surplus,
+                "overcommit": pool.overcommit,
+                "cgroup_available_bytes": host.cgroup_hugetlb(page).map(|limit| limit.available_bytes()),
+                "nodes": nodes.iter().map(|(n, t, f)| json!({"node": n, "total": t, "free": f})).collect::<Vec<_>>(),
+            }));
+        }
+        self.fact("pools", pools.into());
+    }
+
+    fn hvo(&mut self, host: &Host) {
+        let hvo = host.hvo();
+        let pools: Vec<_> = PageKind::HUGE.into_iter().filter_map(|page| host.pool(page)).collect();
+        let gain: u64 = pools.iter().map(|pool| Hvo::saving_bytes(pool.page, pool.total)).sum();
+        let pages = pools.iter().map(|pool| pool.total).sum::<u64>();
+        let saved = Human(gain);
+        match hvo {
+            Hvo { available: false, .. } => self.say(
+                "HVO",
+                State::Note,
+                format!("not in this kernel; it would save {saved} for the present pool"),
+                Some("boot a kernel built with CONFIG_HUGETLB_PAGE_OPTIMIZE_VMEMMAP=y".into()),
+            ),
+            Hvo { enabled: true, .. } => self.say(
+                "HVO",
+                State::Ok,
+                format!("on; saves up to {saved} for the present pool (pages reserved since it was switched on)"),
+                None,
+            ),
+            _ => {
+                let mut mend = "sysctl -w vm.hugetlb_optimize_vmemmap=1".to_owned();
+                if pages > 0 {
+                    mend.push_str("   # then reserve the pool anew: it counts for pages reserved afterwards");
+                }
+                self.say("HVO", State::Note, format!("off; would save {saved} for the present pool"), Some(mend));
+            }
+        }
+        let saved_bytes = if hvo.enabled { gain } else { 0 };
+        self.fact(
+            "hvo",
+            json!({"available": hvo.available, "enabled": hvo.enabled, "saved_bytes": saved_bytes, "gain_bytes": gain}),
+        );
+        let thp = host.transparent_huge_pages();
+        match thp.as_deref() {
+            Some("never") => self.say(
+                "THP",
+                State::Note,
+                "never: runs without --hugepages get 4 KiB pages only".to_owned(),
+                Some("echo madvise > /sys/kernel/mm/transparent_hugepage/enabled".into()),
+            ),
+            Some(mode) => self.say("THP", State::Ok, mode.to_owned(), None),
+            None => self.say("THP", State::Note, "not in this kernel".to_owned(), None),
+        }
+        self.fact("thp", thp.into());
+    }
+
+    fn limits(&mut self, host: &Host) {
+        let all = limits::relevant();
+        for limit in all {
+            let shown = limit.soft.map_or("unlimited".to_owned(), |soft| soft.to_string());
+            let (state, mend) = match (limit.name, limit.soft) {
+                ("RLIMIT_AS", Some(_)) => (State::Problem, Some("ulimit -v unlimited")),
+                ("RLIMIT_DATA", Some(_)) => (State::Problem, Some("ulimit -d unlimited")),
+                ("RLIMIT_NOFILE", Some(files)) if files < 256 => (State::Note, Some("ulimit -n 1024")),
+                _ => (State::Ok, None),
+            };
+            self.say(limit.name, state, shown, mend.map(str::to_owned));
+        }
+        self.fact("limits", all.iter().map(|l| json!({"name": l.name, "soft": l.soft})).collect::<Vec<_>>().into());
+        let cgroup = host.cgroup_memory();
+        match &cgroup {
+            None => self.say("cgroup memory", State::Ok, "no limit".to_owned(), None),
+            Some(limit) => {
+                let short = limit.available_bytes() < host.memory_available_bytes();
+                let text =
+                    format!("{} left under the limit in {}", Human(limit.available_bytes()), limit.file.display());
+                let state = if short { State::Note } else { State::Ok };
+                self.say("cgroup memory", state, text, short.then(|| lift(&limit.file)));
+            }
+        }
+        let cgroup = cgroup.map(|limit| {
+            json!({"file": limit.file.display().to_string(), "limit_bytes": limit.limit_bytes,
+                   "available_bytes": limit.available_bytes()})
+        });
+        self.fact("cgroup_memory", cgroup.into());
+    }
+
+    fn cpu(&mut self) -> Result<()> {
+        let topology = Topology::probe()?;
+        let (tier, features) = tier();
+        let model = cpuinfo("model name").unwrap_or_else(|| std::env::consts::ARCH.to_owned());
+        let has: Vec<&str> = features.iter().filter(|(_, has)| *has).map(|(name, _)| *name).collect();
+        let state = if tier == "scalar" { State::Problem } else { State::Ok };
+        let mend = (tier == "scalar")
+            .then(|| "use a CPU with AVX2, FMA and F16C, or pass them to this virtual machine".into());
+        self.say("CPU tier", state, format!("{tier} ({model}; {})", has.join(" ")), mend);
+        let (cpus, all) = (format_list(&topology.cpus), format_list(&online()));
+        let fewer = topology.cpus.len() < online().len();
+        let mut text = format!("{} cores, CPUs {cpus}", topology.cores.len());
+        if fewer {
+            let _ = write!(text, " of {all}");
+        }
+        self.say(
+            "cores",
+            if fewer { State::Note } else { State::Ok },
+            text,
+            fewer.then(|| format!("taskset -c {all} brim ...   # or widen cpuset.cpus of the cgroup")),
+        );
+        let domains: Vec<String> = topology.l3_domains.iter().map(|domain| format_list(domain)).collect();
+        let text = format!(
+            "L1d {}, L2 {}, L3 {} in {} domains: {}",
+            Human(topology.l1d_bytes),
+            Human(topology.l2_bytes),
+            Human(topology.l3_bytes),
+            domains.len(),
+            domains.join(" | ")
+        );
+        let unknown = topology.l1d_bytes == 0;
+        let mend = unknown.then(|| "set cpu.l1d_kib, cpu.l2_kib and cpu.l3_kib in the board file".to_owned());
+        self.say("caches", if unknown { State::Note } else { State::Ok }, text, mend);
+        let features: serde_json::Map<String, Value> =
+            features.into_iter().map(|(name, has)| (name.to_owned(), has.into())).collect();
+        self.fact(
+            "cpu",
+            json!({
+                "tier": tier,
+                "model": model,
+                "features": features,
+                "cores": topology.cores.len(),
+                "cpus": topology.cpus,
+                "l1d_bytes": topology.l1d_bytes,
+                "l2_bytes": topology.l2_bytes,
+                "l3_bytes": topology.l3_bytes,
+                "l3_domains": topology.l3_domains,
+            }),
+        );
+        Ok(())
+    }
+
+    fn memory(&mut self, host: &Host, board: Option<(&str, &Board)>) {
+        let (available, total) = (host.memory_available_bytes(), host.memory_total_bytes());
+        let keep_free = board.map_or(0, |(_, board)| board.keep_free_bytes());
+        let mut text = format!("{} available of {}, free huge pages not counted", Human(available), Human(total));
+        if keep_free > 0 {
+            let _ = write!(text, "; the board keeps {} free", Human(keep_free));
+        }
+        let short = keep_free > available;
+        let mend =
+            short.then(|| "stop other processes, shrink the huge-page pool or lower memory.keep_free_mib".into());
+        self.say("memory", if short { State::Problem } else { State::Ok }, text, mend);
+        self.fact("memory", json!({"total_bytes": total, "available_bytes": available}));
+        let names: Vec<&str> = EMBEDDED.iter().map(|(name, _)| *name).collect();
+        self.say("boards", State::Ok, names.join(", "), None);
+        self.fact("boards", names.into());
+        let Some((name, board)) = board else { return };
+        let (tier, _) = tier();
+        let rank = |tier: &str| ["scalar", "avx2", "avx512"].iter().position(|known| *known == tier);
+        let lacking = board.cpu.isa.as_deref().filter(|isa| rank(isa) > rank(tier) || rank(isa).is_none());
+        match lacking {
+            Some(isa) => {
+                let text = format!("{name} is made for {isa}, this CPU has {tier}: slower than measured there");
+                self.say("board", State::Note, text, Some(format!("set cpu.isa = \"{tier}\" in the board file")));
+            }
+            None => self.say("board", State::Ok, name.to_owned(), None),
+        }
+        self.fact("board", name.into());
+    }
+
+    fn json(&self) -> Value {
+        let mut facts = self.facts.clone();
+        let findings: Vec<Value> = self
+            .findings
+            .iter()
+            .map(|f| json!({"name": f.name, "state": f.state.as_str(), "text": f.text, "mend": f.mend}))
+            .collect();
+        facts.insert("findings".to_owned(), findings.into());
+        facts.into()
+    }
+
+    fn table(&self) -> String {
+        let mut text = String::new();
+        for finding in &self.findings {
+            let _ = writeln!(text, "{:<9}{:<18}{}", finding.state.as_str(), finding.name, finding.text);
+            if let Some(mend) = &finding.mend {
+                let _ = writeln!(text, "{:<27}-> {mend}", "");
+            }
+        }
+        text
+    }
+}
+
+/// The command that lifts a cgroup limit; v1 says "none" with -1.
+fn lift(limit: &std::path::Path) -> String {
+    let none = if limit.to_string_lossy().ends_with("limit_in_bytes") { "-1" } else { "max" };
+    format!("echo {none} > {}", limit.display())
+}
+
+/// The first value of `key` in `/proc/cpuinfo`.
+fn cpuinfo(key: &str) -> Option<String> {
+    let text = file::text("/proc/cpuinfo")?;
+    let (_, value) = text.lines().filter_map(|line| line.split_once(':')).find(|(name, _)| name.trim() == key)?;
+    Some(value.trim().to_owned())
+}
+
+/// The kernel tier of this CPU, and the features that decide it or could add to it.
+fn tier() -> (&'static str, Vec<(&'static str, bool)>) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let avx2 = [
+            ("avx2", is_x86_feature_detected!("avx2")),
+            ("fma", is_x86_feature_detected!("fma")),
+            ("f16c", is_x86_feature_detected!("f16c")),
+        ];
+        let avx512 = [
+            ("avx512f", is_x86_feature_detected!("avx512f")),
+            ("avx512bw", is_x86_feature_detected!("avx512bw")),
+            ("avx512dq", is_x86_feature_detected!("avx512dq")),
+            ("avx512vl", is_x86_feature_detected!("avx512vl")),
+            ("avx512vnni", is_x86_feature_detected!("avx512vnni")),
+        ];
+        let flags = cpuinfo("flags").unwrap_or_default();
+        let extras = [
+            ("avx512bf16", is_x86_feature_detected!("avx512bf16")),
+            ("avxvnni", is_x86_feature_detected!("avxvnni")),
+            ("amx-int8", flags.split(' ').any(|flag| flag == "amx_int8")),
+        ];
+        let all = |features: &[(&str, bool)]| features.iter().all(|(_, has)| *has);
+        let tier = match (all(&avx2), all(&avx512)) {
+            (true, true) => "avx512",
+            (true, false) => "avx2",
+            (false, _) => "scalar",
+        };
+        (tier, avx2.into_iter().chain(avx512).chain(extras).collect())
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    ("scalar", Vec::new())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_has_its_keys_and_every_problem_a_mend() {
+        let (name, text) = EMBEDDED[0];
+        let board = Board::parse(text).unwrap();
+        let report = Report::gather(&Host::default(), Some((name, &board))).unwrap();
+        let value: Value = serde_json::from_str(&report.json().to_string()).unwrap();
+        for key in ["pools", "hvo", "thp", "limits", "cgroup_memory", "cpu", "memory", "boards", "board", "findings"] {
+            assert!(value.get(key).is_some(), "{key} missing in {value:#}");
+        }
+        assert!(["scalar", "avx2", "avx512"].contains(&value["cpu"]["tier"].as_str().unwrap()));
+        assert!(value["cpu"]["cores"].as_u64().unwrap() > 0);
+        for finding in &report.findings {
+            assert!(finding.state != State::Problem || finding.mend.is_some(), "{finding:?}");
+        }
+    }
+
+    #[test]
+    fn a_bare_box_is_described_without_panic() {
+        let report = Report::gather(&Host::at("/nonexistent"), None).unwrap();
+        let table = report.table();
+        assert!(table.contains("note     HVO               not in this kernel"), "{table}");
+        assert_eq!(report.json()["pools"], json!([]));
+        assert_eq!(lift("/sys/fs/cgroup/a/memory.max".as_ref()), "echo max > /sys/fs/cgroup/a/memory.max");
+    }
+}

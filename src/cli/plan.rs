@@ -1,0 +1,315 @@
+//! `brim plan`: what a model takes, page by page, and whether this box has it; exit 5 if not.
+
+use std::fmt::Write;
+
+use serde_json::{Value, json};
+
+use super::settings::Settings;
+use crate::error::Result;
+use crate::memory::{Host, Hvo, MemoryError, PageKind, Plan, PoolState, arena};
+use crate::units::Human;
+
+/// A plan beside the box it is meant for.
+#[derive(Clone, Debug)]
+pub struct PlanReport {
+    /// Name of the model.
+    pub model: String,
+    /// The plan.
+    pub plan: Plan,
+    /// Parts of the regions, e.g. `layer 0`, in bytes.
+    pub details: Vec<(String, u64)>,
+    /// Context length, `None` for the model's own.
+    pub ctx: Option<u32>,
+    /// Type of the KV cache.
+    pub kv_type: &'static str,
+    /// Whether the plan is over explicit huge pages.
+    pub hugepages: bool,
+    /// The huge page in use, or the one that would be.
+    pub huge_page: PageKind,
+    /// The pool of `huge_page`, `None` where the kernel has no such pages.
+    pub pool: Option<PoolState>,
+    /// HugeTLB Vmemmap Optimization.
+    pub hvo: Hvo,
+    /// MemTotal.
+    pub memory_total_bytes: u64,
+    /// MemAvailable.
+    pub memory_available_bytes: u64,
+    /// Ordinary memory that must stay free.
+    pub keep_free_bytes: u64,
+    /// Whether the plan fits this box right now.
+    pub verdict: std::result::Result<(), MemoryError>,
+}
+
+impl PlanReport {
+    /// Sets `plan` beside this box.
+    pub fn gather(model: String, plan: Plan, settings: &Settings, details: Vec<(String, u64)>) -> PlanReport {
+        let host = Host::default();
+        PlanReport {
+            model,
+            details,
+            ctx: settings.ctx,
+            kv_type: settings.kv_type.as_str(),
+            hugepages: plan.page() != PageKind::Base4K,
+            huge_page: settings.huge_page,
+            pool: host.pool(settings.huge_page),
+            hvo: host.hvo(),
+            memory_total_bytes: host.memory_total_bytes(),
+            memory_available_bytes: host.memory_available_bytes(),
+            keep_free_bytes: settings.keep_free_bytes,
+            verdict: arena::check(&host, &plan, settings.keep_free_bytes),
+            plan,
+        }
+    }
+
+    /// Prints the report to stdout.
+    ///
+    /// # Errors
+    /// Exit 5 with the remedy where the plan does not fit.
+    pub fn print(self, json: bool) -> Result<()> {
+        let text = if json { format!("{:#}", self.json()) } else { self.table() };
+        super::out(text.trim_end());
+        Ok(self.verdict?)
+    }
+
+    /// Bytes missing; 0 where the plan fits.
+    fn short_bytes(&self) -> u64 {
+        match &self.verdict {
+            Ok(()) => 0,
+            Err(MemoryError::PoolShort { need, pool }) => {
+                need.saturating_sub(pool.available()).saturating_mul(pool.page.bytes())
+            }
+            Err(MemoryError::CgroupShort { need_bytes, available_bytes, .. }) => {
+                need_bytes.saturating_sub(*available_bytes)
+            }
+            Err(MemoryError::BoxShort { need_bytes, available_bytes, keep_free_bytes }) => {
+                need_bytes.saturating_add(*keep_free_bytes).saturating_sub(*available_bytes)
+            }
+            Err(_) => self.plan.total_bytes(),
+        }
+    }
+
+    /// Ordinary memory that loading takes: all of it without huge pages, else what the pool must still grow by.
+    fn ordinary_bytes(&self) -> u64 {
+        match (self.hugepages, self.pool) {
+            (false, _) | (_, None) => self.plan.total_bytes(),
+            (true, Some(pool)) => self.plan.shortfall(&pool).saturating_mul(self.huge_page.bytes()),
+        }
+    }
+
+    /// Ordinary memory after loading; negative where the box has too little.
+    fn remaining_bytes(&self) -> i128 {
+        i128::from(self.memory_available_bytes) - i128::from(self.ordinary_bytes())
+    }
+
+    /// Pages the plan takes as huge pages.
+    fn huge_pages(&self) -> Option<u64> {
+        self.plan.with_page(self.huge_page).ok().map(|plan| plan.total_pages())
+    }
+
+    fn json(&self) -> Value {
+        let plan = &self.plan;
+        let region = |name: &str, bytes: u64, pages: u64| json!({"name": name, "bytes": bytes, "pages": pages});
+        let pool = |field: fn(&PoolState) -> u64| self.pool.as_ref().map_or(0, field);
+        json!({
+            "model": self.model,
+            "ctx": self.ctx,
+            "kv_type": self.kv_type,
+            "hugepages": self.hugepages,
+            "page_bytes": plan.page().bytes(),
+            "regions": plan.regions().map(|r| region(r.name.as_str(), r.bytes, plan.pages(r.name))).collect::<Vec<_>>(),
+            "details": self.details.iter().map(|(name, bytes)| json!({"name": name, "bytes": bytes})).collect::<Vec<_>>(),
+            "total_bytes": plan.total_bytes(),
+            "total_pages": plan.total_pages(),
+            "pool": {
+                "page_bytes": self.huge_page.bytes(),
+                "total": pool(|p| p.total),
+                "free": pool(|p| p.free),
+                "reserved": pool(|p| p.reserved),
+            },
+            "hvo": {
+                "available": self.hvo.available,
+                "enabled": self.hvo.enabled,
+                "saved_bytes": Hvo::saving_bytes(plan.page(), plan.total_pages()),
+            },
+            "with_hugepages": { "page_bytes": self.huge_page.bytes(), "total_pages": self.huge_pages() },
+            "page_table_saving_bytes": plan.page_table_saving_bytes(),
+            "memory_total_bytes": self.memory_total_bytes,
+            "memory_available_bytes": self.memory_available_bytes,
+            "keep_free_bytes": self.keep_free_bytes,
+            "remaining_bytes": i64::try_from(self.remaining_bytes()).unwrap_or(i64::MIN),
+            "fits": self.verdict.is_ok(),
+            "short_bytes": self.short_bytes(),
+            "remedy": self.verdict.as_ref().err().map(MemoryError::to_string),
+        })
+    }
+
+    fn table(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String cannot fail.
+        let _ = self.write_table(&mut text);
+        text
+    }
+
+    fn write_table(&self, f: &mut String) -> std::fmt::Result {
+        let plan = &self.plan;
+        let ctx = self.ctx.map_or("the model's own".to_owned(), |ctx| format!("{ctx} tokens"));
+        writeln!(f, "model     {}", self.model)?;
+        writeln!(f, "context   {ctx}, KV cache {}", self.kv_type)?;
+        writeln!(f, "\n{:<12}{:>16}{:>12}  pages of {}", "region", "bytes", "size", plan.page())?;
+        for region in plan.regions() {
+            let pages = plan.pages(region.name);
+            writeln!(f, "{:<12}{:>16}{:>12}{pages:>9}", region.name, region.bytes, Human(region.bytes))?;
+        }
+        let (bytes, pages) = (plan.total_bytes(), plan.total_pages());
+        writeln!(f, "{:<12}{bytes:>16}{:>12}{pages:>9}", "total", Human(bytes))?;
+        if !self.details.is_empty() {
+            writeln!(f)?;
+            for (name, bytes) in runs(&self.details) {
+                writeln!(f, "  {name:<24}{:>12}", Human(bytes))?;
+            }
+        }
+        writeln!(f)?;
+        let page = self.huge_page;
+        match self.pool {
+            None => writeln!(f, "pool      this kernel has no pages of {page}")?,
+            Some(pool) => {
+                let (free, total, reserved) = (pool.free, pool.total, pool.reserved);
+                writeln!(f, "pool      {page} pages: {free} free of {total}, {reserved} reserved by other processes")?;
+            }
+        }
+        let huge_pages = self.huge_pages().unwrap_or(u64::MAX);
+        if !self.hugepages {
+            writeln!(f, "          with --hugepages: {huge_pages} pages of {page}")?;
+        }
+        let gain = Human(Hvo::saving_bytes(page, huge_pages));
+        match self.hvo {
+            Hvo { available: false, .. } => writeln!(f, "HVO       not in this kernel; it would save {gain}")?,
+            Hvo { enabled: true, .. } => writeln!(f, "HVO       on; saves {gain} over {huge_pages} pages of {page}")?,
+            _ => writeln!(
+                f,
+                "HVO       off; would save {gain} over {huge_pages} pages of {page}: run `sysctl -w \
+                 vm.hugetlb_optimize_vmemmap=1` before pages are reserved"
+            )?,
+        }
+        if self.hugepages {
+            writeln!(f, "          page tables smaller by {}", Human(plan.page_table_saving_bytes()))?;
+        }
+        let (available, total) = (Human(self.memory_available_bytes), Human(self.memory_total_bytes));
+        writeln!(f, "memory    {available} available of {total}, free huge pages not counted")?;
+        let after =
+            if self.hugepages && self.ordinary_bytes() > 0 { "growing the pool and loading" } else { "loading" };
+        match u64::try_from(self.remaining_bytes()) {
+            Ok(rest) => writeln!(f, "          {} remain after {after}", Human(rest))?,
+            Err(_) => {
+                let lacking = u64::try_from(-self.remaining_bytes()).unwrap_or(u64::MAX);
+                writeln!(f, "          {} too little for {after}", Human(lacking))?;
+            }
+        }
+        if self.keep_free_bytes > 0 {
+            writeln!(f, "          {} must stay free (memory.keep_free_mib)", Human(self.keep_free_bytes))?;
+        }
+        match &self.verdict {
+            Ok(()) => writeln!(f, "\nfits"),
+            Err(error) => {
+                writeln!(f, "\ndoes not fit: short by {}", Human(self.short_bytes()))?;
+                match error {
+                    MemoryError::PoolShort { need, pool } => writeln!(f, "  {}", pool.remedy_text(*need)),
+                    other => writeln!(f, "  {other}"),
+                }
+            }
+        }
+    }
+}
+
+/// Rows of equal size whose names count up (`layer 0`, `layer 1`) become one: `layer 0-1, each`.
+fn runs(details: &[(String, u64)]) -> Vec<(String, u64)> {
+    let numbered = |name: &str| {
+        let (word, number) = name.rsplit_once(' ')?;
+        Some((word.to_owned(), number.parse::<u64>().ok()?))
+    };
+    let follows = |a: &(String, u64), b: &(String, u64)| match (numbered(&a.0), numbered(&b.0)) {
+        (Some(x), Some(y)) => a.1 == b.1 && x.0 == y.0 && x.1.checked_add(1) == Some(y.1),
+        _ => false,
+    };
+    details
+        .chunk_by(follows)
+        .map(|run| match (run, numbered(&run[run.len() - 1].0)) {
+            ([(first, bytes), _, ..], Some((_, last))) => (format!("{first}-{last}, each"), *bytes),
+            _ => run[0].clone(),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::RegionName;
+
+    fn report(page: PageKind, free: u64) -> PlanReport {
+        let mut plan = Plan::new(page);
+        plan.add(RegionName::Weights, 10 << 20).unwrap();
+        plan.add(RegionName::Kv, 1).unwrap();
+        let pool = PoolState { page: PageKind::Huge2M, total: 9, free, reserved: 1, surplus: 0, overcommit: 0 };
+        let verdict = match page {
+            PageKind::Base4K => Ok(()),
+            _ if plan.shortfall(&pool) == 0 => Ok(()),
+            _ => Err(MemoryError::PoolShort { need: plan.total_pages(), pool }),
+        };
+        PlanReport {
+            model: "toy".to_owned(),
+            plan,
+            details: [("embedding", 7), ("layer 0", 5), ("layer 1", 5), ("layer 2", 6)]
+                .map(|(n, b)| (n.to_owned(), b))
+                .into(),
+            ctx: Some(512),
+            kv_type: "f16",
+            hugepages: page != PageKind::Base4K,
+            huge_page: PageKind::Huge2M,
+            pool: Some(pool),
+            hvo: Hvo { available: true, enabled: false },
+            memory_total_bytes: 64 << 30,
+            memory_available_bytes: 32 << 30,
+            keep_free_bytes: 0,
+            verdict,
+        }
+    }
+
+    #[test]
+    fn json_has_the_promised_keys() {
+        let value = report(PageKind::Huge2M, 9).json();
+        assert_eq!(value["model"], "toy");
+        assert_eq!(value["page_bytes"], 2 << 20);
+        assert_eq!(
+            value["regions"],
+            json!([{"name": "weights", "bytes": 10 << 20, "pages": 5}, {"name": "kv", "bytes": 1, "pages": 1}])
+        );
+        assert_eq!((&value["total_bytes"], &value["total_pages"]), (&json!(12 << 20), &json!(6)));
+        assert_eq!(value["pool"], json!({"page_bytes": 2 << 20, "total": 9, "free": 9, "reserved": 1}));
+        assert_eq!(value["hvo"], json!({"available": true, "enabled": false, "saved_bytes": 6 * (28 << 10)}));
+        assert_eq!(value["memory_available_bytes"], 32_u64 << 30);
+        assert_eq!((&value["fits"], &value["short_bytes"]), (&json!(true), &json!(0)));
+    }
+
+    #[test]
+    fn a_short_pool_is_said_with_its_remedy_and_is_exit_5() {
+        let report = report(PageKind::Huge2M, 5);
+        let value = report.json();
+        assert_eq!((&value["fits"], &value["short_bytes"]), (&json!(false), &json!(4 << 20)));
+        let table = report.table();
+        for part in ["does not fit: short by 4.0 MiB", "sysctl -w vm.nr_hugepages=11", "5 free of 9, 1 reserved"] {
+            assert!(table.contains(part), "{part:?} not in\n{table}");
+        }
+        assert_eq!(report.print(true).unwrap_err().exit(), crate::error::Exit::Memory);
+    }
+
+    #[test]
+    fn without_huge_pages_it_says_what_they_would_take() {
+        let table = report(PageKind::Base4K, 9).table();
+        for part in ["pages of 4 KiB", "with --hugepages: 6 pages of 2 MiB", "\nfits", "layer 0-1, each", "layer 2  "] {
+            assert!(table.contains(part), "{part:?} not in\n{table}");
+        }
+        let value = report(PageKind::Base4K, 9).json();
+        assert_eq!((&value["total_pages"], &value["hvo"]["saved_bytes"]), (&json!(2561), &json!(0)));
+        assert_eq!(value["with_hugepages"]["total_pages"], 6);
+    }
+}
