@@ -6,6 +6,7 @@ mod doctor;
 mod inspect;
 pub mod plan;
 pub mod settings;
+mod tokenize;
 
 use std::process::ExitCode;
 
@@ -39,6 +40,7 @@ fn execute(command: Command) -> Result<()> {
         Command::Bench(args) => bench::execute(&args),
         Command::Doctor(args) => doctor::execute(args),
         Command::Inspect(args) => inspect::execute(&args),
+        Command::Tokenize(args) => tokenize::execute(&args),
         other => Err(Error::new(Exit::Unexpected, format!("{other:?} has no body yet"))),
     }
 }

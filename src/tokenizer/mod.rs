@@ -16,7 +16,7 @@ mod unicode;
 
 pub use decode::Decoder;
 pub use error::{Named, TokenizerError};
-pub use source::VocabSource;
+pub use source::{VocabSource, source_from};
 pub use table::region_bytes;
 
 use pre::Pre;
