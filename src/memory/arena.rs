@@ -40,6 +40,43 @@ pub struct Regions<'a> {
     pub io: &'a mut [u8],
 }
 
+/// All regions of an [`Arena`] while a model is being loaded.
+#[derive(Debug)]
+#[allow(missing_docs, reason = "documented at RegionName")]
+pub struct OpenRegions<'a> {
+    pub weights: Unsealed<'a>,
+    pub vocab: &'a mut [u8],
+    pub kv: &'a mut [u8],
+    pub scratch: &'a mut [u8],
+}
+
+/// The weights region before it is sealed.
+#[derive(Debug)]
+pub struct Unsealed<'a> {
+    bytes: &'a mut [u8],
+    /// Up to the next region: whole pages.
+    padded_bytes: usize,
+}
+
+impl<'a> Unsealed<'a> {
+    /// Its bytes, for loading.
+    pub fn bytes(&mut self) -> &mut [u8] {
+        self.bytes
+    }
+
+    /// Makes the pages read-only: from here on a stray write is a SIGSEGV, not a wrong answer.
+    ///
+    /// # Errors
+    /// [`MemoryError::Seal`].
+    pub fn seal(self) -> Result<&'a [u8], MemoryError> {
+        // SAFETY: only `Arena::open` makes this type: the pages up to the next region hold these bytes and padding,
+        // live as long as 'a, and the exclusive borrow that could write to them ends here.
+        unsafe { Mapping::protect_pages(NonNull::from(&mut *self.bytes).cast(), self.padded_bytes) }
+            .map_err(MemoryError::Seal)?;
+        Ok(self.bytes)
+    }
+}
+
 /// An arena whose weights and vocabulary are read-only for good.
 #[derive(Debug)]
 pub struct Loaded {
@@ -113,6 +150,14 @@ impl Arena {
         // SAFETY: the result borrows the arena exclusively, and every part is used once.
         let [weights, vocab, kv, scratch, io] = self.parts().map(|part| unsafe { exclusive(part) });
         Regions { weights, vocab, kv, scratch, io }
+    }
+
+    /// All regions at once, with weights that can be sealed on their own while the others stay in use.
+    pub fn open(&mut self) -> OpenRegions<'_> {
+        let padded_bytes =
+            self.ranges[RegionName::Vocab as usize].start - self.ranges[RegionName::Weights as usize].start;
+        let Regions { weights, vocab, kv, scratch, .. } = self.split();
+        OpenRegions { weights: Unsealed { bytes: weights, padded_bytes }, vocab, kv, scratch }
     }
 
     /// Makes weights and vocabulary read-only: from here on a stray write to them is a SIGSEGV, not a wrong answer.

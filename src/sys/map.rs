@@ -137,6 +137,22 @@ impl Mapping {
             .map_err(|e| OsError::new("mprotect", e))
     }
 
+    /// Makes the pages from `start` on read-only.
+    ///
+    /// # Safety
+    /// The pages belong to a mapping that outlives every use of them, and nobody writes to them any more.
+    ///
+    /// # Errors
+    /// The errno of `mprotect`, which refuses a start or length that is no page boundary.
+    pub unsafe fn protect_pages(start: NonNull<u8>, len: usize) -> Result<(), OsError> {
+        if len == 0 {
+            return Ok(());
+        }
+        // SAFETY: the caller vouches for the pages.
+        unsafe { mm::mprotect(start.as_ptr().cast(), len, MprotectFlags::READ) }
+            .map_err(|e| OsError::new("mprotect", e))
+    }
+
     /// Address and length of `range`.
     ///
     /// # Panics
