@@ -9,8 +9,9 @@ use crate::engine::pool::Pool;
 use crate::error::{Error, Exit, Result};
 use crate::kernels::{self, Kernels, KvType, Tier, Tile};
 use crate::load::header::ModelFiles;
-use crate::memory::{Arena, Loaded, Plan, RegionName};
-use crate::model::{Model, Sizes, step};
+use crate::memory::{Arena, Plan, RegionName};
+use crate::model::{Model, ModelError, Sizes, step};
+use crate::tokenizer::{self, Tokenizer};
 use crate::units::{Human, MIB};
 use crate::{board, sys};
 
@@ -18,7 +19,7 @@ use crate::{board, sys};
 pub static DEMO: &[u8] = include_bytes!("demo/brim-demo.gguf");
 
 /// Context without `--ctx`, if the model was trained for that much: a chat's worth, and small against the weights.
-const CTX_DEFAULT: usize = 4096;
+pub const CTX_DEFAULT: usize = 4096;
 
 /// Tokens of a prefill pass without `[tile] tokens`: weights are then read from memory once in 256 tokens, a few
 /// percent of the time their arithmetic takes, and scratch stays small.
@@ -99,21 +100,27 @@ pub fn prepare(settings: &Settings, n_logits: usize) -> Result<Prepared> {
     let too_large = || Error::new(Exit::Memory, format!("--ctx {ctx}: the KV cache or scratch exceeds 2^64 bytes"));
     let buffers = sizes.workers * model.buffer_bytes();
     let scratch = step::scratch_bytes(&model.config, n_vocab, &sizes).ok_or_else(too_large)?;
+    let source = tokenizer::source_from(&files.metadata()).map_err(|e| e.at(files.name()))?;
+    let vocab = tokenizer::region_bytes(&source).map_err(|e| Error::from(e).at(files.name()))?;
     let mut plan = Plan::new(settings.page);
     plan.add(RegionName::Weights, model.weights.bytes as u64)?;
+    plan.add(RegionName::Vocab, vocab)?;
     plan.add(RegionName::Kv, step::kv_bytes(&model.config, &sizes).ok_or_else(too_large)?)?;
     // The loader's buffers are the scratch region before anything else uses it.
     plan.add(RegionName::Scratch, scratch.max(buffers as u64))?;
     Ok(Prepared { files, model, sizes, plan, kernels })
 }
 
-/// A loaded model with its workers.
-pub struct Runtime {
-    arena: Loaded,
-    pool: Pool,
-    model: Model,
-    sizes: Sizes,
-    kernels: &'static Kernels,
+/// A loaded model, for as long as the command runs.
+pub struct Running<'a> {
+    /// Tokens in, logits out.
+    pub engine: Engine<'a>,
+    /// Text to tokens and back.
+    pub tokenizer: &'a Tokenizer<'a>,
+    /// The sealed weights region, for measuring what reading it costs.
+    pub weights: &'a [u8],
+    /// The workers.
+    pub pool: &'a Pool,
     /// How the load went.
     pub loaded: LoadReport,
 }
@@ -127,40 +134,34 @@ pub struct LoadReport {
     pub elapsed: Duration,
 }
 
-impl Runtime {
-    /// The engine over the loaded regions.
-    pub fn engine(&mut self) -> Engine<'_> {
-        let regions = self.arena.regions();
-        Engine::new(&self.model, self.kernels, &self.pool, self.sizes, (regions.weights, regions.kv, regions.scratch))
-    }
-
-    /// The bytes of the weights region, for measuring what reading them costs.
-    pub fn weights(&mut self) -> (&[u8], &Pool) {
-        (self.arena.regions().weights, &self.pool)
-    }
-
-    /// Bytes mapped for all regions.
-    pub fn mapped_bytes(&self) -> u64 {
-        self.arena.mapped_bytes()
-    }
-}
-
-/// Maps the plan, loads the model into it and seals it.
+/// Maps the plan, loads the model into it, seals the weights and runs `work`; everything is given back afterwards.
 ///
 /// # Errors
-/// Memory that cannot be had (5), before anything is read; a read that fails (4).
-pub fn start(prepared: Prepared, settings: &Settings) -> Result<Runtime> {
+/// Memory that cannot be had (5), before anything is read; a read that fails (4); what `work` returns.
+pub fn run<T>(prepared: Prepared, settings: &Settings, work: impl FnOnce(Running<'_>) -> Result<T>) -> Result<T> {
+    if settings.verbose {
+        log::set_max_level(log::LevelFilter::Info);
+    }
     let Prepared { files, model, sizes, plan, kernels } = prepared;
+    let at_file = |e: Error| e.at(files.name());
     let mut arena = Arena::map(&plan, settings.keep_free_bytes)?;
     let pool = Pool::start(&settings.cores)?;
     let begun = Instant::now();
-    let regions = arena.split();
+    let mut regions = arena.open();
+    let source = tokenizer::source_from(&files.metadata()).map_err(at_file)?;
+    let tokenizer = tokenizer::build(&source, regions.vocab).map_err(|e| at_file(e.into()))?;
+    if tokenizer.n_tokens() as usize != model.weights.n_vocab() {
+        let (tokens, rows) = (tokenizer.n_tokens() as usize, model.weights.n_vocab());
+        return Err(at_file(ModelError::Vocabulary { tokens, rows }.into()));
+    }
     let total: u64 = model.weights.placements.iter().map(|p| files.tensors()[p.tensor].bytes).sum();
     let buffers = sizes.workers * model.buffer_bytes();
     let done = AtomicU64::new(0);
-    with_progress(total, &done, || model.load(&files, regions.weights, &pool, &mut regions.scratch[..buffers], &done))?;
+    with_progress(total, &done, || {
+        model.load(&files, regions.weights.bytes(), &pool, &mut regions.scratch[..buffers], &done)
+    })?;
     let loaded = LoadReport { bytes: done.into_inner(), elapsed: begun.elapsed() };
-    let arena = arena.seal()?;
+    let weights = regions.weights.seal()?;
     log::info!(
         "{}: {} loaded in {:.2} s ({:.2} GB/s), {} pages of {}, kernels {}, {} workers",
         files.name(),
@@ -172,7 +173,10 @@ pub fn start(prepared: Prepared, settings: &Settings) -> Result<Runtime> {
         kernels.tier().name(),
         sizes.workers
     );
-    Ok(Runtime { arena, pool, model, sizes, kernels, loaded })
+    // The headers have been read into the vocabulary region; the heap copy is not needed any more.
+    drop(files);
+    let engine = Engine::new(&model, kernels, &pool, sizes, (weights, regions.kv, regions.scratch));
+    work(Running { engine, tokenizer: &tokenizer, weights, pool: &pool, loaded })
 }
 
 /// Shows a bar with GB/s on a terminal while `work` counts bytes in `done`; small loads are not worth one.

@@ -107,36 +107,39 @@ fn model(args: &Bench, mut settings: Settings) -> Result<Value> {
     let (name, kernels, page) = (prepared.files.name().to_string(), prepared.kernels, prepared.plan.page());
     let weights = prepared.model.weights.clone();
     let n_vocab = weights.n_vocab();
-    let mut runtime = boot::start(prepared, &settings)?;
     let (mut int8, mut bandwidth) = (Vec::new(), Vec::new());
     let (mut prefill, mut decode) = (Vec::new(), Vec::new());
-    // The first round warms up and is not counted.
-    for round in 0..=args.repeat {
-        let (region, pool) = runtime.weights();
-        let ceiling = (read_bandwidth(kernels, pool, region), peak(pool, &|rounds| kernels.peak_int8(rounds)));
-        let mut engine = runtime.engine();
-        if depth > 0 {
-            engine.feed(&random_tokens(depth, n_vocab, 3))?;
+    boot::run(prepared, &settings, |mut running| {
+        // The first round warms up and is not counted.
+        for round in 0..=args.repeat {
+            let (weights, pool) = (running.weights, running.pool);
+            let ceiling = (read_bandwidth(kernels, pool, weights), peak(pool, &|rounds| kernels.peak_int8(rounds)));
+            let engine = &mut running.engine;
+            engine.rewind(0);
+            if depth > 0 {
+                engine.feed(&random_tokens(depth, n_vocab, 3))?;
+            }
+            let prompt = random_tokens(n_prompt, n_vocab, u64::from(round));
+            let begun = Instant::now();
+            if n_prompt > 0 {
+                engine.feed(&prompt)?;
+            }
+            let prefill_seconds = begun.elapsed().as_secs_f64();
+            let tokens = random_tokens(n_gen, n_vocab, u64::from(round) + 7);
+            let begun = Instant::now();
+            for token in &tokens {
+                engine.feed(std::slice::from_ref(token))?;
+            }
+            let decode_seconds = begun.elapsed().as_secs_f64();
+            if round > 0 {
+                bandwidth.push(ceiling.0);
+                int8.push(ceiling.1);
+                prefill.push(n_prompt as f64 / prefill_seconds);
+                decode.push(n_gen as f64 / decode_seconds);
+            }
         }
-        let prompt = random_tokens(n_prompt, n_vocab, u64::from(round));
-        let begun = Instant::now();
-        if n_prompt > 0 {
-            engine.feed(&prompt)?;
-        }
-        let prefill_seconds = begun.elapsed().as_secs_f64();
-        let tokens = random_tokens(n_gen, n_vocab, u64::from(round) + 7);
-        let begun = Instant::now();
-        for token in &tokens {
-            engine.feed(std::slice::from_ref(token))?;
-        }
-        let decode_seconds = begun.elapsed().as_secs_f64();
-        if round > 0 {
-            bandwidth.push(ceiling.0);
-            int8.push(ceiling.1);
-            prefill.push(n_prompt as f64 / prefill_seconds);
-            decode.push(n_gen as f64 / decode_seconds);
-        }
-    }
+        Ok(())
+    })?;
     let (int8, bandwidth) = (Spread::of(int8), Spread::of(bandwidth));
     let (prefill, decode) = (Spread::of(prefill), Spread::of(decode));
     let macs = weights.macs_per_token as f64;

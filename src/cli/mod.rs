@@ -3,19 +3,28 @@
 mod args;
 mod bench;
 mod doctor;
+mod eval;
 mod inspect;
 pub mod plan;
+mod run;
+mod selftest;
 pub mod settings;
 mod tokenize;
 
+use std::io::Write;
 use std::process::ExitCode;
 
-use crate::error::{Error, Exit, Result};
+use crate::error::{Error, Result};
 
 pub use args::{Command, ModelArgs};
 
 /// Parses the process's arguments, runs the command and reports its verdict.
 pub fn main() -> ExitCode {
+    // One line a record, to stderr; `-v` raises the level. Nothing is logged once a model is Ready.
+    let logger = simple_logger::SimpleLogger::new().with_level(log::LevelFilter::Info);
+    if logger.init().is_ok() {
+        log::set_max_level(log::LevelFilter::Warn);
+    }
     let words: Vec<String> = match std::env::args_os().skip(1).map(|w| w.into_string()).collect() {
         Ok(words) => words,
         Err(word) => {
@@ -39,16 +48,18 @@ fn execute(command: Command) -> Result<()> {
     match command {
         Command::Bench(args) => bench::execute(&args),
         Command::Doctor(args) => doctor::execute(args),
+        Command::Eval(args) => eval::execute(&args),
         Command::Inspect(args) => inspect::execute(&args),
+        Command::Plan(args) => plan::execute(&args),
+        Command::Run(args) => run::execute(&args),
+        Command::Selftest(args) => selftest::execute(&args),
         Command::Tokenize(args) => tokenize::execute(&args),
-        other => Err(Error::new(Exit::Unexpected, format!("{other:?} has no body yet"))),
     }
 }
 
-/// Prints one result to stdout.
-#[allow(clippy::print_stdout, reason = "results belong on stdout")]
+/// Prints one result to stdout. A closed pipe is the reader's way of saying that it has enough.
 fn out(text: &str) {
-    println!("{text}");
+    let _ = writeln!(std::io::stdout(), "{text}");
 }
 
 fn report(error: &Error) -> ExitCode {

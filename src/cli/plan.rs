@@ -4,7 +4,9 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 
+use super::args::Plan as PlanArgs;
 use super::settings::Settings;
+use crate::boot;
 use crate::error::Result;
 use crate::memory::{Host, Hvo, MemoryError, PageKind, Plan, PoolState, arena};
 use crate::units::Human;
@@ -38,6 +40,26 @@ pub struct PlanReport {
     pub keep_free_bytes: u64,
     /// Whether the plan fits this box right now.
     pub verdict: std::result::Result<(), MemoryError>,
+}
+
+/// Executes `brim plan`: reads headers, nothing else.
+///
+/// # Errors
+/// What is wrong with the file (4), the options (2) or the CPU (6); exit 5 if the plan does not fit.
+pub fn execute(args: &PlanArgs) -> Result<()> {
+    let settings = Settings::resolve(&args.model_args())?;
+    let prepared = boot::prepare(&settings, 1)?;
+    let weights = &prepared.model.weights;
+    let mut details: Vec<(String, u64)> = Vec::new();
+    for (i, layer) in weights.layers.iter().enumerate() {
+        let end = weights.layers.get(i + 1).map_or(weights.output_norm.offset, |next| next.attn_norm.offset);
+        details.push((format!("layer {i}"), (end - layer.attn_norm.offset) as u64));
+    }
+    let rest = weights.bytes as u64 - details.iter().map(|(_, bytes)| bytes).sum::<u64>();
+    details.push(("embedding, output and norms".to_owned(), rest));
+    let mut report = PlanReport::gather(prepared.files.name().to_string(), prepared.plan, &settings, details);
+    report.ctx = u32::try_from(prepared.sizes.ctx).ok();
+    report.print(args.json)
 }
 
 impl PlanReport {

@@ -55,7 +55,8 @@ pub struct VocabSource<'a> {
 /// If the file has no vocabulary, or a key of it has the wrong type.
 pub fn source_from<'a>(metadata: &Metadata<'a>) -> Result<VocabSource<'a>> {
     let missing = |key| Error::from(TokenizerError::Missing(key));
-    let id = |key: &str| metadata.u32(key);
+    // Converters write -1 where there is no such token.
+    let id = |key: &str| metadata.u32(key).map(|id| id.filter(|&id| id != u32::MAX));
     Ok(VocabSource {
         model: metadata.str("tokenizer.ggml.model")?.ok_or(missing("tokenizer.ggml.model"))?,
         pre: metadata.str("tokenizer.ggml.pre")?,

@@ -2,7 +2,7 @@
 """Writes expected.json: the demo model's greedy answers to prompts.txt as llama.cpp gives them.
 
     pip install llama-cpp-python==0.3.36 numpy jinja2
-    python expect.py ../../src/demo/brim-demo.gguf ../../src/demo/prompts.txt expected.json
+    python expect.py ../../src/demo/brim-demo.gguf ../../src/demo/prompts.txt ../../src/demo/expected.json
 
 The prompt is the file's own chat template rendered by Jinja2, without a system message. The KV cache is F16, then F32:
 both must give the same tokens, and they must be the answers of topics.txt.

@@ -1,0 +1,271 @@
+//! `brim run`: one answer, or a chat on a terminal.
+
+use std::io::{BufRead, IsTerminal, Read, Write};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::args::Run;
+use super::settings::{Settings, env_or, env_or_switch};
+use crate::boot::{self, Running};
+use crate::chat::{ChatTemplate, ChatTokens, Message};
+use crate::error::{Error, Exit, Result};
+use crate::sampling::{Candidate, Sampler, SamplingParams};
+use crate::sys::{file, signal};
+use crate::tokenizer::Decoder;
+use crate::units::Human;
+
+/// Executes `brim run`.
+///
+/// # Errors
+/// Usage, and whatever stands in the way of loading and generating.
+pub fn execute(args: &Run) -> Result<()> {
+    let settings = Settings::resolve(&args.model_args())?;
+    let sampler = Sampler::new(sampling_params(args, settings.model.is_none())?)?;
+    let prompt = prompt(args)?;
+    let raw = env_or_switch(args.raw, "BRIM_RAW")?;
+    let system = env_or(args.system.clone(), "BRIM_SYSTEM")?;
+    if raw && system.is_some() {
+        return Err(Error::usage("--system needs the chat template, which --raw leaves out; give one of the two"));
+    }
+    let n_predict = env_or(args.n_predict, "BRIM_N_PREDICT")?.map_or(usize::MAX, |n| n as usize);
+    let prepared = boot::prepare(&settings, 1)?;
+    let template = match prepared.files.metadata().str("tokenizer.chat_template") {
+        Ok(Some(source)) if !raw => Some(ChatTemplate::compile(source)?),
+        _ => None,
+    };
+    if template.is_none() && (system.is_some() || prompt.is_none()) {
+        return Err(Error::usage(
+            "a chat needs a chat template, and this model has none (or --raw leaves it out): give a prompt with -p or -f",
+        ));
+    }
+    signal::install().map_err(|e| Error::new(Exit::Unexpected, e))?;
+    let pages = (prepared.plan.total_pages(), prepared.plan.page());
+    boot::run(prepared, &settings, |running| {
+        let scratch = vec![Candidate::default(); sampler.scratch_len(running.tokenizer.n_tokens() as usize)];
+        let mut talk = Talk { running, sampler, scratch, fed: Vec::new(), n_predict, stats: Stats::default() };
+        match (prompt, &template) {
+            (Some(prompt), None) => talk.answer_raw(&prompt)?,
+            (Some(prompt), Some(template)) => {
+                let mut messages: Vec<Message> =
+                    system.map(|content| Message { role: "system", content }).into_iter().collect();
+                messages.push(Message { role: "user", content: prompt });
+                talk.answer_chat(template, &messages)?;
+            }
+            (None, Some(template)) => talk.converse(template, system)?,
+            (None, None) => unreachable!("refused above"),
+        }
+        let Stats { prompt_tokens, prompt_time, tokens, time } = talk.stats;
+        eprintln!(
+            "brim: prompt {prompt_tokens} tokens, {:.1} tokens/s; answer {tokens} tokens, {:.1} tokens/s; {} pages of {}, resident {}",
+            prompt_tokens as f64 / prompt_time.as_secs_f64().max(1e-9),
+            tokens as f64 / time.as_secs_f64().max(1e-9),
+            pages.0,
+            pages.1,
+            Human(file::resident_bytes().unwrap_or(0)),
+        );
+        Ok(())
+    })
+}
+
+/// The sampler's parameters; the demo model answers the same way every time unless told otherwise.
+fn sampling_params(args: &Run, is_demo: bool) -> Result<SamplingParams> {
+    let default = SamplingParams { temp: if is_demo { 0.0 } else { 0.8 }, ..SamplingParams::default() };
+    Ok(SamplingParams {
+        temp: env_or(args.temp, "BRIM_TEMP")?.unwrap_or(default.temp),
+        top_k: env_or(args.top_k, "BRIM_TOP_K")?.unwrap_or(default.top_k),
+        top_p: env_or(args.top_p, "BRIM_TOP_P")?.unwrap_or(default.top_p),
+        min_p: env_or(args.min_p, "BRIM_MIN_P")?.unwrap_or(default.min_p),
+        repeat_penalty: env_or(args.repeat_penalty, "BRIM_REPEAT_PENALTY")?.unwrap_or(default.repeat_penalty),
+        seed: env_or(args.seed, "BRIM_SEED")?.unwrap_or(default.seed),
+    })
+}
+
+/// The prompt from `-p`, `-f` or a pipe; `None` on a terminal.
+fn prompt(args: &Run) -> Result<Option<String>> {
+    let prompt = env_or(args.prompt.clone(), "BRIM_PROMPT")?;
+    let path = env_or(args.file.clone(), "BRIM_FILE")?;
+    let text = |bytes: Vec<u8>, name: &str| {
+        String::from_utf8(bytes)
+            .map_err(|e| Error::usage(format!("not UTF-8 at byte {}", e.utf8_error().valid_up_to())).at(name))
+    };
+    let found = match (prompt, path) {
+        (Some(_), Some(_)) => return Err(Error::usage("-p and -f both give a prompt; give one of them")),
+        (Some(prompt), None) => prompt,
+        (None, Some(path)) => text(std::fs::read(&path).map_err(|e| Error::usage(e.to_string()).at(&path))?, &path)?,
+        (None, None) if std::io::stdin().is_terminal() => return Ok(None),
+        (None, None) => {
+            let mut bytes = Vec::new();
+            std::io::stdin().lock().read_to_end(&mut bytes).map_err(|e| Error::usage(e.to_string()).at("stdin"))?;
+            text(bytes, "stdin")?
+        }
+    };
+    match found.is_empty() {
+        true => Err(Error::usage("the prompt is empty")),
+        false => Ok(Some(found)),
+    }
+}
+
+#[derive(Default)]
+struct Stats {
+    prompt_tokens: usize,
+    prompt_time: Duration,
+    tokens: usize,
+    time: Duration,
+}
+
+/// A conversation with a loaded model.
+struct Talk<'a> {
+    running: Running<'a>,
+    sampler: Sampler,
+    scratch: Vec<Candidate>,
+    /// The tokens in the context.
+    fed: Vec<u32>,
+    n_predict: usize,
+    stats: Stats,
+}
+
+impl Talk<'_> {
+    fn answer_raw(&mut self, prompt: &str) -> Result<()> {
+        let mut tokens = Vec::new();
+        tokens.extend(self.running.tokenizer.bos().filter(|_| self.running.tokenizer.add_bos()));
+        self.running.tokenizer.encode(prompt, false, &mut tokens);
+        self.generate(&tokens).map(|_| ())
+    }
+
+    fn answer_chat(&mut self, template: &ChatTemplate, messages: &[Message]) -> Result<String> {
+        let tokenizer = self.running.tokenizer;
+        let text =
+            |id: Option<u32>| id.map(|id| String::from_utf8_lossy(tokenizer.text(id)).into_owned()).unwrap_or_default();
+        let chat_tokens = ChatTokens { bos: text(tokenizer.bos()), eos: text(tokenizer.eos()) };
+        let prompt = template.render(messages, true, &chat_tokens, &today())?;
+        let mut tokens = Vec::new();
+        tokenizer.encode(&prompt, true, &mut tokens);
+        if let Some(bos) = tokenizer.bos().filter(|bos| tokenizer.add_bos() && tokens.first() != Some(bos)) {
+            tokens.insert(0, bos);
+        }
+        self.generate(&tokens)
+    }
+
+    /// A chat on the terminal: one line, one answer, until the end of input or Ctrl-C at the prompt.
+    fn converse(&mut self, template: &ChatTemplate, system: Option<String>) -> Result<()> {
+        let mut messages: Vec<Message> =
+            system.map(|content| Message { role: "system", content }).into_iter().collect();
+        eprintln!("Ctrl-C stops an answer, Ctrl-D or Ctrl-C at the prompt ends the chat.");
+        loop {
+            eprint!("> ");
+            let before = signal::interrupts().load(Ordering::Relaxed);
+            let mut line = String::new();
+            let read = std::io::stdin().lock().read_line(&mut line);
+            let interrupted = signal::interrupts().load(Ordering::Relaxed) != before;
+            if interrupted || matches!(read, Ok(0) | Err(_)) {
+                eprintln!();
+                return Ok(());
+            }
+            if line.trim().is_empty() {
+                continue;
+            }
+            messages.push(Message { role: "user", content: line.trim().to_owned() });
+            match self.answer_chat(template, &messages) {
+                Ok(content) => messages.push(Message { role: "assistant", content }),
+                // A full context ends the turn, not the program.
+                Err(e) if e.exit() == Exit::Usage => {
+                    eprintln!("brim: {e}");
+                    messages.pop();
+                }
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// Feeds what is new of `tokens` and streams the answer.
+    fn generate(&mut self, tokens: &[u32]) -> Result<String> {
+        let Talk { running, sampler, scratch, fed, n_predict, stats } = self;
+        let engine = &mut running.engine;
+        // What the context holds already need not be fed again; the last token is, for its logits.
+        let common = fed.iter().zip(tokens).take_while(|(a, b)| a == b).count().min(tokens.len().saturating_sub(1));
+        engine.rewind(common);
+        fed.truncate(common);
+        let interrupts = signal::interrupts().load(Ordering::Relaxed);
+        let mut out = std::io::stdout().lock();
+        let mut decoder = Decoder::new(false);
+        let (mut answer, mut piece) = (String::new(), String::new());
+        let begun = Instant::now();
+        let mut logits = engine.feed(&tokens[common..])?;
+        fed.extend(&tokens[common..]);
+        stats.prompt_tokens += tokens.len() - common;
+        stats.prompt_time += begun.elapsed();
+        tokens.iter().for_each(|&t| sampler.accept(t));
+        let begun = Instant::now();
+        for step in 0..*n_predict {
+            let token = sampler.sample(logits, scratch)?;
+            sampler.accept(token);
+            if running.tokenizer.is_end_of_generation(token) {
+                break;
+            }
+            stats.tokens += 1;
+            piece.clear();
+            decoder.push(running.tokenizer, token, &mut piece);
+            answer.push_str(&piece);
+            if write(&mut out, &piece).is_err() {
+                return Ok(answer);
+            }
+            if signal::interrupts().load(Ordering::Relaxed) != interrupts || step + 1 == *n_predict {
+                break;
+            }
+            if engine.position() == engine.ctx() {
+                eprintln!(
+                    "\nbrim: the context of {} tokens is full; a larger --ctx allows longer answers",
+                    engine.ctx()
+                );
+                break;
+            }
+            logits = engine.feed(&[token])?;
+            fed.push(token);
+        }
+        stats.time += begun.elapsed();
+        piece.clear();
+        decoder.finish(&mut piece);
+        piece.push('\n');
+        // A closed pipe is the reader's way of saying that it has enough.
+        let _ = write(&mut out, &piece);
+        answer.push_str(piece.trim_end_matches('\n'));
+        Ok(answer)
+    }
+}
+
+fn write(out: &mut impl Write, text: &str) -> std::io::Result<()> {
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+/// Today as `23 Nov 2026`, for templates that ask (Gregorian calendar from days, after H. Hinnant's `civil_from_days`).
+fn today() -> String {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    date_text(since.as_secs() / 86_400)
+}
+
+fn date_text(days: u64) -> String {
+    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    // Days since 1 March 0000; eras of 400 years are 146,097 days.
+    let z = days + 719_468;
+    let (era, day_of_era) = (z / 146_097, z % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let march_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * march_month + 2) / 5 + 1;
+    let month = (march_month + 2) % 12;
+    let year = era * 400 + year_of_era + u64::from(month < 2);
+    format!("{day:02} {} {year}", MONTHS[month as usize])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates() {
+        assert_eq!(date_text(0), "01 Jan 1970");
+        assert_eq!(date_text(11_016), "29 Feb 2000");
+        assert_eq!(date_text(20_780), "23 Nov 2026");
+    }
+}
