@@ -1,0 +1,216 @@
+//! Tokenizers against llama.cpp's ids, against any text, and against vocabularies that lie.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+#[path = "fuzz/tokenizer.rs"]
+mod fuzz;
+
+use std::path::PathBuf;
+
+use brim::gguf::Strings;
+use brim::load::header::ModelFiles;
+use brim::tokenizer::{self, Tokenizer, TokenizerError, VocabSource};
+
+const NAMES: [&str; 10] = [
+    "spm",
+    "default",
+    "gpt-2",
+    "llama-bpe",
+    "qwen2",
+    "qwen35",
+    "starcoder",
+    "deepseek-llm",
+    "deepseek-coder",
+    "falcon",
+];
+
+fn golden(file: &str) -> PathBuf {
+    [env!("CARGO_MANIFEST_DIR"), "tests/golden/tokenizer", file].iter().collect()
+}
+
+fn json<T: serde::de::DeserializeOwned>(file: &str) -> T {
+    serde_json::from_slice(&std::fs::read(golden(file)).unwrap()).unwrap()
+}
+
+/// Runs `test` with a golden vocabulary; the file is closed before.
+fn with_vocabulary(name: &str, test: impl FnOnce(&Tokenizer<'_>)) {
+    let files = ModelFiles::open(golden(&format!("{name}.gguf"))).unwrap();
+    let source = tokenizer::source_from(&files.metadata()).unwrap();
+    let mut region = vec![0xa5; usize::try_from(tokenizer::region_bytes(&source).unwrap()).unwrap()];
+    let tokenizer = tokenizer::build(&source, &mut region).unwrap();
+    drop(files);
+    test(&tokenizer);
+}
+
+#[derive(serde::Deserialize)]
+struct Ids {
+    plain: Vec<Vec<u32>>,
+    special: Vec<Vec<u32>>,
+}
+
+#[test]
+fn ids_equal_llama_cpp() {
+    let texts: Vec<String> = json("strings.json");
+    for name in NAMES {
+        let want: Ids = json(&format!("{name}.json"));
+        assert_eq!((want.plain.len(), want.special.len()), (texts.len(), texts.len()));
+        with_vocabulary(name, |tokenizer| {
+            for (text, (plain, special)) in texts.iter().zip(want.plain.iter().zip(&want.special)) {
+                for (parse_special, want) in [(false, plain), (true, special)] {
+                    let mut ids = Vec::new();
+                    tokenizer.encode(text, parse_special, &mut ids);
+                    assert_eq!(&ids, want, "{name}, special {parse_special}: {text:?}");
+                }
+            }
+        });
+    }
+}
+
+/// SplitMix64 (Steele, Lea and Flood 2014): the texts of the smoke run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % n
+    }
+
+    fn text(&mut self) -> String {
+        let len = self.below(60);
+        (0..len)
+            .map(|_| {
+                let code = match self.below(6) {
+                    0 => self.below(0x11_0000),
+                    1 => self.below(0x3000),
+                    2 => u64::from(b" \n\t'\r"[self.below(5) as usize]),
+                    _ => 0x20 + self.below(0x5f),
+                };
+                char::from_u32(code as u32).unwrap_or('\u{fffd}')
+            })
+            .collect()
+    }
+}
+
+#[test]
+fn any_text_comes_back() {
+    for name in NAMES {
+        with_vocabulary(name, |tokenizer| {
+            let mut random = Random(7);
+            for _ in 0..2000 {
+                fuzz::round_trip(tokenizer, &random.text()).unwrap();
+            }
+            fuzz::round_trip(tokenizer, &"word ".repeat(20_000)).unwrap();
+            fuzz::round_trip(tokenizer, &"a".repeat(100_000)).unwrap();
+        });
+    }
+}
+
+#[test]
+fn the_canary_dies() {
+    // A vocabulary without the byte of "q" must lose it, or the round trip proves nothing.
+    let tokens = ["a", "b", "ab"];
+    let strings = encoded(&tokens);
+    let merges = encoded(&["a b"]);
+    let source = bpe(&strings, tokens.len(), &merges, 1);
+    let mut region = vec![0; usize::try_from(tokenizer::region_bytes(&source).unwrap()).unwrap()];
+    let tokenizer = tokenizer::build(&source, &mut region).unwrap();
+    fuzz::round_trip(&tokenizer, "abba").unwrap();
+    fuzz::round_trip(&tokenizer, "abqa").unwrap_err();
+}
+
+#[test]
+fn ends_and_specials_are_known() {
+    with_vocabulary("qwen2", |tokenizer| {
+        for text in ["<|endoftext|>", "<|im_end|>"] {
+            let id = tokenizer.find(text).unwrap();
+            assert!(tokenizer.is_end_of_generation(id) && tokenizer.is_control(id), "{text}");
+        }
+        assert_eq!(tokenizer.eos(), tokenizer.find("<|endoftext|>"));
+        assert!(!tokenizer.is_end_of_generation(tokenizer.find("<|im_start|>").unwrap()));
+        assert!(!tokenizer.is_end_of_generation(u32::MAX));
+        assert!(!tokenizer.add_bos() && !tokenizer.add_eos());
+    });
+    with_vocabulary("llama-bpe", |tokenizer| assert!(tokenizer.add_bos()));
+    with_vocabulary("spm", |tokenizer| {
+        assert!(tokenizer.add_bos() && tokenizer.add_space_prefix());
+        assert_eq!((tokenizer.bos(), tokenizer.eos(), tokenizer.unk()), (Some(1), Some(2), Some(0)));
+        let mut bytes = Vec::new();
+        tokenizer.token_bytes(1, false, &mut bytes);
+        tokenizer.token_bytes(u32::MAX, true, &mut bytes);
+        assert!(bytes.is_empty(), "control tokens are hidden, unknown ids are nothing");
+        tokenizer.token_bytes(1, true, &mut bytes);
+        assert_eq!(bytes, b"<s>");
+    });
+}
+
+fn encoded(strings: &[&str]) -> Vec<u8> {
+    strings.iter().flat_map(|s| [&(s.len() as u64).to_le_bytes(), s.as_bytes()].concat()).collect()
+}
+
+fn bpe<'a>(tokens: &'a [u8], n_tokens: usize, merges: &'a [u8], n_merges: usize) -> VocabSource<'a> {
+    VocabSource {
+        model: "gpt2",
+        pre: Some("gpt-2"),
+        tokens: Strings::take(n_tokens, tokens).unwrap(),
+        merges: Strings::take(n_merges, merges),
+        ..VocabSource::default()
+    }
+}
+
+fn refusal(source: &VocabSource<'_>) -> TokenizerError {
+    let bytes = match tokenizer::region_bytes(source) {
+        Ok(bytes) => bytes,
+        Err(e) => return e,
+    };
+    let mut region = vec![0; usize::try_from(bytes).unwrap()];
+    let error = tokenizer::build(source, &mut region).unwrap_err();
+    assert!(!error.to_string().is_empty());
+    error
+}
+
+#[test]
+fn vocabularies_that_lie_are_refused() {
+    let tokens = encoded(&["a", "b", "ab"]);
+    let merges = encoded(&["a b"]);
+    let good = bpe(&tokens, 3, &merges, 1);
+    tokenizer::build(&good, &mut vec![0; usize::try_from(tokenizer::region_bytes(&good).unwrap()).unwrap()]).unwrap();
+
+    assert!(matches!(refusal(&VocabSource { model: "bert", ..good }), TokenizerError::UnknownModel(_)));
+    let unknown = refusal(&VocabSource { pre: Some("no-such"), ..good });
+    assert!(unknown.to_string().contains("no-such"), "{unknown}");
+    assert_eq!(refusal(&VocabSource { merges: None, ..good }), TokenizerError::Missing("tokenizer.ggml.merges"));
+    assert_eq!(refusal(&VocabSource { tokens: Strings::default(), ..good }), TokenizerError::NoTokens);
+    assert!(matches!(refusal(&VocabSource { bos: Some(3), ..good }), TokenizerError::IdOutOfRange { id: 3, .. }));
+    let short = TokenizerError::Short { what: "tokenizer.ggml.token_type", have: 2, need: 3 };
+    assert_eq!(refusal(&VocabSource { types: Some(&[0; 11]), ..good }), short);
+
+    for bad in ["a c", "c a", "b a", "ab", "", " ", "a ", " b"] {
+        let merges = encoded(&["a b", bad]);
+        assert_eq!(refusal(&bpe(&tokens, 3, &merges, 2)), TokenizerError::BadMerge { index: 1 }, "{bad:?}");
+    }
+    let twice = encoded(&["a", "b", "a"]);
+    assert_eq!(refusal(&bpe(&twice, 3, &merges, 1)), TokenizerError::Duplicate { first: 0, second: 2 });
+
+    let spm = VocabSource { model: "llama", ..good };
+    assert_eq!(refusal(&spm), TokenizerError::Missing("tokenizer.ggml.scores"));
+    let mut scores = [0; 12];
+    scores[4..8].copy_from_slice(&f32::NAN.to_le_bytes());
+    assert_eq!(refusal(&VocabSource { scores: Some(&scores), ..spm }), TokenizerError::ScoreNotANumber { id: 1 });
+    assert!(matches!(refusal(&VocabSource { scores: Some(&scores[..8]), ..spm }), TokenizerError::Short { .. }));
+
+    let need = tokenizer::region_bytes(&good).unwrap();
+    let have = need - 1;
+    let mut region = vec![0; usize::try_from(have).unwrap()];
+    assert_eq!(tokenizer::build(&good, &mut region).unwrap_err(), TokenizerError::Region { have, need });
+}
+
+#[test]
+fn empty_tokens_have_names() {
+    let tokens = encoded(&["a", "", "b", "ab"]);
+    let merges = encoded(&["a b"]);
+    let source = bpe(&tokens, 4, &merges, 1);
+    let mut region = vec![0; usize::try_from(tokenizer::region_bytes(&source).unwrap()).unwrap()];
+    let tokenizer = tokenizer::build(&source, &mut region).unwrap();
+    assert_eq!(tokenizer.find("[EMPTY_1]"), Some(1));
+}
