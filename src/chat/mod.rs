@@ -3,12 +3,15 @@
 //! Set up as the templates expect it (the conventions of Hugging Face's `apply_chat_template`): blocks are trimmed,
 //! strings have Python's methods, `raise_exception` and `strftime_now` exist.
 
+mod json;
+mod methods;
+
 use std::fmt;
 
 use crate::error::{Error, Exit};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Value;
-use minijinja::{Environment, ErrorKind, context};
+use minijinja::{AutoEscape, Environment, ErrorKind, context};
 
 /// One message of a chat.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,7 +69,9 @@ impl ChatTemplate {
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(ChatError)?;
         environment.set_syntax(syntax);
         environment.set_fuel(Some(FUEL));
-        environment.set_unknown_method_callback(|_, value, method, args| string_method(value, method, args));
+        environment.set_unknown_method_callback(methods::call);
+        environment.set_auto_escape_callback(|_| AutoEscape::None);
+        environment.add_filter("tojson", json::tojson);
         environment.add_function("raise_exception", |message: String| -> Result<String, minijinja::Error> {
             Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
         });
@@ -103,57 +108,6 @@ impl ChatTemplate {
             })
             .map_err(ChatError)
     }
-}
-
-/// Python's string methods, as far as published templates use them.
-fn string_method(value: &Value, method: &str, args: &[Value]) -> Result<Value, minijinja::Error> {
-    let unknown =
-        || minijinja::Error::new(ErrorKind::UnknownMethod, format!("no method `{method}` on {}", value.kind()));
-    let arg = |i: usize| args.get(i).and_then(Value::as_str);
-    if let ("items", true) = (method, value.kind() == minijinja::value::ValueKind::Map) {
-        let pairs: Result<Vec<Value>, _> = value
-            .try_iter()?
-            .map(|key| Ok::<_, minijinja::Error>(Value::from(vec![key.clone(), value.get_item(&key)?])))
-            .collect();
-        return Ok(Value::from(pairs?));
-    }
-    if let ("get", true) = (method, value.kind() == minijinja::value::ValueKind::Map) {
-        let found = value.get_item(args.first().ok_or_else(unknown)?)?;
-        return Ok(if found.is_undefined() { args.get(1).cloned().unwrap_or_default() } else { found });
-    }
-    let text = value.as_str().ok_or_else(unknown)?;
-    let trim = |text: &str, left: bool, right: bool| {
-        let set: Option<Vec<char>> = arg(0).map(|set| set.chars().collect());
-        let inside = |c: char| set.as_ref().map_or(c.is_whitespace(), |set| set.contains(&c));
-        let text = if left { text.trim_start_matches(inside) } else { text };
-        let text = if right { text.trim_end_matches(inside) } else { text };
-        text.to_owned()
-    };
-    Ok(match method {
-        "startswith" => Value::from(text.starts_with(arg(0).ok_or_else(unknown)?)),
-        "endswith" => Value::from(text.ends_with(arg(0).ok_or_else(unknown)?)),
-        "strip" => Value::from(trim(text, true, true)),
-        "lstrip" => Value::from(trim(text, true, false)),
-        "rstrip" => Value::from(trim(text, false, true)),
-        "upper" => Value::from(text.to_uppercase()),
-        "lower" => Value::from(text.to_lowercase()),
-        "title" | "capitalize" => {
-            let mut chars = text.chars();
-            let first: String = chars.next().into_iter().flat_map(char::to_uppercase).collect();
-            Value::from(first + &chars.as_str().to_lowercase())
-        }
-        "replace" => Value::from(text.replace(arg(0).ok_or_else(unknown)?, arg(1).ok_or_else(unknown)?)),
-        "find" => {
-            let at = text.find(arg(0).ok_or_else(unknown)?).map(|at| text[..at].chars().count());
-            Value::from(at.map_or(-1, |at| i64::try_from(at).unwrap_or(i64::MAX)))
-        }
-        "count" => Value::from(text.matches(arg(0).ok_or_else(unknown)?).count()),
-        "split" => match arg(0) {
-            Some(separator) if !separator.is_empty() => Value::from_iter(text.split(separator).map(str::to_owned)),
-            _ => Value::from_iter(text.split_whitespace().map(str::to_owned)),
-        },
-        _ => return Err(unknown()),
-    })
 }
 
 #[cfg(test)]
@@ -194,6 +148,17 @@ mod tests {
             ("{{ messages[0].role | tojson }}", "\"user\""),
             ("{{ messages[0].get('name', 'nobody') }}", "nobody"),
             ("{{ messages[::-1][0].content }}", "x"),
+            ("{{ 'a b'.startswith(('x', 'a')) }}{{ 'a,b,c'.split(',', 1)[1] }}", "Trueb,c"),
+            ("{{ 'a,b,c'.rsplit(',', 1)[0] }}|{{ ' a  b c '.split(none, 1)[1] }}|", "a,b|b c |"),
+            ("{{ 'it\\'s ONE two'.title() }}|{{ 'oNE two'.capitalize() }}", "It'S One Two|One two"),
+            ("{{ 'aXbX'.replace('X', '-', 1) }}{{ ', '.join(['p', 'q']) }}", "a-bXp, q"),
+            ("{{ 'pre-x'.removeprefix('pre-') }}{{ '12'.isdigit() }}{{ 'héx'.find('x') }}", "xTrue2"),
+            ("{{ {'a': [1, 'é<&>\\n'], 'b': none} | tojson }}", "{\"a\": [1, \"é<&>\\n\"], \"b\": null}"),
+            ("{{ {'a': [1]} | tojson(indent=2) }}", "{\n  \"a\": [\n    1\n  ]\n}"),
+            (
+                "{% for k, v in {'a': 1, 'b': 2}.items() %}{{ k }}{{ v }}{% endfor %}{{ {'a': 1}.keys() | list }}",
+                "a1b2['a']",
+            ),
         ] {
             assert_eq!(render(template, &[say("user", "x")]).unwrap(), want, "{template}");
         }
