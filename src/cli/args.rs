@@ -281,6 +281,16 @@ pub fn parse(words: &[String]) -> Result<Parsed> {
         Ok(Top { command: Some(command), .. }) => Ok(Parsed::Command(Box::new(command))),
         Ok(Top { command: None, .. }) => Err(Error::usage("which command? `brim --help` lists them")),
         Err(exit) if exit.status.is_ok() => Ok(Parsed::Text(exit.output)),
-        Err(exit) => Err(Error::usage(exit.output.trim_end().to_owned())),
+        Err(exit) => {
+            let said: Vec<&str> = exit.output.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+            Err(Error::usage(format!("{}; see `{} --help`", said.join(" "), helpful(&split))))
+        }
     }
+}
+
+/// The part of `words` that has a help of its own: `brim` and the command, if there is such a command.
+fn helpful(words: &[&str]) -> String {
+    let command = words.first().filter(|word| !word.starts_with('-'));
+    let has_help = |word: &&&str| Top::from_args(&["brim"], &[word, "--help"]).is_err_and(|exit| exit.status.is_ok());
+    command.filter(has_help).map_or("brim".to_owned(), |command| format!("brim {command}"))
 }

@@ -5,8 +5,8 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use super::args::Bench;
-use super::out;
 use super::settings::Settings;
+use super::{note, out};
 use crate::boot;
 use crate::engine::pool::Pool;
 use crate::error::{Error, Result};
@@ -285,7 +285,7 @@ fn memory(args: &Bench, settings: &Settings) -> Result<Value> {
         let mut arena = match Arena::map(&plan, settings.keep_free_bytes) {
             Ok(arena) => arena,
             Err(e) if page != PageKind::Base4K && !settings.hugepages => {
-                eprintln!("huge pages not measured: {e}");
+                note(&format!("huge pages not measured: {e}"));
                 continue;
             }
             Err(e) => return Err(e.into()),

@@ -62,7 +62,12 @@ fn out(text: &str) {
     let _ = writeln!(std::io::stdout(), "{text}");
 }
 
+/// Says something to people on stderr. Unlike `eprintln!` it does not end the process where nobody listens any more.
+fn note(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
 fn report(error: &Error) -> ExitCode {
-    eprintln!("brim: {error}");
+    note(&format!("brim: {error}"));
     ExitCode::from(error.exit() as u8)
 }

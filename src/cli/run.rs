@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::args::Run;
+use super::note;
 use super::settings::{Settings, env_or, env_or_switch};
 use crate::boot::{self, Running};
 use crate::chat::{ChatTemplate, ChatTokens, Message};
@@ -55,14 +56,14 @@ pub fn execute(args: &Run) -> Result<()> {
             (None, None) => unreachable!("refused above"),
         }
         let Stats { prompt_tokens, prompt_time, tokens, time } = talk.stats;
-        eprintln!(
+        note(&format!(
             "brim: prompt {prompt_tokens} tokens, {:.1} tokens/s; answer {tokens} tokens, {:.1} tokens/s; {} pages of {}, resident {}",
             prompt_tokens as f64 / prompt_time.as_secs_f64().max(1e-9),
             tokens as f64 / time.as_secs_f64().max(1e-9),
             pages.0,
             pages.1,
             Human(file::resident_bytes().unwrap_or(0)),
-        );
+        ));
         Ok(())
     })
 }
@@ -150,15 +151,15 @@ impl Talk<'_> {
     fn converse(&mut self, template: &ChatTemplate, system: Option<String>) -> Result<()> {
         let mut messages: Vec<Message> =
             system.map(|content| Message { role: "system", content }).into_iter().collect();
-        eprintln!("Ctrl-C stops an answer, Ctrl-D or Ctrl-C at the prompt ends the chat.");
+        note("Ctrl-C stops an answer, Ctrl-D or Ctrl-C at the prompt ends the chat.");
         loop {
-            eprint!("> ");
+            let _ = write(&mut std::io::stderr(), "> ");
             let before = signal::interrupts().load(Ordering::Relaxed);
             let mut line = String::new();
             let read = std::io::stdin().lock().read_line(&mut line);
             let interrupted = signal::interrupts().load(Ordering::Relaxed) != before;
             if interrupted || matches!(read, Ok(0) | Err(_)) {
-                eprintln!();
+                note("");
                 return Ok(());
             }
             if line.trim().is_empty() {
@@ -169,7 +170,7 @@ impl Talk<'_> {
                 Ok(content) => messages.push(Message { role: "assistant", content }),
                 // A full context ends the turn, not the program.
                 Err(e) if e.exit() == Exit::Usage => {
-                    eprintln!("brim: {e}");
+                    note(&format!("brim: {e}"));
                     messages.pop();
                 }
                 Err(e) => return Err(e),
@@ -213,10 +214,10 @@ impl Talk<'_> {
                 break;
             }
             if engine.position() == engine.ctx() {
-                eprintln!(
+                note(&format!(
                     "\nbrim: the context of {} tokens is full; a larger --ctx allows longer answers",
                     engine.ctx()
-                );
+                ));
                 break;
             }
             logits = engine.feed(&[token])?;
