@@ -1,0 +1,202 @@
+//! The commands end to end, on the built binary.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#[path = "common/cli.rs"]
+mod cli;
+#[path = "common/pool.rs"]
+mod pool;
+
+use std::process::Stdio;
+
+use brim::kernels;
+use cli::{Dir, brim, golden, run, run_with};
+use pool::Pool;
+use serde_json::Value;
+
+const QUESTION: &str = "How do I reserve huge pages?";
+
+/// The recorded answer of the demo model to [`QUESTION`].
+fn recorded() -> String {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/demo/expected.json");
+    let known: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let one = known.as_array().unwrap().iter().find(|one| one["prompt"] == QUESTION).unwrap();
+    one["answer"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn the_demo_model_answers_as_recorded_on_every_tier() {
+    let want = format!("{}\n", recorded());
+    assert_eq!(run(&["run", "-p", QUESTION]).good(), want);
+    assert_eq!(run_with(&["run"], QUESTION.as_bytes()).good(), want, "the prompt from a pipe");
+    for kernels in kernels::available() {
+        let tier = kernels.tier().name();
+        assert_eq!(run(&["run", "-p", QUESTION, "--isa", tier]).good(), want, "{tier}");
+        assert_eq!(run(&["run", "-p", QUESTION, "--isa", tier, "-t", "1"]).good(), want, "{tier}, one thread");
+    }
+}
+
+#[test]
+fn same_seed_same_text() {
+    let text =
+        |temp: &str, seed: &str| run(&["run", "-p", QUESTION, "-n", "40", "--temp", temp, "--seed", seed]).good();
+    assert_eq!(text("0.9", "7"), text("0.9", "7"));
+    // Hot enough that the demo model is no longer sure of every token.
+    let texts = ["1", "2", "3", "4"].map(|seed| text("4", seed));
+    assert_eq!(texts[0], text("4", "1"));
+    assert!(texts.iter().any(|other| *other != texts[0]), "four seeds, one text: {texts:?}");
+}
+
+#[test]
+fn n_predict_and_a_full_context_end_the_answer() {
+    let ran = run(&["run", "-p", QUESTION, "-n", "3"]);
+    assert!(ran.stderr.contains("answer 3 tokens"), "{ran:?}");
+    assert!(recorded().starts_with(ran.good().trim_end()));
+    let ran = run(&["run", "-p", QUESTION, "--ctx", "32"]);
+    assert!(ran.stderr.contains("the context of 32 tokens is full; a larger --ctx"), "{ran:?}");
+    assert!(recorded().starts_with(ran.good().trim_end()));
+}
+
+#[test]
+fn a_prompt_longer_than_the_context_is_refused() {
+    let prompt = "pages ".repeat(200);
+    run(&["run", "-p", &prompt, "--ctx", "64"]).fails(2, &["tokens needed, 64 positions planned", "--ctx"]);
+}
+
+#[test]
+fn eval_gives_perplexity_and_the_logits_it_comes_from() {
+    let dir = Dir::new("eval");
+    let text = "The plan is the first thing that brim prints. Every byte has a region.";
+    let (file, logits) = (dir.file("text.txt", text), dir.at("logits.f32"));
+    for name in ["qwen3-f32", "llama-q4_k"] {
+        let model = golden(name);
+        let report = run(&["eval", "-m", &model, "-f", &file, "--logits", &logits, "--json"]).json();
+        let (n_tokens, n_vocab) = (report["tokens"].as_u64().unwrap() as usize, report["n_vocab"].as_u64().unwrap());
+        let perplexity = report["perplexity"].as_f64().unwrap();
+        assert!(perplexity.is_finite() && perplexity > 1.0, "{report}");
+        let bytes = std::fs::read(&logits).unwrap();
+        assert_eq!(bytes.len() as u64, n_tokens as u64 * n_vocab * 4);
+
+        let ids = run_with(&["tokenize", "-m", &model], text.as_bytes()).good();
+        let ids: Vec<usize> = ids.split_whitespace().map(|id| id.parse().unwrap()).collect();
+        // With BOS in front, which `tokenize` leaves out, every id is predicted; else all but the first.
+        let predicted = &ids[ids.len() + 1 - n_tokens..];
+        let floats: Vec<f64> =
+            bytes.chunks_exact(4).map(|b| f64::from(f32::from_le_bytes(b.try_into().unwrap()))).collect();
+        let mut nats = 0.0;
+        for (row, &id) in floats.chunks_exact(n_vocab as usize).zip(predicted) {
+            nats += row.iter().map(|x| x.exp()).sum::<f64>().ln() - row[id];
+        }
+        let want = (nats / (n_tokens - 1) as f64).exp();
+        assert!((perplexity / want - 1.0).abs() < 1e-6, "{name}: {perplexity}, from the logits {want}");
+        let said = run(&["eval", "-m", &model, "-f", &file]).good();
+        assert_eq!(said, format!("{n_tokens} tokens, perplexity {perplexity:.4}\n"));
+    }
+    let short = dir.file("short.txt", "");
+    run(&["eval", "-m", &golden("qwen3-f32"), "-f", &short]).fails(2, &[&short, "needs at least 2"]);
+}
+
+#[test]
+fn tokenize_and_back_gives_the_same_text() {
+    for text in [
+        "How do I reserve huge pages?",
+        "  two spaces, a tab\t, line ends\r\n\n and a trailing space ",
+        "Größe ändern: süße Äpfel; déjà vu, señor; Привет, мир; Γειά σου; שלום; مرحبا; हिन्दी",
+        "大きなページを予約する。 페이지를 예약합니다 预留大页 ไทย",
+        "emoji 🦀👩‍🚀🇺🇳 e\u{301} \u{feff} \u{200b} \u{0} <|im_start|>",
+        "",
+    ] {
+        let ids = run_with(&["tokenize"], text.as_bytes()).good();
+        assert_eq!(ids.lines().count(), 1, "{ids:?}");
+        assert_eq!(run_with(&["tokenize", "--decode"], ids.as_bytes()).good(), text, "{ids}");
+    }
+}
+
+#[test]
+fn nobody_listening_is_no_reason_to_crash() {
+    let dir = Dir::new("pipes");
+    let (model, text) = (golden("qwen3-f32"), dir.file("text.txt", "A text of a few words."));
+    let commands: [&[&str]; 11] = [
+        &["--help"],
+        &["run", "-p", QUESTION],
+        &["run", "-p", QUESTION, "--ctx", "32"],
+        &["plan", "-m", &model],
+        &["plan", "-m", &model, "--json"],
+        &["inspect", &model],
+        &["inspect", &model, "--json"],
+        &["selftest"],
+        &["eval", "-m", &model, "-f", &text],
+        &["tokenize"],
+        &["doctor"],
+    ];
+    let closed = || {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        Stdio::from(writer)
+    };
+    for words in commands {
+        let ran: cli::Ran = brim(words).stdout(closed()).stderr(Stdio::piped()).output().unwrap().into();
+        assert!(!ran.stderr.contains("panicked"), "{words:?}: {ran:?}");
+        assert_eq!(ran.code, Some(0), "{words:?}: {ran:?}");
+        let status = brim(words).stdout(closed()).stderr(closed()).status().unwrap();
+        assert_eq!(status.code(), Some(0), "{words:?}, stderr closed too");
+    }
+    let status = brim(&["plan", "-m", "/nonexistent.gguf"]).stderr(closed()).status().unwrap();
+    assert_eq!(status.code(), Some(4), "the exit code is told all the same");
+}
+
+/// MiB in ordinary pages, from the summary of a run that took `pages` huge pages.
+fn resident_mib(stderr: &str, pages: u64) -> f64 {
+    let summary = stderr.lines().last().unwrap();
+    assert!(summary.contains(&format!("; {pages} pages of 2 MiB, resident ")), "{summary}");
+    let (number, unit) = summary.rsplit("resident ").next().unwrap().split_once(' ').unwrap();
+    match unit {
+        "KiB" => number.parse::<f64>().unwrap() / 1024.0,
+        "MiB" => number.parse().unwrap(),
+        _ => panic!("{summary}"),
+    }
+}
+
+#[test]
+fn in_huge_pages_hardly_anything_else_is_resident() {
+    let planned = |options: &[&str]| {
+        let report = run(&[&["plan", "--json"], options].concat()).json();
+        report["with_hugepages"]["total_pages"].as_u64().unwrap()
+    };
+    let model = golden("llama-f32");
+    let (demo_pages, model_pages) = (planned(&[]), planned(&["-m", &model]));
+    let Some(pool) = Pool::with_room(demo_pages.max(model_pages)) else { return };
+    let before = pool.state();
+
+    let ran = run(&["run", "--hugepages", "-m", &model, "--raw", "-p", "A text", "-n", "8"]);
+    let mib = resident_mib(&ran.stderr, model_pages);
+    assert!(mib <= 8.0, "{ran:?}");
+    ran.good();
+    assert_eq!(pool.state(), before, "all pages are given back");
+
+    let ran = run(&["run", "--hugepages", "-p", QUESTION]);
+    let mib = resident_mib(&ran.stderr, demo_pages);
+    // The demo model is part of the binary, whose pages are resident once they have been read. As shipped both fit;
+    // a build with every check on is larger by itself.
+    let demo_mib = if cfg!(debug_assertions) { brim::boot::DEMO.len() as f64 / f64::from(1 << 20) } else { 0.0 };
+    assert!(mib <= 8.0 + demo_mib, "{ran:?}");
+    assert_eq!(ran.good(), format!("{}\n", recorded()));
+    assert_eq!(pool.state(), before, "all pages are given back");
+}
+
+#[test]
+fn bench_model_reports_speeds_beside_their_ceilings() {
+    let words = ["bench", "model", "-m", &golden("qwen3-mixed"), "-p", "8", "-n", "4", "-r", "1"];
+    let report = run(&[&words[..], &["--json"]].concat()).json();
+    for part in ["prefill", "decode"] {
+        for key in ["tokens", "tokens_per_second", "min", "max", "share_of_ceiling", "kernels"] {
+            assert!(report[part].get(key).is_some(), "{part}.{key} is missing in {report}");
+        }
+        assert!(report[part]["tokens_per_second"].as_f64().unwrap() > 0.0, "{report}");
+    }
+    for key in ["int8_gmacs", "read_gbs"] {
+        assert!(report["ceilings"][key].as_f64().unwrap() > 0.0, "{report}");
+    }
+    assert_eq!((&report["prefill"]["tokens"], &report["decode"]["tokens"]), (&8.into(), &4.into()));
+    let text = run(&words).good();
+    assert!(text.contains("pp8 @ d0: ") && text.contains("tg4 @ d0: "), "{text}");
+}
