@@ -184,8 +184,6 @@ pub struct Bandwidth {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Tile {
-    /// Weight rows of one tile.
-    pub rows: Option<u32>,
     /// Tokens of one tile.
     pub tokens: Option<u32>,
     /// Bytes of one weight row that are worked on at a time.
@@ -249,7 +247,6 @@ impl Board {
             ("cpu.l2_kib", self.cpu.l2_kib, 16, 1 << 20),
             ("cpu.l3_kib", self.cpu.l3_kib, 0, 4 << 20),
             ("memory.keep_free_mib", self.memory.keep_free_mib, 0, 64 << 20),
-            ("tile.rows", self.tile.rows, 1, 1 << 16),
             ("tile.tokens", self.tile.tokens, 1, 1 << 12),
             ("tile.k_bytes", self.tile.k_bytes, 32, 1 << 24),
             ("model.ctx", self.model.ctx, 1, 1 << 24),

@@ -264,16 +264,28 @@ pub enum Parsed {
     Text(String),
 }
 
+/// Options without a value.
+const SWITCHES: [&str; 10] =
+    ["--help", "--version", "-V", "--hugepages", "--verbose", "-v", "--raw", "--json", "--decode", "--special"];
+
 /// Parses the words after the program's name. `--option=value` is read as `--option value`.
 ///
 /// # Errors
 /// A usage error with argh's sentence.
 pub fn parse(words: &[String]) -> Result<Parsed> {
     let mut split = Vec::with_capacity(words.len() + 4);
+    // A word behind an option that takes a value is that value, whatever it looks like.
+    let mut is_value = false;
     for word in words {
         match word.split_once('=') {
-            Some((option, value)) if option.starts_with("--") => split.extend([option, value]),
-            _ => split.push(word.as_str()),
+            Some((option, value)) if option.starts_with("--") && !is_value => {
+                split.extend([option, value]);
+                is_value = false;
+            }
+            _ => {
+                split.push(word.as_str());
+                is_value = !is_value && word.starts_with('-') && !SWITCHES.contains(&word.as_str());
+            }
         }
     }
     match Top::from_args(&["brim"], &split) {
@@ -293,4 +305,31 @@ fn helpful(words: &[&str]) -> String {
     let command = words.first().filter(|word| !word.starts_with('-'));
     let has_help = |word: &&&str| Top::from_args(&["brim"], &[word, "--help"]).is_err_and(|exit| exit.status.is_ok());
     command.filter(has_help).map_or("brim".to_owned(), |command| format!("brim {command}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(words: &[&str]) -> Run {
+        let words: Vec<String> = words.iter().map(|w| (*w).to_owned()).collect();
+        match parse(&words) {
+            Ok(Parsed::Command(command)) => match *command {
+                Command::Run(run) => run,
+                other => panic!("{other:?}"),
+            },
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn values_behind_an_equals_sign_and_values_that_look_like_options() {
+        let both = run(&["run", "--ctx=64", "--hugepages", "--prompt=a=b", "-n", "3"]);
+        assert_eq!(
+            (both.ctx, both.hugepages, both.prompt.as_deref(), both.n_predict),
+            (Some(64), true, Some("a=b"), Some(3))
+        );
+        assert_eq!(run(&["run", "-p", "--a=b c"]).prompt.as_deref(), Some("--a=b c"));
+        assert_eq!(run(&["run", "--raw", "--temp=0.5"]).temp, Some(0.5));
+    }
 }

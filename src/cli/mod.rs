@@ -57,9 +57,14 @@ fn execute(command: Command) -> Result<()> {
     }
 }
 
-/// Prints one result to stdout. A closed pipe is the reader's way of saying that it has enough.
+/// Prints one result to stdout. A closed pipe is the reader's way of saying that it has enough; any other failure is
+/// said aloud, for a result that is not written must not look like one.
 fn out(text: &str) {
-    let _ = writeln!(std::io::stdout(), "{text}");
+    if let Err(e) = writeln!(std::io::stdout(), "{text}")
+        && e.kind() != std::io::ErrorKind::BrokenPipe
+    {
+        note(&format!("brim: stdout: {e}; the result above is incomplete"));
+    }
 }
 
 /// Says something to people on stderr. Unlike `eprintln!` it does not end the process where nobody listens any more.

@@ -38,6 +38,8 @@ pub struct PlanReport {
     pub memory_available_bytes: u64,
     /// Ordinary memory that must stay free.
     pub keep_free_bytes: u64,
+    /// Decode speed that the board's measured bandwidth allows at most, tokens/s; `None` without a figure.
+    pub decode_ceiling: Option<f64>,
     /// Whether the plan fits this box right now.
     pub verdict: std::result::Result<(), MemoryError>,
 }
@@ -59,6 +61,8 @@ pub fn execute(args: &PlanArgs) -> Result<()> {
     details.push(("embedding, output and norms".to_owned(), rest));
     let mut report = PlanReport::gather(prepared.files.name().to_string(), prepared.plan, &settings, details);
     report.ctx = u32::try_from(prepared.sizes.ctx).ok();
+    report.decode_ceiling =
+        settings.board.bandwidth.read_gbs.map(|gbs| gbs * 1e9 / prepared.model.weights.bytes_per_token as f64);
     report.print(args.json)
 }
 
@@ -78,6 +82,7 @@ impl PlanReport {
             memory_total_bytes: host.memory_total_bytes(),
             memory_available_bytes: host.memory_available_bytes(),
             keep_free_bytes: settings.keep_free_bytes,
+            decode_ceiling: None,
             verdict: arena::check(&host, &plan, settings.keep_free_bytes),
             plan,
         }
@@ -159,6 +164,7 @@ impl PlanReport {
             "memory_available_bytes": self.memory_available_bytes,
             "keep_free_bytes": self.keep_free_bytes,
             "remaining_bytes": i64::try_from(self.remaining_bytes()).unwrap_or(i64::MIN),
+            "predicted_decode_tokens_per_second_at_most": self.decode_ceiling,
             "fits": self.verdict.is_ok(),
             "short_bytes": self.short_bytes(),
             "remedy": self.verdict.as_ref().err().map(MemoryError::to_string),
@@ -227,6 +233,9 @@ impl PlanReport {
                 writeln!(f, "          {} too little for {after}", Human(lacking))?;
             }
         }
+        if let Some(tokens_per_second) = self.decode_ceiling {
+            writeln!(f, "speed     at most {tokens_per_second:.1} tokens/s in decode, by the board's read bandwidth")?;
+        }
         if self.keep_free_bytes > 0 {
             writeln!(f, "          {} must stay free (memory.keep_free_mib)", Human(self.keep_free_bytes))?;
         }
@@ -292,6 +301,7 @@ mod tests {
             memory_total_bytes: 64 << 30,
             memory_available_bytes: 32 << 30,
             keep_free_bytes: 0,
+            decode_ceiling: None,
             verdict,
         }
     }

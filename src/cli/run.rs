@@ -11,7 +11,7 @@ use crate::boot::{self, Running};
 use crate::chat::{ChatTemplate, ChatTokens, Message};
 use crate::error::{Error, Exit, Result};
 use crate::sampling::{Candidate, Sampler, SamplingParams};
-use crate::sys::{file, signal};
+use crate::sys::{file, signal, term};
 use crate::tokenizer::Decoder;
 use crate::units::Human;
 
@@ -156,9 +156,9 @@ impl Talk<'_> {
             let _ = write(&mut std::io::stderr(), "> ");
             let before = signal::interrupts().load(Ordering::Relaxed);
             let mut line = String::new();
-            let read = std::io::stdin().lock().read_line(&mut line);
-            let interrupted = signal::interrupts().load(Ordering::Relaxed) != before;
-            if interrupted || matches!(read, Ok(0) | Err(_)) {
+            // A terminal hands over whole lines, so once it is readable the line is there; a signal ends the wait.
+            let ready = term::wait_readable(std::io::stdin()) && signal::interrupts().load(Ordering::Relaxed) == before;
+            if !ready || matches!(std::io::stdin().lock().read_line(&mut line), Ok(0) | Err(_)) {
                 note("");
                 return Ok(());
             }

@@ -124,7 +124,8 @@ impl Arena {
                 let need = plan.total_pages();
                 match host.pool(plan.page()) {
                     None => MemoryError::NoSuchPages { page: plan.page() },
-                    Some(pool) if cause.call == "mmap" && cause.is_out_of_memory() && need > pool.available() => {
+                    // A pool that has grown back since has lost a race all the same: its state says who has the pages.
+                    Some(pool) if cause.call == "mmap" && cause.is_out_of_memory() => {
                         MemoryError::PoolShort { need, pool }
                     }
                     Some(_) if cause.call == "mmap" => MemoryError::Map { bytes: total_bytes, cause },
@@ -243,7 +244,13 @@ pub fn check(host: &Host, plan: &Plan, keep_free_bytes: u64) -> Result<(), Memor
             return Err(MemoryError::PoolShort { need: plan.total_pages(), pool });
         }
         let what = if page == PageKind::Huge1G { "hugetlb.1GB" } else { "hugetlb.2MB" };
-        return cgroup_short(what, host.cgroup_hugetlb(page));
+        cgroup_short(what, host.cgroup_hugetlb(page))?;
+        // The pool is not part of what is available, so only the reserve itself has to be there.
+        let available_bytes = host.memory_available_bytes();
+        return match keep_free_bytes > available_bytes {
+            true => Err(MemoryError::BoxShort { need_bytes: 0, available_bytes, keep_free_bytes }),
+            false => Ok(()),
+        };
     }
     let available_bytes = host.memory_available_bytes();
     if need_bytes.saturating_add(keep_free_bytes) > available_bytes {
