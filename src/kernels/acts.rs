@@ -1,8 +1,8 @@
 //! Activations on their way into a matrix: one record per token, f32 and, for integer weights, int8.
 //!
 //! A record holds, in this order: the f32 values (padded to an even count for BF16 pairs), the int8 quants,
-//! the scales (one per 32 or 256 columns), minus the quant sums per 16 and per 32 columns (i32), and minus the
-//! sums per 32 times nothing as f32. Kernels read sums negated: they are the starting value of accumulators.
+//! the scales (one per 32 or 256 columns), minus the quant sums per 16 and per 32 columns (i32), and the latter once
+//! more as f32. Sums are kept negated: they are the starting value of accumulators.
 
 use super::simd::Simd;
 use crate::bytes;

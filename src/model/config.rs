@@ -232,7 +232,7 @@ impl Config {
             return range("rope.freq_base or attention.layer_norm_rms_epsilon", 0, "a positive, finite number");
         }
         for suffix in ["expert_count", "attention.sliding_window"] {
-            if let Some(found) = meta.u32(&key(suffix))?.filter(|&n| n > 0 && arch_uses(arch, suffix, n)) {
+            if let Some(found) = meta.u32(&key(suffix))?.filter(|&n| n > 0 && arch_uses(arch, suffix)) {
                 return Err(ModelError::Unsupported { key: key(suffix), value: found.to_string() });
             }
         }
@@ -246,7 +246,7 @@ impl Config {
 }
 
 /// Qwen2 files carry a sliding window that their configuration switches off; elsewhere it counts.
-fn arch_uses(arch: Arch, suffix: &str, _value: u32) -> bool {
+fn arch_uses(arch: Arch, suffix: &str) -> bool {
     !(arch == Arch::Qwen2 && suffix == "attention.sliding_window")
 }
 
