@@ -45,12 +45,13 @@ fn takes_exactly_the_planned_pages_and_gives_them_back() {
             assert!(region.iter().all(|&byte| byte == 0), "reused pages are zeroed");
             region.fill(0xa5);
         }
-        let mut loaded = arena.seal().unwrap();
+        let regions = arena.open();
+        let weights = regions.weights.seal().unwrap();
         assert_eq!(free_before - pool.state().free, pages, "sealing takes and gives nothing");
-        let regions = loaded.regions();
-        assert!(regions.weights.iter().all(|&byte| byte == 0xa5));
+        assert!(weights.iter().all(|&byte| byte == 0xa5));
+        regions.vocab.fill(1);
         regions.kv.fill(1);
-        drop(loaded);
+        drop(arena);
         assert_eq!(pool.state().free, free_before, "pages given back");
         assert_eq!(pool.state().reserved, 0);
     }
@@ -185,13 +186,13 @@ fn child() {
         "write-sealed" => {
             let mut arena = Arena::map(&plan, 0).unwrap();
             arena.split().weights.fill(7);
-            let mut loaded = arena.seal().unwrap();
-            let regions = loaded.regions();
+            let regions = arena.open();
+            let weights = regions.weights.seal().unwrap();
             regions.scratch.fill(3);
-            assert!(regions.weights.iter().all(|&byte| byte == 7));
+            assert!(weights.iter().all(|&byte| byte == 7));
             eprintln!("sealed");
             parent.read_exact(&mut go).unwrap();
-            let last = regions.weights.as_ptr_range().end.wrapping_sub(1).cast_mut();
+            let last = weights.as_ptr_range().end.wrapping_sub(1).cast_mut();
             // SAFETY: none: the page is read-only, so the kernel ends the process here, before anything changes.
             unsafe { last.write_volatile(8) };
             eprintln!("still alive");

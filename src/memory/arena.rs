@@ -77,23 +77,6 @@ impl<'a> Unsealed<'a> {
     }
 }
 
-/// An arena whose weights and vocabulary are read-only for good.
-#[derive(Debug)]
-pub struct Loaded {
-    arena: Arena,
-}
-
-/// All regions of a [`Loaded`] arena.
-#[derive(Debug)]
-#[allow(missing_docs, reason = "documented at RegionName")]
-pub struct LoadedRegions<'a> {
-    pub weights: &'a [u8],
-    pub vocab: &'a [u8],
-    pub kv: &'a mut [u8],
-    pub scratch: &'a mut [u8],
-    pub io: &'a mut [u8],
-}
-
 impl Arena {
     /// Maps every page of `plan` on this box, after checking that it fits; nothing stays mapped on failure.
     /// Of ordinary memory `keep_free_bytes` must be left over.
@@ -161,27 +144,6 @@ impl Arena {
         OpenRegions { weights: Unsealed { bytes: weights, padded_bytes }, vocab, kv, scratch }
     }
 
-    /// Makes weights and vocabulary read-only: from here on a stray write to them is a SIGSEGV, not a wrong answer.
-    ///
-    /// # Errors
-    /// [`MemoryError::Seal`]; the arena is unmapped then.
-    pub fn seal(mut self) -> Result<Loaded, MemoryError> {
-        // Sealed regions come first (the order of RegionName), so they end where the KV cache starts.
-        let end = self.ranges[RegionName::Kv as usize].start;
-        // SAFETY: `self` is owned here, so no reference into the arena is alive, and `Loaded` makes only shared
-        // ones to weights and vocabulary.
-        unsafe { self.mapping.protect(0..end) }.map_err(MemoryError::Seal)?;
-        Ok(Loaded { arena: self })
-    }
-
-    /// The bytes of one region for reading.
-    fn region(&self, name: RegionName) -> &[u8] {
-        let (start, len) = self.mapping.part(self.ranges[name as usize].clone());
-        // SAFETY: the range lies in the owned mapping (checked by `part`), which the kernel zeroed, so it is
-        // initialised; whoever writes to it borrows the arena exclusively.
-        unsafe { std::slice::from_raw_parts(start.as_ptr(), len) }
-    }
-
     /// Each region once, as address and length. Taking the arena exclusively is what makes it sound to write there.
     fn parts(&mut self) -> [(NonNull<u8>, usize); RegionName::ALL.len()] {
         self.ranges.each_ref().map(|range| self.mapping.part(range.clone()))
@@ -194,32 +156,6 @@ unsafe fn exclusive<'a>((start, len): (NonNull<u8>, usize)) -> &'a mut [u8] {
     // SAFETY: the part lies in the mapping, whose bytes the kernel zeroed; parts are disjoint, and the caller
     // promises that this one is reached through nothing else for 'a.
     unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), len) }
-}
-
-impl Loaded {
-    /// All regions at once: weights and vocabulary for reading, the rest for writing.
-    pub fn regions(&mut self) -> LoadedRegions<'_> {
-        let [_, _, parts @ ..] = self.arena.parts();
-        // SAFETY: the result borrows the arena exclusively, every part is used once, and the two sealed ones not at all.
-        let [kv, scratch, io] = parts.map(|part| unsafe { exclusive(part) });
-        LoadedRegions {
-            weights: self.arena.region(RegionName::Weights),
-            vocab: self.arena.region(RegionName::Vocab),
-            kv,
-            scratch,
-            io,
-        }
-    }
-
-    /// The page the arena is made of.
-    pub fn page(&self) -> PageKind {
-        self.arena.page
-    }
-
-    /// Bytes mapped, padding included: the plan's total.
-    pub fn mapped_bytes(&self) -> u64 {
-        self.arena.mapped_bytes()
-    }
 }
 
 /// Whether `plan` fits this box right now. [`Arena::map`] asks it; `plan` prints it.
@@ -298,18 +234,18 @@ mod tests {
         for (fill, region) in (1..).zip(all) {
             region.fill(fill);
         }
-        let mut loaded = arena.seal().unwrap();
-        let regions = loaded.regions();
-        assert!(regions.weights.iter().all(|&byte| byte == 1));
+        let regions = arena.open();
+        let weights = regions.weights.seal().unwrap();
+        assert!(weights.len() == 10_000 && weights.iter().all(|&byte| byte == 1));
         assert!(regions.kv.iter().all(|&byte| byte == 3));
-        assert_eq!((regions.scratch[4], regions.io[0], regions.vocab.len()), (4, 5, 0));
+        assert_eq!((regions.scratch[4], regions.vocab.len()), (4, 0));
         regions.kv[0] = 9;
     }
 
     #[test]
     fn an_empty_plan_maps() {
-        let mut loaded = Arena::map(&plan([0; 5]), 0).unwrap().seal().unwrap();
-        assert!(loaded.regions().weights.is_empty());
+        let mut arena = Arena::map(&plan([0; 5]), 0).unwrap();
+        assert!(arena.open().weights.seal().unwrap().is_empty());
     }
 
     #[test]

@@ -5,7 +5,7 @@ mod error;
 pub mod plan;
 pub mod pool;
 
-pub use arena::{Arena, Loaded, LoadedRegions, OpenRegions, Regions, Unsealed};
+pub use arena::{Arena, OpenRegions, Regions, Unsealed};
 pub use error::MemoryError;
 pub use plan::{PageKind, Plan, Region, RegionName};
 pub use pool::{Host, Hvo, PoolState};

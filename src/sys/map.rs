@@ -117,26 +117,6 @@ impl Mapping {
         self.is_empty() || unsafe { mm::madvise(self.start.as_ptr().cast(), self.len, Advice::LinuxHugepage) }.is_ok()
     }
 
-    /// Makes `range` read-only; a write to it raises SIGSEGV from now on. Cannot be undone.
-    ///
-    /// # Safety
-    /// From now on nobody may hold or make a mutable reference into `range`.
-    ///
-    /// # Errors
-    /// The errno of `mprotect`, which refuses a range that does not start and end at page boundaries.
-    ///
-    /// # Panics
-    /// If `range` leaves the mapping.
-    pub unsafe fn protect(&mut self, range: Range<usize>) -> Result<(), OsError> {
-        let (start, len) = self.part(range);
-        if len == 0 {
-            return Ok(());
-        }
-        // SAFETY: the range lies in this mapping (checked by `part`), and the caller gave up writing to it.
-        unsafe { mm::mprotect(start.as_ptr().cast(), len, MprotectFlags::READ) }
-            .map_err(|e| OsError::new("mprotect", e))
-    }
-
     /// Makes the pages from `start` on read-only.
     ///
     /// # Safety
