@@ -21,7 +21,7 @@ pub const EMBEDDED: [(&str, &str); 3] = [
 ];
 
 /// Kernel tiers a board may name.
-pub const TIERS: [&str; 4] = ["scalar", "avx2", "avx512", "neon"];
+pub const TIERS: [&str; 6] = ["scalar", "avx2", "avx2vnni", "avx512", "avx512bf16", "neon"];
 
 /// Type of the KV cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]

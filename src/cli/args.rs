@@ -67,7 +67,7 @@ macro_rules! model_command {
             /// CPUs the workers are pinned to, e.g. 0-7,16
             #[argh(option)]
             pub cores: Option<String>,
-            /// kernel tier: scalar, avx2 or avx512
+            /// kernel tier: scalar, avx2, avx2vnni, avx512 or avx512bf16
             #[argh(option)]
             pub isa: Option<String>,
             /// how weights are read: auto, buffered or direct

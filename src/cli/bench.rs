@@ -231,7 +231,9 @@ fn kernels(args: &Bench, settings: &Settings) -> Result<Value> {
             let mut records = vec![0f32; n_tokens * layout.bytes() / 4];
             records.iter_mut().enumerate().for_each(|(i, x)| *x = (i % 17) as f32 - 8.0);
             let mut bytes = crate::bytes::bytes_of(&records).to_vec();
-            bytes.chunks_exact_mut(layout.bytes()).for_each(|record| kernels.quantise(layout, ty.act(), record));
+            bytes
+                .chunks_exact_mut(layout.bytes())
+                .for_each(|record| kernels.quantise(layout, kernels.act_type(ty, n_tokens), record));
             let acts = Acts { records: &bytes, layout, n_tokens };
             let mut result = vec![0f32; n_tokens * ROWS];
             let stripe = if n_tokens <= STREAM_TOKENS_MAX { 256 } else { kernels.stripe_rows() };
@@ -252,7 +254,7 @@ fn kernels(args: &Bench, settings: &Settings) -> Result<Value> {
                 figures.push((passes * n_tokens * ROWS * COLS) as f64 / 1e9 / begun.elapsed().as_secs_f64());
             }
             let figures = Spread::of(figures);
-            let ceiling = if ty.act() == crate::quant::ActType::F32 { f32s.median } else { int8.median };
+            let ceiling = if ty.block_len() == 1 { f32s.median } else { int8.median };
             let gbs = figures.median / n_tokens as f64 * ty.row_bytes(COLS) as f64 / COLS as f64;
             let name = kernels.name(ty, n_tokens);
             if !args.json {

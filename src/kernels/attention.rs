@@ -12,7 +12,6 @@
 //! of `exp(score - m)` and the weighted sum of V are rescaled when `m` grows (Milakov and Gimelshein,
 //! arXiv:1805.02867; the tiling of FlashAttention, arXiv:2205.14135).
 
-use super::matmul::fma_block;
 use super::simd::{Simd, exp};
 use crate::bytes;
 use crate::quant::{GROUP, PANEL_ROWS};
@@ -323,4 +322,26 @@ fn load_values<S: Simd>(s: S, kv: &KvHead<'_>, first: usize, n: usize, tile: &mu
         }
         out[d..].fill(0.0);
     }
+}
+
+/// `sums[n][v] += sum_k tile[k * stride + v * LANES ..] * rows[n][k]`.
+#[inline(always)]
+fn fma_block<S: Simd, const V: usize, const N: usize>(
+    s: S,
+    tile: &[f32],
+    stride: usize,
+    rows: &[&[f32]; N],
+    k_len: usize,
+    mut sums: [[S::F; V]; N],
+) -> [[S::F; V]; N] {
+    for k in 0..k_len {
+        let w: [S::F; V] = std::array::from_fn(|v| s.load(&tile[k * stride + v * S::LANES..]));
+        for n in 0..N {
+            let a = s.splat(rows[n][k]);
+            for v in 0..V {
+                sums[n][v] = s.fma(w[v], a, sums[n][v]);
+            }
+        }
+    }
+    sums
 }

@@ -1,47 +1,65 @@
 //! How each weight type's panel turns into vectors. Layouts are described in [`crate::quant`].
 
 use super::simd::Simd;
+use crate::quant::{UNIT, WeightType};
 
-/// An integer weight type: 4-byte units of quants, scales per group, all as vectors over the panel's rows.
+/// An integer weight type: units of unsigned bytes and scales, all as vectors over the panel's rows.
 ///
-/// `half` picks the vector within the panel's 16 rows: rows `half * S::LANES ..`.
+/// A block's columns are read in slices; a slice has `STEPS` steps, and step `l` yields `WIDTH` vectors that share
+/// loads: vector `w` is unit `(slice * WIDTH + w) * STEPS + l`, columns `4 * unit ..`. `half` picks the vector within
+/// the panel's 16 rows: rows `half * S::LANES ..`.
 pub trait IntFormat {
+    /// The weight type.
+    const TYPE: WeightType;
     /// Columns of a panel block.
-    const COLS: usize;
-    /// Bytes of a panel block.
-    const BYTES: usize;
+    const COLS: usize = Self::TYPE.block_len();
+    /// Bytes of a block's body.
+    const BODY: usize = Self::TYPE.panel_parts().0;
+    /// Bytes of a block's tail.
+    const TAIL: usize = Self::TYPE.panel_parts().1;
     /// Columns under one scale: 16 or 32.
     const GROUP: usize;
-    /// What was added to the true quant, a power of two; `None` where [`Simd::bias`] decides.
-    const OFFSET: Option<i32>;
-    /// Weights use all 8 bits: [`Simd::dot_wide`].
-    const WIDE: bool;
-    /// Values have a minimum per 32 columns.
-    const MIN: bool;
-    /// Activations carry one scale per 256 columns, else per 32.
-    const ACT256: bool;
+    /// Vectors that share loads, at most 4.
+    const WIDTH: usize;
+    /// Steps of a slice.
+    const STEPS: usize;
+    /// Largest quant.
+    const QUANT_MAX: usize;
+    /// A constant was added to the true quants: the record's starting values take it out.
+    const OFFSET: bool;
+    /// Scales are integers under a float per block, so that a block is summed in integers; else one float per block.
+    const INT_SCALES: bool;
+    /// Values have a minimum per 32 columns (with integer scales).
+    const MINS: bool = false;
 
-    /// Quants of columns `4 * unit ..` of the block.
-    fn quants<S: Simd>(s: S, block: &[u8], unit: usize, half: usize) -> S::I;
-    /// Scale of group `group`.
-    fn scale<S: Simd>(s: S, block: &[u8], group: usize, half: usize) -> S::F;
-    /// Minimum of sub-block `sub` of 32 columns (subtracted).
-    fn min<S: Simd>(s: S, _block: &[u8], _sub: usize, _half: usize) -> S::F {
-        s.splat(0.0)
+    /// The quants of one step.
+    fn step<S: Simd>(s: S, body: &[u8], slice: usize, l: usize, half: usize) -> [S::I; 4];
+
+    /// The block's float scale.
+    #[inline(always)]
+    fn d<S: Simd>(s: S, tail: &[u8], half: usize) -> S::F {
+        f16s(s, tail, half)
     }
-}
-
-/// The offset that the kernel has to take out again: the format's own, or the vector unit's bias.
-pub const fn offset<S: Simd, F: IntFormat>() -> i32 {
-    match F::OFFSET {
-        Some(offset) => offset,
-        None => S::BIAS,
+    /// The block's float scale of minima.
+    #[inline(always)]
+    fn dmin<S: Simd>(s: S, tail: &[u8], half: usize) -> S::F {
+        f16s(s, &tail[tail.len() / 2..], half)
+    }
+    /// The integer scales of the block's groups, as [`Simd::dot_pairs`] takes them after [`Simd::dot`].
+    #[inline(always)]
+    fn scales<S: Simd>(s: S, _body: &[u8], _half: usize) -> [S::I; 16] {
+        [s.splat_i(0); 16]
+    }
+    /// The minima of sub-blocks `(0, 2) (1, 3) (4, 6) (5, 7)` as i16 pairs.
+    #[inline(always)]
+    fn mins<S: Simd>(s: S, _body: &[u8], _half: usize) -> [S::I; 4] {
+        [s.splat_i(0); 4]
     }
 }
 
 #[inline(always)]
-fn unit<S: Simd>(s: S, quants: &[u8], unit: usize, half: usize) -> S::I {
-    s.load_bytes(&quants[unit * 64 + half * S::LANES * 4..])
+fn unit<S: Simd>(s: S, units: &[u8], unit: usize, half: usize) -> S::I {
+    s.load_bytes(&units[unit * UNIT + half * S::LANES * 4..])
 }
 
 #[inline(always)]
@@ -50,139 +68,128 @@ fn f16s<S: Simd>(s: S, halves: &[u8], half: usize) -> S::F {
 }
 
 #[inline(always)]
-fn nibbles<S: Simd>(s: S, bytes: S::I, high: bool) -> S::I {
-    let bytes = if high { s.shr::<4>(bytes) } else { bytes };
-    s.and(bytes, s.splat_i(0x0f0f_0f0f))
+fn masked<S: Simd>(s: S, a: S::I, byte: u8) -> S::I {
+    s.and(a, s.splat_i(i32::from_ne_bytes([byte; 4])))
 }
 
 /// Q8_0.
 pub struct Q8_0;
 
 impl IntFormat for Q8_0 {
-    const COLS: usize = 32;
-    const BYTES: usize = 544;
+    const TYPE: WeightType = WeightType::Q8_0;
     const GROUP: usize = 32;
-    const OFFSET: Option<i32> = None;
-    const WIDE: bool = true;
-    const MIN: bool = false;
-    const ACT256: bool = false;
+    const WIDTH: usize = 1;
+    const STEPS: usize = 8;
+    const QUANT_MAX: usize = 255;
+    const OFFSET: bool = true;
+    const INT_SCALES: bool = false;
 
     #[inline(always)]
-    fn quants<S: Simd>(s: S, block: &[u8], u: usize, half: usize) -> S::I {
-        s.bias(unit(s, &block[32..], u, half))
-    }
-    #[inline(always)]
-    fn scale<S: Simd>(s: S, block: &[u8], _group: usize, half: usize) -> S::F {
-        f16s(s, block, half)
+    fn step<S: Simd>(s: S, body: &[u8], _slice: usize, l: usize, half: usize) -> [S::I; 4] {
+        let quants = unit(s, body, l, half);
+        [if S::VNNI { quants } else { s.xor(quants, s.splat_i(i32::from_ne_bytes([0x80; 4]))) }; 4]
     }
 }
 
-/// Q4_0.
+/// Q4_0. With VNNI the quants are sixteen times the nibbles: their offset is then 128, as that of Q8_0.
 pub struct Q4_0;
 
 impl IntFormat for Q4_0 {
-    const COLS: usize = 32;
-    const BYTES: usize = 288;
+    const TYPE: WeightType = WeightType::Q4_0;
     const GROUP: usize = 32;
-    const OFFSET: Option<i32> = Some(8);
-    const WIDE: bool = false;
-    const MIN: bool = false;
-    const ACT256: bool = false;
+    const WIDTH: usize = 2;
+    const STEPS: usize = 4;
+    const QUANT_MAX: usize = 15;
+    const OFFSET: bool = true;
+    const INT_SCALES: bool = false;
 
     #[inline(always)]
-    fn quants<S: Simd>(s: S, block: &[u8], u: usize, half: usize) -> S::I {
-        nibbles(s, unit(s, &block[32..], u % 4, half), u >= 4)
+    fn step<S: Simd>(s: S, body: &[u8], _slice: usize, l: usize, half: usize) -> [S::I; 4] {
+        let bytes = unit(s, body, l, half);
+        let [low, high] = match S::VNNI {
+            true => [masked(s, s.shl::<4>(bytes), 0xf0), masked(s, bytes, 0xf0)],
+            false => [masked(s, bytes, 0x0f), masked(s, s.shr::<4>(bytes), 0x0f)],
+        };
+        [low, high, high, high]
     }
     #[inline(always)]
-    fn scale<S: Simd>(s: S, block: &[u8], _group: usize, half: usize) -> S::F {
-        f16s(s, block, half)
+    fn d<S: Simd>(s: S, tail: &[u8], half: usize) -> S::F {
+        s.mul(f16s(s, tail, half), s.splat(if S::VNNI { 1.0 / 16.0 } else { 1.0 }))
     }
 }
 
 /// Q4_K.
 pub struct Q4K;
 
-impl Q4K {
-    const LOW: usize = 64;
-    const HIGH: usize = Self::LOW + 128;
-    const QUANTS: usize = Self::HIGH + 64;
-
-    /// Six bits of every row: the low four at `shift` of the sub-block's byte, the upper two from the pair's.
-    #[inline(always)]
-    fn six_bits<S: Simd>(s: S, block: &[u8], sub: usize, half: usize, min: bool) -> S::F {
-        let low = s.load_u8(&block[Self::LOW + sub * 16 + half * S::LANES..]);
-        let high = s.load_u8(&block[Self::HIGH + sub / 2 * 16 + half * S::LANES..]);
-        let low = if min { s.shr::<4>(low) } else { s.and(low, s.splat_i(15)) };
-        let high = match (sub % 2, min) {
-            (0, false) => s.shl::<4>(high),
-            (0, true) => s.shl::<2>(high),
-            (_, false) => high,
-            (_, true) => s.shr::<2>(high),
-        };
-        s.to_f(s.or(low, s.and(high, s.splat_i(0x30))))
-    }
-}
-
 impl IntFormat for Q4K {
-    const COLS: usize = 256;
-    const BYTES: usize = 2304;
+    const TYPE: WeightType = WeightType::Q4K;
     const GROUP: usize = 32;
-    const OFFSET: Option<i32> = Some(0);
-    const WIDE: bool = false;
-    const MIN: bool = true;
-    const ACT256: bool = true;
+    const WIDTH: usize = 2;
+    const STEPS: usize = 8;
+    const QUANT_MAX: usize = 15;
+    const OFFSET: bool = false;
+    const INT_SCALES: bool = true;
+    const MINS: bool = true;
 
     #[inline(always)]
-    fn quants<S: Simd>(s: S, block: &[u8], u: usize, half: usize) -> S::I {
-        nibbles(s, unit(s, &block[Self::QUANTS..], u / 16 * 8 + u % 8, half), u % 16 >= 8)
+    fn step<S: Simd>(s: S, body: &[u8], slice: usize, l: usize, half: usize) -> [S::I; 4] {
+        let bytes = unit(s, body, 3 + slice * 8 + l, half);
+        let high = masked(s, s.shr::<4>(bytes), 0x0f);
+        [masked(s, bytes, 0x0f), high, high, high]
     }
     #[inline(always)]
-    fn scale<S: Simd>(s: S, block: &[u8], group: usize, half: usize) -> S::F {
-        s.mul(f16s(s, block, half), Self::six_bits(s, block, group, half, false))
+    fn scales<S: Simd>(s: S, body: &[u8], half: usize) -> [S::I; 16] {
+        let upper = unit(s, body, 2, half);
+        let first = s.or(masked(s, unit(s, body, 0, half), 0x0f), masked(s, s.shl::<4>(upper), 0x30));
+        let second = s.or(masked(s, unit(s, body, 1, half), 0x0f), masked(s, upper, 0x30));
+        let mut scales = [s.splat_i(0); 16];
+        [scales[0], scales[1], scales[2], scales[3]] = s.scales_u8(first);
+        [scales[4], scales[5], scales[6], scales[7]] = s.scales_u8(second);
+        scales
     }
     #[inline(always)]
-    fn min<S: Simd>(s: S, block: &[u8], sub: usize, half: usize) -> S::F {
-        s.mul(f16s(s, &block[32..], half), Self::six_bits(s, block, sub, half, true))
+    fn mins<S: Simd>(s: S, body: &[u8], half: usize) -> [S::I; 4] {
+        let upper = unit(s, body, 2, half);
+        let (first, second) = (s.shr::<4>(unit(s, body, 0, half)), s.shr::<4>(unit(s, body, 1, half)));
+        let first = s.or(masked(s, first, 0x0f), masked(s, s.shl::<2>(upper), 0x30));
+        let second = s.or(masked(s, second, 0x0f), masked(s, s.shr::<2>(upper), 0x30));
+        let even = s.splat_i(0x00ff_00ff);
+        [s.and(first, even), s.and(s.shr::<8>(first), even), s.and(second, even), s.and(s.shr::<8>(second), even)]
     }
 }
 
 /// Q6_K.
 pub struct Q6K;
 
-impl Q6K {
-    const SCALES: usize = 32;
-    const LOW: usize = Self::SCALES + 256;
-    const HIGH: usize = Self::LOW + 2048;
-}
-
 impl IntFormat for Q6K {
-    const COLS: usize = 256;
-    const BYTES: usize = 3360;
+    const TYPE: WeightType = WeightType::Q6K;
     const GROUP: usize = 16;
-    const OFFSET: Option<i32> = Some(32);
-    const WIDE: bool = false;
-    const MIN: bool = false;
-    const ACT256: bool = true;
+    const WIDTH: usize = 4;
+    const STEPS: usize = 8;
+    const QUANT_MAX: usize = 63;
+    const OFFSET: bool = true;
+    const INT_SCALES: bool = true;
 
     #[inline(always)]
-    fn quants<S: Simd>(s: S, block: &[u8], u: usize, half: usize) -> S::I {
-        // Columns run as 2 halves of 4 quarters of 32: quarters 0 and 2 share the first 32 nibble bytes, 1 and 3
+    fn step<S: Simd>(s: S, body: &[u8], slice: usize, l: usize, half: usize) -> [S::I; 4] {
+        // Columns run as 2 slices of 4 quarters of 32: quarters 0 and 2 share the first 32 nibble bytes, 1 and 3
         // the second; the bit pairs of all four quarters share 32 bytes.
-        let (part, quarter, l) = (u / 32, u / 8 % 4, u % 8);
-        let low = nibbles(s, unit(s, &block[Self::LOW..], part * 16 + quarter % 2 * 8 + l, half), quarter >= 2);
-        let pairs = unit(s, &block[Self::HIGH..], part * 8 + l, half);
-        let pairs = match quarter {
-            0 => s.shl::<4>(pairs),
-            1 => s.shl::<2>(pairs),
-            2 => pairs,
-            _ => s.shr::<2>(pairs),
-        };
-        s.or(low, s.and(pairs, s.splat_i(0x3030_3030)))
+        let low = [unit(s, body, 4 + slice * 16 + l, half), unit(s, body, 4 + slice * 16 + 8 + l, half)];
+        let pairs = unit(s, body, 36 + slice * 8 + l, half);
+        [
+            s.or(masked(s, low[0], 0x0f), masked(s, s.shl::<4>(pairs), 0x30)),
+            s.or(masked(s, low[1], 0x0f), masked(s, s.shl::<2>(pairs), 0x30)),
+            s.or(masked(s, s.shr::<4>(low[0]), 0x0f), masked(s, pairs, 0x30)),
+            s.or(masked(s, s.shr::<4>(low[1]), 0x0f), masked(s, s.shr::<2>(pairs), 0x30)),
+        ]
     }
     #[inline(always)]
-    fn scale<S: Simd>(s: S, block: &[u8], group: usize, half: usize) -> S::F {
-        let scales = s.load_i8(&block[Self::SCALES + group * 16 + half * S::LANES..]);
-        s.mul(f16s(s, block, half), s.to_f(scales))
+    fn scales<S: Simd>(s: S, body: &[u8], half: usize) -> [S::I; 16] {
+        let mut scales = [s.splat_i(0); 16];
+        for (i, four) in scales.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+            *four = s.scales_i8(unit(s, body, i, half));
+        }
+        scales
     }
 }
 
@@ -204,8 +211,7 @@ impl FloatFormat for F32 {
     const BYTES: usize = 64;
     #[inline(always)]
     fn load<S: Simd>(s: S, step: &[u8], half: usize) -> [S::F; 2] {
-        let x = s.as_f(s.load_bytes(&step[half * S::LANES * 4..]));
-        [x, x]
+        [s.as_f(s.load_bytes(&step[half * S::LANES * 4..])); 2]
     }
 }
 
@@ -217,8 +223,7 @@ impl FloatFormat for F16 {
     const BYTES: usize = 32;
     #[inline(always)]
     fn load<S: Simd>(s: S, step: &[u8], half: usize) -> [S::F; 2] {
-        let x = f16s(s, step, half);
-        [x, x]
+        [f16s(s, step, half); 2]
     }
 }
 

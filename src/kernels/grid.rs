@@ -1,8 +1,9 @@
 //! Hands disjoint blocks of one matrix to workers: each block exactly once, whoever asks first.
 //!
 //! # Safety
-//! A [`Grid`] owns the unique borrow of its matrix for `'a`. Blocks are numbered; [`Grid::next`] draws each number
-//! once from an atomic counter, and distinct numbers name disjoint rectangles. Two [`Block`]s of one grid therefore
+//! A [`Grid`] owns the unique borrow of its matrix for `'a`. Blocks are numbered; [`Grid::next_of`] draws each number
+//! once: the numbers are cut into disjoint ranges, and each range is drawn from by one atomic counter. Distinct numbers
+//! name disjoint rectangles. Two [`Block`]s of one grid therefore
 //! never overlap, and none outlives the borrow.
 
 use std::marker::PhantomData;
@@ -16,6 +17,9 @@ pub trait Team: Sync {
     fn run(&self, job: &(dyn Fn(usize) + Sync));
 }
 
+/// Most parts of a grid: the cores of the largest box brim is built for, twice over. More workers share parts.
+const PARTS_MAX: usize = 32;
+
 /// A matrix `[rows, cols]` with `stride` elements from row to row, cut into blocks.
 pub struct Grid<'a, T> {
     data: *mut T,
@@ -24,7 +28,8 @@ pub struct Grid<'a, T> {
     stride: usize,
     block_rows: usize,
     block_cols: usize,
-    next: AtomicUsize,
+    parts: usize,
+    drawn: [AtomicUsize; PARTS_MAX],
     borrow: PhantomData<&'a mut [T]>,
 }
 
@@ -45,20 +50,43 @@ impl<'a, T> Grid<'a, T> {
         assert!(cols <= stride && block_rows > 0 && block_cols > 0);
         assert!(rows == 0 || (rows - 1) * stride + cols <= data.len(), "{rows} rows of stride {stride} do not fit");
         let data = data.as_mut_ptr();
-        Grid { data, rows, cols, stride, block_rows, block_cols, next: AtomicUsize::new(0), borrow: PhantomData }
+        Grid {
+            data,
+            rows,
+            cols,
+            stride,
+            block_rows,
+            block_cols,
+            parts: 1,
+            drawn: [const { AtomicUsize::new(0) }; PARTS_MAX],
+            borrow: PhantomData,
+        }
+    }
+
+    /// Gives each of `workers` a stretch of blocks of its own, so that what it reads for them is one stream.
+    pub fn in_parts(self, workers: usize) -> Self {
+        Grid { parts: workers.clamp(1, PARTS_MAX), ..self }
     }
 
     /// The next block nobody has yet; `None` when all are taken.
     pub fn next(&self) -> Option<Block<'a, T>> {
+        self.next_of(0)
+    }
+
+    /// The next block for `worker`: of its own part, then of the others'.
+    pub fn next_of(&self, worker: usize) -> Option<Block<'a, T>> {
         let across = self.cols.div_ceil(self.block_cols);
-        let index = self.next.fetch_add(1, Ordering::Relaxed);
-        let (down, right) = (index.checked_div(across)?, index % across.max(1));
+        let blocks = self.rows.div_ceil(self.block_rows) * across;
+        let index = (0..self.parts).find_map(|turn| {
+            let part = (worker + turn) % self.parts;
+            let (first, end) = (part * blocks / self.parts, (part + 1) * blocks / self.parts);
+            let index = first + self.drawn[part].fetch_add(1, Ordering::Relaxed);
+            (index < end).then_some(index)
+        })?;
+        let (down, right) = (index / across, index % across);
         let row0 = down * self.block_rows;
-        if row0 >= self.rows {
-            return None;
-        }
         let col0 = right * self.block_cols;
-        // SAFETY: row0 < rows and col0 < cols, so the first element lies inside the borrow checked by `new`.
+        // SAFETY: index < blocks, hence row0 < rows and col0 < cols, so the first element lies inside the borrow checked by `new`.
         let data = unsafe { self.data.add(row0 * self.stride + col0) };
         Some(Block {
             data,
@@ -108,14 +136,17 @@ mod tests {
 
     #[test]
     fn every_element_is_handed_out_once() {
-        for (rows, cols, stride, shape) in [(5, 7, 9, (2, 3)), (1, 1, 1, (4, 4)), (0, 3, 3, (1, 1)), (3, 0, 4, (1, 1))]
-        {
+        let shapes = [(5, 7, 9, (2, 3)), (1, 1, 1, (4, 4)), (0, 3, 3, (1, 1)), (3, 0, 4, (1, 1))];
+        let cases =
+            shapes.into_iter().flat_map(|shape| [1, 2, 3, PARTS_MAX, PARTS_MAX + 1].map(|parts| (shape, parts)));
+        for ((rows, cols, stride, shape), parts) in cases {
             let mut data = vec![0u32; rows * stride];
-            let grid = Grid::new(&mut data, (rows, cols, stride), shape);
+            let grid = Grid::new(&mut data, (rows, cols, stride), shape).in_parts(parts);
             std::thread::scope(|scope| {
-                for _ in 0..3 {
-                    scope.spawn(|| {
-                        while let Some(mut block) = grid.next() {
+                for worker in 0..3 {
+                    let grid = &grid;
+                    scope.spawn(move || {
+                        while let Some(mut block) = grid.next_of(worker) {
                             for r in 0..block.rows {
                                 block.row(r).iter_mut().for_each(|x| *x += 1);
                             }

@@ -25,14 +25,14 @@ mod x86_64;
 
 use std::fmt;
 
-pub use acts::ActLayout;
+pub use acts::{ActLayout, ActType, Acts};
 pub use attention::{KvHead, KvType, QUERY_ROWS_MAX, Queries, attend_scratch};
 pub use grid::{Block, Grid, Team};
-pub use matmul::{Acts, Matrix, tile_bytes};
+pub use matmul::{Matrix, tile_bytes};
 pub use rows::rope_pairs;
 
 use crate::error::{Error, Exit};
-use crate::quant::{ActType, PANEL_ROWS, SUPER, WeightType};
+use crate::quant::{PANEL_ROWS, SUPER, WeightType};
 
 /// CPU tiers, weakest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,8 +41,12 @@ pub enum Tier {
     Scalar,
     /// AVX2, FMA, F16C.
     Avx2,
+    /// The same with AVX-VNNI.
+    Avx2Vnni,
     /// AVX-512 F, BW, DQ, VL and VNNI.
     Avx512,
+    /// The same with AVX-512 BF16 for bf16 weights in prefill.
+    Avx512Bf16,
 }
 
 /// A tier this CPU does not have, or one that does not exist.
@@ -62,7 +66,9 @@ pub enum TierError {
 impl fmt::Display for TierError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            TierError::Unknown(name) => write!(f, "no kernel tier `{name}`: use scalar, avx2 or avx512"),
+            TierError::Unknown(name) => {
+                write!(f, "no kernel tier `{name}`: use {}", Tier::ALL.map(Tier::name).join(", "))
+            }
             TierError::Missing { asked, best } => write!(
                 f,
                 "this CPU lacks the kernel tier {}: it needs {}; the best here is {}: leave --isa out, or use --isa {}",
@@ -89,14 +95,16 @@ impl From<TierError> for Error {
 
 impl Tier {
     /// All tiers, weakest first.
-    pub const ALL: [Tier; 3] = [Tier::Scalar, Tier::Avx2, Tier::Avx512];
+    pub const ALL: [Tier; 5] = [Tier::Scalar, Tier::Avx2, Tier::Avx2Vnni, Tier::Avx512, Tier::Avx512Bf16];
 
     /// The name, as in `--isa`.
     pub const fn name(self) -> &'static str {
         match self {
             Tier::Scalar => "scalar",
             Tier::Avx2 => "avx2",
+            Tier::Avx2Vnni => "avx2vnni",
             Tier::Avx512 => "avx512",
+            Tier::Avx512Bf16 => "avx512bf16",
         }
     }
 
@@ -107,7 +115,11 @@ impl Tier {
             #[cfg(target_arch = "x86_64")]
             Tier::Avx2 => avx2::FEATURES,
             #[cfg(target_arch = "x86_64")]
+            Tier::Avx2Vnni => avx2vnni::FEATURES,
+            #[cfg(target_arch = "x86_64")]
             Tier::Avx512 => avx512::FEATURES,
+            #[cfg(target_arch = "x86_64")]
+            Tier::Avx512Bf16 => avx512bf16::FEATURES,
             #[cfg(not(target_arch = "x86_64"))]
             _ => "an x86-64 CPU",
         }
@@ -120,7 +132,11 @@ impl Tier {
             #[cfg(target_arch = "x86_64")]
             Tier::Avx2 => avx2::probe().then_some(&avx2::KERNELS),
             #[cfg(target_arch = "x86_64")]
+            Tier::Avx2Vnni => avx2vnni::probe().then_some(&avx2vnni::KERNELS),
+            #[cfg(target_arch = "x86_64")]
             Tier::Avx512 => avx512::probe().then_some(&avx512::KERNELS),
+            #[cfg(target_arch = "x86_64")]
+            Tier::Avx512Bf16 => avx512bf16::probe().then_some(&avx512bf16::KERNELS),
             #[cfg(not(target_arch = "x86_64"))]
             _ => None,
         }
@@ -145,11 +161,21 @@ pub fn available() -> impl Iterator<Item = &'static Kernels> {
 /// # Errors
 /// The tier asked for is not had by this CPU.
 pub fn select(asked: Option<Tier>, ceiling: Option<Tier>) -> Result<&'static Kernels, TierError> {
-    let best = available().last().unwrap_or(&scalar::KERNELS);
+    let gains = |k: &&Kernels| k.tier != Tier::Avx512Bf16 || bf16_dots_gain();
+    let best = available().filter(gains).last().unwrap_or(&scalar::KERNELS);
     match asked {
         Some(asked) => asked.kernels().ok_or(TierError::Missing { asked, best: best.tier }),
-        None => Ok(available().filter(|k| ceiling.is_none_or(|c| k.tier <= c)).last().unwrap_or(best)),
+        None => Ok(available().filter(gains).filter(|k| ceiling.is_none_or(|c| k.tier <= c)).last().unwrap_or(best)),
     }
+}
+
+/// Whether `vdpbf16ps` is faster than two f32 multiply-adds: twice as fast on AMD since Zen 4; on Intel, where AMX is
+/// the bf16 unit, half as fast (1.7 against 6.7 thousand million a second were measured on one core of a Xeon).
+fn bf16_dots_gain() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return x86_64::vendor() == *b"AuthenticAMD";
+    #[cfg(not(target_arch = "x86_64"))]
+    return false;
 }
 
 /// Cache tile of the prefill kernels.
@@ -169,19 +195,19 @@ impl Default for Tile {
 impl Tile {
     /// Bytes of scratch each worker needs for it.
     pub const fn scratch_bytes(self) -> usize {
-        tile_bytes(self.k_cols, PANELS_MAX)
+        tile_bytes(self.k_cols, STRIPE_ROWS_MAX)
     }
 }
 
 /// Tokens up to which weights are streamed through registers instead of being unpacked into a tile.
-pub const STREAM_TOKENS_MAX: usize = 4;
+pub const STREAM_TOKENS_MAX: usize = 8;
 
-/// Most panels a prefill kernel takes at once.
-const PANELS_MAX: usize = 2;
+/// Most rows a prefill kernel takes at once.
+const STRIPE_ROWS_MAX: usize = 2 * PANEL_ROWS;
 
 type StreamFn = unsafe fn(&Matrix<'_>, &Acts<'_>, &mut Block<'_, f32>, bool);
 type AttendFn = unsafe fn(&KvHead<'_>, &Queries<'_>, &mut [f32], &mut dyn FnMut(usize, usize, &[f32]));
-type TiledFn = unsafe fn(&Matrix<'_>, &Acts<'_>, &mut Block<'_, f32>, &mut [u8], usize);
+type TiledFn = unsafe fn(&Matrix<'_>, &Acts<'_>, &mut Block<'_, f32>, bool, (&mut [u8], usize));
 
 /// The kernels of one tier.
 pub struct Kernels {
@@ -198,7 +224,9 @@ pub struct Kernels {
     fmas: unsafe fn(usize) -> u64,
     fma_macs: fn(usize) -> u64,
     read: unsafe fn(&[u8]) -> u64,
-    panels: usize,
+    stripe_rows: usize,
+    /// What bf16 weights are multiplied with when there are many tokens.
+    bf16_acts: ActType,
 }
 
 impl fmt::Debug for Kernels {
@@ -215,16 +243,24 @@ impl Kernels {
 
     /// Rows of weights that one prefill call takes: the width of a column stripe of the result.
     pub fn stripe_rows(&self) -> usize {
-        self.panels * PANEL_ROWS
+        self.stripe_rows
+    }
+
+    /// The form of activations that `n_tokens` must have to meet weights of this type.
+    pub fn act_type(&self, ty: WeightType, n_tokens: usize) -> ActType {
+        match ty {
+            WeightType::F32 | WeightType::F16 => ActType::F32,
+            WeightType::BF16 if n_tokens <= STREAM_TOKENS_MAX => ActType::F32,
+            WeightType::BF16 => self.bf16_acts,
+            // A scale per block of the weights, as in the engine whose distance from the exact answer is the yardstick.
+            WeightType::Q8_0 | WeightType::Q4_0 => ActType::Q8x32,
+            WeightType::Q4K | WeightType::Q6K => ActType::Q8x256,
+        }
     }
 
     /// The name of the kernel that multiplies `n_tokens` by a matrix of this type.
     pub fn name(&self, ty: WeightType, n_tokens: usize) -> String {
-        let act = match ty.act() {
-            ActType::F32 => "f32",
-            ActType::Q8x32 => "q8x32",
-            ActType::Q8x256 => "q8x256",
-        };
+        let act = self.act_type(ty, n_tokens).name();
         let kind = if n_tokens <= STREAM_TOKENS_MAX { "gemv" } else { "gemm" };
         format!("{kind}_{}_{act}_{}", ty.short(), self.tier.name())
     }
@@ -254,11 +290,8 @@ impl Kernels {
         }
         assert!(out.cols <= self.stripe_rows() && tile.k_cols.is_multiple_of(SUPER));
         assert!(scratch.len() >= tile.scratch_bytes() && scratch.as_ptr().addr().is_multiple_of(4));
-        if !accumulate {
-            (0..out.rows).for_each(|row| out.row(row).fill(0.0));
-        }
         // SAFETY: as above.
-        unsafe { self.tiled[ty as usize](w, acts, out, scratch, tile.k_cols) }
+        unsafe { self.tiled[ty as usize](w, acts, out, accumulate, (scratch, tile.k_cols)) }
     }
 
     /// Fills the int8 part of a record from its f32 part (see [`ActLayout`]).
@@ -316,15 +349,16 @@ impl Kernels {
     }
 }
 
-/// Emits one tier: the probe, the entry points with the very same feature list, and the table. `MP` panels and `N`
-/// tokens are the register block of integer prefill, `NF` tokens that of float prefill.
+/// Emits one tier: the probe, the entry points with the very same feature list, and the table. `V` vectors of rows and
+/// `N` tokens are the register block of integer prefill, `NF` tokens that of float prefill. A tier that extends another
+/// names what it replaces.
 macro_rules! tier {
-    ($module:ident, $tier:expr, $simd:ty, $token:expr, [$($feature:tt),*], MP = $mp:literal, N = $n:literal, NF = $nf:literal) => {
+    ($module:ident, $tier:expr, $simd:ty, $token:expr, [$($feature:tt),*], V = $v:literal, N = $n:literal, NF = $nf:literal) => {
         mod $module {
             use super::acts::quantise as quantise_row;
             use super::attention::attend as attend_rows;
             use super::formats::*;
-            use super::matmul::{gemm_float, gemm_int, gemv_float, gemv_int};
+            use super::matmul::{float, int};
             use super::rows::{rms_norm as norm_row, rope_halves as rope_row, silu_mul as silu_row};
             use super::*;
 
@@ -338,53 +372,51 @@ macro_rules! tier {
                 true $(&& std::arch::is_x86_feature_detected!($feature))*
             }
 
+            const STRIPE_ROWS: usize = $v * <$simd as super::simd::Simd>::LANES;
+
             macro_rules! stream {
-                ($name:ident, $gemv:ident, $format:ty) => {
+                ($name:ident, $kind:ident, $format:ty) => {
                     $(#[target_feature(enable = $feature)])*
                     fn $name(w: &Matrix<'_>, acts: &Acts<'_>, out: &mut Block<'_, f32>, accumulate: bool) {
-                        let s = $token;
-                        let mut token = 0;
-                        while token + 4 <= acts.n_tokens {
-                            $gemv::<_, $format, 4>(s, w, acts, token, out, accumulate);
-                            token += 4;
-                        }
-                        while token + 2 <= acts.n_tokens {
-                            $gemv::<_, $format, 2>(s, w, acts, token, out, accumulate);
-                            token += 2;
-                        }
-                        if token < acts.n_tokens {
-                            $gemv::<_, $format, 1>(s, w, acts, token, out, accumulate);
-                        }
+                        $kind::stream::<_, $format>($token, w, acts, out, accumulate);
                     }
                 };
             }
-            stream!(stream_f32, gemv_float, F32);
-            stream!(stream_f16, gemv_float, F16);
-            stream!(stream_bf16, gemv_float, Bf16);
-            stream!(stream_q8_0, gemv_int, Q8_0);
-            stream!(stream_q4_0, gemv_int, Q4_0);
-            stream!(stream_q4k, gemv_int, Q4K);
-            stream!(stream_q6k, gemv_int, Q6K);
+            stream!(stream_f32, float, F32);
+            stream!(stream_f16, float, F16);
+            stream!(stream_bf16, float, Bf16);
+            stream!(stream_q8_0, int, Q8_0);
+            stream!(stream_q4_0, int, Q4_0);
+            stream!(stream_q4k, int, Q4K);
+            stream!(stream_q6k, int, Q6K);
 
             macro_rules! tiled {
-                ($name:ident, $gemm:ident, $format:ty, $tokens:literal) => {
+                ($name:ident, $kind:ident, $format:ty, $tokens:literal) => {
                     $(#[target_feature(enable = $feature)])*
-                    fn $name(w: &Matrix<'_>, acts: &Acts<'_>, out: &mut Block<'_, f32>, tile: &mut [u8], k_cols: usize) {
-                        if out.cols == $mp * PANEL_ROWS {
-                            $gemm::<_, $format, $mp, $tokens>($token, w, acts, out, tile, k_cols);
+                    fn $name(
+                        w: &Matrix<'_>,
+                        acts: &Acts<'_>,
+                        out: &mut Block<'_, f32>,
+                        accumulate: bool,
+                        tile: (&mut [u8], usize),
+                    ) {
+                        if out.cols == STRIPE_ROWS {
+                            $kind::tiled::<_, $format, $v, $tokens>($token, w, acts, out, accumulate, tile);
                         } else {
-                            $gemm::<_, $format, 1, $tokens>($token, w, acts, out, tile, k_cols);
+                            // The one panel that is left of an odd number of them.
+                            const V: usize = PANEL_ROWS / <$simd as super::simd::Simd>::LANES;
+                            $kind::tiled::<_, $format, V, $tokens>($token, w, acts, out, accumulate, tile);
                         }
                     }
                 };
             }
-            tiled!(tiled_f32, gemm_float, F32, $nf);
-            tiled!(tiled_f16, gemm_float, F16, $nf);
-            tiled!(tiled_bf16, gemm_float, Bf16, $nf);
-            tiled!(tiled_q8_0, gemm_int, Q8_0, $n);
-            tiled!(tiled_q4_0, gemm_int, Q4_0, $n);
-            tiled!(tiled_q4k, gemm_int, Q4K, $n);
-            tiled!(tiled_q6k, gemm_int, Q6K, $n);
+            tiled!(tiled_f32, float, F32, $nf);
+            tiled!(tiled_f16, float, F16, $nf);
+            tiled!(tiled_bf16, float, Bf16, $nf);
+            tiled!(tiled_q8_0, int, Q8_0, $n);
+            tiled!(tiled_q4_0, int, Q4_0, $n);
+            tiled!(tiled_q4k, int, Q4K, $n);
+            tiled!(tiled_q6k, int, Q6K, $n);
 
             $(#[target_feature(enable = $feature)])*
             fn quantise(layout: ActLayout, kind: ActType, record: &mut [u8]) {
@@ -431,7 +463,9 @@ macro_rules! tier {
                 super::ceiling::read($token, data)
             }
 
-            pub static KERNELS: Kernels = Kernels {
+            pub static KERNELS: Kernels = TABLE;
+
+            pub const TABLE: Kernels = Kernels {
                 tier: $tier,
                 stream: [stream_f32, stream_f16, stream_bf16, stream_q8_0, stream_q4_0, stream_q4k, stream_q6k],
                 tiled: [tiled_f32, tiled_f16, tiled_bf16, tiled_q8_0, tiled_q4_0, tiled_q4k, tiled_q6k],
@@ -445,24 +479,38 @@ macro_rules! tier {
                 fmas,
                 fma_macs: super::ceiling::fma_macs::<$simd>,
                 read,
-                panels: $mp,
+                stripe_rows: STRIPE_ROWS,
+                bf16_acts: ActType::F32,
             };
         }
     };
 }
 
-tier!(scalar, Tier::Scalar, portable::Portable, portable::Portable, [], MP = 1, N = 2, NF = 2);
+tier!(scalar, Tier::Scalar, portable::Portable, portable::Portable, [], V = 1, N = 2, NF = 2);
 
 #[cfg(target_arch = "x86_64")]
 tier!(
     avx2,
     Tier::Avx2,
-    x86_64::avx2::Avx2,
+    x86_64::avx2::Avx2<false>,
     // SAFETY: the enclosing function carries the tier's feature list, so it runs only where the probe succeeded.
-    unsafe { x86_64::avx2::Avx2::assume() },
+    unsafe { x86_64::avx2::Avx2::<false>::assume() },
     ["avx2", "fma", "f16c"],
-    MP = 1,
+    V = 2,
     N = 3,
+    NF = 6
+);
+
+#[cfg(target_arch = "x86_64")]
+tier!(
+    avx2vnni,
+    Tier::Avx2Vnni,
+    x86_64::avx2::Avx2<true>,
+    // SAFETY: as above.
+    unsafe { x86_64::avx2::Avx2::<true>::assume() },
+    ["avx2", "fma", "f16c", "avxvnni"],
+    V = 2,
+    N = 5,
     NF = 6
 );
 
@@ -470,14 +518,51 @@ tier!(
 tier!(
     avx512,
     Tier::Avx512,
-    x86_64::avx512::Avx512,
-    // SAFETY: the enclosing function carries the tier's feature list, so it runs only where the probe succeeded.
-    unsafe { x86_64::avx512::Avx512::assume() },
+    x86_64::avx512::Avx512<false>,
+    // SAFETY: as above.
+    unsafe { x86_64::avx512::Avx512::<false>::assume() },
     ["avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "avx2", "fma", "f16c"],
-    MP = 2,
+    V = 2,
     N = 6,
-    NF = 8
+    NF = 12
 );
+
+/// The avx512 tier with bf16 dot products.
+#[cfg(target_arch = "x86_64")]
+mod avx512bf16 {
+    use super::matmul::float;
+    use super::*;
+
+    pub const FEATURES: &str = "avx512f avx512bw avx512dq avx512vl avx512vnni avx512bf16 avx2 fma f16c ";
+
+    pub fn probe() -> bool {
+        avx512::probe() && std::arch::is_x86_feature_detected!("avx512bf16")
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
+    fn tiled_bf16(
+        w: &Matrix<'_>,
+        acts: &Acts<'_>,
+        out: &mut Block<'_, f32>,
+        accumulate: bool,
+        (_, k_cols): (&mut [u8], usize),
+    ) {
+        // SAFETY: this function carries the tier's feature list, so it runs only where the probe succeeded.
+        let s = unsafe { x86_64::avx512::Avx512::<true>::assume() };
+        match out.cols {
+            PANEL_ROWS => float::tiled_bf16::<_, 1, 12>(s, w, acts, out, accumulate, k_cols),
+            _ => float::tiled_bf16::<_, 2, 12>(s, w, acts, out, accumulate, k_cols),
+        }
+    }
+
+    pub static KERNELS: Kernels = {
+        let mut table = avx512::TABLE;
+        table.tier = Tier::Avx512Bf16;
+        table.tiled[WeightType::BF16 as usize] = tiled_bf16;
+        table.bf16_acts = ActType::Bf16;
+        table
+    };
+}
 
 #[cfg(test)]
 mod tests;

@@ -18,16 +18,9 @@ fn first<T: Copy>(x: &[T]) -> [T; N] {
     std::array::from_fn(|i| x[..N][i])
 }
 
-#[inline(always)]
-fn dot4(acc: i32, w: i32, a: i32, weight: impl Fn(u8) -> i32) -> i32 {
-    let products =
-        w.to_le_bytes().into_iter().zip(a.to_le_bytes()).map(|(w, a)| weight(w) * i32::from(a.cast_signed()));
-    acc.wrapping_add(products.sum())
-}
-
 impl Simd for Portable {
     const LANES: usize = N;
-    const BIAS: i32 = 0;
+    const VNNI: bool = true;
     type F = [f32; N];
     type I = [i32; N];
 
@@ -105,10 +98,6 @@ impl Simd for Portable {
         }
     }
     #[inline(always)]
-    fn load_u8(self, x: &[u8]) -> Self::I {
-        first(x).map(i32::from)
-    }
-    #[inline(always)]
     fn load_i8(self, x: &[u8]) -> Self::I {
         first(x).map(|x| i32::from(x.cast_signed()))
     }
@@ -155,15 +144,51 @@ impl Simd for Portable {
         a.map(|a| f32::from_bits(a as u32))
     }
     #[inline(always)]
-    fn bias(self, a: Self::I) -> Self::I {
-        a
+    fn xor(self, a: Self::I, b: Self::I) -> Self::I {
+        zip(a, b, |a, b| a ^ b)
     }
     #[inline(always)]
-    fn dot(self, acc: Self::I, weights: Self::I, acts: Self::I) -> Self::I {
-        std::array::from_fn(|i| dot4(acc[i], weights[i], acts[i], i32::from))
+    fn as_i(self, a: Self::F) -> Self::I {
+        a.map(|a| a.to_bits().cast_signed())
     }
     #[inline(always)]
-    fn dot_wide(self, acc: Self::I, weights: Self::I, acts: Self::I) -> Self::I {
-        std::array::from_fn(|i| dot4(acc[i], weights[i], acts[i], |w| i32::from(w.cast_signed())))
+    fn store_u16(self, x: Self::I, out: &mut [u8]) {
+        for (out, x) in out[..2 * N].chunks_exact_mut(2).zip(x) {
+            out.copy_from_slice(&x.to_le_bytes()[..2]);
+        }
     }
+    #[inline(always)]
+    fn fnma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        std::array::from_fn(|i| c[i] - a[i] * b[i])
+    }
+    #[inline(always)]
+    fn dot(self, sum: Self::I, weights: Self::I, acts: Self::I) -> Self::I {
+        std::array::from_fn(|i| {
+            let products = weights[i].to_le_bytes().into_iter().zip(acts[i].to_le_bytes());
+            sum[i].wrapping_add(products.map(|(w, a)| i32::from(w) * i32::from(a.cast_signed())).sum())
+        })
+    }
+    #[inline(always)]
+    fn dot_wide(self, sum: Self::I, weights: Self::I, acts: Self::I) -> Self::I {
+        self.dot(sum, weights, acts)
+    }
+    #[inline(always)]
+    fn dot_lanes(self, sum: Self::I) -> Self::I {
+        sum
+    }
+    #[inline(always)]
+    fn dot_pairs(self, sum: Self::I, a: Self::I, b: Self::I) -> Self::I {
+        let product = |a: i32, b: i32| i32::from(a as i16) * i32::from(b as i16);
+        std::array::from_fn(|i| sum[i].wrapping_add(product(a[i], b[i])).wrapping_add(product(a[i] >> 16, b[i] >> 16)))
+    }
+    #[inline(always)]
+    fn scales_u8(self, a: Self::I) -> [Self::I; 4] {
+        std::array::from_fn(|j| a.map(|a| i32::from(a.to_le_bytes()[j])))
+    }
+    #[inline(always)]
+    fn scales_i8(self, a: Self::I) -> [Self::I; 4] {
+        std::array::from_fn(|j| a.map(|a| i32::from(a.to_le_bytes()[j].cast_signed()) & 0xffff))
+    }
+    #[inline(always)]
+    fn prefetch<const NEAR: bool>(self, _address: *const u8) {}
 }

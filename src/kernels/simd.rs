@@ -10,9 +10,8 @@
 pub trait Simd: Copy {
     /// f32 lanes. A panel is `16 / LANES` vectors wide.
     const LANES: usize;
-    /// What [`Simd::bias`] adds to signed bytes: 128 where the wide dot product wants them unsigned, else 0.
-    /// A power of two or zero.
-    const BIAS: i32;
+    /// Dot products of bytes add up in i32 lanes (`vpdpbusd`); else in pairs of i16 (`vpmaddubsw`).
+    const VNNI: bool;
     /// Vector of f32.
     type F: Copy;
     /// Vector of i32, or of bytes.
@@ -53,8 +52,6 @@ pub trait Simd: Copy {
     fn load_bytes(self, x: &[u8]) -> Self::I;
     /// Into the first `4 * LANES` bytes of `out`.
     fn store_bytes(self, x: Self::I, out: &mut [u8]);
-    /// `LANES` bytes, zero-extended.
-    fn load_u8(self, x: &[u8]) -> Self::I;
     /// `LANES` bytes, sign-extended.
     fn load_i8(self, x: &[u8]) -> Self::I;
     /// Lanes (each within i8) into `LANES` bytes.
@@ -77,13 +74,47 @@ pub trait Simd: Copy {
     fn to_i(self, a: Self::F) -> Self::I;
     /// The lanes' bits as f32.
     fn as_f(self, a: Self::I) -> Self::F;
-    /// Signed bytes as [`Simd::dot_wide`] wants its weights: plus `BIAS`.
-    fn bias(self, a: Self::I) -> Self::I;
-    /// `acc + sum of 4 (weight byte 0..=127) * (signed activation byte)` per lane.
-    fn dot(self, acc: Self::I, weights: Self::I, acts: Self::I) -> Self::I;
-    /// The same for weights prepared by [`Simd::bias`]; activations within -127..=127. The result still
-    /// contains `BIAS * sum(activations)`.
-    fn dot_wide(self, acc: Self::I, weights: Self::I, acts: Self::I) -> Self::I;
+    /// a ^ b
+    fn xor(self, a: Self::I, b: Self::I) -> Self::I;
+    /// The lanes' f32 bits.
+    fn as_i(self, a: Self::F) -> Self::I;
+    /// The lower halves of the lanes into `2 * LANES` bytes.
+    fn store_u16(self, x: Self::I, out: &mut [u8]);
+    /// c - a * b
+    fn fnma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+
+    /// Adds products of weight bytes 0..=127 and signed activation bytes to `sum`: four to a lane with
+    /// [`Simd::VNNI`], else two to each i16 half.
+    fn dot(self, sum: Self::I, weights: Self::I, acts: Self::I) -> Self::I;
+    /// The same for 8-bit weights, always four to a lane: bytes 0..=255 with [`Simd::VNNI`], else signed bytes;
+    /// activations within -127..=127.
+    fn dot_wide(self, sum: Self::I, weights: Self::I, acts: Self::I) -> Self::I;
+    /// The sum of some [`Simd::dot`]s as i32 lanes.
+    fn dot_lanes(self, sum: Self::I) -> Self::I;
+    /// `sum + a.low * b.low + a.high * b.high` per lane of two i16; the sum fits i32.
+    fn dot_pairs(self, sum: Self::I, a: Self::I, b: Self::I) -> Self::I;
+    /// Byte `j` of every lane, as the factor that [`Simd::dot_pairs`] multiplies a [`Simd::dot`] sum with.
+    fn scales_u8(self, a: Self::I) -> [Self::I; 4];
+    /// The same for signed bytes.
+    fn scales_i8(self, a: Self::I) -> [Self::I; 4];
+    /// What takes `offset * sum` out of a dot product: added to an i32 lane with [`Simd::VNNI`], else as an i16 pair.
+    fn start(self, sum: i32, offset: i32) -> i32 {
+        match Self::VNNI {
+            true => -offset * sum,
+            false => {
+                let half = (-offset / 2 * sum) as u16;
+                (u32::from(half) << 16 | u32::from(half)).cast_signed()
+            }
+        }
+    }
+    /// Asks for the cache line at `address`, which need not exist, to come into L1, or only into L2.
+    fn prefetch<const NEAR: bool>(self, address: *const u8);
+}
+
+/// CPUs that multiply pairs of bf16.
+pub trait Bf16Dot: Simd {
+    /// `sum + a.low * b.low + a.high * b.high` per lane of two bf16.
+    fn dot_bf16(self, sum: Self::F, a: Self::I, b: Self::I) -> Self::F;
 }
 
 /// e^x for x <= 88, relative error below 3e-7; results below e^-87 are flushed to e^-87.

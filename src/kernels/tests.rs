@@ -63,11 +63,15 @@ fn panels(ty: WeightType, file: &[u8], rows: usize, cols: usize) -> Vec<u8> {
 fn effective(layout: ActLayout, kind: ActType, record: &[u8]) -> Vec<f32> {
     let block = match kind {
         ActType::F32 => return layout.values(record).to_vec(),
+        ActType::Bf16 => {
+            let halves = layout.quants(record).as_chunks::<2>().0;
+            return halves[..layout.cols()].iter().map(|x| half::bf16::from_le_bytes(*x).to_f32()).collect();
+        }
         ActType::Q8x32 => GROUP,
         ActType::Q8x256 => SUPER,
     };
-    let row = layout.ints(record);
-    (0..layout.cols()).map(|k| f32::from(row.quants[k].cast_signed()) * row.scales[k / block]).collect()
+    let (quants, scales) = (layout.quants(record), layout.scales(record));
+    (0..layout.cols()).map(|k| f32::from(quants[k].cast_signed()) * scales[k / block]).collect()
 }
 
 #[test]
@@ -96,8 +100,8 @@ fn matmul_agrees_with_f64_on_every_tier_and_shape() {
                 let mut x = Vec::new();
                 for record in records.chunks_exact_mut(layout.bytes()) {
                     layout.values_mut(record).iter_mut().for_each(|x| *x = random.unit());
-                    kernels.quantise(layout, ty.act(), record);
-                    x.extend(effective(layout, ty.act(), record));
+                    kernels.quantise(layout, kernels.act_type(ty, n_tokens), record);
+                    x.extend(effective(layout, kernels.act_type(ty, n_tokens), record));
                 }
                 let want = reference::matmul(&decoded, &x, rows, cols, n_tokens);
                 let matrix = Matrix { panels: &packed, panel_bytes: ty.panel_bytes(cols), cols };
@@ -161,7 +165,7 @@ fn int8_products_are_the_same_on_every_tier() {
                     .iter_mut()
                     .enumerate()
                     .for_each(|(i, x)| *x = if i % 3 == 0 { -1.0 } else { 1.0 });
-                kernels.quantise(layout, ty.act(), record);
+                kernels.quantise(layout, kernels.act_type(ty, 1), record);
                 let matrix = Matrix { panels: &packed, panel_bytes: ty.panel_bytes(cols), cols };
                 let acts = Acts { records: record, layout, n_tokens: 1 };
                 let mut out = vec![0f32; rows];
@@ -276,7 +280,10 @@ fn rows_agree_with_f64() {
 
 #[test]
 fn a_missing_or_unknown_tier_is_refused() {
-    assert_eq!("sse9".parse::<Tier>().unwrap_err().to_string(), "no kernel tier `sse9`: use scalar, avx2 or avx512");
+    assert_eq!(
+        "sse9".parse::<Tier>().unwrap_err().to_string(),
+        "no kernel tier `sse9`: use scalar, avx2, avx2vnni, avx512, avx512bf16"
+    );
     let e = TierError::Missing { asked: Tier::Avx512, best: Tier::Avx2 };
     assert!(e.to_string().contains("avx512vnni"));
     assert_eq!(Error::from(e).exit() as u8, 6);

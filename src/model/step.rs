@@ -10,10 +10,10 @@ use super::config::{Config, ModelError};
 use super::weights::{Form, Weight};
 use crate::bytes;
 use crate::kernels::{
-    ActLayout, Acts, Grid, Kernels, KvHead, KvType, Matrix, QUERY_ROWS_MAX, Queries, Team, Tile, attend_scratch,
-    rope_pairs,
+    ActLayout, ActType, Acts, Grid, Kernels, KvHead, KvType, Matrix, QUERY_ROWS_MAX, Queries, Team, Tile,
+    attend_scratch, rope_pairs,
 };
-use crate::quant::{ActType, GROUP, PANEL_ROWS};
+use crate::quant::{GROUP, PANEL_ROWS};
 
 /// Tokens up to which work on single rows is not worth waking the team.
 const ALONE_TOKENS_MAX: usize = 2;
@@ -447,18 +447,18 @@ fn multiply<const N: usize>(
     let cols = products[0].0.cols;
     let layout = ActLayout::new(cols);
     let streamed = n <= crate::kernels::STREAM_TOKENS_MAX;
-    let kinds: [ActType; N] = std::array::from_fn(|i| products[i].0.ty.act());
+    let kinds: [ActType; N] = std::array::from_fn(|i| kernels.act_type(products[i].0.ty, n));
     let jobs = products.map(|(w, out)| {
         let width = padded(w.rows);
         // A stripe is one register block in prefill. In decode it is some panels in a row: a straight stream, but
         // small enough that workers finish together.
         let stripe = match streamed {
-            true => (width / PANEL_ROWS / (team.size() * 4)).clamp(1, 16) * PANEL_ROWS,
+            true => (width / PANEL_ROWS / (team.size() * 8)).clamp(1, 16) * PANEL_ROWS,
             false => kernels.stripe_rows(),
         };
-        (w, Grid::new(out, (n, width, width), (n.max(1), stripe)))
+        (w, Grid::new(out, (n, width, width), (n.max(1), stripe)).in_parts(team.size()))
     });
-    for kind in [ActType::F32, ActType::Q8x32, ActType::Q8x256] {
+    for kind in ActType::ALL {
         if !kinds.contains(&kind) {
             continue;
         }
@@ -473,9 +473,9 @@ fn multiply<const N: usize>(
         let acts = Acts { records: &*records, layout, n_tokens: n };
         team.run(&|worker| {
             let Ok(mut scratch) = workers[worker].lock() else { return };
-            for (w, grid) in jobs.iter().filter(|(w, _)| w.ty.act() == kind) {
+            for (w, grid) in jobs.iter().filter(|(w, _)| kernels.act_type(w.ty, n) == kind) {
                 let matrix = Matrix { panels: w.of(region), panel_bytes: w.ty.panel_bytes(cols), cols };
-                while let Some(mut block) = grid.next() {
+                while let Some(mut block) = grid.next_of(worker) {
                     kernels.matmul(w.ty, &matrix, &acts, &mut block, accumulate, (tile, &mut scratch));
                 }
             }

@@ -2,14 +2,16 @@
 //!
 //! **Q4_K** file block, 144 bytes: `d: f16`, `dmin: f16`, 12 bytes of 6-bit scales and minima for 8 sub-blocks of
 //! 32, 128 bytes of nibbles (64 columns per 32 bytes: low nibbles first). Value: `d * sc * q - dmin * m`.
-//! Panel block: 16 `d`, 16 `dmin`; then per sub-block 16 bytes `sc & 15 | (m & 15) << 4`; then per pair of
-//! sub-blocks 16 bytes with the upper two bits, `sc0 | m0 << 2 | sc1 << 4 | m1 << 6`; then 32 interleaved units.
+//! Panel body: three scale units, byte `j` of a row's unit being sub-block `j` or `j + 4`:
+//! `sc[j] & 15 | (m[j] & 15) << 4`, the same of `j + 4`, and the upper bits
+//! `sc[j] >> 4 | m[j] >> 4 << 2 | sc[j+4] >> 4 << 4 | m[j+4] >> 4 << 6`; then 32 units of nibbles.
+//! Tail: 16 `d`, 16 `dmin`.
 //!
 //! **Q6_K** file block, 210 bytes: 128 bytes of low nibbles, 64 bytes of upper bit pairs, 16 x i8 scales for
 //! sub-blocks of 16, `d: f16`. Value: `d * sc * (q - 32)`.
-//! Panel block: 16 `d`; per sub-block 16 scales; then the low-nibble units, then the bit-pair units, interleaved.
+//! Panel body: 4 units of scales, 32 of low nibbles, 16 of bit pairs. Tail: 16 `d`.
 
-use super::{PANEL_ROWS, SUPER, f16_at, gather_units, interleave_units};
+use super::{PANEL_ROWS, SUPER, UNIT, f16_at, gather_units, interleave_units};
 
 pub(super) const Q4K_BYTES: usize = 2 + 2 + 12 + SUPER / 2;
 pub(super) const Q6K_BYTES: usize = SUPER / 2 + SUPER / 4 + SUPER / 16 + 2;
@@ -45,36 +47,35 @@ pub(super) fn decode_q4k(block: &[u8], out: &mut [f32]) {
     }
 }
 
-const Q4K_LOW: usize = 4 * PANEL_ROWS;
-const Q4K_HIGH: usize = Q4K_LOW + 8 * PANEL_ROWS;
-const Q4K_QUANTS: usize = Q4K_HIGH + 4 * PANEL_ROWS;
-const _: () = assert!(Q4K_QUANTS + 16 * 128 == PANEL_ROWS * Q4K_BYTES);
+const Q4K_SCALES: usize = 3 * UNIT;
+pub(super) const Q4K_BODY: usize = Q4K_SCALES + 32 * UNIT;
+pub(super) const Q4K_TAIL: usize = 4 * PANEL_ROWS;
+const _: () = assert!(Q4K_BODY + Q4K_TAIL == PANEL_ROWS * Q4K_BYTES);
 
-pub(super) fn repack_q4k(rows: &[&[u8]; PANEL_ROWS], out: &mut [u8]) {
+pub(super) fn repack_q4k(rows: &[&[u8]; PANEL_ROWS], body: &mut [u8], tail: &mut [u8]) {
     for (r, row) in rows.iter().enumerate() {
-        out[r * 2..][..2].copy_from_slice(&row[..2]);
-        out[(PANEL_ROWS + r) * 2..][..2].copy_from_slice(&row[2..4]);
-        for pair in 0..4 {
-            let (sc0, m0) = scale_min(&row[4..16], pair * 2);
-            let (sc1, m1) = scale_min(&row[4..16], pair * 2 + 1);
-            out[Q4K_LOW + pair * 2 * PANEL_ROWS + r] = sc0 & 15 | m0 << 4;
-            out[Q4K_LOW + (pair * 2 + 1) * PANEL_ROWS + r] = sc1 & 15 | m1 << 4;
-            out[Q4K_HIGH + pair * PANEL_ROWS + r] = sc0 >> 4 | m0 >> 4 << 2 | sc1 >> 4 << 4 | m1 >> 4 << 6;
+        tail[r * 2..][..2].copy_from_slice(&row[..2]);
+        tail[(PANEL_ROWS + r) * 2..][..2].copy_from_slice(&row[2..4]);
+        for j in 0..4 {
+            let ((sc0, m0), (sc1, m1)) = (scale_min(&row[4..16], j), scale_min(&row[4..16], j + 4));
+            body[r * 4 + j] = sc0 & 15 | m0 << 4;
+            body[UNIT + r * 4 + j] = sc1 & 15 | m1 << 4;
+            body[2 * UNIT + r * 4 + j] = sc0 >> 4 | m0 >> 4 << 2 | sc1 >> 4 << 4 | m1 >> 4 << 6;
         }
     }
-    interleave_units(rows, 16, 32, &mut out[Q4K_QUANTS..]);
+    interleave_units(rows, 16, 32, &mut body[Q4K_SCALES..]);
 }
 
-pub(super) fn unpack_q4k(packed: &[u8], row: usize, block: &mut [u8]) {
-    block[..2].copy_from_slice(&packed[row * 2..][..2]);
-    block[2..4].copy_from_slice(&packed[(PANEL_ROWS + row) * 2..][..2]);
+pub(super) fn unpack_q4k(body: &[u8], tail: &[u8], row: usize, block: &mut [u8]) {
+    block[..2].copy_from_slice(&tail[row * 2..][..2]);
+    block[2..4].copy_from_slice(&tail[(PANEL_ROWS + row) * 2..][..2]);
     let pairs = std::array::from_fn(|s| {
-        let low = packed[Q4K_LOW + s * PANEL_ROWS + row];
-        let high = packed[Q4K_HIGH + s / 2 * PANEL_ROWS + row] >> (s % 2 * 4);
+        let low = body[s / 4 * UNIT + row * 4 + s % 4];
+        let high = body[2 * UNIT + row * 4 + s % 4] >> (s / 4 * 4);
         (low & 15 | (high & 3) << 4, low >> 4 | (high >> 2 & 3) << 4)
     });
     pack_scale_min(&pairs, &mut block[4..16]);
-    gather_units(&packed[Q4K_QUANTS..], row, &mut block[16..Q4K_BYTES]);
+    gather_units(&body[Q4K_SCALES..], row, &mut block[16..Q4K_BYTES]);
 }
 
 pub(super) fn decode_q6k(block: &[u8], out: &mut [f32]) {
@@ -90,27 +91,24 @@ pub(super) fn decode_q6k(block: &[u8], out: &mut [f32]) {
     }
 }
 
-const Q6K_SCALES: usize = 2 * PANEL_ROWS;
-const Q6K_LOW: usize = Q6K_SCALES + 16 * PANEL_ROWS;
-const Q6K_HIGH: usize = Q6K_LOW + 128 * PANEL_ROWS;
-const _: () = assert!(Q6K_HIGH + 64 * PANEL_ROWS == PANEL_ROWS * Q6K_BYTES);
+const Q6K_LOW: usize = 4 * UNIT;
+const Q6K_HIGH: usize = Q6K_LOW + 32 * UNIT;
+pub(super) const Q6K_BODY: usize = Q6K_HIGH + 16 * UNIT;
+pub(super) const Q6K_TAIL: usize = 2 * PANEL_ROWS;
+const _: () = assert!(Q6K_BODY + Q6K_TAIL == PANEL_ROWS * Q6K_BYTES);
 
-pub(super) fn repack_q6k(rows: &[&[u8]; PANEL_ROWS], out: &mut [u8]) {
+pub(super) fn repack_q6k(rows: &[&[u8]; PANEL_ROWS], body: &mut [u8], tail: &mut [u8]) {
     for (r, row) in rows.iter().enumerate() {
-        out[r * 2..][..2].copy_from_slice(&row[208..]);
-        for s in 0..16 {
-            out[Q6K_SCALES + s * PANEL_ROWS + r] = row[192 + s];
-        }
+        tail[r * 2..][..2].copy_from_slice(&row[208..]);
     }
-    interleave_units(rows, 0, 32, &mut out[Q6K_LOW..]);
-    interleave_units(rows, 128, 16, &mut out[Q6K_HIGH..]);
+    interleave_units(rows, 192, 4, body);
+    interleave_units(rows, 0, 32, &mut body[Q6K_LOW..]);
+    interleave_units(rows, 128, 16, &mut body[Q6K_HIGH..]);
 }
 
-pub(super) fn unpack_q6k(packed: &[u8], row: usize, block: &mut [u8]) {
-    gather_units(&packed[Q6K_LOW..], row, &mut block[..128]);
-    gather_units(&packed[Q6K_HIGH..], row, &mut block[128..192]);
-    for s in 0..16 {
-        block[192 + s] = packed[Q6K_SCALES + s * PANEL_ROWS + row];
-    }
-    block[208..210].copy_from_slice(&packed[row * 2..][..2]);
+pub(super) fn unpack_q6k(body: &[u8], tail: &[u8], row: usize, block: &mut [u8]) {
+    gather_units(&body[Q6K_LOW..], row, &mut block[..128]);
+    gather_units(&body[Q6K_HIGH..], row, &mut block[128..192]);
+    gather_units(body, row, &mut block[192..208]);
+    block[208..210].copy_from_slice(&tail[row * 2..][..2]);
 }

@@ -5,11 +5,12 @@
 //! A weight matrix `[rows, cols]` is stored as panels of [`PANEL_ROWS`] rows. Inside a panel the columns run
 //! in steps; each step holds the same few columns of all 16 rows side by side, so that one vector load feeds
 //! 16 row sums and no horizontal add is ever needed:
-//! - integer types: 64 bytes = 16 rows x 4 columns (`vpdpbusd` order), scales of a block in front of its quants;
+//! - integer types: units of 64 bytes = 16 rows x 4 bytes (`vpdpbusd` order); the bodies of all blocks back to
+//!   back, whole cache lines each, then their tails: the f16 scales;
 //! - F32 and F16: 16 rows x 1 column;
 //! - BF16: 16 rows x 2 columns (`vdpbf16ps` order).
 //!
-//! A panel takes exactly the bytes its 16 rows take in the file. Rows beyond the matrix are zero.
+//! A panel takes the bytes its 16 rows take in the file, in whole cache lines. Rows beyond the matrix decode to zero.
 
 mod float;
 mod k_quants;
@@ -23,6 +24,9 @@ pub const PANEL_ROWS: usize = 16;
 
 /// Columns that share one int8 activation scale, or eight: the unit in which integer kernels walk a row.
 pub const GROUP: usize = 32;
+
+/// Bytes of a unit: the same four bytes of every row of a panel.
+pub const UNIT: usize = 4 * PANEL_ROWS;
 
 /// Columns of a super-block of the k-quants.
 pub const SUPER: usize = 256;
@@ -48,17 +52,6 @@ pub enum WeightType {
     Q4K,
     /// 6-bit, super-blocks of 256 with 8-bit scales per 16, offset 32.
     Q6K,
-}
-
-/// How the activations that meet a weight type are prepared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ActType {
-    /// Left in f32.
-    F32,
-    /// int8 with one f32 scale per 32.
-    Q8x32,
-    /// int8 with one f32 scale per 256.
-    Q8x256,
 }
 
 impl WeightType {
@@ -143,27 +136,26 @@ impl WeightType {
         cols / self.block_len() * self.block_bytes()
     }
 
-    /// Bytes of one panel of `cols` columns. BF16 rounds an odd number of columns up.
+    /// Bytes of one panel of `cols` columns: whole cache lines.
     pub const fn panel_bytes(self, cols: usize) -> usize {
+        let cols = if matches!(self, WeightType::BF16) { cols.next_multiple_of(2) } else { cols };
+        (PANEL_ROWS * self.row_bytes(cols)).next_multiple_of(64)
+    }
+
+    /// Bytes of the body and of the tail of a panel block.
+    pub const fn panel_parts(self) -> (usize, usize) {
         match self {
-            WeightType::BF16 => PANEL_ROWS * 2 * cols.next_multiple_of(2),
-            _ => PANEL_ROWS * self.row_bytes(cols),
+            WeightType::F32 | WeightType::F16 | WeightType::BF16 => (PANEL_ROWS * self.block_bytes(), 0),
+            WeightType::Q8_0 => (legacy::Q8_0_BODY, legacy::TAIL),
+            WeightType::Q4_0 => (legacy::Q4_0_BODY, legacy::TAIL),
+            WeightType::Q4K => (k_quants::Q4K_BODY, k_quants::Q4K_TAIL),
+            WeightType::Q6K => (k_quants::Q6K_BODY, k_quants::Q6K_TAIL),
         }
     }
 
     /// Bytes of a matrix of `rows` x `cols` in panels.
     pub const fn matrix_bytes(self, rows: usize, cols: usize) -> usize {
         rows.div_ceil(PANEL_ROWS) * self.panel_bytes(cols)
-    }
-
-    /// How activations are prepared for this type: the k-quants share a scale per 256, as in the engine whose
-    /// distance from the exact answer is the yardstick; the 32-blocks keep one per 32.
-    pub const fn act(self) -> ActType {
-        match self {
-            WeightType::F32 | WeightType::F16 | WeightType::BF16 => ActType::F32,
-            WeightType::Q8_0 | WeightType::Q4_0 => ActType::Q8x32,
-            WeightType::Q4K | WeightType::Q6K => ActType::Q8x256,
-        }
     }
 
     /// Repacks up to 16 file rows, `rows` holding them back to back, into one panel.
@@ -181,16 +173,19 @@ impl WeightType {
             _ => {
                 let (bytes, n_rows) = (self.block_bytes(), rows.len() / row_bytes);
                 const ZEROS: [u8; BLOCK_BYTES_MAX] = [0; BLOCK_BYTES_MAX];
-                for (b, out) in panel.chunks_exact_mut(PANEL_ROWS * bytes).enumerate() {
+                let (body, tail) = self.panel_parts();
+                let (bodies, tails) = panel.split_at_mut(cols / self.block_len() * body);
+                let parts = bodies.chunks_exact_mut(body).zip(tails.chunks_exact_mut(tail));
+                for (b, (body, tail)) in parts.enumerate() {
                     let blocks: [&[u8]; PANEL_ROWS] = std::array::from_fn(|r| match r < n_rows {
                         true => &rows[r * row_bytes + b * bytes..][..bytes],
                         false => &ZEROS[..bytes],
                     });
                     match self {
-                        WeightType::Q8_0 => legacy::repack_q8_0(&blocks, out),
-                        WeightType::Q4_0 => legacy::repack_q4_0(&blocks, out),
-                        WeightType::Q4K => k_quants::repack_q4k(&blocks, out),
-                        _ => k_quants::repack_q6k(&blocks, out),
+                        WeightType::Q8_0 => legacy::repack_q8_0(&blocks, body, tail),
+                        WeightType::Q4_0 => legacy::repack_q4_0(&blocks, body, tail),
+                        WeightType::Q4K => k_quants::repack_q4k(&blocks, body, tail),
+                        _ => k_quants::repack_q6k(&blocks, body, tail),
                     }
                 }
             }
@@ -223,13 +218,15 @@ impl WeightType {
             _ => {
                 let bytes = self.block_bytes();
                 let mut block = [0u8; BLOCK_BYTES_MAX];
-                let steps = panel.chunks_exact(PANEL_ROWS * bytes).zip(out.chunks_exact_mut(self.block_len()));
-                for (packed, out) in steps {
+                let (body, tail) = self.panel_parts();
+                let (bodies, tails) = panel.split_at(out.len() / self.block_len() * body);
+                let parts = bodies.chunks_exact(body).zip(tails.chunks_exact(tail));
+                for ((body, tail), out) in parts.zip(out.chunks_exact_mut(self.block_len())) {
                     match self {
-                        WeightType::Q8_0 => legacy::unpack_q8_0(packed, row, &mut block),
-                        WeightType::Q4_0 => legacy::unpack_q4_0(packed, row, &mut block),
-                        WeightType::Q4K => k_quants::unpack_q4k(packed, row, &mut block),
-                        _ => k_quants::unpack_q6k(packed, row, &mut block),
+                        WeightType::Q8_0 => legacy::unpack_q8_0(body, tail, row, &mut block),
+                        WeightType::Q4_0 => legacy::unpack_q4_0(body, tail, row, &mut block),
+                        WeightType::Q4K => k_quants::unpack_q4k(body, tail, row, &mut block),
+                        _ => k_quants::unpack_q6k(body, tail, row, &mut block),
                     }
                     self.decode_block(&block[..bytes], out);
                 }

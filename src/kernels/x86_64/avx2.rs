@@ -1,15 +1,15 @@
-//! 256-bit vectors with FMA and F16C: int8 products through `vpmaddubsw`.
+//! 256-bit vectors with FMA and F16C: int8 products through `vpmaddubsw`, or `vpdpbusd` where AVX-VNNI is present.
 
 use std::arch::x86_64::*;
 
-use super::{ops, source, target};
+use super::{ops, shuffle_lanes, source, target};
 use crate::kernels::simd::Simd;
 
-/// Proof that the CPU has the tier's features.
+/// Proof that the CPU has the tier's features, `avxvnni` among them if `VNNI`.
 #[derive(Clone, Copy)]
-pub struct Avx2(());
+pub struct Avx2<const VNNI: bool>(());
 
-impl Avx2 {
+impl<const VNNI: bool> Avx2<VNNI> {
     /// # Safety
     /// The CPU has every feature of the tier's list.
     #[inline(always)]
@@ -18,9 +18,9 @@ impl Avx2 {
     }
 }
 
-impl Simd for Avx2 {
+impl<const VNNI: bool> Simd for Avx2<VNNI> {
     const LANES: usize = 8;
-    const BIAS: i32 = 0;
+    const VNNI: bool = VNNI;
     type F = __m256;
     type I = __m256i;
 
@@ -39,6 +39,9 @@ impl Simd for Avx2 {
         fn add_i(a: __m256i, b: __m256i) -> __m256i = _mm256_add_epi32(a, b);
         fn to_f(a: __m256i) -> __m256 = _mm256_cvtepi32_ps(a);
         fn to_i(a: __m256) -> __m256i = _mm256_cvtps_epi32(a);
+        fn xor(a: __m256i, b: __m256i) -> __m256i = _mm256_xor_si256(a, b);
+        fn as_i(a: __m256) -> __m256i = _mm256_castps_si256(a);
+        fn fnma(a: __m256, b: __m256, c: __m256) -> __m256 = _mm256_fnmadd_ps(a, b, c);
         fn as_f(a: __m256i) -> __m256 = _mm256_castsi256_ps(a);
     }
 
@@ -83,12 +86,6 @@ impl Simd for Avx2 {
         unsafe { _mm256_storeu_si256(p.cast(), x) }
     }
     #[inline(always)]
-    fn load_u8(self, x: &[u8]) -> __m256i {
-        let p = source::<_, 8>(x);
-        // SAFETY: the tier is proven by `self`, the 8 bytes behind the pointer were checked, and the access is unaligned.
-        unsafe { _mm256_cvtepu8_epi32(_mm_loadl_epi64(p.cast())) }
-    }
-    #[inline(always)]
     fn load_i8(self, x: &[u8]) -> __m256i {
         let p = source::<_, 8>(x);
         // SAFETY: the tier is proven by `self`, the 8 bytes behind the pointer were checked, and the access is unaligned.
@@ -122,32 +119,95 @@ impl Simd for Avx2 {
         crate::bytes::cast_array(lanes).into_iter().fold(0, |sum: i32, x: i32| sum.wrapping_add(x))
     }
     #[inline(always)]
-    fn bias(self, a: __m256i) -> __m256i {
-        a
+    fn store_u16(self, x: __m256i, out: &mut [u8]) {
+        let mut lanes = [0u8; 32];
+        self.store_bytes(x, &mut lanes);
+        for (out, lane) in out[..16].chunks_exact_mut(2).zip(lanes.chunks_exact(4)) {
+            out.copy_from_slice(&lane[..2]);
+        }
     }
     #[inline(always)]
-    fn dot(self, acc: __m256i, weights: __m256i, acts: __m256i) -> __m256i {
-        // SAFETY: the tier is proven by `self`; register values only. The 16-bit sums stay below 2 * 127 * 127.
-        let pairs = unsafe { _mm256_maddubs_epi16(weights, acts) };
-        // SAFETY: as above.
-        let quads = unsafe { _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)) };
-        self.add_i(acc, quads)
+    fn dot(self, sum: __m256i, weights: __m256i, acts: __m256i) -> __m256i {
+        if VNNI {
+            // SAFETY: the tier with AVX-VNNI is proven by `self`; register values only.
+            return unsafe { _mm256_dpbusd_avx_epi32(sum, weights, acts) };
+        }
+        // SAFETY: the tier is proven by `self`; register values only. Two products stay below 2 * 127 * 127.
+        unsafe { _mm256_add_epi16(sum, _mm256_maddubs_epi16(weights, acts)) }
     }
     #[inline(always)]
-    fn dot_wide(self, acc: __m256i, weights: __m256i, acts: __m256i) -> __m256i {
+    fn dot_wide(self, sum: __m256i, weights: __m256i, acts: __m256i) -> __m256i {
+        if VNNI {
+            return self.dot(sum, weights, acts);
+        }
         // |w| * (a with the sign of w): |w| <= 128 and |a| <= 127 keep the 16-bit sums at or below 32512.
         // SAFETY: the tier is proven by `self`; register values only.
         let (magnitude, signed) = unsafe { (_mm256_abs_epi8(weights), _mm256_sign_epi8(acts, weights)) };
         // SAFETY: as above.
         let pairs = unsafe { _mm256_maddubs_epi16(magnitude, signed) };
-        // SAFETY: as above.
-        let quads = unsafe { _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)) };
-        self.add_i(acc, quads)
+        self.add_i(sum, self.dot_lanes(pairs))
+    }
+    #[inline(always)]
+    fn dot_lanes(self, sum: __m256i) -> __m256i {
+        // SAFETY: the tier is proven by `self`; register values only.
+        if VNNI { sum } else { unsafe { _mm256_madd_epi16(sum, _mm256_set1_epi16(1)) } }
+    }
+    #[inline(always)]
+    fn dot_pairs(self, sum: __m256i, a: __m256i, b: __m256i) -> __m256i {
+        match VNNI {
+            // SAFETY: the tier with AVX-VNNI is proven by `self`; register values only.
+            true => unsafe { _mm256_dpwssds_avx_epi32(sum, a, b) },
+            // SAFETY: the tier is proven by `self`; register values only.
+            false => unsafe { _mm256_add_epi32(sum, _mm256_madd_epi16(a, b)) },
+        }
+    }
+    #[inline(always)]
+    fn scales_u8(self, a: Self::I) -> [Self::I; 4] {
+        [self.byte_u8(a, 0), self.byte_u8(a, 1), self.byte_u8(a, 2), self.byte_u8(a, 3)]
+    }
+    #[inline(always)]
+    fn scales_i8(self, a: Self::I) -> [Self::I; 4] {
+        [self.byte_i8(a, 0), self.byte_i8(a, 1), self.byte_i8(a, 2), self.byte_i8(a, 3)]
+    }
+    #[inline(always)]
+    fn prefetch<const NEAR: bool>(self, address: *const u8) {
+        match NEAR {
+            // SAFETY: the tier is proven by `self`; a prefetch reads nothing and faults on nothing.
+            true => unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) },
+            // SAFETY: as above.
+            false => unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) },
+        }
     }
     #[inline(always)]
     fn load_bf16_pairs(self, x: &[u8]) -> (Self::F, Self::F) {
         let words = self.load_bytes(x);
         let upper = self.and(words, self.splat_i(0xffff_0000_u32.cast_signed()));
         (self.as_f(self.shl::<16>(words)), self.as_f(upper))
+    }
+}
+
+impl<const VNNI: bool> Avx2<VNNI> {
+    #[inline(always)]
+    fn byte_shuffle(self, a: __m256i, lanes: [i32; 4]) -> __m256i {
+        // SAFETY: the tier is proven by `self`; register values only.
+        unsafe {
+            _mm256_shuffle_epi8(a, _mm256_broadcastsi128_si256(_mm_set_epi32(lanes[3], lanes[2], lanes[1], lanes[0])))
+        }
+    }
+
+    /// Byte `j` of each lane to its lowest byte, and without VNNI to the third as well: a factor for each i16.
+    #[inline(always)]
+    fn byte_u8(self, a: __m256i, j: u32) -> __m256i {
+        let zeros = if VNNI { 0x8080_8000 } else { 0x8000_8000 };
+        self.byte_shuffle(a, shuffle_lanes(j, zeros, 0, !VNNI))
+    }
+
+    /// Byte `j` to the upper byte of each half that counts, then down with its sign.
+    #[inline(always)]
+    fn byte_i8(self, a: __m256i, j: u32) -> __m256i {
+        let zeros = if VNNI { 0x8080_0080 } else { 0x0080_0080 };
+        let upper = self.byte_shuffle(a, shuffle_lanes(j, zeros, 8, !VNNI));
+        // SAFETY: the tier is proven by `self`; register values only.
+        unsafe { _mm256_srai_epi16::<8>(upper) }
     }
 }

@@ -2,14 +2,14 @@
 
 use std::arch::x86_64::*;
 
-use super::{ops, source, target};
-use crate::kernels::simd::Simd;
+use super::{ops, shuffle_lanes, source, target};
+use crate::kernels::simd::{Bf16Dot, Simd};
 
-/// Proof that the CPU has the tier's features.
+/// Proof that the CPU has the tier's features, `avx512bf16` among them if `BF16`.
 #[derive(Clone, Copy)]
-pub struct Avx512(());
+pub struct Avx512<const BF16: bool>(());
 
-impl Avx512 {
+impl<const BF16: bool> Avx512<BF16> {
     /// # Safety
     /// The CPU has every feature of the tier's list.
     #[inline(always)]
@@ -18,9 +18,9 @@ impl Avx512 {
     }
 }
 
-impl Simd for Avx512 {
+impl<const BF16: bool> Simd for Avx512<BF16> {
     const LANES: usize = 16;
-    const BIAS: i32 = 128;
+    const VNNI: bool = true;
     type F = __m512;
     type I = __m512i;
 
@@ -43,9 +43,13 @@ impl Simd for Avx512 {
         fn to_f(a: __m512i) -> __m512 = _mm512_cvtepi32_ps(a);
         fn to_i(a: __m512) -> __m512i = _mm512_cvtps_epi32(a);
         fn as_f(a: __m512i) -> __m512 = _mm512_castsi512_ps(a);
-        fn bias(a: __m512i) -> __m512i = _mm512_xor_si512(a, _mm512_set1_epi32(0x8080_8080_u32.cast_signed()));
-        fn dot(acc: __m512i, weights: __m512i, acts: __m512i) -> __m512i = _mm512_dpbusd_epi32(acc, weights, acts);
-        fn dot_wide(acc: __m512i, weights: __m512i, acts: __m512i) -> __m512i = _mm512_dpbusd_epi32(acc, weights, acts);
+        fn xor(a: __m512i, b: __m512i) -> __m512i = _mm512_xor_si512(a, b);
+        fn as_i(a: __m512) -> __m512i = _mm512_castps_si512(a);
+        fn fnma(a: __m512, b: __m512, c: __m512) -> __m512 = _mm512_fnmadd_ps(a, b, c);
+        fn dot(sum: __m512i, weights: __m512i, acts: __m512i) -> __m512i = _mm512_dpbusd_epi32(sum, weights, acts);
+        fn dot_wide(sum: __m512i, weights: __m512i, acts: __m512i) -> __m512i = _mm512_dpbusd_epi32(sum, weights, acts);
+        // The saturating form: the compiler takes the other apart into a product and a sum, two instructions for one.
+        fn dot_pairs(sum: __m512i, a: __m512i, b: __m512i) -> __m512i = _mm512_dpwssds_epi32(sum, a, b);
     }
 
     #[inline(always)]
@@ -89,12 +93,6 @@ impl Simd for Avx512 {
         unsafe { _mm512_storeu_si512(p.cast(), x) }
     }
     #[inline(always)]
-    fn load_u8(self, x: &[u8]) -> __m512i {
-        let p = source::<_, 16>(x);
-        // SAFETY: the tier is proven by `self`, the 16 bytes behind the pointer were checked, and the access is unaligned.
-        unsafe { _mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast())) }
-    }
-    #[inline(always)]
     fn load_i8(self, x: &[u8]) -> __m512i {
         let p = source::<_, 16>(x);
         // SAFETY: the tier is proven by `self`, the 16 bytes behind the pointer were checked, and the access is unaligned.
@@ -111,5 +109,66 @@ impl Simd for Avx512 {
         let words = self.load_bytes(x);
         let upper = self.and(words, self.splat_i(0xffff_0000_u32.cast_signed()));
         (self.as_f(self.shl::<16>(words)), self.as_f(upper))
+    }
+    #[inline(always)]
+    fn store_u16(self, x: __m512i, out: &mut [u8]) {
+        let p = target::<_, 32>(out);
+        // SAFETY: the tier is proven by `self`, the 32 bytes behind the pointer were checked, and the access is unaligned.
+        unsafe { _mm256_storeu_si256(p.cast(), _mm512_cvtepi32_epi16(x)) }
+    }
+    #[inline(always)]
+    fn dot_lanes(self, sum: __m512i) -> __m512i {
+        sum
+    }
+    #[inline(always)]
+    fn scales_u8(self, a: Self::I) -> [Self::I; 4] {
+        [self.byte_u8(a, 0), self.byte_u8(a, 1), self.byte_u8(a, 2), self.byte_u8(a, 3)]
+    }
+    #[inline(always)]
+    fn scales_i8(self, a: Self::I) -> [Self::I; 4] {
+        [self.byte_i8(a, 0), self.byte_i8(a, 1), self.byte_i8(a, 2), self.byte_i8(a, 3)]
+    }
+    #[inline(always)]
+    fn prefetch<const NEAR: bool>(self, address: *const u8) {
+        match NEAR {
+            // SAFETY: the tier is proven by `self`; a prefetch reads nothing and faults on nothing.
+            true => unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) },
+            // SAFETY: as above.
+            false => unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) },
+        }
+    }
+}
+
+impl<const BF16: bool> Avx512<BF16> {
+    #[inline(always)]
+    fn byte_shuffle(self, a: __m512i, lanes: [i32; 4]) -> __m512i {
+        // SAFETY: the tier is proven by `self`; register values only.
+        unsafe { _mm512_shuffle_epi8(a, _mm512_set4_epi32(lanes[3], lanes[2], lanes[1], lanes[0])) }
+    }
+
+    /// Byte `j` of each lane to its lowest byte, zeros above.
+    #[inline(always)]
+    fn byte_u8(self, a: __m512i, j: u32) -> __m512i {
+        self.byte_shuffle(a, shuffle_lanes(j, 0x8080_8000, 0, false))
+    }
+
+    /// Byte `j` to the upper byte of the low half, then down with its sign.
+    #[inline(always)]
+    fn byte_i8(self, a: __m512i, j: u32) -> __m512i {
+        let upper = self.byte_shuffle(a, shuffle_lanes(j, 0x8080_0080, 8, false));
+        // SAFETY: the tier is proven by `self`; register values only.
+        unsafe { _mm512_srai_epi16::<8>(upper) }
+    }
+}
+
+impl Bf16Dot for Avx512<true> {
+    #[inline(always)]
+    fn dot_bf16(self, sum: __m512, a: __m512i, b: __m512i) -> __m512 {
+        // SAFETY: both types are 512 bits that any pattern is valid for.
+        let a = unsafe { std::mem::transmute::<__m512i, __m512bh>(a) };
+        // SAFETY: as above.
+        let b = unsafe { std::mem::transmute::<__m512i, __m512bh>(b) };
+        // SAFETY: the tier with BF16 is proven by `self`; register values only.
+        unsafe { _mm512_dpbf16_ps(sum, a, b) }
     }
 }

@@ -29,3 +29,25 @@ pub(super) fn target<T, const BYTES: usize>(x: &mut [T]) -> *mut T {
     assert!(size_of_val(x) >= BYTES);
     x.as_mut_ptr()
 }
+
+/// Byte-shuffle controls of the four lanes of 128 bits that move byte `j` of every 32-bit lane `shift` bits up, and
+/// with `both` the same 16 bits further; `zeros` marks the bytes to clear.
+#[inline(always)]
+pub(super) fn shuffle_lanes(j: u32, zeros: u32, shift: u32, both: bool) -> [i32; 4] {
+    let times = if both { 0x1_0001 } else { 1 };
+    let mut lanes = [0; 4];
+    for (lane, first) in lanes.iter_mut().zip([0, 4, 8, 12]) {
+        *lane = (zeros | ((j + first) * times) << shift).cast_signed();
+    }
+    lanes
+}
+
+/// The CPU's maker, e.g. `AuthenticAMD`.
+pub fn vendor() -> [u8; 12] {
+    let id = std::arch::x86_64::__cpuid(0);
+    let mut name = [0; 12];
+    for (part, word) in name.as_chunks_mut::<4>().0.iter_mut().zip([id.ebx, id.edx, id.ecx]) {
+        *part = word.to_le_bytes();
+    }
+    name
+}

@@ -1,0 +1,171 @@
+//! Float weights times f32 activations, or bf16 pairs where the CPU multiplies those.
+
+use super::super::acts::{Acts, Rows};
+use super::super::formats::FloatFormat;
+use super::super::grid::Block;
+use super::super::simd::{Bf16Dot, Simd};
+use super::{Matrix, floats, in_blocks, prefetch, write, write_block};
+use crate::bytes;
+use crate::quant::{PANEL_ROWS, SUPER, UNIT};
+
+/// Few tokens: the panels of `out`'s columns times all tokens.
+#[inline(always)]
+pub fn stream<S: Simd, F: FloatFormat>(
+    s: S,
+    w: &Matrix<'_>,
+    acts: &Acts<'_>,
+    out: &mut Block<'_, f32>,
+    accumulate: bool,
+) {
+    let (first, count) = (out.col0 / PANEL_ROWS, out.cols.div_ceil(PANEL_ROWS));
+    for p in 0..count {
+        let panel = w.panel(first + p);
+        macro_rules! run {
+            ($token:expr, $n:tt) => {
+                let rows = acts.rows($token, $n);
+                for half in 0..PANEL_ROWS / S::LANES {
+                    let sums = panel_sums::<S, F, $n>(s, panel, w.cols, &rows, half);
+                    for (n, sum) in sums.into_iter().enumerate() {
+                        write(s, sum, &mut out.row($token + n)[p * PANEL_ROWS + half * S::LANES..], accumulate);
+                    }
+                }
+            };
+        }
+        in_blocks!(acts, [4, 2, 1], run);
+    }
+}
+
+/// One vector of rows times `N` tokens.
+#[inline(always)]
+fn panel_sums<S: Simd, F: FloatFormat, const N: usize>(
+    s: S,
+    panel: &[u8],
+    cols: usize,
+    rows: &Rows<'_>,
+    half: usize,
+) -> [S::F; N] {
+    // Four chains a token hide the latency of the fused multiply-add.
+    let mut sums = [[s.splat(0.0); 4]; N];
+    let whole = cols / (4 * F::STEP) * (4 * F::STEP);
+    let (body, tail) = panel.split_at(whole / F::STEP * F::BYTES);
+    for (g, steps) in body.chunks_exact(4 * F::BYTES).enumerate() {
+        if half == 0 {
+            (0..F::BYTES / 16).for_each(|line| prefetch(s, steps, line));
+        }
+        for i in 0..4 {
+            let values = F::load(s, &steps[i * F::BYTES..], half);
+            for (j, &value) in values.iter().enumerate().take(F::STEP) {
+                for n in 0..N {
+                    let a = s.splat(rows.value(n, (g * 4 + i) * F::STEP + j));
+                    sums[n][i] = s.fma(value, a, sums[n][i]);
+                }
+            }
+        }
+    }
+    for (i, step) in tail.chunks_exact(F::BYTES).enumerate() {
+        let values = F::load(s, step, half);
+        for (j, &value) in values.iter().enumerate().take(F::STEP) {
+            let k = whole + i * F::STEP + j;
+            for sums in sums.iter_mut().enumerate().filter(|_| k < cols) {
+                sums.1[0] = s.fma(value, s.splat(rows.value(sums.0, k)), sums.1[0]);
+            }
+        }
+    }
+    let mut totals = [s.splat(0.0); N];
+    for (total, [a, b, c, d]) in totals.iter_mut().zip(sums) {
+        *total = s.add(s.add(a, b), s.add(c, d));
+    }
+    totals
+}
+
+/// Many tokens: `out` is a column stripe of `V` vectors and all tokens. The tile holds f32, `[k][V * LANES]`.
+#[inline(always)]
+pub fn tiled<S: Simd, F: FloatFormat, const V: usize, const N: usize>(
+    s: S,
+    w: &Matrix<'_>,
+    acts: &Acts<'_>,
+    out: &mut Block<'_, f32>,
+    accumulate: bool,
+    (tile, k_cols): (&mut [u8], usize),
+) {
+    let width = V * S::LANES;
+    assert!(out.cols == width && k_cols.is_multiple_of(SUPER) && w.cols == acts.layout.cols());
+    // As many bytes as the int8 tile.
+    let k_cols = k_cols / 4;
+    let tile: &mut [f32] = bytes::cast_mut(&mut tile[..k_cols * width * 4]);
+    for k0 in (0..w.cols).step_by(k_cols) {
+        let k_len = k_cols.min(w.cols - k0);
+        for v in 0..V {
+            let lane = out.col0 + v * S::LANES;
+            let steps = &w.panel(lane / PANEL_ROWS)[k0 / F::STEP * F::BYTES..];
+            for (i, step) in steps.chunks_exact(F::BYTES).take(k_len.div_ceil(F::STEP)).enumerate() {
+                let values = F::load(s, step, lane % PANEL_ROWS / S::LANES);
+                for (j, &value) in values.iter().enumerate().take(F::STEP.min(k_len - i * F::STEP)) {
+                    s.store(value, &mut tile[(i * F::STEP + j) * width + v * S::LANES..]);
+                }
+            }
+        }
+        macro_rules! run {
+            ($token:expr, $n:tt) => {
+                let sums = multiply::<S, V, $n>(s, &tile[..k_len * width], &acts.rows($token, $n), k0);
+                write_block(s, sums, out, $token, accumulate || k0 > 0);
+            };
+        }
+        in_blocks!(acts, [N, 4, 1], run);
+    }
+}
+
+#[inline(always)]
+fn multiply<S: Simd, const V: usize, const N: usize>(s: S, tile: &[f32], rows: &Rows<'_>, k0: usize) -> [[S::F; N]; V] {
+    let mut sums = [[s.splat(0.0); N]; V];
+    for (k, step) in tile.chunks_exact(V * S::LANES).enumerate() {
+        let w = floats::<S, V>(s, step);
+        for n in 0..N {
+            let a = s.splat(rows.value(n, k0 + k));
+            for v in 0..V {
+                sums[v][n] = s.fma(w[v], a, sums[v][n]);
+            }
+        }
+    }
+    sums
+}
+
+/// Many tokens of bf16 pairs times bf16 weights, straight from their panels, which lie in the order of the dot product.
+#[inline(always)]
+pub fn tiled_bf16<S: Simd + Bf16Dot, const V: usize, const N: usize>(
+    s: S,
+    w: &Matrix<'_>,
+    acts: &Acts<'_>,
+    out: &mut Block<'_, f32>,
+    accumulate: bool,
+    k_cols: usize,
+) {
+    assert!(S::LANES == PANEL_ROWS && out.cols == V * PANEL_ROWS && w.cols == acts.layout.cols());
+    // As many bytes as the int8 tile.
+    let (pairs, block) = (w.cols.div_ceil(2), k_cols / 4);
+    for p0 in (0..pairs).step_by(block) {
+        let n_pairs = block.min(pairs - p0);
+        let panels: [&[u8]; V] =
+            std::array::from_fn(|v| &w.panel(out.col0 / PANEL_ROWS + v)[p0 * UNIT..][..n_pairs * UNIT]);
+        macro_rules! run {
+            ($token:expr, $n:tt) => {
+                let rows = acts.rows($token, $n);
+                let mut sums = [[s.splat(0.0); $n]; V];
+                for k in 0..n_pairs {
+                    let mut w = [s.splat_i(0); V];
+                    for v in 0..V {
+                        w[v] = s.load_bytes(&panels[v][k * UNIT..]);
+                    }
+                    for n in 0..$n {
+                        let a = s.splat_i(rows.quants(n, p0 + k));
+                        for v in 0..V {
+                            sums[v][n] = s.dot_bf16(sums[v][n], w[v], a);
+                        }
+                    }
+                }
+                write_block(s, sums, out, $token, accumulate || p0 > 0);
+            };
+        }
+        in_blocks!(acts, [N, 4, 1], run);
+    }
+}

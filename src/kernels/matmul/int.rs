@@ -1,0 +1,463 @@
+//! Integer weights times int8 activations.
+//!
+//! With integer scales (the k-quants) a block of 256 columns is summed in integers: the dot product of a group is
+//! multiplied by its scale as an i16 pair, one instruction instead of a conversion and a multiply-add, and minima meet
+//! the sums of the activations the same way. Nothing is rounded but the two products per block that make it a float.
+
+use super::super::acts::{Acts, Rows};
+use super::super::formats::IntFormat;
+use super::super::grid::Block;
+use super::super::simd::Simd;
+use super::{Matrix, NEAR_BYTES, floats, in_blocks, prefetch, vectors, write, write_block};
+use crate::bytes;
+use crate::quant::{GROUP, PANEL_ROWS, SUPER};
+
+/// Adds four products (two where [`Simd::VNNI`] is false) to the lanes of a group's sum.
+#[inline(always)]
+fn dot<S: Simd, F: IntFormat>(s: S, sum: S::I, w: S::I, a: S::I) -> S::I {
+    if F::QUANT_MAX > 127 { s.dot_wide(sum, w, a) } else { s.dot(sum, w, a) }
+}
+
+/// A group's sum as i32 lanes.
+#[inline(always)]
+fn lanes<S: Simd, F: IntFormat>(s: S, sum: S::I) -> S::I {
+    if F::QUANT_MAX > 127 { sum } else { s.dot_lanes(sum) }
+}
+
+/// Whether sums must be folded in smaller portions than a group to fit i16: with any activations where a sum is a pair of
+/// i16 to begin with, else with dense ones.
+const fn portions<S: Simd, const DENSE: bool>() -> bool {
+    !S::VNNI || DENSE
+}
+
+/// Dot products that then fit.
+const fn dots_max<S: Simd, F: IntFormat>() -> usize {
+    32767 / (if S::VNNI { 4 } else { 2 } * 127 * F::QUANT_MAX)
+}
+
+/// Whether a group's sum begins with the record's starting value.
+const fn starts<S: Simd, F: IntFormat, const DENSE: bool>() -> bool {
+    F::OFFSET && if F::INT_SCALES { !portions::<S, DENSE>() } else { S::VNNI || F::QUANT_MAX <= 127 }
+}
+
+#[inline(always)]
+fn start<S: Simd, F: IntFormat, const DENSE: bool>(s: S, rows: &Rows<'_>, n: usize, group: usize) -> S::I {
+    if starts::<S, F, DENSE>() { s.splat_i(rows.start(n, group)) } else { s.splat_i(0) }
+}
+
+/// The starting values of a group for `N` tokens.
+#[inline(always)]
+fn starts_of<S: Simd, F: IntFormat, const N: usize, const DENSE: bool>(
+    s: S,
+    rows: &Rows<'_>,
+    group: usize,
+) -> [S::I; N] {
+    let mut starts = [s.splat_i(0); N];
+    for (n, start_of) in starts.iter_mut().enumerate() {
+        *start_of = start::<S, F, DENSE>(s, rows, n, group);
+    }
+    starts
+}
+
+/// Takes the offset out of the total of a group where its start did not.
+#[inline(always)]
+fn offset<S: Simd, F: IntFormat, const DENSE: bool>(
+    s: S,
+    total: S::I,
+    scale: S::I,
+    rows: &Rows<'_>,
+    (n, group): (usize, usize),
+) -> S::I {
+    match (F::OFFSET && !starts::<S, F, DENSE>(), S::VNNI) {
+        (false, _) => total,
+        (true, false) => s.dot_pairs(total, s.splat_i(rows.start(n, group)), scale),
+        (true, true) => {
+            // In halves, which fit i16.
+            let half = s.splat_i(rows.start(n, group) / 2);
+            s.dot_pairs(s.dot_pairs(total, half, scale), half, scale)
+        }
+    }
+}
+
+/// Few tokens: the panels of `out`'s columns times all tokens.
+#[inline(always)]
+pub fn stream<S: Simd, F: IntFormat>(
+    s: S,
+    w: &Matrix<'_>,
+    acts: &Acts<'_>,
+    out: &mut Block<'_, f32>,
+    accumulate: bool,
+) {
+    let (first, count) = (out.col0 / PANEL_ROWS, out.cols.div_ceil(PANEL_ROWS));
+    for p in 0..count {
+        let panel = w.panel(first + p);
+        macro_rules! run {
+            ($token:expr, $n:tt) => {
+                let rows = acts.rows($token, $n);
+                for half in 0..PANEL_ROWS / S::LANES {
+                    let sums = panel_sums::<S, F, $n>(s, panel, w.cols, &rows, half);
+                    for (n, sum) in sums.into_iter().enumerate() {
+                        write(s, sum, &mut out.row($token + n)[p * PANEL_ROWS + half * S::LANES..], accumulate);
+                    }
+                }
+            };
+        }
+        in_blocks!(acts, [4, 2, 1], run);
+    }
+}
+
+/// One vector of rows times `N` tokens.
+#[inline(always)]
+fn panel_sums<S: Simd, F: IntFormat, const N: usize>(
+    s: S,
+    panel: &[u8],
+    cols: usize,
+    rows: &Rows<'_>,
+    half: usize,
+) -> [S::F; N] {
+    let n_blocks = cols / F::COLS;
+    let (bodies, tails) = panel.split_at(n_blocks * F::BODY);
+    let mut sums = [s.splat(0.0); N];
+    for (b, (body, tail)) in bodies.chunks_exact(F::BODY).zip(tails.chunks_exact(F::TAIL)).enumerate() {
+        if half == 0 {
+            s.prefetch::<true>(tail.as_ptr().wrapping_add(NEAR_BYTES / 2));
+        }
+        let totals = match F::INT_SCALES && S::VNNI && rows.any_dense::<N>(b) {
+            false => stream_totals::<S, F, N, false>(s, body, rows, b, half),
+            true => stream_totals::<S, F, N, true>(s, body, rows, b, half),
+        };
+        let d = F::d(s, tail, half);
+        let mut values = [d; N];
+        for n in 0..N {
+            values[n] = s.mul(s.to_f(totals[n]), d);
+        }
+        if F::MINS {
+            let (mins, dmin) = (F::mins(s, body, half), F::dmin(s, tail, half));
+            for n in 0..N {
+                let mut total = s.splat_i(0);
+                for (i, min) in mins.into_iter().enumerate() {
+                    total = s.dot_pairs(total, min, s.splat_i(rows.sums(n, b * mins.len() + i)));
+                }
+                values[n] = s.fnma(s.to_f(total), dmin, values[n]);
+            }
+        }
+        for n in 0..N {
+            sums[n] = s.fma(values[n], s.splat(rows.scale(n, b)), sums[n]);
+        }
+    }
+    sums
+}
+
+/// The sums of block `b` for one vector of rows and `N` tokens.
+#[inline(always)]
+fn stream_totals<S: Simd, F: IntFormat, const N: usize, const DENSE: bool>(
+    s: S,
+    body: &[u8],
+    rows: &Rows<'_>,
+    b: usize,
+    half: usize,
+) -> [S::I; N] {
+    let slices = F::COLS / (F::WIDTH * F::STEPS * 4);
+    // Parts of a slice that lie under different scales.
+    let parts = (F::STEPS * 4).div_ceil(F::GROUP);
+    let steps = F::STEPS / parts;
+    // Cache lines to ask for with every step, so that they arrive in an even flow, and what is left over.
+    let per_step = F::BODY / 64 / (slices * F::STEPS);
+    let rest = F::BODY / 64 - per_step * slices * F::STEPS;
+    if half == 0 {
+        (0..rest).for_each(|line| prefetch(s, body, line));
+    }
+    // A block of one float scale is one group, whichever vectors it is spread over.
+    let sums_apart = if F::INT_SCALES { F::WIDTH } else { 1 };
+    let scales = F::scales(s, body, half);
+    let mut totals = [s.splat_i(0); N];
+    for slice in 0..slices {
+        for part in 0..parts {
+            let unit = |w: usize| (slice * F::WIDTH + w) * F::STEPS + part * steps;
+            let group = |w: usize| unit(w) * 4 / F::GROUP;
+            let block_group = b * (F::COLS / F::GROUP);
+            let mut acc = [[s.splat_i(0); N]; 4];
+            for (w, acc) in acc.iter_mut().enumerate().take(sums_apart) {
+                for (n, acc) in acc.iter_mut().enumerate() {
+                    *acc = start::<S, F, DENSE>(s, rows, n, block_group + group(w));
+                }
+            }
+            for l in 0..steps {
+                if half == 0 {
+                    let step = slice * F::STEPS + part * steps + l;
+                    (0..per_step).for_each(|line| prefetch(s, body, rest + step * per_step + line));
+                }
+                let quants = F::step(s, body, slice, part * steps + l, half);
+                for w in 0..F::WIDTH {
+                    for n in 0..N {
+                        let a = s.splat_i(rows.quants(n, b * (F::COLS / 4) + unit(w) + l));
+                        let sum = &mut acc[w.min(sums_apart - 1)][n];
+                        *sum = dot::<S, F>(s, *sum, quants[w], a);
+                    }
+                }
+                let last = l + 1 == steps;
+                let full = portions::<S, DENSE>() && (l + 1).is_multiple_of(dots_max::<S, F>());
+                if F::INT_SCALES && (last || full) {
+                    for w in 0..F::WIDTH {
+                        for n in 0..N {
+                            let scale = scales[group(w)];
+                            totals[n] = s.dot_pairs(totals[n], acc[w][n], scale);
+                            acc[w][n] = s.splat_i(0);
+                            if last {
+                                let group = block_group + group(w);
+                                totals[n] = offset::<S, F, DENSE>(s, totals[n], scale, rows, (n, group));
+                            }
+                        }
+                    }
+                }
+            }
+            if !F::INT_SCALES {
+                for n in 0..N {
+                    totals[n] = lanes::<S, F>(s, acc[0][n]);
+                }
+            }
+        }
+    }
+    totals
+}
+
+/// Unpacked weights of `V` vectors, `width = V * LANES` rows: quants `[k / 4][width][4]`, integer scales
+/// `[k / GROUP][width]`, minima `[k / 64][width]`, float scales `d` and `dmin` `[k / COLS][width]`.
+struct Tile<'t> {
+    quants: &'t mut [u8],
+    scales: &'t mut [u8],
+    mins: &'t mut [u8],
+    d: &'t mut [f32],
+    dmin: &'t mut [f32],
+}
+
+impl<'t> Tile<'t> {
+    fn carve(tile: &'t mut [u8], k_cols: usize, width: usize) -> Self {
+        let (quants, rest) = tile.split_at_mut(width * k_cols);
+        let (scales, rest) = rest.split_at_mut(width * k_cols / 16 * 4);
+        let (mins, rest) = rest.split_at_mut(width * k_cols / 64 * 4);
+        let (d, rest) = rest.split_at_mut(width * k_cols / GROUP * 4);
+        let dmin = &mut rest[..width * k_cols / GROUP * 4];
+        Tile { quants, scales, mins, d: bytes::cast_mut(d), dmin: bytes::cast_mut(dmin) }
+    }
+
+    /// Unpacks blocks `b0 ..` of one panel's vector `half` into vector `v` of the tile.
+    #[inline(always)]
+    fn fill<S: Simd, F: IntFormat>(&mut self, s: S, panel: Panel<'_>, half: usize, (v, width): (usize, usize)) {
+        let lane = v * S::LANES;
+        let slices = F::COLS / (F::WIDTH * F::STEPS * 4);
+        for (b, (body, tail)) in panel.bodies.chunks_exact(F::BODY).zip(panel.tails.chunks_exact(F::TAIL)).enumerate() {
+            let quants = &mut self.quants[b * F::COLS * width..][..F::COLS * width];
+            for slice in 0..slices {
+                for l in 0..F::STEPS {
+                    let vectors = F::step(s, body, slice, l, half);
+                    for (w, &vector) in vectors.iter().enumerate().take(F::WIDTH) {
+                        let unit = (slice * F::WIDTH + w) * F::STEPS + l;
+                        s.store_bytes(vector, &mut quants[(unit * width + lane) * 4..]);
+                    }
+                }
+            }
+            if F::INT_SCALES {
+                let groups = F::COLS / F::GROUP;
+                for (g, &scale) in F::scales(s, body, half).iter().enumerate().take(groups) {
+                    s.store_bytes(scale, &mut self.scales[((b * groups + g) * width + lane) * 4..]);
+                }
+            }
+            if F::MINS {
+                for (i, min) in F::mins(s, body, half).into_iter().enumerate() {
+                    s.store_bytes(min, &mut self.mins[((b * 4 + i) * width + lane) * 4..]);
+                }
+                s.store(F::dmin(s, tail, half), &mut self.dmin[b * width + lane..]);
+            }
+            s.store(F::d(s, tail, half), &mut self.d[b * width + lane..]);
+        }
+    }
+
+    /// Sums of groups `group ..` of a block with integer scales for `N` tokens, offsets taken out.
+    #[inline(always)]
+    fn block_totals<S: Simd, F: IntFormat, const V: usize, const N: usize, const DENSE: bool>(
+        &self,
+        s: S,
+        rows: &Rows<'_>,
+        block: usize,
+        k0: usize,
+    ) -> [[S::I; N]; V] {
+        let width = V * S::LANES;
+        let groups = F::COLS / F::GROUP;
+        let quants = &self.quants[block * F::COLS * width..][..F::COLS * width];
+        let scales = &self.scales[block * groups * width * 4..][..groups * width * 4];
+        let first_group = k0 / F::GROUP + block * groups;
+        let mut totals = [[s.splat_i(0); N]; V];
+        let each = quants.chunks_exact(F::GROUP * width).zip(scales.chunks_exact(width * 4));
+        for (g, (quants, scales)) in each.enumerate() {
+            let group = first_group + g;
+            let mut acc = [starts_of::<S, F, N, DENSE>(s, rows, group); V];
+            let units = F::GROUP / 4;
+            for (u, unit) in quants.chunks_exact(4 * width).enumerate() {
+                let w = vectors::<S, V>(s, unit);
+                for n in 0..N {
+                    let a = s.splat_i(rows.quants(n, group * units + u));
+                    for v in 0..V {
+                        acc[v][n] = dot::<S, F>(s, acc[v][n], w[v], a);
+                    }
+                }
+                if portions::<S, DENSE>() && u + 1 < units && (u + 1).is_multiple_of(dots_max::<S, F>()) {
+                    for v in 0..V {
+                        let scale = s.load_bytes(&scales[v * S::LANES * 4..]);
+                        for n in 0..N {
+                            totals[v][n] = s.dot_pairs(totals[v][n], acc[v][n], scale);
+                            acc[v][n] = s.splat_i(0);
+                        }
+                    }
+                }
+            }
+            for v in 0..V {
+                let scale = s.load_bytes(&scales[v * S::LANES * 4..]);
+                for n in 0..N {
+                    let total = s.dot_pairs(totals[v][n], acc[v][n], scale);
+                    totals[v][n] = offset::<S, F, DENSE>(s, total, scale, rows, (n, group));
+                }
+            }
+        }
+        totals
+    }
+
+    /// `N` tokens over the tile's columns `k0 .. k0 + k_len`, with integer scales.
+    #[inline(always)]
+    fn multiply_super<S: Simd, F: IntFormat, const V: usize, const N: usize>(
+        &self,
+        s: S,
+        rows: &Rows<'_>,
+        (k0, k_len): (usize, usize),
+    ) -> [[S::F; N]; V] {
+        let width = V * S::LANES;
+        let mut sums = [[s.splat(0.0); N]; V];
+        for block in 0..k_len / F::COLS {
+            let totals = match S::VNNI && rows.any_dense::<N>(k0 / F::COLS + block) {
+                false => self.block_totals::<S, F, V, N, false>(s, rows, block, k0),
+                true => self.block_totals::<S, F, V, N, true>(s, rows, block, k0),
+            };
+            let minima = self.block_minima::<S, F, V, N>(s, rows, block, k0);
+            for n in 0..N {
+                let scale = s.splat(rows.scale(n, k0 / F::COLS + block));
+                for v in 0..V {
+                    let lane = block * width + v * S::LANES;
+                    let mut value = s.mul(s.to_f(totals[v][n]), s.load(&self.d[lane..]));
+                    if F::MINS {
+                        value = s.fnma(s.to_f(minima[v][n]), s.load(&self.dmin[lane..]), value);
+                    }
+                    sums[v][n] = s.fma(value, scale, sums[v][n]);
+                }
+            }
+        }
+        sums
+    }
+
+    /// Minima of a block times the sums of the activations.
+    #[inline(always)]
+    fn block_minima<S: Simd, F: IntFormat, const V: usize, const N: usize>(
+        &self,
+        s: S,
+        rows: &Rows<'_>,
+        block: usize,
+        k0: usize,
+    ) -> [[S::I; N]; V] {
+        let width = V * S::LANES;
+        let mut minima = [[s.splat_i(0); N]; V];
+        if F::MINS {
+            let n_pairs = F::COLS / (2 * GROUP);
+            let first = (k0 / F::COLS + block) * n_pairs;
+            let mins = &self.mins[block * n_pairs * width * 4..];
+            for (i, mins) in mins.chunks_exact(width * 4).take(n_pairs).enumerate() {
+                let min = vectors::<S, V>(s, mins);
+                for n in 0..N {
+                    let a = s.splat_i(rows.sums(n, first + i));
+                    for v in 0..V {
+                        minima[v][n] = s.dot_pairs(minima[v][n], min[v], a);
+                    }
+                }
+            }
+        }
+        minima
+    }
+
+    /// The same with a float scale per block of 32.
+    #[inline(always)]
+    fn multiply_blocks<S: Simd, F: IntFormat, const V: usize, const N: usize>(
+        &self,
+        s: S,
+        rows: &Rows<'_>,
+        (k0, k_len): (usize, usize),
+    ) -> [[S::F; N]; V] {
+        let width = V * S::LANES;
+        let mut sums = [[s.splat(0.0); N]; V];
+        for (block, quants) in self.quants[..k_len * width].chunks_exact(F::COLS * width).enumerate() {
+            let group = k0 / F::COLS + block;
+            let mut acc = [starts_of::<S, F, N, false>(s, rows, group); V];
+            for (u, unit) in quants.chunks_exact(4 * width).enumerate() {
+                let w = vectors::<S, V>(s, unit);
+                for n in 0..N {
+                    let a = s.splat_i(rows.quants(n, group * (F::COLS / 4) + u));
+                    for v in 0..V {
+                        acc[v][n] = dot::<S, F>(s, acc[v][n], w[v], a);
+                    }
+                }
+            }
+            let d = floats::<S, V>(s, &self.d[block * width..]);
+            for n in 0..N {
+                let scale = s.splat(rows.scale(n, group));
+                for v in 0..V {
+                    let sum = s.to_f(lanes::<S, F>(s, acc[v][n]));
+                    sums[v][n] = s.fma(sum, s.mul(d[v], scale), sums[v][n]);
+                }
+            }
+        }
+        sums
+    }
+}
+
+/// Some blocks of a panel.
+#[derive(Clone, Copy)]
+struct Panel<'a> {
+    bodies: &'a [u8],
+    tails: &'a [u8],
+}
+
+/// Many tokens: `out` is a column stripe of `V` vectors and all tokens.
+#[inline(always)]
+pub fn tiled<S: Simd, F: IntFormat, const V: usize, const N: usize>(
+    s: S,
+    w: &Matrix<'_>,
+    acts: &Acts<'_>,
+    out: &mut Block<'_, f32>,
+    accumulate: bool,
+    (tile, k_cols): (&mut [u8], usize),
+) {
+    let width = V * S::LANES;
+    assert!(out.cols == width && k_cols.is_multiple_of(SUPER) && w.cols == acts.layout.cols());
+    for k0 in (0..w.cols).step_by(k_cols) {
+        let k_len = k_cols.min(w.cols - k0);
+        let mut tile = Tile::carve(tile, k_cols, width);
+        for v in 0..V {
+            let lane = out.col0 + v * S::LANES;
+            let (bodies, tails) = w.panel(lane / PANEL_ROWS).split_at(w.cols / F::COLS * F::BODY);
+            let (first, n) = (k0 / F::COLS, k_len / F::COLS);
+            let panel = Panel {
+                bodies: &bodies[first * F::BODY..][..n * F::BODY],
+                tails: &tails[first * F::TAIL..][..n * F::TAIL],
+            };
+            tile.fill::<S, F>(s, panel, lane % PANEL_ROWS / S::LANES, (v, width));
+        }
+        macro_rules! run {
+            ($token:expr, $n:tt) => {
+                let rows = acts.rows($token, $n);
+                let sums = match F::INT_SCALES {
+                    true => tile.multiply_super::<S, F, V, $n>(s, &rows, (k0, k_len)),
+                    false => tile.multiply_blocks::<S, F, V, $n>(s, &rows, (k0, k_len)),
+                };
+                write_block(s, sums, out, $token, accumulate || k0 > 0);
+            };
+        }
+        in_blocks!(acts, [N, 2, 1], run);
+    }
+}
