@@ -7,7 +7,7 @@ use super::args::ModelArgs;
 use crate::board::{Board, BoardError, EMBEDDED, KvType, PageSize, TIERS, Tile};
 use crate::error::{Error, Result};
 use crate::memory::PageKind;
-use crate::sys::cpu::{Topology, format_list, parse_list};
+use crate::sys::cpu::{ListError, Topology, format_list, parse_list};
 
 /// How weights are read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -253,48 +253,44 @@ fn cores(args: &ModelArgs, env: Env<'_>, board: &Board, topology: &Topology) -> 
     }
     let have = topology.cpus.len();
     if let Some((asked, source)) = threads.filter(|&(asked, _)| asked as usize > have) {
-        return Err(refuse("threads", source, format!("{asked} threads, but this process may use {have} CPUs")));
+        let why = format!(
+            "{asked} threads, but this process may use {have} CPUs, and more threads than CPUs only get in each other's \
+             way; use at most {have}, or leave it out for one per physical core"
+        );
+        return Err(refuse("threads", source, why));
     }
     let Some((list, source)) = pick(env, "cores", args.cores.clone(), board.cpu.cores.clone())? else {
-        let mut cores = preferred(topology);
+        let mut cores = topology.spread();
         cores.truncate(threads.map_or(topology.cores.len().max(1), |(threads, _)| threads as usize));
         return Ok(cores);
     };
-    let mut cores = parse_list(&list)
-        .ok_or_else(|| refuse("cores", source, format!("{list:?} is no list of CPUs such as 0-7,16")))?;
+    let not_ours = |missing: String| {
+        let allowed = format_list(&topology.cpus);
+        let why = format!(
+            "{list} names CPU {missing}, but this process may use only {allowed}; name some of those, or leave it out"
+        );
+        refuse("cores", source, why)
+    };
+    let mut cores = parse_list(&list).map_err(|e| match e {
+        ListError::Malformed => refuse("cores", source, format!("{list:?} is no list of CPUs such as 0-7,16")),
+        ListError::Beyond(cpu) => not_ours(cpu.to_string()),
+    })?;
     let missing: Vec<usize> = cores.iter().copied().filter(|cpu| !topology.cpus.contains(cpu)).collect();
     if !missing.is_empty() {
-        let (missing, allowed) = (format_list(&missing), format_list(&topology.cpus));
-        return Err(refuse("cores", source, format!("this process may not use CPU {missing}, only {allowed}")));
+        return Err(not_ours(format_list(&missing)));
     }
     if let Some((threads, threads_source)) = threads {
         let count = cores.len();
         if count < threads as usize {
-            let why = format!("{threads} threads need as many CPUs, but cores = {list} names {count}");
+            let why = format!(
+                "{threads} threads need as many CPUs, but cores = {list} names {count}; use at most {count} threads, or \
+                 name more CPUs"
+            );
             return Err(refuse("threads", threads_source, why));
         }
         cores.truncate(threads as usize);
     }
     Ok(cores)
-}
-
-/// All CPUs in the order workers should take them: one per physical core, in turns over the L3 domains (one
-/// domain alone does not reach the memory's bandwidth), then the second threads of the cores likewise.
-fn preferred(topology: &Topology) -> Vec<usize> {
-    let in_turns = |cpus: Vec<usize>| -> Vec<usize> {
-        let domain = |cpu: usize| topology.l3_domains.iter().position(|domain| domain.contains(&cpu)).unwrap_or(0);
-        let mut ranked: Vec<(usize, usize, usize)> = Vec::with_capacity(cpus.len());
-        for cpu in cpus {
-            let rank = ranked.iter().filter(|&&(_, d, _)| d == domain(cpu)).count();
-            ranked.push((rank, domain(cpu), cpu));
-        }
-        ranked.sort_unstable();
-        ranked.into_iter().map(|(_, _, cpu)| cpu).collect()
-    };
-    let seconds = topology.cpus.iter().copied().filter(|cpu| !topology.cores.contains(cpu)).collect();
-    let mut order = in_turns(topology.cores.clone());
-    order.extend(in_turns(seconds));
-    order
 }
 
 #[cfg(test)]
@@ -371,7 +367,8 @@ mod tests {
             (|a| a.threads = Some(0), &[], "--threads: at least 1"),
             (|a| a.threads = Some(9), &[], "9 threads, but this process may use 8 CPUs"),
             (|_| (), &[("BRIM_THREADS", "many")], "BRIM_THREADS=many: invalid digit"),
-            (|a| a.cores = text("7-8"), &[], "--cores: this process may not use CPU 8, only 0-7"),
+            (|a| a.cores = text("7-8"), &[], "--cores: 7-8 names CPU 8, but this process may use only 0-7"),
+            (|a| a.cores = text("99999"), &[], "--cores: 99999 names CPU 99999, but this process may use only 0-7"),
             (|a| a.cores = text("a"), &[], "no list of CPUs"),
             (
                 |a| {

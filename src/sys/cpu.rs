@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use rustix::thread::{CpuSet, Pid, gettid, sched_getaffinity, sched_setaffinity};
 
 use super::{OsError, file};
 
@@ -20,7 +20,7 @@ pub fn allowed() -> Result<Vec<usize>, OsError> {
 
 /// The CPUs that are online, ascending; empty where sysfs does not say.
 pub fn online() -> Vec<usize> {
-    file::text(Path::new(CPU_ROOT).join("online")).and_then(|list| parse_list(&list)).unwrap_or_default()
+    file::text(Path::new(CPU_ROOT).join("online")).and_then(|list| parse_list(&list).ok()).unwrap_or_default()
 }
 
 /// Pins the calling thread to one CPU.
@@ -28,28 +28,62 @@ pub fn online() -> Vec<usize> {
 /// # Errors
 /// EINVAL where the CPU does not exist or may not be used.
 pub fn pin_to(cpu: usize) -> Result<(), OsError> {
+    pin(None, cpu)
+}
+
+/// Pins a thread of this process, by its [`thread_id`].
+///
+/// # Errors
+/// As [`pin_to`]; ESRCH where there is no such thread.
+pub fn pin_thread(thread: u32, cpu: usize) -> Result<(), OsError> {
+    let thread = i32::try_from(thread).ok().and_then(Pid::from_raw);
+    pin(Some(thread.ok_or(OsError { call: "sched_setaffinity", errno: libc::ESRCH })?), cpu)
+}
+
+/// The kernel's id of the calling thread.
+pub fn thread_id() -> u32 {
+    gettid().as_raw_nonzero().get().cast_unsigned()
+}
+
+fn pin(thread: Option<Pid>, cpu: usize) -> Result<(), OsError> {
     if cpu >= CpuSet::MAX_CPU {
         return Err(OsError { call: "sched_setaffinity", errno: libc::EINVAL });
     }
     let mut set = CpuSet::new();
     set.set(cpu);
-    sched_setaffinity(None, &set).map_err(|e| OsError::new("sched_setaffinity", e))
+    sched_setaffinity(thread, &set).map_err(|e| OsError::new("sched_setaffinity", e))
 }
 
-/// Reads a CPU list such as `0-7,16`: ascending, without doubles. `None` if it is malformed.
-pub fn parse_list(list: &str) -> Option<Vec<usize>> {
+/// Why a CPU list cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListError {
+    /// It is no list.
+    Malformed,
+    /// It names a CPU beyond what Linux can have.
+    Beyond(usize),
+}
+
+/// Reads a CPU list such as `0-7,16`: ascending, without doubles.
+///
+/// # Errors
+/// Text that is no list, or a number no CPU has.
+pub fn parse_list(list: &str) -> Result<Vec<usize>, ListError> {
+    let number = |text: &str| text.parse::<usize>().map_err(|_| ListError::Malformed);
     let mut cpus = Vec::new();
     for item in list.split(',').map(str::trim) {
         let (first, last) = item.split_once('-').unwrap_or((item, item));
-        let (first, last) = (first.parse::<usize>().ok()?, last.parse::<usize>().ok()?);
-        if first > last || last >= CpuSet::MAX_CPU {
-            return None;
+        let (first, last) = (number(first)?, number(last)?);
+        if first > last {
+            return Err(ListError::Malformed);
+        }
+        if last >= CpuSet::MAX_CPU {
+            return Err(ListError::Beyond(last));
         }
         cpus.extend(first..=last);
     }
     cpus.sort_unstable();
     cpus.dedup();
-    Some(cpus)
+    Ok(cpus)
 }
 
 /// Writes ascending CPUs as a list: the inverse of [`parse_list`].
@@ -103,12 +137,31 @@ impl Topology {
             if !seen_cores.contains(&cpu) {
                 topology.cores.push(cpu);
                 let siblings = file::text(dir.join("topology/thread_siblings_list"));
-                seen_cores.extend(siblings.and_then(|list| parse_list(&list)).unwrap_or_else(|| vec![cpu]));
+                seen_cores.extend(siblings.and_then(|list| parse_list(&list).ok()).unwrap_or_else(|| vec![cpu]));
             }
             topology.read_caches(&dir.join("cache"), cpu, &cpus);
         }
         topology.cpus = cpus;
         topology
+    }
+
+    /// All CPUs in the order workers should take them: one per physical core, in turns over the L3 domains (one domain
+    /// alone does not reach the memory's bandwidth), then the second threads of the cores likewise.
+    pub fn spread(&self) -> Vec<usize> {
+        let domain = |cpu: usize| self.l3_domains.iter().position(|domain| domain.contains(&cpu)).unwrap_or(0);
+        let in_turns = |cpus: Vec<usize>| -> Vec<usize> {
+            let mut ranked: Vec<(usize, usize, usize)> = Vec::with_capacity(cpus.len());
+            for cpu in cpus {
+                let rank = ranked.iter().filter(|&&(_, d, _)| d == domain(cpu)).count();
+                ranked.push((rank, domain(cpu), cpu));
+            }
+            ranked.sort_unstable();
+            ranked.into_iter().map(|(_, _, cpu)| cpu).collect()
+        };
+        let seconds = self.cpus.iter().copied().filter(|cpu| !self.cores.contains(cpu)).collect();
+        let mut order = in_turns(self.cores.clone());
+        order.extend(in_turns(seconds));
+        order
     }
 
     fn read_caches(&mut self, dir: &Path, cpu: usize, cpus: &[usize]) {
@@ -122,7 +175,7 @@ impl Topology {
                 (2, "Unified" | "Data") if self.l2_bytes == 0 => self.l2_bytes = size_bytes,
                 (3, _) if !self.l3_domains.iter().any(|domain| domain.contains(&cpu)) => {
                     self.l3_bytes = self.l3_bytes.max(size_bytes);
-                    let shared = file::text(index.join("shared_cpu_list")).and_then(|list| parse_list(&list));
+                    let shared = file::text(index.join("shared_cpu_list")).and_then(|list| parse_list(&list).ok());
                     let mut domain = shared.unwrap_or_else(|| vec![cpu]);
                     domain.retain(|cpu| cpus.contains(cpu));
                     self.l3_domains.push(domain);
@@ -150,13 +203,15 @@ mod tests {
     #[test]
     fn lists_go_there_and_back() {
         for (text, cpus) in [("0", vec![0]), ("0-3,8", vec![0, 1, 2, 3, 8]), ("5,6", vec![5, 6])] {
-            assert_eq!(parse_list(text), Some(cpus));
+            assert_eq!(parse_list(text), Ok(cpus));
         }
-        assert_eq!(parse_list("3,1-2,2"), Some(vec![1, 2, 3]));
+        assert_eq!(parse_list("3,1-2,2"), Ok(vec![1, 2, 3]));
         assert_eq!(format_list(&[0, 1, 2, 3, 8, 10, 11]), "0-3,8,10-11");
-        for bad in ["", "a", "1-", "3-1", "0,", "-1", "99999999", "0-18446744073709551615"] {
-            assert_eq!(parse_list(bad), None, "{bad}");
+        for bad in ["", "a", "1-", "3-1", "0,", "-1", "0-18446744073709551616"] {
+            assert_eq!(parse_list(bad), Err(ListError::Malformed), "{bad}");
         }
+        assert_eq!(parse_list("1,99999"), Err(ListError::Beyond(99999)));
+        assert_eq!(parse_list("0-18446744073709551615"), Err(ListError::Beyond(usize::MAX)));
     }
 
     #[test]
@@ -172,22 +227,28 @@ mod tests {
         assert!(pin_to(CpuSet::MAX_CPU - 1).is_err());
     }
 
-    #[test]
-    fn two_dies_with_smt_are_understood() {
-        let root = std::env::temp_dir().join(format!("brim-cpu-{}", std::process::id()));
-        for cpu in 0..4 {
+    /// A sysfs tree of `n_cores` cores with two threads each (`n` and `n + n_cores`), every `per_domain` cores sharing
+    /// an L3, read for `cpus`.
+    fn two_threads_a_core(n_cores: usize, per_domain: usize, cpus: Vec<usize>) -> Topology {
+        let root = std::env::temp_dir().join(format!("brim-cpu-{}-{n_cores}-{}", std::process::id(), cpus.len()));
+        for cpu in 0..2 * n_cores {
             let dir = root.join(format!("cpu{cpu}"));
             let write = |path: &str, text: &str| {
                 let path = dir.join(path);
                 std::fs::create_dir_all(path.parent().unwrap()).unwrap();
                 std::fs::write(path, format!("{text}\n")).unwrap();
             };
-            write("topology/thread_siblings_list", ["0,2", "1,3"][cpu % 2]);
+            let core = cpu % n_cores;
+            let first = core / per_domain * per_domain;
+            let threads = format!("{core},{}", core + n_cores);
+            let last = first + per_domain - 1;
+            let domain = format!("{first}-{last},{}-{}", first + n_cores, last + n_cores);
+            write("topology/thread_siblings_list", &threads);
             for (index, level, kind, size, shared) in [
-                (0, "1", "Data", "48K", ["0,2", "1,3"][cpu % 2]),
-                (1, "1", "Instruction", "32K", "0"),
-                (2, "2", "Unified", "1M", "0"),
-                (3, "3", "Unified", "32768K", ["0,2", "1,3"][cpu % 2]),
+                (0, "1", "Data", "48K", &threads),
+                (1, "1", "Instruction", "32K", &threads),
+                (2, "2", "Unified", "1M", &threads),
+                (3, "3", "Unified", "32768K", &domain),
             ] {
                 write(&format!("cache/index{index}/level"), level);
                 write(&format!("cache/index{index}/type"), kind);
@@ -195,10 +256,38 @@ mod tests {
                 write(&format!("cache/index{index}/shared_cpu_list"), shared);
             }
         }
-        let topology = Topology::read(&root, vec![0, 1, 2, 3]);
+        let topology = Topology::read(&root, cpus);
         std::fs::remove_dir_all(&root).unwrap();
+        topology
+    }
+
+    #[test]
+    fn two_dies_with_smt_are_understood() {
+        let topology = two_threads_a_core(2, 1, vec![0, 1, 2, 3]);
         assert_eq!(topology.cores, [0, 1]);
         assert_eq!((topology.l1d_bytes, topology.l2_bytes, topology.l3_bytes), (48 << 10, 1 << 20, 32 << 20));
         assert_eq!(topology.l3_domains, [[0, 2], [1, 3]]);
+    }
+
+    #[test]
+    fn workers_span_both_dies_of_sixteen_cores_before_any_core_is_shared() {
+        let topology = two_threads_a_core(16, 8, (0..32).collect());
+        assert_eq!(topology.cores, (0..16).collect::<Vec<_>>());
+        assert_eq!(topology.l3_domains.len(), 2);
+        let order = topology.spread();
+        assert_eq!(order[..6], [0, 8, 1, 9, 2, 10]);
+        assert_eq!(order[16..20], [16, 24, 17, 25]);
+        for n in 1..=32 {
+            let on_first = order[..n].iter().filter(|&&cpu| cpu % 16 < 8).count();
+            assert!(on_first.abs_diff(n - on_first) <= 1, "{n} workers: {on_first} on the first die");
+            let mut cores: Vec<usize> = order[..n].iter().map(|cpu| cpu % 16).collect();
+            cores.sort_unstable();
+            cores.dedup();
+            assert_eq!(cores.len(), n.min(16), "{n} workers");
+        }
+        // A container that was given some second threads, and more of one die than of the other.
+        let part = two_threads_a_core(16, 8, vec![2, 3, 4, 5, 18, 24, 25]);
+        assert_eq!(part.cores, [2, 3, 4, 5, 24, 25]);
+        assert_eq!(part.spread(), [2, 24, 3, 25, 4, 5, 18]);
     }
 }
