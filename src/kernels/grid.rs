@@ -15,6 +15,11 @@ pub trait Team: Sync {
     fn size(&self) -> usize;
     /// Runs `job(worker)` once on every worker, `0` being the caller, and returns when all are done.
     fn run(&self, job: &(dyn Fn(usize) + Sync));
+    /// As [`Team::run`] for work that is drawn, as from a [`Grid`], until none is left: a worker that has not begun
+    /// when the caller's own part is done, because something else runs on its CPU, is left out.
+    fn drain(&self, job: &(dyn Fn(usize) + Sync)) {
+        self.run(job);
+    }
 }
 
 /// Most parts of a grid: the cores of the largest box brim is built for, twice over. More workers share parts.

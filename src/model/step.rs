@@ -206,9 +206,9 @@ pub struct Pass<'p, 'a> {
     pub position: usize,
 }
 
-/// Runs `job` on the team, or right here when there is too little to share.
+/// Runs `job`, which draws its work, on the team, or right here when there is too little to share.
 fn share(team: &dyn Team, n_tokens: usize, job: &(dyn Fn(usize) + Sync)) {
-    if n_tokens <= ALONE_TOKENS_MAX { job(0) } else { team.run(job) }
+    if n_tokens <= ALONE_TOKENS_MAX { job(0) } else { team.drain(job) }
 }
 
 impl Pass<'_, '_> {
@@ -360,7 +360,7 @@ impl Pass<'_, '_> {
         let tokens_at_once = (QUERY_ROWS_MAX / group).max(1);
         let columns = group * d * 4;
         let grid = Grid::new(acts, (n, heads * columns, layout.bytes()), (tokens_at_once, columns));
-        self.team.run(&|worker| {
+        self.team.drain(&|worker| {
             let Ok(mut scratch) = workers[worker].lock() else { return };
             let scratch: &mut [f32] = bytes::cast_mut(&mut scratch[..attend_scratch(d) * 4]);
             while let Some(mut block) = grid.next() {
@@ -471,7 +471,7 @@ fn multiply<const N: usize>(
             });
         }
         let acts = Acts { records: &*records, layout, n_tokens: n };
-        team.run(&|worker| {
+        team.drain(&|worker| {
             let Ok(mut scratch) = workers[worker].lock() else { return };
             for (w, grid) in jobs.iter().filter(|(w, _)| kernels.act_type(w.ty, n) == kind) {
                 let matrix = Matrix { panels: w.of(region), panel_bytes: w.ty.panel_bytes(cols), cols };
