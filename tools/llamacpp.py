@@ -79,6 +79,11 @@ class Context:
     def clear(self):
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self.raw), True)
 
+    def truncate(self, n):
+        """Forgets all but the first `n` tokens."""
+        if not llama_cpp.llama_memory_seq_rm(llama_cpp.llama_get_memory(self.raw), 0, n, -1):
+            raise EngineError(f"llama.cpp does not forget what follows {n} tokens")
+
     def decode(self, tokens, start, every=False):
         """Runs `tokens` at positions `start..`; logits of every token, or of the last only."""
         assert 0 < len(tokens) <= CHUNK
@@ -127,29 +132,36 @@ def greedy(path, prompt, n, kv, threads=2):
     return out, lead
 
 
-def speed(path, prompt, steps, threads):
-    """Tokens per second of one prefill of `prompt` tokens and of `steps` decode steps after it, as (prefill, decode).
+def speeds(path, prompt, steps, threads, depth=0):
+    """Yields, whenever asked, tokens per second of a prefill of `prompt` tokens behind `depth` others and of `steps`
+    decode steps after it, as (prefill, decode); None for what has no tokens.
 
-    The context has llama.cpp's default settings. One short round comes first, unmeasured, so that weights are resident
-    and threads exist.
+    The context has llama.cpp's default settings, flash attention among them. The tokens before are computed once and
+    kept. One short round comes first, unmeasured, so that weights are resident and threads exist.
     """
     rng = np.random.default_rng(1)
-    with Model(path) as model, model.context(prompt + steps + 64, threads, flash=FLASH_AUTO) as ctx:
-        ids = rng.integers(0, model.n_vocab, prompt + steps)
+    with Model(path) as model, model.context(depth + prompt + steps + 64, threads, flash=FLASH_AUTO) as ctx:
+        ids = rng.integers(0, model.n_vocab, depth + prompt + steps)
+
+        def feed(first, n):
+            for at in range(first, first + n, CHUNK):
+                ctx.decode(ids[at:min(at + CHUNK, first + n)], at)
+            ctx.sync()
+
         ctx.decode(ids[:16], 0)
         ctx.decode(ids[:1], 16)
-        ctx.sync()
         ctx.clear()
-        began = time.perf_counter()
-        for at in range(0, prompt, CHUNK):
-            ctx.decode(ids[at:min(at + CHUNK, prompt)], at)
-        ctx.sync()
-        filled = time.perf_counter()
-        for i in range(steps):
-            ctx.decode(ids[prompt + i:prompt + i + 1], prompt + i)
-        ctx.sync()
-        ended = time.perf_counter()
-    return (prompt / (filled - began) if prompt else None, steps / (ended - filled) if steps else None)
+        feed(0, depth)
+        while True:
+            ctx.truncate(depth)
+            began = time.perf_counter()
+            feed(depth, prompt)
+            filled = time.perf_counter()
+            for at in range(depth + prompt, depth + prompt + steps):
+                ctx.decode(ids[at:at + 1], at)
+            ctx.sync()
+            ended = time.perf_counter()
+            yield prompt / (filled - began) if prompt else None, steps / (ended - filled) if steps else None
 
 
 def log_softmax(x):
