@@ -59,7 +59,8 @@ pub fn open(model: Option<&str>) -> Result<ModelFiles> {
     }
 }
 
-fn tile(settings: &Settings) -> Tile {
+/// The cache tile of the board, or what this CPU's L1d suggests.
+pub fn tile(settings: &Settings) -> Tile {
     // 32 rows of k_cols int8 in three quarters of L1d; the rest is activations.
     let from_cache = settings.topology.l1d_bytes as usize * 3 / 4 / 32;
     let k_cols = settings.tile.k_bytes.map_or(from_cache, |k| k as usize);

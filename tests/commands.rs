@@ -200,3 +200,59 @@ fn bench_model_reports_speeds_beside_their_ceilings() {
     let text = run(&words).good();
     assert!(text.contains("pp8 @ d0: ") && text.contains("tg4 @ d0: "), "{text}");
 }
+
+#[test]
+fn bench_model_shows_how_cost_grows_with_the_prompt() {
+    let words = ["bench", "model", "-m", &golden("qwen3-mixed"), "-p", "8,16,32", "-n", "2", "-d", "5", "-r", "2"];
+    let report = run(&[&words[..], &["--json"]].concat()).json();
+    let prefills = report["prefills"].as_array().unwrap();
+    let tokens: Vec<u64> = prefills.iter().map(|p| p["tokens"].as_u64().unwrap()).collect();
+    assert_eq!((tokens, &report["prefill"]), (vec![8, 16, 32], &prefills[0]));
+    for part in prefills.iter().chain([&report["decode"]]) {
+        let number = |key: &str| part[key].as_f64().unwrap();
+        let share = number("attention_share_of_time");
+        assert!(share > 0.0 && share < 1.0, "{part}");
+        assert!(number("tokens_per_second_without_attention") > number("tokens_per_second"), "{part}");
+        assert!(number("min") <= number("tokens_per_second") && number("tokens_per_second") <= number("max"), "{part}");
+    }
+    // The two tokens come after 5 + 8 and see 14 and 15 positions.
+    let decode = &report["decode"];
+    assert_eq!(decode["mean_context"], 14.5);
+    assert!(decode["kv_bytes_per_token"].as_f64().unwrap() > 0.0, "{decode}");
+    assert_eq!(report["kernel_page_bytes"], 4096);
+    let text = run(&words).good();
+    for part in ["pp8 @ d5: ", "pp32 @ d5: ", "tg2 @ d5: ", "of attention", "of KV (14 positions)", "4 KiB pages"] {
+        assert!(text.contains(part), "{part:?} is missing in {text}");
+    }
+    let report = run(&["bench", "model", "-p", "8", "-n", "0", "-r", "1", "--json"]).json();
+    assert!(report["decode"].is_null() && report["prefill"]["tokens"] == 8, "{report}");
+}
+
+#[test]
+fn bench_kernels_measures_the_types_and_counts_asked_for() {
+    for kernels in kernels::available().filter(|kernels| kernels.tier().name() != "scalar") {
+        let tier = kernels.tier().name();
+        let words = ["bench", "kernels", "--type", "Q4_K,bf16", "-p", "1,9", "-r", "1", "--isa", tier, "--json"];
+        let report = run(&words).json();
+        let rows = report["kernels"].as_array().unwrap();
+        // Three shapes, each with 1 token in the caches and out of memory, and with 9 in the caches.
+        assert_eq!(rows.len(), 2 * 3 * 3, "{report}");
+        for row in rows {
+            assert!(row["gmacs"].as_f64().unwrap() > 0.0 && row["share_of_peak"].as_f64().unwrap() > 0.0, "{row}");
+            assert!(row["kernel"].as_str().unwrap().ends_with(tier), "{row}");
+            assert_eq!(row["from"] == "memory", !row["share_of_read"].is_null(), "{row}");
+        }
+        assert_eq!(report["peaks"]["bf16_gmacs"].is_null(), tier != "avx512bf16", "{report}");
+    }
+}
+
+#[test]
+fn bench_memory_reads_by_threads_and_pages() {
+    let report = run(&["bench", "memory", "-t", "1", "-r", "1", "--json"]).json();
+    let rows = report["read"].as_array().unwrap();
+    assert!(rows.iter().any(|row| row["page_bytes"] == 4096 && row["transparent"] == false), "{report}");
+    for row in rows {
+        let best = row["read_gbs"].as_f64().unwrap();
+        assert!(row["ways"].as_object().unwrap().values().all(|way| way["median"].as_f64().unwrap() <= best), "{row}");
+    }
+}

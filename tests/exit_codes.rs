@@ -78,6 +78,14 @@ fn code_2_words_that_make_no_command() {
     run(&["run", "--frobnicate"]).fails(2, &["--frobnicate", "`brim run --help`"]);
     run(&["run", "-n", "many"]).fails(2, &["-n", "many", "`brim run --help`"]);
     run(&["bench", "nonsense"]).fails(2, &["bench nonsense", "`model`, `kernels` or `memory`"]);
+    run(&["bench", "model", "-p", "8,x"]).fails(2, &["-p 8,x", "\"x\""]);
+    run(&["bench", "model", "-p", "8,0"]).fails(2, &["a list of -p has 0 in it", "leave it out"]);
+    run(&["bench", "model", "-p", "0", "-n", "0"]).fails(2, &["nothing to measure"]);
+    run(&["bench", "kernels", "-p", "0"]).fails(2, &["-p 0", "1 to 8192"]);
+    run(&["bench", "kernels", "--type", "Q9"]).fails(2, &["--type Q9", "there are F32, "]);
+    run(&["bench", "memory", "--type", "Q4_K"]).fails(2, &["--type is for `bench kernels`"]);
+    run(&["run", "-p", "a", "--cores", "99999"]).fails(2, &["CPU 99999", "this process may use only", "leave it out"]);
+    run(&["run", "-p", "a", "-t", "99999"]).fails(2, &["99999 threads", "CPUs", "use at most"]);
     run(&["bench"]).fails(2, &["not provided: what", "`brim bench --help`"]);
 }
 

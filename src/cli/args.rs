@@ -189,18 +189,21 @@ Bench {
     /// what to measure: model, kernels or memory
     #[argh(positional)]
     pub what: String,
-    /// prompt tokens
-    #[argh(option, short = 'p', default = "512")]
-    pub n_prompt: u32,
-    /// generated tokens
+    /// prompt tokens, or some counts: 128,512,2048 (default: 512; of kernels 1,2,4,8,64,512)
+    #[argh(option, short = 'p')]
+    pub n_prompt: Option<String>,
+    /// generated tokens, after the first prompt
     #[argh(option, short = 'n', default = "64")]
     pub n_gen: u32,
-    /// tokens already in the context
+    /// tokens already in the context before the prompt
     #[argh(option, short = 'd', default = "0")]
     pub depth: u32,
     /// repetitions
     #[argh(option, short = 'r', default = "3")]
     pub repeat: u32,
+    /// weight types of kernels, e.g. Q4_K,Q8_0 (default: all)
+    #[argh(option, long = "type")]
+    pub types: Option<String>,
     /// one JSON document on stdout
     #[argh(switch)]
     pub json: bool,

@@ -3,6 +3,7 @@
 pub mod pool;
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::error::{Error, Exit};
 use crate::kernels::{Kernels, Team};
@@ -61,6 +62,7 @@ pub struct Engine<'a> {
     kv: Kv<'a>,
     sizes: Sizes,
     position: usize,
+    attention_time: Option<Duration>,
 }
 
 impl<'a> Engine<'a> {
@@ -76,7 +78,7 @@ impl<'a> Engine<'a> {
         let factors = model.weights.rope_factors.map(|w| crate::bytes::cast(w.of(weights)));
         let buffers = Buffers::carve(scratch, &model.config, model.weights.n_vocab(), &sizes, factors);
         let kv = Kv { bytes: kv, kv_type: sizes.kv_type, ctx: sizes.ctx };
-        Engine { model, kernels, team, region: weights, buffers, kv, sizes, position: 0 }
+        Engine { model, kernels, team, region: weights, buffers, kv, sizes, position: 0, attention_time: None }
     }
 
     /// Positions of the context.
@@ -92,6 +94,11 @@ impl<'a> Engine<'a> {
     /// Forgets all but the first `position` tokens.
     pub fn rewind(&mut self, position: usize) {
         self.position = self.position.min(position);
+    }
+
+    /// Measures the time spent in attention from here on, and returns what was measured since the last call.
+    pub fn take_attention_time(&mut self) -> Duration {
+        self.attention_time.replace(Duration::ZERO).unwrap_or_default()
     }
 
     /// The kernels it runs on.
@@ -172,6 +179,7 @@ impl<'a> Engine<'a> {
             kv: &mut self.kv,
             tokens,
             position: self.position,
+            attention_time: self.attention_time.as_mut(),
         };
         self.model.forward(&mut pass);
         finish(&mut pass, self.model);

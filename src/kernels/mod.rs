@@ -27,6 +27,7 @@ use std::fmt;
 
 pub use acts::{ActLayout, ActType, Acts};
 pub use attention::{KvHead, KvType, QUERY_ROWS_MAX, Queries, attend_scratch};
+pub use ceiling::ReadWay;
 pub use grid::{Block, Grid, Team};
 pub use matmul::{Matrix, tile_bytes};
 pub use rows::rope_pairs;
@@ -223,7 +224,10 @@ pub struct Kernels {
     dot_macs: fn(usize) -> u64,
     fmas: unsafe fn(usize) -> u64,
     fma_macs: fn(usize) -> u64,
-    read: unsafe fn(&[u8]) -> u64,
+    /// Where the CPU has them.
+    bf16_dots: Option<unsafe fn(usize) -> u64>,
+    bf16_macs: fn(usize) -> u64,
+    read: unsafe fn(&[u8], ReadWay) -> u64,
     stripe_rows: usize,
     /// What bf16 weights are multiplied with when there are many tokens.
     bf16_acts: ActType,
@@ -336,10 +340,16 @@ impl Kernels {
         (unsafe { (self.fmas)(rounds) }, (self.fma_macs)(rounds))
     }
 
-    /// Reads every byte once; a checksum.
-    pub fn read(&self, data: &[u8]) -> u64 {
+    /// bf16 dot products and nothing else, where the tier has them: a checksum, and how many multiplications it took.
+    pub fn peak_bf16(&self, rounds: usize) -> Option<(u64, u64)> {
         // SAFETY: the table of this tier was obtained through its probe.
-        unsafe { (self.read)(data) }
+        self.bf16_dots.map(|dots| (unsafe { dots(rounds) }, (self.bf16_macs)(rounds)))
+    }
+
+    /// Reads every byte once, but for a rest below 512; a checksum.
+    pub fn read(&self, data: &[u8], way: ReadWay) -> u64 {
+        // SAFETY: the table of this tier was obtained through its probe.
+        unsafe { (self.read)(data, way) }
     }
 
     /// Rotary embedding of one head, pairs `(i, i + n)`.
@@ -459,8 +469,8 @@ macro_rules! tier {
             }
 
             $(#[target_feature(enable = $feature)])*
-            fn read(data: &[u8]) -> u64 {
-                super::ceiling::read($token, data)
+            fn read(data: &[u8], way: ReadWay) -> u64 {
+                super::ceiling::read($token, data, way)
             }
 
             pub static KERNELS: Kernels = TABLE;
@@ -478,6 +488,8 @@ macro_rules! tier {
                 dot_macs: super::ceiling::dot_macs::<$simd>,
                 fmas,
                 fma_macs: super::ceiling::fma_macs::<$simd>,
+                bf16_dots: None,
+                bf16_macs: super::ceiling::bf16_macs::<$simd>,
                 read,
                 stripe_rows: STRIPE_ROWS,
                 bf16_acts: ActType::F32,
@@ -555,8 +567,15 @@ mod avx512bf16 {
         }
     }
 
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
+    fn bf16_dots(rounds: usize) -> u64 {
+        // SAFETY: as above.
+        super::ceiling::bf16_dots(unsafe { x86_64::avx512::Avx512::<true>::assume() }, rounds)
+    }
+
     pub static KERNELS: Kernels = {
         let mut table = avx512::TABLE;
+        table.bf16_dots = Some(bf16_dots);
         table.tier = Tier::Avx512Bf16;
         table.tiled[WeightType::BF16 as usize] = tiled_bf16;
         table.bf16_acts = ActType::Bf16;

@@ -124,6 +124,12 @@ impl Arena {
         self.page
     }
 
+    /// Takes back the advice to use transparent huge pages, for measuring without them; before the first touch.
+    pub fn advise_small(&self) {
+        // Only advice, as in `map_on`: a kernel without transparent huge pages refuses it and has small pages anyway.
+        self.mapping.advise_small();
+    }
+
     /// Bytes mapped, padding included: the plan's total.
     pub fn mapped_bytes(&self) -> u64 {
         self.mapping.len() as u64

@@ -5,6 +5,7 @@
 //! an operation.
 
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use super::config::{Config, ModelError};
 use super::weights::{Form, Weight};
@@ -204,6 +205,8 @@ pub struct Pass<'p, 'a> {
     pub tokens: &'p [u32],
     /// Position of the first.
     pub position: usize,
+    /// Where the time spent in attention is added up, if anybody asks.
+    pub attention_time: Option<&'p mut Duration>,
 }
 
 /// Runs `job`, which draws its work, on the team, or right here when there is too little to share.
@@ -334,6 +337,14 @@ impl Pass<'_, '_> {
 
     /// Stores K and V in the cache of layer `layer` and attends over it; the result goes to the activation records.
     pub fn attend(&mut self, layer: usize) {
+        let begun = self.attention_time.is_some().then(Instant::now);
+        self.attend_over(layer);
+        if let (Some(time), Some(begun)) = (&mut self.attention_time, begun) {
+            **time += begun.elapsed();
+        }
+    }
+
+    fn attend_over(&mut self, layer: usize) {
         let (n, d, heads, group) =
             (self.tokens.len(), self.config.head_dim, self.config.n_kv_heads, self.config.group());
         let (position, kv_type, kernels) = (self.position, self.kv.kv_type, self.kernels);

@@ -41,6 +41,39 @@ pub fn hugetlb_bytes() -> Option<u64> {
     kib_field(&text("/proc/self/status")?, "HugetlbPages")
 }
 
+/// What the kernel says about the pages behind an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageAccount {
+    /// The page of the mapping (KernelPageSize): 2 MiB or 1 GiB for explicit huge pages.
+    pub page_bytes: u64,
+    /// Bytes of the mapping.
+    pub mapped_bytes: u64,
+    /// Of these in transparent huge pages (AnonHugePages).
+    pub transparent_bytes: u64,
+}
+
+/// The kernel's account of the mapping around `address` in this process, from `/proc/self/smaps`.
+pub fn page_account(address: usize) -> Option<PageAccount> {
+    page_account_in(&std::fs::read_to_string("/proc/self/smaps").ok()?, address)
+}
+
+fn page_account_in(smaps: &str, address: usize) -> Option<PageAccount> {
+    // A mapping is a line `from-to ...` in hexadecimal, then its fields up to the next such line.
+    let bounds = |line: &str| -> Option<(usize, usize)> {
+        let (from, to) = line.split_ascii_whitespace().next()?.split_once('-')?;
+        Some((usize::from_str_radix(from, 16).ok()?, usize::from_str_radix(to, 16).ok()?))
+    };
+    let mut lines = smaps.lines();
+    lines.find(|line| bounds(line).is_some_and(|(from, to)| (from..to).contains(&address)))?;
+    let fields: Vec<&str> = lines.take_while(|line| bounds(line).is_none()).collect();
+    let field = |key| fields.iter().find_map(|line| kib_field(line, key));
+    Some(PageAccount {
+        page_bytes: field("KernelPageSize")?,
+        mapped_bytes: field("Size")?,
+        transparent_bytes: field("AnonHugePages").unwrap_or(0),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -51,6 +84,18 @@ mod tests {
         assert_eq!(kib_field(text, "MemTotal"), Some(10 << 10));
         assert_eq!(kib_field(text, "Mem"), None);
         assert_eq!(kib_field(text, "Bad"), None);
+    }
+
+    #[test]
+    fn the_mapping_around_an_address_is_found() {
+        let smaps = "1000-3000 rw-p 0 00:00 0 [heap]\nSize: 8 kB\nKernelPageSize: 4 kB\nAnonHugePages: 0 kB\n\
+                     3000-9000 r--p 0 00:00 0 /x-y\nSize: 24 kB\nKernelPageSize: 2048 kB\nVmFlags: rd-wr\n";
+        let account = |address| page_account_in(smaps, address);
+        let page = |page_bytes, mapped_bytes| Some(PageAccount { page_bytes, mapped_bytes, transparent_bytes: 0 });
+        assert_eq!((account(0x1000), account(0x2fff)), (page(4096, 8192), page(4096, 8192)));
+        assert_eq!((account(0x3000), account(0x9000), account(0)), (page(2 << 20, 24 << 10), None, None));
+        let here = [0u8; 64];
+        assert_eq!(page_account(here.as_ptr().addr()).unwrap().page_bytes, 4096);
     }
 
     #[test]

@@ -117,6 +117,12 @@ impl Mapping {
         self.is_empty() || unsafe { mm::madvise(self.start.as_ptr().cast(), self.len, Advice::LinuxHugepage) }.is_ok()
     }
 
+    /// Asks for ordinary pages even where transparent huge pages are the rule; returns whether the kernel takes the advice.
+    pub fn advise_small(&self) -> bool {
+        // SAFETY: the range is exactly this mapping, and the advice does not change its contents.
+        self.is_empty() || unsafe { mm::madvise(self.start.as_ptr().cast(), self.len, Advice::LinuxNoHugepage) }.is_ok()
+    }
+
     /// Makes the pages from `start` on read-only.
     ///
     /// # Safety

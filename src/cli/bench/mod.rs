@@ -1,0 +1,253 @@
+//! `brim bench`: measures this box against its own ceilings.
+//!
+//! Repetitions are interleaved: every round measures everything once, ceilings among it, so that a change of clock or
+//! of neighbours meets all alike. Reported are medians, least and greatest.
+
+mod kernels;
+mod memory;
+mod model;
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use super::args::Bench;
+use super::out;
+use super::settings::Settings;
+use crate::error::{Error, Result};
+use crate::kernels::{Kernels, ReadWay, Team, Tier};
+use crate::quant::WeightType;
+
+/// Executes `brim bench`.
+///
+/// # Errors
+/// Usage, or whatever stands in the way of loading and running.
+pub fn execute(args: &Bench) -> Result<()> {
+    let settings = Settings::resolve(&args.model_args())?;
+    if args.repeat == 0 || args.repeat > 1000 {
+        return Err(Error::usage(format!("-r {}: needs 1 to 1000 repetitions", args.repeat)));
+    }
+    if args.types.is_some() && args.what != "kernels" {
+        return Err(Error::usage(format!(
+            "--type is for `bench kernels`, not for `bench {}`; leave it out",
+            args.what
+        )));
+    }
+    let report = match args.what.as_str() {
+        "model" => model::measure(args, settings)?,
+        "kernels" => kernels::measure(args, &settings)?,
+        "memory" => memory::measure(args, &settings)?,
+        other => return Err(Error::usage(format!("bench {other}: measures `model`, `kernels` or `memory`"))),
+    };
+    if args.json {
+        out(&serde_json::to_string_pretty(&report).unwrap_or_default());
+    }
+    Ok(())
+}
+
+/// A comma list as an option takes it.
+fn list<T: FromStr>(option: &str, text: &str) -> Result<Vec<T>>
+where
+    T::Err: fmt::Display,
+{
+    let item =
+        |item: &str| item.trim().parse::<T>().map_err(|e| Error::usage(format!("{option} {text}: {item:?}: {e}")));
+    text.split(',').map(item).collect()
+}
+
+/// Median, least and greatest of some figures.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Spread {
+    median: f64,
+    min: f64,
+    max: f64,
+}
+
+impl Spread {
+    /// # Panics
+    /// If there are no figures.
+    fn of(figures: &[f64]) -> Spread {
+        let mut figures = figures.to_vec();
+        figures.sort_by(f64::total_cmp);
+        let middle = figures.len() / 2;
+        let median = match figures.len() % 2 {
+            0 => (figures[middle - 1] + figures[middle]) / 2.0,
+            _ => figures[middle],
+        };
+        Spread { median, min: figures[0], max: figures[figures.len() - 1] }
+    }
+
+    fn json(self) -> Value {
+        json!({"median": self.median, "min": self.min, "max": self.max})
+    }
+}
+
+impl fmt::Display for Spread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let digits = f.precision().unwrap_or(1);
+        write!(f, "{:.digits$} ({:.digits$}-{:.digits$})", self.median, self.min, self.max)
+    }
+}
+
+/// Runs `work` on every worker and returns the seconds until the last was done.
+fn timed(team: &dyn Team, work: &(dyn Fn(usize) + Sync)) -> f64 {
+    let begun = Instant::now();
+    team.run(work);
+    begun.elapsed().as_secs_f64()
+}
+
+/// Peaks of the arithmetic, one figure a round, in GMAC/s of all workers.
+#[derive(Default)]
+struct PeakRounds {
+    int8: Vec<f64>,
+    f32: Vec<f64>,
+    bf16: Vec<f64>,
+}
+
+/// Peaks of the arithmetic in GMAC/s.
+struct Peaks {
+    int8: Spread,
+    f32: Spread,
+    /// Where the tier has bf16 dot products.
+    bf16: Option<Spread>,
+}
+
+impl PeakRounds {
+    fn measure(&mut self, kernels: &Kernels, team: &dyn Team) {
+        self.int8.push(peak(team, &|rounds| kernels.peak_int8(rounds)));
+        self.f32.push(peak(team, &|rounds| kernels.peak_f32(rounds)));
+        if kernels.peak_bf16(1).is_some() {
+            self.bf16.push(peak(team, &|rounds| kernels.peak_bf16(rounds).unwrap_or_default()));
+        }
+    }
+
+    fn extend(&mut self, other: &PeakRounds) {
+        self.int8.extend(&other.int8);
+        self.f32.extend(&other.f32);
+        self.bf16.extend(&other.bf16);
+    }
+
+    fn spread(&self) -> Peaks {
+        Peaks {
+            int8: Spread::of(&self.int8),
+            f32: Spread::of(&self.f32),
+            bf16: (!self.bf16.is_empty()).then(|| Spread::of(&self.bf16)),
+        }
+    }
+}
+
+impl Peaks {
+    /// What weights of this type are judged by: for floats the better of f32 and bf16, whichever the kernel uses.
+    fn of(&self, ty: WeightType) -> f64 {
+        match ty {
+            WeightType::F32 => self.f32.median,
+            WeightType::F16 | WeightType::BF16 => self.bf16.map_or(0.0, |bf16| bf16.median).max(self.f32.median),
+            _ => self.int8.median,
+        }
+    }
+
+    fn json(&self) -> Value {
+        json!({"int8_gmacs": self.int8.json(), "bf16_gmacs": self.bf16.map(Spread::json), "f32_gmacs": self.f32.json()})
+    }
+}
+
+impl fmt::Display for Peaks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "int8 {:.0}, ", self.int8)?;
+        if let Some(bf16) = self.bf16 {
+            write!(f, "bf16 {bf16:.0}, ")?;
+        }
+        write!(f, "f32 {:.0} GMAC/s", self.f32)
+    }
+}
+
+/// GMAC/s of all workers in a loop of nothing but `peak`: the best of some tries of some milliseconds, for a ceiling that
+/// a neighbour pressed down would flatter what is judged by it.
+fn peak(team: &dyn Team, peak: &(dyn Fn(usize) -> (u64, u64) + Sync)) -> f64 {
+    const SECONDS: f64 = 0.005;
+    const TRIES: usize = 3;
+    const SAMPLE: usize = 2000;
+    let begun = Instant::now();
+    let (_, macs) = std::hint::black_box(peak(SAMPLE));
+    let rounds = (SECONDS / begun.elapsed().as_secs_f64().max(1e-9) * SAMPLE as f64) as usize + 1;
+    let one = |_| {
+        timed(team, &|_| {
+            std::hint::black_box(peak(rounds));
+        })
+    };
+    let seconds = (0..TRIES).map(one).fold(f64::INFINITY, f64::min);
+    (macs / SAMPLE as u64 * rounds as u64 * team.size() as u64) as f64 / 1e9 / seconds
+}
+
+/// Read bandwidth by every way of reading, one figure a round, in GB/s.
+struct ReadRounds(Vec<(ReadBy, Vec<f64>)>);
+
+/// A way of reading, with vectors of some tier.
+#[derive(Clone, Copy)]
+struct ReadBy(&'static Kernels, ReadWay);
+
+impl fmt::Display for ReadBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.0.tier().name(), self.1.name())
+    }
+}
+
+impl ReadRounds {
+    /// With the vectors of the chosen tier, and with 32 bytes, which can be faster than 64.
+    fn new(kernels: &'static Kernels) -> ReadRounds {
+        let narrow = Tier::Avx2.kernels().filter(|narrow| narrow.tier() < kernels.tier());
+        let ways = [Some(kernels), narrow].into_iter().flatten();
+        ReadRounds(ways.flat_map(|k| ReadWay::ALL.map(|way| (ReadBy(k, way), Vec::new()))).collect())
+    }
+
+    /// The first `threads` workers read `data` once, each its own stretch.
+    fn measure(&mut self, team: &dyn Team, threads: usize, data: &[u8]) {
+        let each = data.len() / threads;
+        for (ReadBy(kernels, way), figures) in &mut self.0 {
+            let seconds = timed(team, &|worker| {
+                if worker < threads {
+                    std::hint::black_box(kernels.read(&data[worker * each..][..each], *way));
+                }
+            });
+            figures.push((each * threads) as f64 / 1e9 / seconds);
+        }
+    }
+
+    /// The way that was best.
+    fn best(&self) -> (ReadBy, Spread) {
+        let spreads = self.0.iter().map(|(by, figures)| (*by, Spread::of(figures)));
+        spreads.max_by(|(_, a), (_, b)| a.median.total_cmp(&b.median)).expect("there are ways")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians_of_odd_and_even_counts() {
+        assert_eq!(Spread::of(&[3.0, 1.0, 2.0]).median, 2.0);
+        assert_eq!(Spread::of(&[4.0, 1.0, 2.0, 3.0]).median, 2.5);
+        assert_eq!(Spread::of(&[7.0]), Spread { median: 7.0, min: 7.0, max: 7.0 });
+        assert_eq!(format!("{:.0}", Spread::of(&[7.0, 9.0])), "8 (7-9)");
+    }
+
+    #[test]
+    fn lists_of_numbers() {
+        assert_eq!(list::<u32>("-p", "128, 512").unwrap(), [128, 512]);
+        for bad in ["", "1,", "a", "-1", "1;2"] {
+            assert!(list::<u32>("-p", bad).unwrap_err().to_string().contains("-p "), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_best_way_is_by_median() {
+        let scalar = Tier::Scalar.kernels().unwrap();
+        let figures = [vec![1.0, 9.0, 1.0], vec![2.0, 2.0, 2.0], vec![1.5; 3], vec![1.0; 3]];
+        let ways = ReadWay::ALL.into_iter().map(|way| ReadBy(scalar, way));
+        let (by, spread) = ReadRounds(ways.zip(figures).collect()).best();
+        assert_eq!((by.to_string(), spread.median), ("scalar ahead".to_owned(), 2.0));
+    }
+}
