@@ -96,6 +96,21 @@ fn eval_gives_perplexity_and_the_logits_it_comes_from() {
 }
 
 #[test]
+fn logits_are_the_same_for_any_number_of_threads() {
+    let dir = Dir::new("threads");
+    // 800 tokens in batches of 16: from 513 positions on, attention is cut into ranges of keys.
+    let (text, board) = (dir.file("text.txt", "pages ".repeat(800)), dir.file("board.toml", "[tile]\ntokens = 16\n"));
+    let logits = |threads: &str| {
+        let file = dir.at("logits.f32");
+        let words =
+            ["eval", "-f", &text, "--logits", &file, "--ctx", "1024", "--board", &board, "-t", threads, "--json"];
+        assert!(run(&words).json()["tokens"].as_u64().unwrap() > 600);
+        std::fs::read(file).unwrap()
+    };
+    assert!(logits("1") == logits("2"));
+}
+
+#[test]
 fn tokenize_and_back_gives_the_same_text() {
     for text in [
         "How do I reserve huge pages?",

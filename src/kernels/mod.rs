@@ -24,13 +24,15 @@ mod simd;
 mod x86_64;
 
 use std::fmt;
+use std::ops::Range;
 
 pub use acts::{ActLayout, ActType, Acts};
-pub use attention::{KvHead, KvType, QUERY_ROWS_MAX, Queries, attend_scratch};
+pub use attention::{
+    KvHead, KvType, QUERY_ROWS_MAX, Queries, RowResult, attend_scratch, key_ranges, merge, partials_len,
+};
 pub use ceiling::ReadWay;
 pub use grid::{Block, Grid, Team};
 pub use matmul::{Matrix, tile_bytes};
-pub use rows::rope_pairs;
 
 use crate::error::{Error, Exit};
 use crate::quant::{PANEL_ROWS, SUPER, WeightType};
@@ -207,7 +209,7 @@ pub const STREAM_TOKENS_MAX: usize = 8;
 const STRIPE_ROWS_MAX: usize = 2 * PANEL_ROWS;
 
 type StreamFn = unsafe fn(&Matrix<'_>, &Acts<'_>, &mut Block<'_, f32>, bool);
-type AttendFn = unsafe fn(&KvHead<'_>, &Queries<'_>, &mut [f32], &mut dyn FnMut(usize, usize, &[f32]));
+type AttendFn = unsafe fn(&KvHead<'_>, &Queries<'_>, Range<usize>, &mut [f32], &mut dyn FnMut(RowResult<'_>));
 type TiledFn = unsafe fn(&Matrix<'_>, &Acts<'_>, &mut Block<'_, f32>, bool, (&mut [u8], usize));
 
 /// The kernels of one tier.
@@ -217,9 +219,12 @@ pub struct Kernels {
     tiled: [TiledFn; WeightType::ALL.len()],
     quantise: unsafe fn(ActLayout, ActType, &mut [u8]),
     attend: AttendFn,
+    store_key: unsafe fn(KvType, &[f32], &mut [u8], usize),
+    store_value: unsafe fn(KvType, &[f32], &mut [u8]),
     rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
     silu_mul: unsafe fn(&[f32], &[f32], &mut [f32]),
     rope_halves: unsafe fn(&mut [f32], &[f32], &[f32]),
+    rope_pairs: unsafe fn(&mut [f32], &[f32], &[f32]),
     dots: unsafe fn(usize) -> u64,
     dot_macs: fn(usize) -> u64,
     fmas: unsafe fn(usize) -> u64,
@@ -304,16 +309,37 @@ impl Kernels {
         unsafe { (self.quantise)(layout, kind, record) }
     }
 
-    /// Attention of some query rows over one head's cache; see [`attention`].
+    /// Attention of some query rows over the keys of one range (see [`key_ranges`]; `0 .. queries.keys()` for all)
+    /// of one head's cache: every row's result goes to `put`. `scratch` holds [`attend_scratch`]; see [`attention`].
+    ///
+    /// # Panics
+    /// If there are no rows or more than [`QUERY_ROWS_MAX`], or shapes do not belong together.
     pub fn attend(
         &self,
         kv: &KvHead<'_>,
         queries: &Queries<'_>,
+        keys: Range<usize>,
         scratch: &mut [f32],
-        put: &mut dyn FnMut(usize, usize, &[f32]),
+        put: &mut dyn FnMut(RowResult<'_>),
     ) {
+        assert!((1..=QUERY_ROWS_MAX).contains(&queries.rows()), "{} query rows", queries.rows());
+        assert!(keys.start.is_multiple_of(PANEL_ROWS) && keys.end <= queries.keys());
+        assert!(scratch.len() >= attend_scratch(kv.head_dim));
         // SAFETY: the table of this tier was obtained through its probe.
-        unsafe { (self.attend)(kv, queries, scratch, put) }
+        unsafe { (self.attend)(kv, queries, keys, scratch, put) }
+    }
+
+    /// Writes one key into place `lane` of a panel of K, [`KvType::panel_bytes`] for 16 positions. Rounded to f16 (to
+    /// nearest even), or to multiples of `max / 127` per 32 values.
+    pub fn store_key(&self, kv_type: KvType, key: &[f32], panel: &mut [u8], lane: usize) {
+        // SAFETY: the table of this tier was obtained through its probe.
+        unsafe { (self.store_key)(kv_type, key, panel, lane) }
+    }
+
+    /// Writes one row of V, [`KvType::row_bytes`]; rounding as [`Kernels::store_key`].
+    pub fn store_value(&self, kv_type: KvType, value: &[f32], row: &mut [u8]) {
+        // SAFETY: the table of this tier was obtained through its probe.
+        unsafe { (self.store_value)(kv_type, value, row) }
     }
 
     /// RMSNorm of one row.
@@ -357,6 +383,12 @@ impl Kernels {
         // SAFETY: the table of this tier was obtained through its probe.
         unsafe { (self.rope_halves)(x, cos, sin) }
     }
+
+    /// Rotary embedding of one head, neighbouring pairs `(2i, 2i + 1)`.
+    pub fn rope_pairs(&self, x: &mut [f32], cos: &[f32], sin: &[f32]) {
+        // SAFETY: the table of this tier was obtained through its probe.
+        unsafe { (self.rope_pairs)(x, cos, sin) }
+    }
 }
 
 /// Emits one tier: the probe, the entry points with the very same feature list, and the table. `V` vectors of rows and
@@ -366,10 +398,12 @@ macro_rules! tier {
     ($module:ident, $tier:expr, $simd:ty, $token:expr, [$($feature:tt),*], V = $v:literal, N = $n:literal, NF = $nf:literal) => {
         mod $module {
             use super::acts::quantise as quantise_row;
-            use super::attention::attend as attend_rows;
+            use super::attention::{attend as attend_rows, store_key as store_one_key, store_value as store_one_value};
             use super::formats::*;
             use super::matmul::{float, int};
-            use super::rows::{rms_norm as norm_row, rope_halves as rope_row, silu_mul as silu_row};
+            use super::rows::{
+                rms_norm as norm_row, rope_halves as rope_row, rope_pairs as rope_neighbours, silu_mul as silu_row,
+            };
             use super::*;
 
             /// The CPU features of the tier.
@@ -437,10 +471,21 @@ macro_rules! tier {
             fn attend(
                 kv: &KvHead<'_>,
                 queries: &Queries<'_>,
+                keys: Range<usize>,
                 scratch: &mut [f32],
-                put: &mut dyn FnMut(usize, usize, &[f32]),
+                put: &mut dyn FnMut(RowResult<'_>),
             ) {
-                attend_rows($token, kv, queries, scratch, put)
+                attend_rows($token, kv, queries, keys, scratch, put)
+            }
+
+            $(#[target_feature(enable = $feature)])*
+            fn store_key(kv_type: KvType, key: &[f32], panel: &mut [u8], lane: usize) {
+                store_one_key($token, kv_type, key, panel, lane)
+            }
+
+            $(#[target_feature(enable = $feature)])*
+            fn store_value(kv_type: KvType, value: &[f32], row: &mut [u8]) {
+                store_one_value($token, kv_type, value, row)
             }
 
             $(#[target_feature(enable = $feature)])*
@@ -456,6 +501,11 @@ macro_rules! tier {
             $(#[target_feature(enable = $feature)])*
             fn rope_halves(x: &mut [f32], cos: &[f32], sin: &[f32]) {
                 rope_row($token, x, cos, sin)
+            }
+
+            $(#[target_feature(enable = $feature)])*
+            fn rope_pairs(x: &mut [f32], cos: &[f32], sin: &[f32]) {
+                rope_neighbours(x, cos, sin)
             }
 
             $(#[target_feature(enable = $feature)])*
@@ -481,9 +531,12 @@ macro_rules! tier {
                 tiled: [tiled_f32, tiled_f16, tiled_bf16, tiled_q8_0, tiled_q4_0, tiled_q4k, tiled_q6k],
                 quantise,
                 attend,
+                store_key,
+                store_value,
                 rms_norm,
                 silu_mul,
                 rope_halves,
+                rope_pairs,
                 dots,
                 dot_macs: super::ceiling::dot_macs::<$simd>,
                 fmas,

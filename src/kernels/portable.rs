@@ -19,6 +19,7 @@ fn first<T: Copy>(x: &[T]) -> [T; N] {
 }
 
 impl Simd for Portable {
+    const REGISTERS: usize = 16;
     const LANES: usize = N;
     const VNNI: bool = true;
     type F = [f32; N];
@@ -40,6 +41,16 @@ impl Simd for Portable {
     fn load_f16(self, x: &[u8]) -> Self::F {
         let x = &x[..2 * N];
         std::array::from_fn(|i| half::f16::from_le_bytes([x[2 * i], x[2 * i + 1]]).to_f32_const())
+    }
+    #[inline(always)]
+    fn splat_f16(self, x: &[u8]) -> Self::F {
+        [half::f16::from_le_bytes([x[0], x[1]]).to_f32_const(); N]
+    }
+    #[inline(always)]
+    fn store_f16(self, x: Self::F, out: &mut [u8]) {
+        for (out, x) in out[..2 * N].chunks_exact_mut(2).zip(x) {
+            out.copy_from_slice(&half::f16::from_f32_const(x).to_le_bytes());
+        }
     }
     #[inline(always)]
     fn load_bf16_pairs(self, x: &[u8]) -> (Self::F, Self::F) {
@@ -81,6 +92,10 @@ impl Simd for Portable {
     #[inline(always)]
     fn largest(self, a: Self::F) -> f32 {
         a.iter().copied().fold(f32::NEG_INFINITY, f32::max)
+    }
+    #[inline(always)]
+    fn any_above(self, a: Self::F, b: Self::F) -> bool {
+        zip(a, b, |a, b| a > b).contains(&true)
     }
     #[inline(always)]
     fn splat_i(self, x: i32) -> Self::I {

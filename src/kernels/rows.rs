@@ -63,8 +63,9 @@ pub(super) fn rope_halves<S: Simd>(s: S, x: &mut [f32], cos: &[f32], sin: &[f32]
 }
 
 /// Rotates neighbouring pairs `(2i, 2i + 1)`: the pairing of the original RoPE (arXiv:2104.09864) and of `llama` files.
-pub fn rope_pairs(x: &mut [f32], cos: &[f32], sin: &[f32]) {
-    for (pair, (c, s)) in x.chunks_exact_mut(2).zip(cos.iter().zip(sin)) {
+#[inline(always)]
+pub(super) fn rope_pairs(x: &mut [f32], cos: &[f32], sin: &[f32]) {
+    for (pair, (c, s)) in x.as_chunks_mut::<2>().0.iter_mut().zip(cos.iter().zip(sin)) {
         let (p, q) = (pair[0], pair[1]);
         pair[0] = p * c - q * s;
         pair[1] = p * s + q * c;

@@ -8,6 +8,8 @@
 ///
 /// `F` holds `LANES` f32; `I` holds `LANES` i32, or `4 * LANES` bytes.
 pub trait Simd: Copy {
+    /// Vector registers: how large a block of sums may be.
+    const REGISTERS: usize;
     /// f32 lanes. A panel is `16 / LANES` vectors wide.
     const LANES: usize;
     /// Dot products of bytes add up in i32 lanes (`vpdpbusd`); else in pairs of i16 (`vpmaddubsw`).
@@ -25,6 +27,10 @@ pub trait Simd: Copy {
     fn store(self, x: Self::F, out: &mut [f32]);
     /// `LANES` f16 from `2 * LANES` bytes.
     fn load_f16(self, x: &[u8]) -> Self::F;
+    /// All lanes the f16 in the first two bytes.
+    fn splat_f16(self, x: &[u8]) -> Self::F;
+    /// Into `2 * LANES` bytes as f16, rounded to nearest even.
+    fn store_f16(self, x: Self::F, out: &mut [u8]);
     /// `LANES` pairs of bf16: the first and the second of each pair.
     fn load_bf16_pairs(self, x: &[u8]) -> (Self::F, Self::F);
     /// a + b
@@ -45,6 +51,8 @@ pub trait Simd: Copy {
     fn sum(self, a: Self::F) -> f32;
     /// Largest lane.
     fn largest(self, a: Self::F) -> f32;
+    /// Whether any lane of `a` is greater than that of `b`.
+    fn any_above(self, a: Self::F, b: Self::F) -> bool;
 
     /// All lanes `x`.
     fn splat_i(self, x: i32) -> Self::I;

@@ -177,6 +177,9 @@ pub const LAYERS_MAX: usize = 256;
 /// Bound on every width, so that products of two widths and a context stay far below 2^63.
 const WIDTH_MAX: u64 = 1 << 20;
 
+/// Most values of a head: four times what the largest known model has; one head is worked on in a worker's stack.
+pub const HEAD_DIM_MAX: usize = 1024;
+
 impl Config {
     /// Reads and checks the numbers of a header.
     ///
@@ -200,8 +203,8 @@ impl Config {
         let n_embd = number("embedding_length", WIDTH_MAX)?;
         let n_heads = number("attention.head_count", WIDTH_MAX)?;
         let n_kv_heads = optional("attention.head_count_kv", n_heads, n_heads as u64)?;
-        let head_dim = optional("attention.key_length", n_embd / n_heads, 1024)?;
-        let value_dim = optional("attention.value_length", head_dim, 1024)?;
+        let head_dim = optional("attention.key_length", n_embd / n_heads, HEAD_DIM_MAX as u64)?;
+        let value_dim = optional("attention.value_length", head_dim, HEAD_DIM_MAX as u64)?;
         let rope_dim = optional("rope.dimension_count", head_dim, head_dim as u64)?;
         let config = Config {
             arch,
@@ -225,7 +228,7 @@ impl Config {
             return range("attention.value_length", value_dim, "the same as attention.key_length");
         }
         if !n_heads.is_multiple_of(n_kv_heads) || n_heads / n_kv_heads > QUERY_ROWS_MAX {
-            return range("attention.head_count", n_heads, "1 to 32 times attention.head_count_kv");
+            return range("attention.head_count", n_heads, "1 to 96 times attention.head_count_kv");
         }
         if !(config.rope_base.is_finite() && config.rope_base > 0.0 && config.norm_eps >= 0.0 && config.norm_eps < 1.0)
         {

@@ -1,14 +1,14 @@
 //! Qwen3, dense (arXiv:2505.09388): no biases; every head of Q and K is normed before its rotation.
 
-use super::step::{Pairing, Pass};
+use super::step::{HeadSteps, Pairing, Pass};
 use super::weights::Layer;
 
 /// One layer.
 pub(super) fn layer(pass: &mut Pass<'_, '_>, index: usize, w: &Layer) {
     pass.norm(&w.attn_norm);
     pass.project_qkv(&w.q, &w.k, &w.v);
-    pass.norm_heads(w.head_norms.as_ref().expect("Weights::place demands head norms of a qwen3 layer"));
-    pass.rope(Pairing::Halves);
+    let norms = w.head_norms.as_ref().expect("Weights::place demands head norms of a qwen3 layer");
+    pass.prepare_heads(index, &HeadSteps { biases: None, norms: Some(norms), pairing: Pairing::Halves });
     pass.attend(index);
     pass.add_attention(&w.attn_output);
 

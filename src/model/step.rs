@@ -5,14 +5,15 @@
 //! an operation.
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use super::config::{Config, ModelError};
+use super::config::{Config, HEAD_DIM_MAX, ModelError};
 use super::weights::{Form, Weight};
 use crate::bytes;
 use crate::kernels::{
     ActLayout, ActType, Acts, Grid, Kernels, KvHead, KvType, Matrix, QUERY_ROWS_MAX, Queries, Team, Tile,
-    attend_scratch, rope_pairs,
+    attend_scratch, key_ranges, merge, partials_len,
 };
 use crate::quant::{GROUP, PANEL_ROWS};
 
@@ -41,7 +42,7 @@ fn padded(n: usize) -> usize {
 }
 
 /// Bytes of each buffer, in the order of [`Buffers`].
-fn buffer_sizes(config: &Config, n_vocab: usize, sizes: &Sizes) -> [usize; 11] {
+fn buffer_sizes(config: &Config, n_vocab: usize, sizes: &Sizes) -> [usize; 12] {
     let (n, f32s) = (sizes.n_batch, 4);
     let q_width = config.n_heads * config.head_dim;
     let record = [config.n_embd, q_width, config.n_ff].map(|cols| ActLayout::new(cols).bytes()).into_iter().max();
@@ -57,6 +58,7 @@ fn buffer_sizes(config: &Config, n_vocab: usize, sizes: &Sizes) -> [usize; 11] {
         n * config.rope_dim / 2 * f32s,
         config.rope_dim / 2 * 8,
         sizes.n_logits * padded(n_vocab) * f32s,
+        config.n_kv_heads * partials_len(sizes.ctx, config.head_dim) * f32s,
     ]
 }
 
@@ -91,6 +93,14 @@ pub fn check_kv_type(config: &Config, kv_type: KvType) -> Result<(), ModelError>
     }
 }
 
+/// What the attention of one KV head over ranges of keys has come to.
+struct Partials<'a> {
+    /// Ranges that are done.
+    done: usize,
+    /// `[n_ranges][rows][head_dim values, mass]`
+    rows: &'a mut [f32],
+}
+
 /// The buffers of a pass.
 pub struct Buffers<'a> {
     /// Residual stream, `[n_batch, padded(n_embd)]`.
@@ -112,6 +122,8 @@ pub struct Buffers<'a> {
     frequencies: &'a mut [f64],
     /// `[n_logits, padded(n_vocab)]`.
     logits: &'a mut [f32],
+    /// Results of key ranges, one buffer per KV head.
+    partials: Vec<Mutex<Partials<'a>>>,
     /// One scratch buffer per worker; each worker locks its own.
     workers: Vec<Mutex<&'a mut [u8]>>,
 }
@@ -142,6 +154,13 @@ impl<'a> Buffers<'a> {
             let exponent = -2.0 * i as f64 / config.rope_dim as f64;
             *frequency = f64::from(config.rope_base).powf(exponent) / (f64::from(config.rope_scale) * factor);
         }
+        let mut waiting: &mut [f32] = bytes::cast_mut(part(11));
+        let partials = (0..config.n_kv_heads).map(|_| {
+            let (rows, tail) = std::mem::take(&mut waiting).split_at_mut(partials_len(sizes.ctx, config.head_dim));
+            waiting = tail;
+            Mutex::new(Partials { done: 0, rows })
+        });
+        let partials = partials.collect();
         Buffers {
             x: bytes::cast_mut(part(0)),
             acts: part(1),
@@ -154,6 +173,7 @@ impl<'a> Buffers<'a> {
             sin: bytes::cast_mut(part(8)),
             frequencies,
             logits: bytes::cast_mut(part(10)),
+            partials,
             workers: rest.chunks_exact_mut(worker_bytes(config, sizes)).take(sizes.workers).map(Mutex::new).collect(),
         }
     }
@@ -183,6 +203,16 @@ pub enum Pairing {
     Neighbours,
     /// `(i, i + rope_dim / 2)`
     Halves,
+}
+
+/// What an architecture does to its heads between projection and attention.
+pub struct HeadSteps<'w> {
+    /// Biases of Q, K and V.
+    pub biases: Option<&'w [Weight; 3]>,
+    /// RMSNorm weights for every head of Q and of K.
+    pub norms: Option<&'w [Weight; 2]>,
+    /// The rotation of Q and K.
+    pub pairing: Pairing,
 }
 
 /// Some consecutive tokens on their way through the layers.
@@ -278,64 +308,86 @@ impl Pass<'_, '_> {
         multiply(self.kernels, self.team, self.region, (self.tile, workers), acts, n, products, false);
     }
 
-    /// Adds the biases of Q, K and V.
-    pub fn add_biases(&mut self, biases: &[Weight; 3]) {
-        let n = self.tokens.len();
-        let region = self.region;
-        let Buffers { q, k, v, .. } = &mut *self.buffers;
-        for (values, bias) in [q, k, v].into_iter().zip(biases) {
-            let bias: &[f32] = bytes::cast(bias.of(region));
-            for row in values.chunks_exact_mut(padded(bias.len())).take(n) {
-                row.iter_mut().zip(bias).for_each(|(x, b)| *x += b);
-            }
-        }
-    }
-
-    /// RMSNorm of every head of Q and K.
-    pub fn norm_heads(&mut self, norms: &[Weight; 2]) {
-        let (n, d) = (self.tokens.len(), self.config.head_dim);
-        let (kernels, eps, region) = (self.kernels, self.config.norm_eps, self.region);
-        let Buffers { q, k, .. } = &mut *self.buffers;
-        let widths = [self.config.n_heads * d, self.config.n_kv_heads * d];
-        for ((values, norm), width) in [q, k].into_iter().zip(norms).zip(widths) {
-            let norm: &[f32] = bytes::cast(norm.of(region));
-            let grid = Grid::new(values, (n, width, padded(width)), (1, width));
-            share(self.team, n, &|_| {
-                // Heads have at most 1,024 values (checked by Config).
-                let mut head_in = [0f32; 1024];
-                while let Some(mut block) = grid.next() {
-                    for head in block.row(0).chunks_exact_mut(d) {
-                        head_in[..d].copy_from_slice(head);
-                        kernels.rms_norm(&head_in[..d], norm, eps, head);
-                    }
-                }
-            });
-        }
-    }
-
-    /// Rotates every head of Q and K by its token's position.
-    pub fn rope(&mut self, pairing: Pairing) {
+    /// Makes the heads ready for attention: adds biases, norms Q and K, rotates them by their token's position, and stores
+    /// K and V in the cache of layer `layer`.
+    pub fn prepare_heads(&mut self, layer: usize, steps: &HeadSteps<'_>) {
         let (n, d, half) = (self.tokens.len(), self.config.head_dim, self.config.rope_dim / 2);
-        let kernels = self.kernels;
-        let Buffers { q, k, cos, sin, .. } = &mut *self.buffers;
-        let (cos, sin) = (&**cos, &**sin);
-        for (values, heads) in [(q, self.config.n_heads), (k, self.config.n_kv_heads)] {
-            let grid = Grid::new(values, (n, heads * d, padded(heads * d)), (1, heads * d));
-            share(self.team, n, &|_| {
-                while let Some(mut block) = grid.next() {
-                    let (cos, sin) = (&cos[block.row0 * half..][..half], &sin[block.row0 * half..][..half]);
-                    for head in block.row(0).chunks_exact_mut(d) {
-                        match pairing {
-                            Pairing::Neighbours => rope_pairs(&mut head[..2 * half], cos, sin),
-                            Pairing::Halves => kernels.rope_halves(&mut head[..2 * half], cos, sin),
+        let (n_heads, n_kv_heads, group) = (self.config.n_heads, self.config.n_kv_heads, self.config.group());
+        let (position, kv_type, kernels) = (self.position, self.kv.kv_type, self.kernels);
+        let (eps, region) = (self.config.norm_eps, self.region);
+        let bias = |i: usize| -> Option<&[f32]> { steps.biases.map(|b| bytes::cast(b[i].of(region))) };
+        let [q_bias, k_bias, v_bias] = [bias(0), bias(1), bias(2)];
+        let norm = |i: usize| -> Option<&[f32]> { steps.norms.map(|w| bytes::cast(w[i].of(region))) };
+        let [q_norm, k_norm] = [norm(0), norm(1)];
+        let add_bias = |head: &mut [f32], bias: Option<&[f32]>, first: usize| {
+            for (x, b) in head.iter_mut().zip(bias.into_iter().flat_map(|b| &b[first..])) {
+                *x += b;
+            }
+        };
+        let Buffers { q, k, v, cos, sin, .. } = &mut *self.buffers;
+        let (k, v, cos, sin) = (&**k, &**v, &**cos, &**sin);
+        let turn = |head: &[f32], norm: Option<&[f32]>, token: usize, out: &mut [f32]| {
+            match norm {
+                Some(norm) => kernels.rms_norm(head, norm, eps, out),
+                None => out.copy_from_slice(head),
+            }
+            let (cos, sin) = (&cos[token * half..][..half], &sin[token * half..][..half]);
+            match steps.pairing {
+                Pairing::Neighbours => kernels.rope_pairs(&mut out[..2 * half], cos, sin),
+                Pairing::Halves => kernels.rope_halves(&mut out[..2 * half], cos, sin),
+            }
+        };
+        // K and V of the heads in turn, in blocks of whole panels: tokens of one panel share cache lines.
+        let cache_bytes = self.kv.ctx * kv_type.row_bytes(d);
+        let panel_bytes = kv_type.panel_bytes(d);
+        let panels = position / PANEL_ROWS..(position + n).div_ceil(PANEL_ROWS);
+        let cache = &mut self.kv.bytes[layer * 2 * n_kv_heads * cache_bytes..][..2 * n_kv_heads * cache_bytes];
+        let cached = Grid::new(
+            &mut cache[panels.start * panel_bytes..],
+            (2 * n_kv_heads, panels.len() * panel_bytes, cache_bytes),
+            (1, 4 * panel_bytes),
+        );
+        let turned = Grid::new(q, (n, n_heads * d, padded(n_heads * d)), (PANEL_ROWS, group * d));
+        let width = padded(n_kv_heads * d);
+        share(self.team, n, &|_| {
+            let (mut raw, mut ready) = ([0f32; HEAD_DIM_MAX], [0f32; HEAD_DIM_MAX]);
+            let (raw, ready) = (&mut raw[..d], &mut ready[..d]);
+            while let Some(mut block) = cached.next() {
+                let (head, is_value) = (block.row0 / 2, block.row0 % 2 == 1);
+                let first = panels.start * PANEL_ROWS + block.col0 / panel_bytes * PANEL_ROWS;
+                for (i, panel) in block.row(0).chunks_exact_mut(panel_bytes).enumerate() {
+                    let positions = first + i * PANEL_ROWS..first + (i + 1) * PANEL_ROWS;
+                    for at in positions.start.max(position)..positions.end.min(position + n) {
+                        let (token, lane) = (at - position, at % PANEL_ROWS);
+                        let from = token * width + head * d;
+                        if is_value {
+                            raw.copy_from_slice(&v[from..][..d]);
+                            add_bias(raw, v_bias, head * d);
+                            let row = &mut panel[lane * kv_type.row_bytes(d)..][..kv_type.row_bytes(d)];
+                            kernels.store_value(kv_type, raw, row);
+                        } else {
+                            raw.copy_from_slice(&k[from..][..d]);
+                            add_bias(raw, k_bias, head * d);
+                            turn(raw, k_norm, token, ready);
+                            kernels.store_key(kv_type, ready, panel, lane);
                         }
                     }
                 }
-            });
-        }
+            }
+            while let Some(mut block) = turned.next() {
+                for t in 0..block.rows {
+                    let (token, col0) = (block.row0 + t, block.col0);
+                    for (h, head) in block.row(t).chunks_exact_mut(d).enumerate() {
+                        raw.copy_from_slice(head);
+                        add_bias(raw, q_bias, col0 + h * d);
+                        turn(raw, q_norm, token, head);
+                    }
+                }
+            }
+        });
     }
 
-    /// Stores K and V in the cache of layer `layer` and attends over it; the result goes to the activation records.
+    /// Attends over the cache of layer `layer`; the result goes to the activation records.
     pub fn attend(&mut self, layer: usize) {
         let begun = self.attention_time.is_some().then(Instant::now);
         self.attend_over(layer);
@@ -349,48 +401,85 @@ impl Pass<'_, '_> {
             (self.tokens.len(), self.config.head_dim, self.config.n_kv_heads, self.config.group());
         let (position, kv_type, kernels) = (self.position, self.kv.kv_type, self.kernels);
         let cache_bytes = self.kv.ctx * kv_type.row_bytes(d);
-        let head_bytes = 2 * cache_bytes;
-        let Buffers { acts, q, k, v, workers, .. } = &mut *self.buffers;
-        let (q, k, v) = (&**q, &**k, &**v);
-        let width = padded(heads * d);
-        let cache = &mut self.kv.bytes[layer * heads * head_bytes..][..heads * head_bytes];
-        let grid = Grid::new(cache, (heads, head_bytes, head_bytes), (1, head_bytes));
-        share(self.team, n, &|_| {
-            while let Some(mut block) = grid.next() {
-                let head = block.row0;
-                let (keys, values) = block.row(0).split_at_mut(cache_bytes);
-                for t in 0..n {
-                    kv_type.store_key(keys, position + t, &k[t * width + head * d..][..d]);
-                    kv_type.store_value(values, position + t, &v[t * width + head * d..][..d]);
-                }
-            }
-        });
-        let cache = &*cache;
-        let layout = ActLayout::new(heads * group * d);
-        let q_width = padded(heads * group * d);
-        let tokens_at_once = (QUERY_ROWS_MAX / group).max(1);
-        let columns = group * d * 4;
-        let grid = Grid::new(acts, (n, heads * columns, layout.bytes()), (tokens_at_once, columns));
-        self.team.drain(&|worker| {
+        let cache = &self.kv.bytes[layer * 2 * heads * cache_bytes..][..2 * heads * cache_bytes];
+        let Buffers { acts, q, workers, partials, .. } = &mut *self.buffers;
+        let (q, q_width) = (&**q, padded(heads * group * d));
+        let job = |worker: usize, task: &mut dyn FnMut(&mut [f32])| {
             let Ok(mut scratch) = workers[worker].lock() else { return };
-            let scratch: &mut [f32] = bytes::cast_mut(&mut scratch[..attend_scratch(d) * 4]);
-            while let Some(mut block) = grid.next() {
-                let head = block.col0 / columns;
-                let (keys, values) = cache[head * head_bytes..][..head_bytes].split_at(cache_bytes);
-                let kv = KvHead { kv_type, keys, values, head_dim: d };
-                let queries = Queries {
-                    values: &q[block.row0 * q_width + head * group * d..],
-                    stride: q_width,
-                    group,
-                    n_tokens: block.rows,
-                    position: position + block.row0,
-                };
-                kernels.attend(&kv, &queries, scratch, &mut |t, h, values| {
-                    let row: &mut [f32] = bytes::cast_mut(block.row(t));
-                    row[h * d..][..d].copy_from_slice(values);
+            task(bytes::cast_mut(&mut scratch[..attend_scratch(d) * 4]));
+        };
+        let head_of = |head: usize| {
+            let (keys, values) = cache[2 * head * cache_bytes..][..2 * cache_bytes].split_at(cache_bytes);
+            KvHead { kv_type, keys, values, head_dim: d }
+        };
+        let queries_of = |head: usize, first: usize, n_tokens: usize| Queries {
+            values: &q[first * q_width + head * group * d..],
+            stride: q_width,
+            group,
+            n_tokens,
+            position: position + first,
+        };
+        let layout = ActLayout::new(heads * group * d);
+        let n_rows = n * group;
+        let (n_ranges, range_len) = key_ranges(position + n, n_rows);
+        if n_rows > QUERY_ROWS_MAX || n_ranges == 1 {
+            let tokens_at_once = n.div_ceil(n.div_ceil(QUERY_ROWS_MAX / group));
+            let columns = group * d * 4;
+            let grid = Grid::new(acts, (n, heads * columns, layout.bytes()), (tokens_at_once, columns));
+            return self.team.drain(&|worker| {
+                job(worker, &mut |scratch| {
+                    while let Some(mut block) = grid.next() {
+                        let queries = queries_of(block.col0 / columns, block.row0, block.rows);
+                        kernels.attend(
+                            &head_of(block.col0 / columns),
+                            &queries,
+                            0..queries.keys(),
+                            scratch,
+                            &mut |result| {
+                                let row: &mut [f32] = bytes::cast_mut(block.row(result.token));
+                                row[result.head * d..][..d].copy_from_slice(result.values);
+                            },
+                        );
+                    }
                 });
-            }
+            });
+        }
+        // Few rows over many keys: ranges of keys are shared out, and who finishes a head's last range merges them.
+        let width = d + 1;
+        let next = AtomicUsize::new(0);
+        self.team.drain(&|worker| {
+            job(worker, &mut |scratch| {
+                loop {
+                    let task = next.fetch_add(1, Ordering::Relaxed);
+                    let (head, range) = (task / n_ranges, task % n_ranges);
+                    if head >= heads {
+                        break;
+                    }
+                    let queries = queries_of(head, 0, n);
+                    let keys = range * range_len..queries.keys().min((range + 1) * range_len);
+                    kernels.attend(&head_of(head), &queries, keys, scratch, &mut |result| {
+                        let Ok(mut partials) = partials[head].lock() else { return };
+                        let row = range * n_rows + result.token * group + result.head;
+                        let part = &mut partials.rows[row * width..][..width];
+                        part[..d].copy_from_slice(result.values);
+                        part[d] = result.mass;
+                    });
+                    let Ok(mut partials) = partials[head].lock() else { return };
+                    partials.done += 1;
+                    if partials.done == n_ranges {
+                        partials.done = 0;
+                        merge(&mut partials.rows[..n_ranges * n_rows * width], n_rows, d);
+                    }
+                }
+            });
         });
+        for (head, partials) in partials.iter_mut().enumerate() {
+            let Ok(partials) = partials.get_mut() else { return };
+            for (row, part) in partials.rows.chunks_exact(width).take(n_rows).enumerate() {
+                let record = &mut acts[row / group * layout.bytes()..][..layout.bytes()];
+                layout.values_mut(record)[(head * group + row % group) * d..][..d].copy_from_slice(&part[..d]);
+            }
+        }
     }
 
     /// The output projection of attention, added to the residual stream.

@@ -19,6 +19,7 @@ impl<const VNNI: bool> Avx2<VNNI> {
 }
 
 impl<const VNNI: bool> Simd for Avx2<VNNI> {
+    const REGISTERS: usize = 16;
     const LANES: usize = 8;
     const VNNI: bool = VNNI;
     type F = __m256;
@@ -43,6 +44,7 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         fn as_i(a: __m256) -> __m256i = _mm256_castps_si256(a);
         fn fnma(a: __m256, b: __m256, c: __m256) -> __m256 = _mm256_fnmadd_ps(a, b, c);
         fn as_f(a: __m256i) -> __m256 = _mm256_castsi256_ps(a);
+        fn any_above(a: __m256, b: __m256) -> bool = _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_GT_OQ>(a, b)) != 0;
     }
 
     #[inline(always)]
@@ -72,6 +74,18 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         let p = source::<_, 16>(x);
         // SAFETY: the tier is proven by `self`, the 16 bytes behind the pointer were checked, and the access is unaligned.
         unsafe { _mm256_cvtph_ps(_mm_loadu_si128(p.cast())) }
+    }
+    #[inline(always)]
+    fn splat_f16(self, x: &[u8]) -> __m256 {
+        let bits = i16::from_le_bytes([x[0], x[1]]);
+        // SAFETY: the tier is proven by `self`; register values only.
+        unsafe { _mm256_cvtph_ps(_mm_set1_epi16(bits)) }
+    }
+    #[inline(always)]
+    fn store_f16(self, x: __m256, out: &mut [u8]) {
+        let p = target::<_, 16>(out);
+        // SAFETY: the tier is proven by `self`, the 16 bytes behind the pointer were checked, and the access is unaligned.
+        unsafe { _mm_storeu_si128(p.cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x)) }
     }
     #[inline(always)]
     fn load_bytes(self, x: &[u8]) -> __m256i {

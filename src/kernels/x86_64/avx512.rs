@@ -19,6 +19,7 @@ impl<const BF16: bool> Avx512<BF16> {
 }
 
 impl<const BF16: bool> Simd for Avx512<BF16> {
+    const REGISTERS: usize = 32;
     const LANES: usize = 16;
     const VNNI: bool = true;
     type F = __m512;
@@ -45,6 +46,7 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         fn as_f(a: __m512i) -> __m512 = _mm512_castsi512_ps(a);
         fn xor(a: __m512i, b: __m512i) -> __m512i = _mm512_xor_si512(a, b);
         fn as_i(a: __m512) -> __m512i = _mm512_castps_si512(a);
+        fn any_above(a: __m512, b: __m512) -> bool = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b) != 0;
         fn fnma(a: __m512, b: __m512, c: __m512) -> __m512 = _mm512_fnmadd_ps(a, b, c);
         fn dot(sum: __m512i, weights: __m512i, acts: __m512i) -> __m512i = _mm512_dpbusd_epi32(sum, weights, acts);
         fn dot_wide(sum: __m512i, weights: __m512i, acts: __m512i) -> __m512i = _mm512_dpbusd_epi32(sum, weights, acts);
@@ -79,6 +81,18 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         let p = source::<_, 32>(x);
         // SAFETY: the tier is proven by `self`, the 32 bytes behind the pointer were checked, and the access is unaligned.
         unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) }
+    }
+    #[inline(always)]
+    fn splat_f16(self, x: &[u8]) -> __m512 {
+        let bits = i16::from_le_bytes([x[0], x[1]]);
+        // SAFETY: the tier is proven by `self`; register values only.
+        unsafe { _mm512_cvtph_ps(_mm256_set1_epi16(bits)) }
+    }
+    #[inline(always)]
+    fn store_f16(self, x: __m512, out: &mut [u8]) {
+        let p = target::<_, 32>(out);
+        // SAFETY: the tier is proven by `self`, the 32 bytes behind the pointer were checked, and the access is unaligned.
+        unsafe { _mm256_storeu_si256(p.cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x)) }
     }
     #[inline(always)]
     fn load_bytes(self, x: &[u8]) -> __m512i {

@@ -1,0 +1,269 @@
+//! What K and V look like in memory: types, and the way in and out of them.
+
+use super::KEY_TILE;
+use super::block::store_block;
+use crate::bytes;
+use crate::kernels::simd::Simd;
+use crate::quant::{GROUP, PANEL_ROWS};
+
+/// Bytes of 32 values and their scale in a q8_0 row.
+const Q8_BLOCK: usize = 2 + GROUP;
+
+/// How K and V are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KvType {
+    /// IEEE half.
+    F16,
+    /// int8 with an f16 scale per 32 values.
+    Q8_0,
+}
+
+impl KvType {
+    /// Bytes of one position of one head, K or V.
+    pub const fn row_bytes(self, head_dim: usize) -> usize {
+        match self {
+            KvType::F16 => head_dim * 2,
+            KvType::Q8_0 => head_dim / GROUP * Q8_BLOCK,
+        }
+    }
+
+    /// Bytes of 16 consecutive positions of one head, K or V: the unit in which a cache can be shared out.
+    pub const fn panel_bytes(self, head_dim: usize) -> usize {
+        PANEL_ROWS * self.row_bytes(head_dim)
+    }
+
+    /// The name, as in `--kv-type`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            KvType::F16 => "f16",
+            KvType::Q8_0 => "q8_0",
+        }
+    }
+}
+
+/// One head's cache.
+#[derive(Clone, Copy)]
+pub struct KvHead<'a> {
+    /// How it is kept.
+    pub kv_type: KvType,
+    /// K, in panels of 16 positions.
+    pub keys: &'a [u8],
+    /// V, row by row.
+    pub values: &'a [u8],
+    /// Values per position.
+    pub head_dim: usize,
+}
+
+impl<'a> KvHead<'a> {
+    /// The panel that holds `position`.
+    #[inline(always)]
+    pub(super) fn panel(&self, position: usize) -> &'a [u8] {
+        let bytes = self.kv_type.panel_bytes(self.head_dim);
+        &self.keys[position / PANEL_ROWS * bytes..][..bytes]
+    }
+
+    /// The rows of V of `n` positions.
+    #[inline(always)]
+    pub(super) fn rows(&self, first: usize, n: usize) -> std::slice::ChunksExact<'a, u8> {
+        let bytes = self.kv_type.row_bytes(self.head_dim);
+        self.values[first * bytes..][..n * bytes].chunks_exact(bytes)
+    }
+}
+
+/// Cache lines that will be needed next: memory has the time of the work in between to bring them. (Asked for into L2:
+/// the line buffers of L1 are too few for the latency of memory.)
+#[derive(Clone, Copy)]
+pub(super) struct Ahead(Option<*const u8>);
+
+impl Ahead {
+    pub(super) const NOTHING: Ahead = Ahead(None);
+
+    /// K from `position` on.
+    #[inline(always)]
+    pub(super) fn keys(kv: &KvHead<'_>, position: usize) -> Ahead {
+        Ahead(Some(kv.keys.as_ptr())).skip(position * kv.kv_type.row_bytes(kv.head_dim))
+    }
+
+    /// V from `position` on.
+    #[inline(always)]
+    pub(super) fn values(kv: &KvHead<'_>, position: usize) -> Ahead {
+        Ahead(Some(kv.values.as_ptr())).skip(position * kv.kv_type.row_bytes(kv.head_dim))
+    }
+
+    /// What comes `bytes` later.
+    #[inline(always)]
+    pub(super) fn skip(self, bytes: usize) -> Ahead {
+        Ahead(self.0.map(|line| line.wrapping_add(bytes)))
+    }
+
+    /// Asks for the lines of the next `bytes`.
+    #[inline(always)]
+    pub(super) fn ask<S: Simd>(self, s: S, bytes: usize) {
+        if let Some(line) = self.0 {
+            for at in (0..bytes).step_by(64) {
+                s.prefetch::<false>(line.wrapping_add(at));
+            }
+        }
+    }
+}
+
+/// Rounds to f16, to nearest even, and hands every value's two bytes to `put`.
+#[inline(always)]
+fn halves<S: Simd>(s: S, x: &[f32], mut put: impl FnMut(usize, [u8; 2])) {
+    let mut rounded = [0u8; 2 * PANEL_ROWS];
+    let whole = x.len() / S::LANES * S::LANES;
+    for at in (0..whole).step_by(S::LANES) {
+        s.store_f16(s.load(&x[at..]), &mut rounded);
+        rounded.as_chunks::<2>().0[..S::LANES].iter().enumerate().for_each(|(i, x)| put(at + i, *x));
+    }
+    for (i, x) in x.iter().enumerate().skip(whole) {
+        put(i, half::f16::from_f32(*x).to_le_bytes());
+    }
+}
+
+/// Rounds to multiples of `max / 127` per 32 values: the f16 scale's bytes and the quants of each block to `put`.
+#[inline(always)]
+fn blocks<S: Simd>(s: S, x: &[f32], mut put: impl FnMut(usize, [u8; 2], &[u8; GROUP])) {
+    let mut scale_bytes = [0u8; 2 * PANEL_ROWS];
+    let mut quants = [0u8; GROUP];
+    for (b, x) in x.as_chunks::<GROUP>().0.iter().enumerate() {
+        let mut largest = s.splat(0.0);
+        for x in x.chunks_exact(S::LANES) {
+            largest = s.max(largest, s.abs(s.load(x)));
+        }
+        let largest = s.largest(largest);
+        let inverse = s.splat(if largest > 0.0 { 127.0 / largest } else { 0.0 });
+        for (q, x) in quants.chunks_exact_mut(S::LANES).zip(x.chunks_exact(S::LANES)) {
+            s.store_i8(s.to_i(s.mul(s.load(x), inverse)), q);
+        }
+        s.store_f16(s.splat(largest / 127.0), &mut scale_bytes);
+        put(b, [scale_bytes[0], scale_bytes[1]], &quants);
+    }
+}
+
+/// Writes one key into place `lane` of a panel of K. The f16 rounding is to nearest even; q8_0 rounds to a multiple of
+/// `max / 127` per 32 values.
+#[inline(always)]
+pub(in crate::kernels) fn store_key<S: Simd>(s: S, kv_type: KvType, key: &[f32], panel: &mut [u8], lane: usize) {
+    assert!(lane < PANEL_ROWS && panel.len() == kv_type.panel_bytes(key.len()));
+    match kv_type {
+        KvType::F16 => {
+            let steps = panel.as_chunks_mut::<2>().0.as_chunks_mut::<PANEL_ROWS>().0;
+            halves(s, key, |i, x| steps[i][lane] = x);
+        }
+        KvType::Q8_0 => {
+            let panel = panel.as_chunks_mut::<{ PANEL_ROWS * Q8_BLOCK }>().0;
+            blocks(s, key, |b, scale, quants| {
+                let (scales, steps) = panel[b].split_at_mut(2 * PANEL_ROWS);
+                scales[2 * lane..][..2].copy_from_slice(&scale);
+                steps.as_chunks_mut::<PANEL_ROWS>().0.iter_mut().zip(quants).for_each(|(step, q)| step[lane] = *q);
+            });
+        }
+    }
+}
+
+/// Writes one row of V; rounding as [`store_key`].
+#[inline(always)]
+pub(in crate::kernels) fn store_value<S: Simd>(s: S, kv_type: KvType, value: &[f32], row: &mut [u8]) {
+    assert!(row.len() == kv_type.row_bytes(value.len()));
+    match kv_type {
+        KvType::F16 => {
+            let row = row.as_chunks_mut::<2>().0;
+            halves(s, value, |i, x| row[i] = x);
+        }
+        KvType::Q8_0 => {
+            let row = row.as_chunks_mut::<Q8_BLOCK>().0;
+            blocks(s, value, |b, scale, quants| {
+                row[b][..2].copy_from_slice(&scale);
+                row[b][2..].copy_from_slice(quants);
+            });
+        }
+    }
+}
+
+/// `V` vectors of a row of V from value `first` on, a multiple of `V * LANES`.
+#[inline(always)]
+pub(super) fn load_value<S: Simd, const V: usize>(s: S, kv_type: KvType, row: &[u8], first: usize) -> [S::F; V] {
+    let mut values = [s.splat(0.0); V];
+    match kv_type {
+        KvType::F16 => {
+            let row = &row[2 * first..][..2 * V * S::LANES];
+            for (v, value) in values.iter_mut().enumerate() {
+                *value = s.load_f16(&row[2 * v * S::LANES..]);
+            }
+        }
+        KvType::Q8_0 => {
+            // Whole blocks where the vectors fill some, so that a block's scale is loaded once.
+            let within = if V * S::LANES >= GROUP { 0 } else { first % GROUP };
+            let row = &row[first / GROUP * Q8_BLOCK..][..(V * S::LANES).div_ceil(GROUP) * Q8_BLOCK];
+            for (v, value) in values.iter_mut().enumerate() {
+                let at = within + v * S::LANES;
+                let block = &row[at / GROUP * Q8_BLOCK..][..Q8_BLOCK];
+                *value = s.mul(s.to_f(s.load_i8(&block[2 + at % GROUP..])), s.splat_f16(block));
+            }
+        }
+    }
+    values
+}
+
+/// Keys `first .. first + n` to f32, `[head_dim][KEY_TILE]`. Whole panels are read; the surplus is masked later.
+#[inline(always)]
+pub(super) fn keys_to_tile<S: Simd>(s: S, kv: &KvHead<'_>, first: usize, n: usize, tile: &mut [[f32; KEY_TILE]]) {
+    for lane0 in (0..KEY_TILE).step_by(PANEL_ROWS) {
+        if lane0 >= n {
+            tile.iter_mut().for_each(|keys| keys[lane0..].fill(0.0));
+            return;
+        }
+        let panel = kv.panel(first + lane0);
+        for lane in (0..PANEL_ROWS).step_by(S::LANES) {
+            match kv.kv_type {
+                KvType::F16 => {
+                    for (step, keys) in panel.as_chunks::<{ 2 * PANEL_ROWS }>().0.iter().zip(&mut *tile) {
+                        s.store(s.load_f16(&step[2 * lane..]), &mut keys[lane0 + lane..]);
+                    }
+                }
+                KvType::Q8_0 => {
+                    let blocks = panel.as_chunks::<{ PANEL_ROWS * Q8_BLOCK }>().0;
+                    for (block, tile) in blocks.iter().zip(tile.chunks_exact_mut(GROUP)) {
+                        let scale = s.load_f16(&block[2 * lane..]);
+                        let steps = block[2 * PANEL_ROWS..].as_chunks::<PANEL_ROWS>().0;
+                        for (step, keys) in steps.iter().zip(tile) {
+                            let x = s.to_f(s.load_i8(&step[lane..]));
+                            s.store(s.mul(x, scale), &mut keys[lane0 + lane..]);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Values `first .. first + n` to f32, `[dims / 64][KEY_TILE][64]`, zeros beyond `head_dim` up to a whole vector.
+#[inline(always)]
+pub(super) fn values_to_tile<S: Simd>(s: S, kv: &KvHead<'_>, first: usize, n: usize, tile: &mut [[f32; KEY_TILE]]) {
+    let d = kv.head_dim;
+    let whole = d / S::LANES * S::LANES;
+    for (span, tile) in tile.as_chunks_mut::<KEY_TILE>().0.iter_mut().enumerate() {
+        let span = span * KEY_TILE;
+        for (row, out) in kv.rows(first, n).zip(tile) {
+            if span + KEY_TILE <= d {
+                for at in (0..KEY_TILE).step_by(4 * S::LANES) {
+                    let x = load_value::<S, 4>(s, kv.kv_type, row, span + at);
+                    store_block(s, [x], out, 0, at);
+                }
+                continue;
+            }
+            for at in (span..whole).step_by(S::LANES) {
+                let x = load_value::<S, 1>(s, kv.kv_type, row, at);
+                store_block(s, [x], out, 0, at - span);
+            }
+            if whole < d {
+                // f16 only: q8_0 has whole groups of 32.
+                let halves: &[half::f16] = bytes::cast(row);
+                let out = &mut out[whole - span..][..S::LANES];
+                out.fill(0.0);
+                out.iter_mut().zip(&halves[whole..]).for_each(|(out, x)| *out = x.to_f32());
+            }
+        }
+    }
+}

@@ -1,0 +1,338 @@
+//! Attention over the KV cache with running maximum and sum: no `n x n` buffer, any context length.
+//!
+//! # Cache layout
+//! One cache per layer and KV head, `ctx` positions (a multiple of 16) of `head_dim` values.
+//! - K is kept in panels of 16 positions, `[ctx / 16][head_dim][16]`: one vector load holds the same dimension of 16
+//!   keys, so scores need no horizontal adds. q8_0: `[ctx / 16][head_dim / 32]{16 f16 scales, [32][16] i8}`.
+//! - V is kept row by row, `[ctx][head_dim]`; q8_0: `[ctx][head_dim / 32]{f16 scale, 32 i8}`.
+//!
+//! # Algorithm
+//! Keys are taken [`KEY_TILE`] at a time. For each query row (the heads of a GQA group times some tokens) the running
+//! maximum `m`, the running sum `l` of `exp(score - m)` and the weighted sum of V are rescaled when `m` grows (Milakov
+//! and Gimelshein, arXiv:1805.02867; the tiling of FlashAttention, arXiv:2205.14135). There are two ways through a
+//! tile, with the same result:
+//! - [`streamed`], for the few rows of decode: K and V go from the cache through registers, every load used by all rows.
+//! - [`tiled`], for many rows: K and V of the tile are converted to f32 once, and the work is two small matrix products.
+//!
+//! A long context is cut into ranges of keys ([`key_ranges`]) that different workers take; their results are weighed
+//! by their masses (the logarithm of `l`, with `m`) and added up ([`merge`]), as in Flash-Decoding.
+
+mod block;
+mod cache;
+mod streamed;
+#[cfg(test)]
+mod tests;
+mod tiled;
+
+use std::ops::Range;
+
+use cache::Ahead;
+pub use cache::{KvHead, KvType};
+pub(super) use cache::{store_key, store_value};
+use streamed::Keys;
+
+use super::simd::Simd;
+use crate::quant::PANEL_ROWS;
+
+/// Keys taken at a time, and values of V side by side in a tile: K and V tiles of 64 keys x 128 dimensions are 32 KiB
+/// each in f32, and one of them at a time is in use.
+pub const KEY_TILE: usize = 64;
+
+/// Most query rows of one call: enough to make the conversion of a tile a small part of the work on it (3 % at 96 rows
+/// of 128 dimensions), few enough that queries and results (48 KiB each) stay in L2. Whole blocks of [`TILED_ROWS`].
+pub const QUERY_ROWS_MAX: usize = 96;
+
+/// Rows of a register block over a tile: 6 x 4 vectors of 512 bits, or 6 x 2 of 256.
+const TILED_ROWS: usize = 6;
+
+/// Most rows that are streamed; with more, converting a tile once is cheaper than converting in registers again.
+const STREAMED_ROWS_MAX: usize = 8;
+
+/// Fewest keys of a range: about 20 us of one core's read bandwidth at 128 dimensions, ten times what handing out a
+/// range costs.
+pub const RANGE_KEYS_MIN: usize = 512;
+
+/// Most ranges: with them even one KV head keeps 16 workers busy within 10 %.
+const RANGES_MAX: usize = 32;
+
+/// Most rows of results of one KV head that wait to be merged: bounds the scratch whatever the context.
+pub const PARTIAL_ROWS_MAX: usize = 256;
+
+const _: () = assert!(QUERY_ROWS_MAX.is_multiple_of(TILED_ROWS) && QUERY_ROWS_MAX >= STREAMED_ROWS_MAX);
+const _: () = assert!(PARTIAL_ROWS_MAX / QUERY_ROWS_MAX >= 2 && KEY_TILE.is_multiple_of(PANEL_ROWS));
+
+/// Query rows of one KV head: `group` heads of each of some consecutive tokens.
+#[derive(Clone, Copy)]
+pub struct Queries<'a> {
+    /// Head `h` of token `t` starts at `t * stride + h * head_dim`.
+    pub values: &'a [f32],
+    /// Values from token to token.
+    pub stride: usize,
+    /// Heads per token.
+    pub group: usize,
+    /// Tokens.
+    pub n_tokens: usize,
+    /// Position of the first token; it sees itself and everything before.
+    pub position: usize,
+}
+
+impl Queries<'_> {
+    /// Rows: heads times tokens.
+    pub const fn rows(&self) -> usize {
+        self.n_tokens * self.group
+    }
+
+    /// Keys that the last token sees.
+    pub const fn keys(&self) -> usize {
+        self.position + self.n_tokens
+    }
+}
+
+/// One row's result over a range of keys.
+pub struct RowResult<'a> {
+    /// Token, counted from the first of the queries.
+    pub token: usize,
+    /// Head of the group.
+    pub head: usize,
+    /// The weighted mean of V; zeros if the token sees none of the keys.
+    pub values: &'a [f32],
+    /// Logarithm (base 2) of the sum of `e^score`; minus infinity if the token sees none of the keys.
+    pub mass: f32,
+}
+
+/// f32 values of scratch that [`attend`] needs.
+pub const fn attend_scratch(head_dim: usize) -> usize {
+    let padded = head_dim.next_multiple_of(KEY_TILE);
+    // K and V tiles; queries, results and scores; running maxima and sums.
+    KEY_TILE * (head_dim + padded) + QUERY_ROWS_MAX * (head_dim + padded + KEY_TILE + 1 + PANEL_ROWS)
+}
+
+/// Into how many ranges of how many keys (a multiple of [`KEY_TILE`]) the attention of `n_rows` rows over `n_keys` keys
+/// is cut. Depends on nothing else, so that results are the same for any number of workers.
+pub const fn key_ranges(n_keys: usize, n_rows: usize) -> (usize, usize) {
+    let fit = PARTIAL_ROWS_MAX / n_rows;
+    let most = if fit < RANGES_MAX { fit } else { RANGES_MAX };
+    if most < 2 {
+        return (1, n_keys.next_multiple_of(KEY_TILE));
+    }
+    let share = n_keys.div_ceil(most);
+    let len = if share < RANGE_KEYS_MIN { RANGE_KEYS_MIN } else { share }.next_multiple_of(KEY_TILE);
+    (n_keys.div_ceil(len), len)
+}
+
+/// f32 values that hold the results of one KV head's ranges in a context of `ctx` positions, for [`merge`].
+pub const fn partials_len(ctx: usize, head_dim: usize) -> usize {
+    if ctx <= RANGE_KEYS_MIN { 0 } else { PARTIAL_ROWS_MAX * (head_dim + 1) }
+}
+
+/// Merges the results of key ranges, `[n_ranges][n_rows][head_dim values, mass]`, into those of the first range.
+pub fn merge(parts: &mut [f32], n_rows: usize, head_dim: usize) {
+    let width = head_dim + 1;
+    let (merged, others) = parts.split_at_mut(n_rows * width);
+    for (row, merged) in merged.chunks_exact_mut(width).enumerate() {
+        let others = || others.chunks_exact(width).skip(row).step_by(n_rows);
+        let (values, mass) = merged.split_at_mut(head_dim);
+        let top = others().fold(mass[0], |top, part| top.max(part[head_dim]));
+        let weight = (mass[0] - top).exp2();
+        values.iter_mut().for_each(|x| *x *= weight);
+        let mut total = weight;
+        for part in others() {
+            let weight = (part[head_dim] - top).exp2();
+            values.iter_mut().zip(part).for_each(|(sum, x)| *sum += weight * x);
+            total += weight;
+        }
+        values.iter_mut().for_each(|x| *x /= total);
+        mass[0] = top + total.log2();
+    }
+}
+
+/// Attention of the query rows over the keys of one range: hands every row's result to `put`.
+#[inline(always)]
+pub(super) fn attend<S: Simd>(
+    s: S,
+    kv: &KvHead<'_>,
+    queries: &Queries<'_>,
+    keys: Range<usize>,
+    scratch: &mut [f32],
+    put: &mut dyn FnMut(RowResult<'_>),
+) {
+    match queries.rows() {
+        n if n > STREAMED_ROWS_MAX || !kv.head_dim.is_multiple_of(S::LANES) => {
+            attend_rows::<S, TILED_ROWS, false>(s, kv, queries, keys, scratch, put);
+        }
+        0..=2 => attend_rows::<S, 2, true>(s, kv, queries, keys, scratch, put),
+        3..=4 => attend_rows::<S, 4, true>(s, kv, queries, keys, scratch, put),
+        _ => attend_rows::<S, STREAMED_ROWS_MAX, true>(s, kv, queries, keys, scratch, put),
+    }
+}
+
+/// Rows are worked on in blocks of `N`; the last is filled up with queries of zero, whose results nobody reads.
+#[inline(always)]
+fn attend_rows<S: Simd, const N: usize, const STREAMED: bool>(
+    s: S,
+    kv: &KvHead<'_>,
+    queries: &Queries<'_>,
+    keys: Range<usize>,
+    scratch: &mut [f32],
+    put: &mut dyn FnMut(RowResult<'_>),
+) {
+    let (d, n_rows, group) = (kv.head_dim, queries.rows(), queries.group);
+    let padded = d.next_multiple_of(KEY_TILE);
+    let rows_padded = n_rows.next_multiple_of(N);
+    let (k_tile, rest) = scratch.split_at_mut(KEY_TILE * d);
+    let (v_tile, rest) = rest.split_at_mut(KEY_TILE * padded);
+    let (k_tile, v_tile) = (k_tile.as_chunks_mut::<KEY_TILE>().0, v_tile.as_chunks_mut::<KEY_TILE>().0);
+    let (q, rest) = rest.split_at_mut(QUERY_ROWS_MAX * d);
+    let (sums, rest) = rest.split_at_mut(QUERY_ROWS_MAX * padded);
+    let (scores, rest) = rest.split_at_mut(QUERY_ROWS_MAX * KEY_TILE);
+    let (tops, rest) = rest.split_at_mut(QUERY_ROWS_MAX);
+    let (q, _) = q[..rows_padded * d].as_chunks_mut::<N>();
+    let sums = &mut sums[..rows_padded * padded];
+    let scores = scores[..rows_padded * KEY_TILE].as_chunks_mut::<KEY_TILE>().0;
+    let totals = &mut rest[..n_rows * S::LANES];
+    pack_queries(queries, d, q);
+    sums.fill(0.0);
+    tops.fill(f32::NEG_INFINITY);
+    totals.fill(0.0);
+
+    let tile_bytes = kv.kv_type.row_bytes(d) * KEY_TILE;
+    let ask_bytes = tile_bytes.div_ceil(rows_padded / N).next_multiple_of(64);
+    Ahead::keys(kv, keys.start).ask(s, tile_bytes);
+    for first in keys.clone().step_by(KEY_TILE) {
+        let n = KEY_TILE.min(keys.end - first);
+        // While K is worked on V comes from memory, and the other way round.
+        let next_values = Ahead::values(kv, first);
+        let next_keys = if first + n < keys.end { Ahead::keys(kv, first + n) } else { Ahead::NOTHING };
+        // How many keys of the tile a row sees; rows are in the order of their tokens.
+        let seen = |row: usize| match queries.position + 1 >= first + n {
+            true => n,
+            false => (queries.position + row.min(n_rows - 1) / group + 1).saturating_sub(first).min(n),
+        };
+        if !STREAMED {
+            cache::keys_to_tile(s, kv, first, n, k_tile);
+        }
+        for (block, (q, scores)) in q.chunks_exact(d).zip(scores.as_chunks_mut::<N>().0).enumerate() {
+            if seen(block * N + N - 1) == 0 {
+                continue;
+            }
+            match STREAMED {
+                true => streamed::score(s, Keys { kv, first, n, ahead: next_values }, q, scores),
+                false => {
+                    next_values.skip(block * ask_bytes).ask(s, ask_bytes);
+                    tiled::score(s, k_tile, q, scores);
+                }
+            }
+            for (row, scores) in scores.iter_mut().enumerate().take(n_rows - block * N) {
+                let row = block * N + row;
+                let state = (&mut tops[row], &mut totals[row * S::LANES..][..S::LANES]);
+                weights(s, scores, seen(row), state, &mut sums[row * padded..][..padded]);
+            }
+        }
+        if !STREAMED {
+            cache::values_to_tile(s, kv, first, n, v_tile);
+        }
+        for (block, scores) in scores.as_chunks::<N>().0.iter().enumerate() {
+            let n = seen(block * N + N - 1);
+            if n == 0 {
+                continue;
+            }
+            let sums = &mut sums[block * N * padded..][..N * padded];
+            match STREAMED {
+                true => streamed::weigh(s, Keys { kv, first, n, ahead: next_keys }, scores, sums, padded),
+                false => {
+                    next_keys.skip(block * ask_bytes).ask(s, ask_bytes);
+                    tiled::weigh(s, v_tile, scores, n, sums, (d, padded));
+                }
+            }
+        }
+    }
+    for row in 0..n_rows {
+        let total = s.sum(s.load(&totals[row * S::LANES..]));
+        let inverse = s.splat(if total == 0.0 { 0.0 } else { 1.0 / total });
+        let sums = &mut sums[row * padded..][..padded];
+        for x in sums.chunks_exact_mut(S::LANES) {
+            s.store(s.mul(s.load(x), inverse), x);
+        }
+        put(RowResult { token: row / group, head: row % group, values: &sums[..d], mass: tops[row] + total.log2() });
+    }
+}
+
+/// Queries in blocks of `N` rows, `[rows / N][head_dim][N]`, times `log2(e) / sqrt(head_dim)`: scores are exponents of 2.
+#[inline(always)]
+fn pack_queries<const N: usize>(queries: &Queries<'_>, d: usize, q: &mut [[f32; N]]) {
+    let scale = std::f32::consts::LOG2_E / (d as f32).sqrt();
+    for (block, q) in q.chunks_exact_mut(d).enumerate() {
+        for n in 0..N {
+            let row = block * N + n;
+            if row >= queries.rows() {
+                q.iter_mut().for_each(|q| q[n] = 0.0);
+                continue;
+            }
+            let from = row / queries.group * queries.stride + row % queries.group * d;
+            q.iter_mut().zip(&queries.values[from..][..d]).for_each(|(q, x)| q[n] = x * scale);
+        }
+    }
+}
+
+/// Turns one row's scores into weights `2^(score - m)`, the first `seen` of them, zeros after; moves `m`, the sum of
+/// weights (by lanes) and the weighted sum of V along.
+#[inline(always)]
+fn weights<S: Simd>(
+    s: S,
+    scores: &mut [f32; KEY_TILE],
+    seen: usize,
+    (top, totals): (&mut f32, &mut [f32]),
+    sums: &mut [f32],
+) {
+    if seen == 0 {
+        return scores.fill(0.0);
+    }
+    if seen < KEY_TILE {
+        scores[seen..].fill(f32::NEG_INFINITY);
+    }
+    let mut largest = s.load(scores);
+    for x in scores.chunks_exact(S::LANES).skip(1) {
+        largest = s.max(largest, s.load(x));
+    }
+    let mut total = s.load(totals);
+    // Rare after the first tiles.
+    if s.any_above(largest, s.splat(*top)) {
+        let largest = s.largest(largest);
+        let shrink = s.splat((*top - largest).exp2());
+        *top = largest;
+        total = s.mul(total, shrink);
+        for x in sums.chunks_exact_mut(S::LANES) {
+            s.store(s.mul(s.load(x), shrink), x);
+        }
+    }
+    let shift = s.splat(*top);
+    for x in scores.chunks_exact_mut(S::LANES) {
+        let weight = exp2(s, s.sub(s.load(x), shift));
+        s.store(weight, x);
+        total = s.add(total, weight);
+    }
+    s.store(total, totals);
+    if seen < KEY_TILE {
+        // They were counted with 2^-126 each.
+        scores[seen..].fill(0.0);
+    }
+}
+
+/// 2^x for x <= 127, relative error below 2e-7; results below 2^-126 are flushed to 2^-126, NaN stays NaN.
+///
+/// `x` is split into the nearest integer, which goes into the exponent, and a remainder in -0.5..=0.5, for which a
+/// minimax polynomial of degree 5 (relative error 1.1e-7, exact at 0) stands.
+#[inline(always)]
+fn exp2<S: Simd>(s: S, x: S::F) -> S::F {
+    // Adding 1.5 * 2^23 rounds to an integer, which is then found in the low bits.
+    let magic = s.splat(12_582_912.0);
+    // In this order a NaN is what `max` returns.
+    let x = s.max(s.splat(-126.0), x);
+    let shifted = s.add(x, magic);
+    let r = s.sub(x, s.sub(shifted, magic));
+    let mut p = s.splat(1.330_060_5e-3);
+    for c in [9.669_691e-3, 5.550_558_5e-2, 0.240_222_83, std::f32::consts::LN_2, 1.0] {
+        p = s.fma(p, r, s.splat(c));
+    }
+    s.as_f(s.add_i(s.as_i(p), s.shl::<23>(s.as_i(shifted))))
+}

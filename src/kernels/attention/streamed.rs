@@ -1,0 +1,141 @@
+//! Few rows: K and V from the cache through registers, each load used by all `N` rows.
+
+use super::block::{add_products, load_block, store_block};
+use super::cache::{Ahead, KvHead, KvType, load_value};
+use super::{KEY_TILE, STREAMED_ROWS_MAX};
+use crate::kernels::simd::Simd;
+use crate::quant::{GROUP, PANEL_ROWS};
+
+/// Some consecutive keys.
+#[derive(Clone, Copy)]
+pub(super) struct Keys<'a> {
+    pub kv: &'a KvHead<'a>,
+    pub first: usize,
+    pub n: usize,
+    /// What is asked for meanwhile, a line for every line read.
+    pub ahead: Ahead,
+}
+
+/// Scores of the keys, whole panels.
+#[inline(always)]
+pub(super) fn score<S: Simd, const N: usize>(
+    s: S,
+    Keys { kv, first, n, ahead }: Keys<'_>,
+    q: &[[f32; N]],
+    scores: &mut [[f32; KEY_TILE]; N],
+) {
+    for lane0 in (0..n).step_by(PANEL_ROWS) {
+        let panel = kv.panel(first + lane0);
+        let ahead = ahead.skip(lane0 / PANEL_ROWS * panel.len());
+        for lane in (0..PANEL_ROWS).step_by(S::LANES) {
+            let sums = match kv.kv_type {
+                KvType::F16 => score_f16::<S, N>(s, panel, lane, q, ahead),
+                KvType::Q8_0 => score_q8_0::<S, N>(s, panel, lane, q, ahead),
+            };
+            for (sum, scores) in sums.into_iter().zip(&mut *scores) {
+                s.store(sum, &mut scores[lane0 + lane..]);
+            }
+        }
+    }
+}
+
+/// Adds up chains of sums: enough of them for `N` rows hide the latency of the fused multiply-add.
+#[inline(always)]
+fn join<S: Simd, const N: usize>(s: S, chains: [[S::F; N]; 4]) -> [S::F; N] {
+    let mut sums = chains[0];
+    for n in 0..N {
+        sums[n] = s.add(s.add(chains[0][n], chains[1][n]), s.add(chains[2][n], chains[3][n]));
+    }
+    sums
+}
+
+#[inline(always)]
+fn score_f16<S: Simd, const N: usize>(s: S, panel: &[u8], lane: usize, q: &[[f32; N]], ahead: Ahead) -> [S::F; N] {
+    let mut chains = [[s.splat(0.0); N]; 4];
+    let steps = panel.as_chunks::<{ 4 * 2 * PANEL_ROWS }>().0;
+    for (at, (steps, q)) in steps.iter().zip(q.as_chunks::<4>().0).enumerate() {
+        if lane == 0 {
+            ahead.skip(at * steps.len()).ask(s, steps.len());
+        }
+        for (i, q) in q.iter().enumerate() {
+            let keys = s.load_f16(&steps[2 * (i * PANEL_ROWS + lane)..]);
+            let chain = &mut chains[i % (STREAMED_ROWS_MAX / N)];
+            for n in 0..N {
+                chain[n] = s.fma(keys, s.splat(q[n]), chain[n]);
+            }
+        }
+    }
+    join::<S, N>(s, chains)
+}
+
+#[inline(always)]
+fn score_q8_0<S: Simd, const N: usize>(s: S, panel: &[u8], lane: usize, q: &[[f32; N]], ahead: Ahead) -> [S::F; N] {
+    let mut sums = [s.splat(0.0); N];
+    let blocks = panel.as_chunks::<{ PANEL_ROWS * (2 + GROUP) }>().0;
+    for (at, (block, q)) in blocks.iter().zip(q.as_chunks::<GROUP>().0).enumerate() {
+        if lane == 0 {
+            ahead.skip(at * block.len()).ask(s, block.len());
+        }
+        let mut chains = [[s.splat(0.0); N]; 4];
+        for (steps, q) in block[2 * PANEL_ROWS..].as_chunks::<{ 4 * PANEL_ROWS }>().0.iter().zip(q.as_chunks::<4>().0) {
+            for (i, q) in q.iter().enumerate() {
+                let keys = s.to_f(s.load_i8(&steps[i * PANEL_ROWS + lane..]));
+                let chain = &mut chains[i % (STREAMED_ROWS_MAX / N)];
+                for n in 0..N {
+                    chain[n] = s.fma(keys, s.splat(q[n]), chain[n]);
+                }
+            }
+        }
+        let scale = s.load_f16(&block[2 * lane..]);
+        for (sum, block) in sums.iter_mut().zip(join::<S, N>(s, chains)) {
+            *sum = s.fma(block, scale, *sum);
+        }
+    }
+    sums
+}
+
+/// Adds V of the keys times their weights to the sums, `[N][stride]`.
+#[inline(always)]
+pub(super) fn weigh<S: Simd, const N: usize>(
+    s: S,
+    keys: Keys<'_>,
+    weights: &[[f32; KEY_TILE]; N],
+    sums: &mut [f32],
+    stride: usize,
+) {
+    let n_vectors = keys.kv.head_dim / S::LANES;
+    // Half of the registers hold sums.
+    let most = S::REGISTERS / 2 / N;
+    let mut done = 0;
+    while done < n_vectors {
+        let at = done * S::LANES;
+        let done_bytes = keys.n * keys.kv.kv_type.row_bytes(keys.kv.head_dim) / n_vectors * done;
+        let keys = Keys { ahead: keys.ahead.skip(done_bytes), ..keys };
+        done += match most.min(n_vectors - done) {
+            8.. => weigh_vectors::<S, N, 8>(s, keys, weights, sums, (stride, at)),
+            4.. => weigh_vectors::<S, N, 4>(s, keys, weights, sums, (stride, at)),
+            2.. => weigh_vectors::<S, N, 2>(s, keys, weights, sums, (stride, at)),
+            _ => weigh_vectors::<S, N, 1>(s, keys, weights, sums, (stride, at)),
+        };
+    }
+}
+
+/// `V` vectors of every row, from value `at` on; returns `V`.
+#[inline(always)]
+fn weigh_vectors<S: Simd, const N: usize, const V: usize>(
+    s: S,
+    Keys { kv, first, n, ahead }: Keys<'_>,
+    weights: &[[f32; KEY_TILE]; N],
+    sums: &mut [f32],
+    (stride, at): (usize, usize),
+) -> usize {
+    let part = V * S::LANES * kv.kv_type.row_bytes(kv.head_dim) / kv.head_dim;
+    let mut acc = load_block::<S, N, V>(s, sums, stride, at);
+    for (key, row) in kv.rows(first, n.min(KEY_TILE)).enumerate() {
+        ahead.skip(key * part).ask(s, part);
+        let values = load_value::<S, V>(s, kv.kv_type, row, at);
+        add_products(s, values, |row| &weights[row][key], &mut acc);
+    }
+    store_block(s, acc, sums, stride, at);
+    V
+}

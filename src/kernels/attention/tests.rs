@@ -1,0 +1,230 @@
+//! Every way through attention against f64: rows streamed and tiled, ranges whole and merged, both cache types.
+
+use super::*;
+use crate::kernels::tests::{Random, tiers};
+use crate::kernels::{Kernels, Tier, reference};
+use crate::quant::GROUP;
+
+/// K, V and queries, and the cache they were stored in; what was not stored is NaN.
+struct Case {
+    d: usize,
+    group: usize,
+    n_tokens: usize,
+    position: usize,
+    kv_type: KvType,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    q: Vec<f32>,
+    keys: Vec<u8>,
+    values: Vec<u8>,
+}
+
+impl Case {
+    fn new(
+        kernels: &Kernels,
+        kv_type: KvType,
+        (d, group, n_tokens, position): (usize, usize, usize, usize),
+        size: f32,
+    ) -> Case {
+        let mut random = Random((d + group + position) as u64);
+        let n = position + n_tokens;
+        let bytes = n.next_multiple_of(PANEL_ROWS) * kv_type.row_bytes(d);
+        let (mut keys, mut values) = (vec![0xff; bytes], vec![0xff; bytes]);
+        let k: Vec<f32> = (0..n * d).map(|_| random.unit() * size).collect();
+        let v: Vec<f32> = (0..n * d).map(|_| random.unit() * size).collect();
+        for (i, (k, v)) in k.chunks_exact(d).zip(v.chunks_exact(d)).enumerate() {
+            let panel_bytes = kv_type.panel_bytes(d);
+            let panel = &mut keys[i / PANEL_ROWS * panel_bytes..][..panel_bytes];
+            kernels.store_key(kv_type, k, panel, i % PANEL_ROWS);
+            kernels.store_value(kv_type, v, &mut values[i * kv_type.row_bytes(d)..][..kv_type.row_bytes(d)]);
+        }
+        let q = (0..n_tokens * (group * d + 3)).map(|_| random.unit() * size).collect();
+        Case { d, group, n_tokens, position, kv_type, k, v, q, keys, values }
+    }
+
+    fn stride(&self) -> usize {
+        self.group * self.d + 3
+    }
+
+    /// `[rows][head_dim values, mass]` over ranges of `range_len` keys, merged.
+    fn run(&self, kernels: &Kernels, range_len: usize) -> Vec<f32> {
+        let &Case { d, group, n_tokens, position, kv_type, .. } = self;
+        let kv = KvHead { kv_type, keys: &self.keys, values: &self.values, head_dim: d };
+        let queries = Queries { values: &self.q, stride: self.stride(), group, n_tokens, position };
+        let mut scratch = vec![f32::NAN; attend_scratch(d)];
+        let n_rows = queries.rows();
+        let n_ranges = queries.keys().div_ceil(range_len);
+        let mut parts = vec![f32::NAN; n_ranges * n_rows * (d + 1)];
+        for (range, parts) in parts.chunks_exact_mut(n_rows * (d + 1)).enumerate() {
+            let keys = range * range_len..queries.keys().min((range + 1) * range_len);
+            kernels.attend(&kv, &queries, keys, &mut scratch, &mut |result| {
+                let part = &mut parts[(result.token * group + result.head) * (d + 1)..][..d + 1];
+                part[..d].copy_from_slice(result.values);
+                part[d] = result.mass;
+            });
+        }
+        merge(&mut parts, n_rows, d);
+        parts.truncate(n_rows * (d + 1));
+        parts
+    }
+
+    fn check(&self, kernels: &Kernels, got: &[f32]) {
+        let &Case { d, group, position, kv_type, .. } = self;
+        for (row, got) in got.chunks_exact(d + 1).enumerate() {
+            let (token, head) = (row / group, row % group);
+            let q = &self.q[token * self.stride() + head * d..][..d];
+            let want = reference::attend(q, &self.k, &self.v, d, position + token + 1);
+            // f16 keeps 11 bits: scores move by up to d * 4 * 2^-11 / sqrt(d), values by 2 * 2^-11; q8_0 keeps 7.
+            let step = if kv_type == KvType::F16 { 1.0 / 2048.0 } else { 1.0 / 254.0 };
+            let bound = 4.0 * step * (1.0 + (d as f64).sqrt() / 4.0);
+            for (got, want) in got.iter().zip(want) {
+                assert!(
+                    (f64::from(*got) - want).abs() < bound,
+                    "{kernels:?} {kv_type:?} d {d} group {group} position {position} row {row}: {got} {want}"
+                );
+            }
+        }
+    }
+}
+
+fn types(d: usize) -> impl Iterator<Item = KvType> {
+    [KvType::F16, KvType::Q8_0].into_iter().filter(move |t| *t == KvType::F16 || d.is_multiple_of(GROUP))
+}
+
+#[test]
+fn agrees_with_f64() {
+    let mut shapes = vec![
+        (8, 2, 3, 0),
+        (64, 4, 1, 63),
+        (64, 1, 1, 64),
+        (128, 2, 8, 5),
+        (96, 3, 5, 130),
+        (32, 8, 4, 300),
+        (80, 1, 1, 0),
+        (256, 16, 2, 70),
+        (96, 7, 1, 40),
+        (128, 5, 1, 127),
+        (32, 1, QUERY_ROWS_MAX, 17),
+        (16, QUERY_ROWS_MAX, 1, 20),
+    ];
+    // Rows on both sides of every register block; keys on both sides of tile edges.
+    shapes.extend((1..=13).map(|group| (64, group, 1, 66)));
+    shapes.extend([63, 64, 65, 127, 128, 129].map(|n| (32, 2, 1, n - 1)));
+    shapes.extend([63, 64, 65, 127, 128, 129].map(|n| (32, 3, 20, n - 20)));
+    for kernels in tiers() {
+        for &shape in &shapes {
+            for kv_type in types(shape.0) {
+                let case = Case::new(kernels, kv_type, shape, 2.0);
+                case.check(kernels, &case.run(kernels, usize::MAX / 2));
+            }
+        }
+    }
+}
+
+#[test]
+fn ranges_agree_with_f64() {
+    for kernels in tiers() {
+        for n in [511, 512, 513, 1024, 1025, 1100] {
+            for (d, group, n_tokens) in [(64, 2, 1), (32, 4, 4), (40, 1, 1), (64, 6, 8)] {
+                for kv_type in types(d) {
+                    let case = Case::new(kernels, kv_type, (d, group, n_tokens, n - n_tokens), 2.0);
+                    let (n_ranges, len) = key_ranges(n, group * n_tokens);
+                    assert_eq!(n_ranges, n.div_ceil(RANGE_KEYS_MIN), "{n} keys");
+                    case.check(kernels, &case.run(kernels, len));
+                    case.check(kernels, &case.run(kernels, 64));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_range_that_a_token_does_not_see_has_no_mass() {
+    for kernels in tiers() {
+        // The first of four tokens ends where the second range begins.
+        let case = Case::new(kernels, KvType::F16, (32, 2, 4, 127), 2.0);
+        case.check(kernels, &case.run(kernels, 128));
+        let kv = KvHead { kv_type: KvType::F16, keys: &case.keys, values: &case.values, head_dim: 32 };
+        let queries = Queries { values: &case.q, stride: case.stride(), group: 2, n_tokens: 4, position: 127 };
+        let mut scratch = vec![f32::NAN; attend_scratch(32)];
+        kernels.attend(&kv, &queries, 128..131, &mut scratch, &mut |result| {
+            assert_eq!(result.token == 0, result.mass == f32::NEG_INFINITY);
+            assert_eq!(result.token == 0, result.values.iter().all(|x| *x == 0.0));
+        });
+    }
+}
+
+#[test]
+fn ranges_fit_the_scratch_that_is_planned_for_them() {
+    assert_eq!(key_ranges(1, 1), (1, 512));
+    assert_eq!(key_ranges(RANGE_KEYS_MIN, 2), (1, 512));
+    assert_eq!(key_ranges(RANGE_KEYS_MIN + 1, 2), (2, 512));
+    assert_eq!(key_ranges(32 * 512, 2), (32, 512));
+    assert_eq!(key_ranges(32 * 512 + 1, 2), (29, 576));
+    for n_rows in 1..=PARTIAL_ROWS_MAX + 1 {
+        for n_keys in [1, 511, 512, 513, 4096, 8191, 8192, 8193, 100_000, 1 << 20] {
+            let (n_ranges, len) = key_ranges(n_keys, n_rows);
+            assert!(n_ranges == 1 || n_ranges * n_rows <= PARTIAL_ROWS_MAX, "{n_ranges} ranges of {n_rows} rows");
+            assert!(len.is_multiple_of(KEY_TILE) && (n_ranges - 1) * len < n_keys && n_keys <= n_ranges * len);
+        }
+    }
+    assert_eq!(partials_len(RANGE_KEYS_MIN, 128), 0);
+    assert_eq!(partials_len(RANGE_KEYS_MIN + 1, 128), 256 * 129);
+}
+
+#[test]
+fn one_row_more_than_a_call_takes_is_refused() {
+    let kernels = Tier::Scalar.kernels().unwrap();
+    let case = Case::new(kernels, KvType::F16, (8, QUERY_ROWS_MAX + 1, 1, 3), 1.0);
+    assert!(std::panic::catch_unwind(|| case.run(kernels, 64)).is_err());
+}
+
+#[test]
+fn large_scores_and_nan() {
+    for kernels in tiers() {
+        for group in [1, 9] {
+            // Scores of up to a few thousand: one key takes all.
+            let case = Case::new(kernels, KvType::F16, (64, group, 1, 100), 60.0);
+            let got = case.run(kernels, 64);
+            assert!(got.chunks_exact(65).all(|row| row[64].is_finite() && row[..64].iter().all(|x| x.abs() < 60.1)));
+            let mut spoilt = Case::new(kernels, KvType::F16, (64, group, 1, 100), 2.0);
+            spoilt.q[5] = f32::NAN;
+            let got = spoilt.run(kernels, 64);
+            assert!(got[..65].iter().all(|x| x.is_nan()), "{kernels:?}: a NaN query gave {:?}", &got[..4]);
+        }
+    }
+}
+
+#[test]
+fn f16_is_rounded_to_nearest_even_and_q8_0_to_steps_of_the_largest() {
+    for kernels in tiers() {
+        for d in [8, 32, 40, 64] {
+            let mut random = Random(d as u64);
+            let x: Vec<f32> = (0..d).map(|_| random.unit() * 3.0).collect();
+            for kv_type in types(d) {
+                let mut row = vec![0u8; kv_type.row_bytes(d)];
+                let mut panel = vec![0u8; kv_type.panel_bytes(d)];
+                kernels.store_value(kv_type, &x, &mut row);
+                kernels.store_key(kv_type, &x, &mut panel, 11);
+                for i in 0..d {
+                    match kv_type {
+                        KvType::F16 => {
+                            let want = half::f16::from_f32(x[i]).to_le_bytes();
+                            assert_eq!(row[2 * i..][..2], want);
+                            assert_eq!(panel[32 * i + 22..][..2], want);
+                        }
+                        KvType::Q8_0 => {
+                            let block = &x[i / GROUP * GROUP..][..GROUP];
+                            let largest = block.iter().fold(0f32, |m, x| m.max(x.abs()));
+                            let quant = (x[i] * (127.0 / largest)).round_ties_even() as i8 as u8;
+                            let scale = half::f16::from_f32(largest / 127.0).to_le_bytes();
+                            let (at, panel) = (i / GROUP * 34, &panel[i / GROUP * 16 * 34..][..16 * 34]);
+                            assert_eq!((&row[at..at + 2], row[at + 2 + i % GROUP]), (&scale[..], quant));
+                            assert_eq!((&panel[22..24], panel[32 + 16 * (i % GROUP) + 11]), (&scale[..], quant));
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
