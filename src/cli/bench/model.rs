@@ -199,7 +199,7 @@ impl Report<'_> {
         let threads = self.settings.threads;
         let tier = self.kernels.tier().name();
         self.say(&format!("{}: kernels {tier}, {threads} threads, {}", self.name, pages(self.page, self.account)));
-        self.say(&format!("ceilings: {peaks}; reading the weights {read} GB/s ({})", by.to_string()));
+        self.say(&format!("ceilings: {peaks}; reading the weights {read} GB/s ({by})"));
         let prefills: Vec<Value> = self
             .prompts
             .iter()
