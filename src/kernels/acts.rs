@@ -1,8 +1,11 @@
 //! Activations on their way into a matrix: one record per token, f32 and the form its weights are multiplied with.
 //!
-//! A record holds, in this order: the f32 values; the quants (int8, or bf16); the scales (one per 32 or 256 columns);
-//! the starting values of integer sums (one per 32 or 16 columns), which take out the offset of unsigned quants; and
-//! the sums of sub-blocks as i16 pairs, which meet the minima; and which blocks of 256 are dense ([`SUM16_MAX`]).
+//! A record holds the f32 values, then a block of 512 bytes for every 256 columns: 128 pairs of bf16; or int8 quants and,
+//! on the cache lines that follow them, what else a kernel needs of these columns:
+//! - the starting values of integer sums, which take out the offset of unsigned quants: one per 16 columns, or per 32;
+//! - the scales: eight, one per 32 columns; or one, followed by whether the block is dense ([`SUM16_MAX`]) and the sums of
+//!   sub-blocks as i16 pairs, which meet the minima;
+//! - the starting values per 8 columns, for kernels that meet a dense block.
 #![allow(unsafe_code)]
 
 use super::simd::Simd;
@@ -42,30 +45,31 @@ impl ActType {
 /// dense, and summed in smaller portions; normally distributed activations stay below 600.
 pub const SUM16_MAX: i32 = 1023;
 
+/// Bytes of a block, and where its parts lie.
+const BLOCK: usize = 512;
+const STARTS: usize = SUPER;
+const SCALES: usize = STARTS + SUPER / 16 * 4;
+const DENSE: usize = SCALES + 4;
+const PAIRS: usize = DENSE + 4;
+const STARTS8: usize = 384;
+const _: () = assert!(PAIRS + SUPER / GROUP * 2 <= STARTS8 && SCALES + SUPER / GROUP * 4 <= STARTS8);
+const _: () = assert!(STARTS8 + SUPER / 8 * 4 == BLOCK && 2 * SUPER == BLOCK);
+
 /// Where the parts of a record lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ActLayout {
     cols: usize,
-    quants: usize,
-    scales: usize,
-    starts: usize,
-    pairs: usize,
-    dense: usize,
+    blocks: usize,
     bytes: usize,
 }
 
 impl ActLayout {
     /// The layout for rows of `cols` values.
     pub const fn new(cols: usize) -> Self {
-        let padded = cols.next_multiple_of(GROUP);
-        let quants = padded * 4;
-        let scales = quants + padded * 2;
-        let starts = scales + padded / GROUP * 4;
-        let pairs = starts + padded / 16 * 4;
-        // Whole cache lines plus one: rows then do not fall on the same cache sets.
-        let dense = pairs + (padded / GROUP * 2).next_multiple_of(4);
-        let bytes = (dense + padded / SUPER * 4).next_multiple_of(64) + 64;
-        ActLayout { cols, quants, scales, starts, pairs, dense, bytes }
+        let blocks = (cols * 4).next_multiple_of(64);
+        // Whole cache lines, an odd number: rows then do not fall on the same cache sets.
+        let bytes = blocks + cols.div_ceil(SUPER) * BLOCK;
+        ActLayout { cols, blocks, bytes: bytes + 64 * (1 - bytes / 64 % 2) }
     }
 
     /// Bytes of a record: the stride from token to token.
@@ -88,16 +92,19 @@ impl ActLayout {
         bytes::cast_mut(&mut record[..self.cols * 4])
     }
 
-    /// The quants of a record, as many bytes as they may take.
+    /// What the kernels multiply with: the values as they are after [`quantise`].
     #[cfg(test)]
-    pub(super) fn quants<'a>(&self, record: &'a [u8]) -> &'a [u8] {
-        &record[self.quants..self.scales]
-    }
-
-    /// The scales of a record.
-    #[cfg(test)]
-    pub(super) fn scales<'a>(&self, record: &'a [u8]) -> &'a [f32] {
-        bytes::cast(&record[self.scales..self.starts])
+    pub(super) fn effective(&self, kind: ActType, record: &[u8]) -> Vec<f32> {
+        let block = |k: usize| &record[self.blocks + k / SUPER * BLOCK..][..BLOCK];
+        let float = |bytes: &[u8]| f32::from_le_bytes(*bytes.first_chunk().unwrap());
+        let quant = |k: usize| f32::from(block(k)[k % SUPER].cast_signed());
+        let value = |k: usize| match kind {
+            ActType::F32 => self.values(record)[k],
+            ActType::Bf16 => half::bf16::from_le_bytes(*block(k)[k % SUPER * 2..].first_chunk().unwrap()).to_f32(),
+            ActType::Q8x32 => quant(k) * float(&block(k)[SCALES + k % SUPER / GROUP * 4..]),
+            ActType::Q8x256 => quant(k) * float(&block(k)[SCALES..]),
+        };
+        (0..self.cols).map(value).collect()
     }
 }
 
@@ -130,46 +137,60 @@ pub(super) struct Rows<'a> {
 
 impl Rows<'_> {
     #[inline(always)]
-    fn word(&self, n: usize, part: usize, index: usize) -> [u8; 4] {
-        let at = n * self.layout.bytes + part + index * 4;
-        debug_assert!(index * 4 < self.layout.bytes - part && at + 4 <= self.records.len());
+    fn word(&self, n: usize, at: usize) -> [u8; 4] {
+        let at = n * self.layout.bytes + at;
+        debug_assert!(at + 4 <= self.records.len());
         // SAFETY: inside the slice: `Acts::rows` took whole records, and the loops that call this run over `n` below
-        // their number and over indices below what the layout has (asserted by `Kernels::matmul`).
+        // their number and over columns below the layout's (asserted by `Kernels::matmul`).
         let address = unsafe { self.records.as_ptr().add(at) };
         // SAFETY: four bytes inside the slice, as above; arrays of bytes need no alignment.
         unsafe { address.cast::<[u8; 4]>().read() }
     }
+    #[inline(always)]
+    fn part(&self, n: usize, block: usize, part: usize) -> i32 {
+        i32::from_le_bytes(self.word(n, self.layout.blocks + block * BLOCK + part))
+    }
     /// The f32 value of column `k`.
     #[inline(always)]
     pub fn value(&self, n: usize, k: usize) -> f32 {
-        f32::from_le_bytes(self.word(n, 0, k))
+        f32::from_le_bytes(self.word(n, k * 4))
     }
-    /// Four int8 quants, or two bf16.
+    /// Two bf16.
     #[inline(always)]
-    pub fn quants(&self, n: usize, unit: usize) -> i32 {
-        i32::from_le_bytes(self.word(n, self.layout.quants, unit))
+    pub fn bf16s(&self, n: usize, pair: usize) -> i32 {
+        self.part(n, 0, pair * 4)
     }
-    /// The scale of a block.
+    /// Four int8 quants of a block.
     #[inline(always)]
-    pub fn scale(&self, n: usize, block: usize) -> f32 {
-        f32::from_le_bytes(self.word(n, self.layout.scales, block))
+    pub fn quants(&self, n: usize, block: usize, unit: usize) -> i32 {
+        self.part(n, block, unit * 4)
     }
-    /// The starting value of a group.
+    /// A scale of a block: its only one, or that of 32 columns.
     #[inline(always)]
-    pub fn start(&self, n: usize, group: usize) -> i32 {
-        i32::from_le_bytes(self.word(n, self.layout.starts, group))
+    pub fn scale(&self, n: usize, block: usize, group: usize) -> f32 {
+        f32::from_bits(self.part(n, block, SCALES + group * 4).cast_unsigned())
+    }
+    /// The starting value of a group of a block.
+    #[inline(always)]
+    pub fn start(&self, n: usize, block: usize, group: usize) -> i32 {
+        self.part(n, block, STARTS + group * 4)
+    }
+    /// The starting value of 8 columns.
+    #[inline(always)]
+    pub fn start8(&self, n: usize, block: usize, columns: usize) -> i32 {
+        self.part(n, block, STARTS8 + columns * 4)
     }
     /// Two sums of 32 quants.
     #[inline(always)]
-    pub fn sums(&self, n: usize, pair: usize) -> i32 {
-        i32::from_le_bytes(self.word(n, self.layout.pairs, pair))
+    pub fn sums(&self, n: usize, block: usize, pair: usize) -> i32 {
+        self.part(n, block, PAIRS + pair * 4)
     }
-    /// Whether a block of 256 of any of the first `N` rows is dense.
+    /// Whether a block of any of the first `N` rows is dense.
     #[inline(always)]
     pub fn any_dense<const N: usize>(&self, block: usize) -> bool {
         let mut dense = 0;
         for n in 0..N {
-            dense |= i32::from_le_bytes(self.word(n, self.layout.dense, block));
+            dense |= self.part(n, block, DENSE);
         }
         dense != 0
     }
@@ -181,66 +202,79 @@ impl Rows<'_> {
 #[inline(always)]
 pub(super) fn quantise<S: Simd>(s: S, layout: ActLayout, kind: ActType, record: &mut [u8]) {
     assert!(record.len() >= layout.bytes);
-    let (values, rest) = record.split_at_mut(layout.quants);
+    let (values, blocks) = record.split_at_mut(layout.blocks);
     let values: &[f32] = bytes::cast(&values[..layout.cols * 4]);
-    let (quants, rest) = rest.split_at_mut(layout.scales - layout.quants);
-    let (scales, rest) = rest.split_at_mut(layout.starts - layout.scales);
-    let (starts, rest) = rest.split_at_mut(layout.pairs - layout.starts);
-    let (scales, starts): (&mut [f32], &mut [i32]) = (bytes::cast_mut(scales), bytes::cast_mut(starts));
-    match kind {
-        ActType::F32 => (),
-        ActType::Bf16 => {
-            let whole = layout.cols / S::LANES * S::LANES;
-            for at in (0..whole).step_by(S::LANES) {
-                // Adding just under half a unit, and the unit's last bit, rounds to nearest even. NaN stays NaN
-                // unless its only set bits are lost; norms and products make none of those.
-                let bits = s.as_i(s.load(&values[at..]));
-                let odd = s.and(s.shr::<16>(bits), s.splat_i(1));
-                let rounded = s.add_i(bits, s.add_i(odd, s.splat_i(0x7fff)));
-                s.store_u16(s.shr::<16>(rounded), &mut quants[2 * at..]);
-            }
-            for at in whole..layout.cols.next_multiple_of(2) {
-                let x = values.get(at).copied().map_or(half::bf16::ZERO, half::bf16::from_f32);
-                quants[2 * at..][..2].copy_from_slice(&x.to_le_bytes());
-            }
+    for (values, block) in values.chunks(SUPER).zip(blocks.chunks_exact_mut(BLOCK)) {
+        match kind {
+            ActType::F32 => (),
+            ActType::Bf16 => to_bf16(s, values, block),
+            ActType::Q8x32 => to_q8x32(s, values, block),
+            ActType::Q8x256 => to_q8x256(s, values, block),
         }
-        ActType::Q8x32 => {
-            assert!(layout.cols.is_multiple_of(GROUP));
-            for (b, (x, q)) in values.as_chunks::<GROUP>().0.iter().zip(quants.as_chunks_mut::<GROUP>().0).enumerate() {
-                let largest = s.largest(largest(s, x));
-                scales[b] = largest / 127.0;
-                let sums = round(s, x, if largest > 0.0 { 127.0 / largest } else { 0.0 }, q);
-                starts[b] = s.start(s.sum_i(sums), if S::VNNI { 128 } else { 8 });
-            }
+    }
+}
+
+#[inline(always)]
+fn to_bf16<S: Simd>(s: S, values: &[f32], block: &mut [u8]) {
+    let whole = values.len() / S::LANES * S::LANES;
+    for at in (0..whole).step_by(S::LANES) {
+        // Adding just under half a unit, and the unit's last bit, rounds to nearest even. NaN stays NaN unless its only
+        // set bits are lost; norms and products make none of those.
+        let bits = s.as_i(s.load(&values[at..]));
+        let odd = s.and(s.shr::<16>(bits), s.splat_i(1));
+        let rounded = s.add_i(bits, s.add_i(odd, s.splat_i(0x7fff)));
+        s.store_u16(s.shr::<16>(rounded), &mut block[2 * at..]);
+    }
+    for at in whole..values.len().next_multiple_of(2) {
+        let x = values.get(at).copied().map_or(half::bf16::ZERO, half::bf16::from_f32);
+        block[2 * at..][..2].copy_from_slice(&x.to_le_bytes());
+    }
+}
+
+#[inline(always)]
+fn to_q8x32<S: Simd>(s: S, values: &[f32], block: &mut [u8]) {
+    assert!(values.len().is_multiple_of(GROUP));
+    let (quants, rest) = block.split_at_mut(STARTS);
+    let (starts, scales) = rest.split_at_mut(SCALES - STARTS);
+    let (starts, scales): (&mut [i32], &mut [f32]) = (bytes::cast_mut(starts), bytes::cast_mut(scales));
+    for (g, (x, q)) in values.as_chunks::<GROUP>().0.iter().zip(quants.as_chunks_mut::<GROUP>().0).enumerate() {
+        let largest = s.largest(largest(s, x));
+        scales[g] = largest / 127.0;
+        let sums = round(s, x, if largest > 0.0 { 127.0 / largest } else { 0.0 }, q);
+        starts[g] = s.start(s.sum_i(sums), if S::VNNI { 128 } else { 8 });
+    }
+}
+
+#[inline(always)]
+fn to_q8x256<S: Simd>(s: S, values: &[f32], block: &mut [u8]) {
+    assert!(values.len() == SUPER);
+    let largest = s.largest(largest(s, values));
+    let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+    let (quants, rest) = block.split_at_mut(STARTS);
+    let rest: &mut [i32] = bytes::cast_mut(rest);
+    let part = |at: usize| (at - STARTS) / 4;
+    let (mut sums, mut densest) = ([0; SUPER / 16], 0);
+    let parts = values.as_chunks::<16>().0.iter().zip(quants.as_chunks_mut::<16>().0);
+    for (g, (x, q)) in parts.enumerate() {
+        round(s, x, inverse, q);
+        densest = q.iter().map(|q| i32::from(q.cast_signed().unsigned_abs())).sum::<i32>().max(densest);
+        let mut sum8 = [0; 2];
+        for (i, (sum, q)) in sum8.iter_mut().zip(q.as_chunks::<8>().0).enumerate() {
+            *sum = q.iter().map(|q| i32::from(q.cast_signed())).sum();
+            // Also where this block is not dense: it may meet a kernel together with one that is.
+            rest[part(STARTS8) + 2 * g + i] = s.start(*sum, 32);
         }
-        ActType::Q8x256 => {
-            assert!(layout.cols.is_multiple_of(SUPER));
-            let (pairs, dense) = rest.split_at_mut(layout.dense - layout.pairs);
-            let pairs: &mut [[i16; 2]] = bytes::cast_mut(&mut pairs[..layout.cols / GROUP * 2]);
-            let dense: &mut [i32] = bytes::cast_mut(&mut dense[..layout.cols / SUPER * 4]);
-            let starts = starts.as_chunks_mut::<{ SUPER / 16 }>().0;
-            let pairs = pairs.as_chunks_mut::<{ SUPER / GROUP / 2 }>().0;
-            let blocks = values.as_chunks::<SUPER>().0.iter().zip(quants.as_chunks_mut::<SUPER>().0);
-            for (b, ((x, q), (starts, pairs))) in blocks.zip(starts.iter_mut().zip(pairs)).enumerate() {
-                let largest = s.largest(largest(s, x));
-                scales[b] = largest / 127.0;
-                let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
-                let mut densest = 0;
-                let mut sums = [0; SUPER / 16];
-                let parts = x.as_chunks::<16>().0.iter().zip(q.as_chunks_mut::<16>().0);
-                for ((sum, start), (x, q)) in sums.iter_mut().zip(starts).zip(parts) {
-                    *sum = s.sum_i(round(s, x, inverse, q));
-                    *start = s.start(*sum, 32);
-                    densest = q.iter().map(|q| i32::from(q.cast_signed().unsigned_abs())).sum::<i32>().max(densest);
-                }
-                dense[b] = i32::from(densest > SUM16_MAX);
-                let sums32: [i16; 8] = std::array::from_fn(|i| (sums[2 * i] + sums[2 * i + 1]) as i16);
-                for (i, pair) in pairs.iter_mut().enumerate() {
-                    let first = i / 2 * 4 + i % 2;
-                    *pair = [sums32[first], sums32[first + 2]];
-                }
-            }
-        }
+        sums[g] = sum8[0] + sum8[1];
+        rest[g] = s.start(sums[g], 32);
+    }
+    rest[part(SCALES)] = (largest / 127.0).to_bits().cast_signed();
+    rest[part(DENSE)] = i32::from(densest > SUM16_MAX);
+    for i in 0..SUPER / GROUP / 2 {
+        // Sums of 32 quants are at most 4064.
+        let sum32 = |group: usize| (sums[2 * group] + sums[2 * group + 1]) as u16;
+        let first = i / 2 * 4 + i % 2;
+        let pair = u32::from(sum32(first)) | u32::from(sum32(first + 2)) << 16;
+        rest[part(PAIRS) + i] = pair.cast_signed();
     }
 }
 

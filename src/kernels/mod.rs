@@ -250,7 +250,7 @@ impl Kernels {
         self.tier
     }
 
-    /// Rows of weights that one prefill call takes: the width of a column stripe of the result.
+    /// Rows of weights that the prefill kernel takes at once; columns of the result are best handed out in multiples.
     pub fn stripe_rows(&self) -> usize {
         self.stripe_rows
     }
@@ -274,7 +274,7 @@ impl Kernels {
         format!("{kind}_{}_{act}_{}", ty.short(), self.tier.name())
     }
 
-    /// `out (+)= acts x w^T` for the column stripe `out` (columns are rows of `w`; whole panels, all tokens).
+    /// `out (+)= acts x w^T` for the columns `out` (columns are rows of `w`; whole panels, all tokens).
     /// `tile` is scratch of [`Tile::scratch_bytes`].
     ///
     /// # Panics
@@ -297,7 +297,7 @@ impl Kernels {
             // SAFETY: the table of this tier was obtained through its probe; shapes were checked above.
             return unsafe { self.stream[ty as usize](w, acts, out, accumulate) };
         }
-        assert!(out.cols <= self.stripe_rows() && tile.k_cols.is_multiple_of(SUPER));
+        assert!(tile.k_cols.is_multiple_of(SUPER));
         assert!(scratch.len() >= tile.scratch_bytes() && scratch.as_ptr().addr().is_multiple_of(4));
         // SAFETY: as above.
         unsafe { self.tiled[ty as usize](w, acts, out, accumulate, (scratch, tile.k_cols)) }
@@ -444,12 +444,15 @@ macro_rules! tier {
                         accumulate: bool,
                         tile: (&mut [u8], usize),
                     ) {
-                        if out.cols == STRIPE_ROWS {
-                            $kind::tiled::<_, $format, $v, $tokens>($token, w, acts, out, accumulate, tile);
-                        } else {
+                        let (scratch, k_cols) = tile;
+                        let (whole, cols) = (out.cols / STRIPE_ROWS * STRIPE_ROWS, out.cols);
+                        let tile = (&mut *scratch, k_cols);
+                        $kind::tiled::<_, $format, $v, $tokens>($token, w, acts, (&mut *out, 0..whole), accumulate, tile);
+                        if whole < cols {
                             // The one panel that is left of an odd number of them.
                             const V: usize = PANEL_ROWS / <$simd as super::simd::Simd>::LANES;
-                            $kind::tiled::<_, $format, V, $tokens>($token, w, acts, out, accumulate, tile);
+                            let tile = (scratch, k_cols);
+                            $kind::tiled::<_, $format, V, $tokens>($token, w, acts, (out, whole..cols), accumulate, tile);
                         }
                     }
                 };
@@ -614,9 +617,10 @@ mod avx512bf16 {
     ) {
         // SAFETY: this function carries the tier's feature list, so it runs only where the probe succeeded.
         let s = unsafe { x86_64::avx512::Avx512::<true>::assume() };
-        match out.cols {
-            PANEL_ROWS => float::tiled_bf16::<_, 1, 12>(s, w, acts, out, accumulate, k_cols),
-            _ => float::tiled_bf16::<_, 2, 12>(s, w, acts, out, accumulate, k_cols),
+        let (whole, cols) = (out.cols / (2 * PANEL_ROWS) * (2 * PANEL_ROWS), out.cols);
+        float::tiled_bf16::<_, 2, 12>(s, w, acts, (&mut *out, 0..whole), accumulate, k_cols);
+        if whole < cols {
+            float::tiled_bf16::<_, 1, 12>(s, w, acts, (out, whole..cols), accumulate, k_cols);
         }
     }
 

@@ -550,11 +550,11 @@ fn multiply<const N: usize>(
     let kinds: [ActType; N] = std::array::from_fn(|i| kernels.act_type(products[i].0.ty, n));
     let jobs = products.map(|(w, out)| {
         let width = padded(w.rows);
-        // A stripe is one register block in prefill. In decode it is some panels in a row: a straight stream, but
-        // small enough that workers finish together.
+        // Some panels in a row: in decode a straight stream, in prefill stripes that share what activations are in L2;
+        // but few enough that workers finish together.
         let stripe = match streamed {
             true => (width / PANEL_ROWS / (team.size() * 8)).clamp(1, 16) * PANEL_ROWS,
-            false => kernels.stripe_rows(),
+            false => (width / kernels.stripe_rows() / (team.size() * 4)).clamp(1, 8) * kernels.stripe_rows(),
         };
         (w, Grid::new(out, (n, width, width), (n.max(1), stripe)).in_parts(team.size()))
     });

@@ -77,7 +77,7 @@ impl Bed<'_> {
     fn multiply(&self, ty: WeightType, matrix: &Matrix<'_>, acts: &Acts<'_>, rows: usize, result: &mut [f32]) {
         let stripe = match acts.n_tokens <= STREAM_TOKENS_MAX {
             true => (rows / PANEL_ROWS / (self.pool.size() * 4)).clamp(1, 16) * PANEL_ROWS,
-            false => self.kernels.stripe_rows(),
+            false => 8 * self.kernels.stripe_rows(),
         };
         let grid = Grid::new(result, (acts.n_tokens, rows, rows), (acts.n_tokens, stripe));
         self.pool.drain(&|worker| {
@@ -103,7 +103,11 @@ impl Bed<'_> {
 /// Activation records of `n_tokens`, ready for weights of this type.
 fn records(kernels: &Kernels, ty: WeightType, layout: ActLayout, n_tokens: usize) -> Vec<f32> {
     let mut records = vec![0f32; n_tokens * layout.bytes() / 4];
-    records.iter_mut().enumerate().for_each(|(i, x)| *x = (i % 17) as f32 - 8.0);
+    // Near enough to a normal distribution, as activations are at their most even: the sum of eight uniform numbers.
+    let mut noise = super::model::random_tokens(records.len() * 8, 1 << 12, 5).into_iter();
+    for x in &mut records {
+        *x = noise.by_ref().take(8).map(|n| n as f32 - 2047.5).sum();
+    }
     let kind = kernels.act_type(ty, n_tokens);
     for record in bytes::floats_as_bytes(&mut records).chunks_exact_mut(layout.bytes()) {
         kernels.quantise(layout, kind, record);

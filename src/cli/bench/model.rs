@@ -164,7 +164,7 @@ fn feed(engine: &mut Engine<'_>, tokens: &[u32], at_once: usize, rounds: &mut Ro
 }
 
 /// A small generator for token ids; the weights do not care which.
-fn random_tokens(n: usize, n_vocab: usize, seed: u64) -> Vec<u32> {
+pub(super) fn random_tokens(n: usize, n_vocab: usize, seed: u64) -> Vec<u32> {
     let mut state = seed;
     let mut next = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

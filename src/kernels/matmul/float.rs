@@ -1,10 +1,12 @@
 //! Float weights times f32 activations, or bf16 pairs where the CPU multiplies those.
 
 use super::super::acts::{Acts, Rows};
+use std::ops::Range;
+
 use super::super::formats::FloatFormat;
 use super::super::grid::Block;
 use super::super::simd::{Bf16Dot, Simd};
-use super::{Matrix, floats, in_blocks, prefetch, write, write_block};
+use super::{Matrix, floats, in_blocks, prefetch, prefetch_block, write, write_block};
 use crate::bytes;
 use crate::quant::{PANEL_ROWS, SUPER, UNIT};
 
@@ -78,40 +80,54 @@ fn panel_sums<S: Simd, F: FloatFormat, const N: usize>(
     totals
 }
 
-/// Many tokens: `out` is a column stripe of `V` vectors and all tokens. The tile holds f32, `[k][V * LANES]`.
+/// Many tokens: columns `cols` of `out`, whole stripes of `V` vectors; order as in [`super::int::tiled`]. The tile holds
+/// f32, `[k][V * LANES]`.
 #[inline(always)]
 pub fn tiled<S: Simd, F: FloatFormat, const V: usize, const N: usize>(
     s: S,
     w: &Matrix<'_>,
     acts: &Acts<'_>,
-    out: &mut Block<'_, f32>,
+    (out, cols): (&mut Block<'_, f32>, Range<usize>),
     accumulate: bool,
     (tile, k_cols): (&mut [u8], usize),
 ) {
     let width = V * S::LANES;
-    assert!(out.cols == width && k_cols.is_multiple_of(SUPER) && w.cols == acts.layout.cols());
+    assert!(cols.len().is_multiple_of(width) && k_cols.is_multiple_of(SUPER) && w.cols == acts.layout.cols());
     // As many bytes as the int8 tile.
     let k_cols = k_cols / 4;
     let tile: &mut [f32] = bytes::cast_mut(&mut tile[..k_cols * width * 4]);
     for k0 in (0..w.cols).step_by(k_cols) {
         let k_len = k_cols.min(w.cols - k0);
-        for v in 0..V {
-            let lane = out.col0 + v * S::LANES;
-            let steps = &w.panel(lane / PANEL_ROWS)[k0 / F::STEP * F::BYTES..];
-            for (i, step) in steps.chunks_exact(F::BYTES).take(k_len.div_ceil(F::STEP)).enumerate() {
-                let values = F::load(s, step, lane % PANEL_ROWS / S::LANES);
-                for (j, &value) in values.iter().enumerate().take(F::STEP.min(k_len - i * F::STEP)) {
-                    s.store(value, &mut tile[(i * F::STEP + j) * width + v * S::LANES..]);
-                }
+        for col in cols.clone().step_by(width) {
+            for v in 0..V {
+                let lane = out.col0 + col + v * S::LANES;
+                let panel = &w.panel(lane / PANEL_ROWS)[k0 / F::STEP * F::BYTES..];
+                fill::<S, F>(s, panel, &mut tile[v * S::LANES..], (width, k_len), lane % PANEL_ROWS / S::LANES);
             }
+            macro_rules! run {
+                ($token:expr, $n:tt) => {
+                    prefetch_block::<S, V, $n>(s, out, ($token, col));
+                    let sums = multiply::<S, V, $n>(s, &tile[..k_len * width], &acts.rows($token, $n), k0);
+                    write_block(s, sums, out, ($token, col), accumulate || k0 > 0);
+                };
+            }
+            in_blocks!(acts, [N, 4, 1], run);
         }
-        macro_rules! run {
-            ($token:expr, $n:tt) => {
-                let sums = multiply::<S, V, $n>(s, &tile[..k_len * width], &acts.rows($token, $n), k0);
-                write_block(s, sums, out, $token, accumulate || k0 > 0);
-            };
+    }
+}
+
+/// Unpacks `k_len` columns of one vector of a panel into every `width`-th place of the tile.
+#[inline(always)]
+fn fill<S: Simd, F: FloatFormat>(s: S, panel: &[u8], tile: &mut [f32], (width, k_len): (usize, usize), half: usize) {
+    let whole = k_len / F::STEP;
+    for (i, step) in panel.chunks_exact(F::BYTES).take(whole).enumerate() {
+        let values = F::load(s, step, half);
+        for j in 0..F::STEP {
+            s.store(values[j], &mut tile[(i * F::STEP + j) * width..]);
         }
-        in_blocks!(acts, [N, 4, 1], run);
+    }
+    if whole * F::STEP < k_len {
+        s.store(F::load(s, &panel[whole * F::BYTES..], half)[0], &mut tile[whole * F::STEP * width..]);
     }
 }
 
@@ -136,36 +152,40 @@ pub fn tiled_bf16<S: Simd + Bf16Dot, const V: usize, const N: usize>(
     s: S,
     w: &Matrix<'_>,
     acts: &Acts<'_>,
-    out: &mut Block<'_, f32>,
+    (out, cols): (&mut Block<'_, f32>, Range<usize>),
     accumulate: bool,
     k_cols: usize,
 ) {
-    assert!(S::LANES == PANEL_ROWS && out.cols == V * PANEL_ROWS && w.cols == acts.layout.cols());
+    assert!(S::LANES == PANEL_ROWS && cols.len().is_multiple_of(V * PANEL_ROWS) && w.cols == acts.layout.cols());
     // As many bytes as the int8 tile.
     let (pairs, block) = (w.cols.div_ceil(2), k_cols / 4);
     for p0 in (0..pairs).step_by(block) {
         let n_pairs = block.min(pairs - p0);
-        let panels: [&[u8]; V] =
-            std::array::from_fn(|v| &w.panel(out.col0 / PANEL_ROWS + v)[p0 * UNIT..][..n_pairs * UNIT]);
-        macro_rules! run {
-            ($token:expr, $n:tt) => {
-                let rows = acts.rows($token, $n);
-                let mut sums = [[s.splat(0.0); $n]; V];
-                for k in 0..n_pairs {
-                    let mut w = [s.splat_i(0); V];
-                    for v in 0..V {
-                        w[v] = s.load_bytes(&panels[v][k * UNIT..]);
-                    }
-                    for n in 0..$n {
-                        let a = s.splat_i(rows.quants(n, p0 + k));
+        for col in cols.clone().step_by(V * PANEL_ROWS) {
+            let mut panels: [&[u8]; V] = [&[]; V];
+            for (v, panel) in panels.iter_mut().enumerate() {
+                *panel = &w.panel((out.col0 + col) / PANEL_ROWS + v)[p0 * UNIT..][..n_pairs * UNIT];
+            }
+            macro_rules! run {
+                ($token:expr, $n:tt) => {
+                    let rows = acts.rows($token, $n);
+                    let mut sums = [[s.splat(0.0); $n]; V];
+                    for k in 0..n_pairs {
+                        let mut w = [s.splat_i(0); V];
                         for v in 0..V {
-                            sums[v][n] = s.dot_bf16(sums[v][n], w[v], a);
+                            w[v] = s.load_bytes(&panels[v][k * UNIT..]);
+                        }
+                        for n in 0..$n {
+                            let a = s.splat_i(rows.bf16s(n, p0 + k));
+                            for v in 0..V {
+                                sums[v][n] = s.dot_bf16(sums[v][n], w[v], a);
+                            }
                         }
                     }
-                }
-                write_block(s, sums, out, $token, accumulate || p0 > 0);
-            };
+                    write_block(s, sums, out, ($token, col), accumulate || p0 > 0);
+                };
+            }
+            in_blocks!(acts, [N, 4, 1], run);
         }
-        in_blocks!(acts, [N, 4, 1], run);
     }
 }

@@ -4,11 +4,13 @@
 //! multiplied by its scale as an i16 pair, one instruction instead of a conversion and a multiply-add, and minima meet
 //! the sums of the activations the same way. Nothing is rounded but the two products per block that make it a float.
 
+use std::ops::Range;
+
 use super::super::acts::{Acts, Rows};
 use super::super::formats::IntFormat;
 use super::super::grid::Block;
 use super::super::simd::Simd;
-use super::{Matrix, NEAR_BYTES, floats, in_blocks, prefetch, vectors, write, write_block};
+use super::{Matrix, NEAR_BYTES, floats, in_blocks, prefetch, prefetch_block, vectors, write, write_block};
 use crate::bytes;
 use crate::quant::{GROUP, PANEL_ROWS, SUPER};
 
@@ -30,52 +32,56 @@ const fn portions<S: Simd, const DENSE: bool>() -> bool {
     !S::VNNI || DENSE
 }
 
-/// Dot products that then fit.
+/// Dot products that then fit: 8 columns around zero, or what the unsigned quants allow.
 const fn dots_max<S: Simd, F: IntFormat>() -> usize {
-    32767 / (if S::VNNI { 4 } else { 2 } * 127 * F::QUANT_MAX)
+    match (S::VNNI, F::OFFSET) {
+        (true, true) => 2,
+        (true, false) => 32767 / (4 * 127 * F::QUANT_MAX),
+        (false, _) => 32767 / (2 * 127 * F::QUANT_MAX),
+    }
 }
 
-/// Whether a group's sum begins with the record's starting value.
-const fn starts<S: Simd, F: IntFormat, const DENSE: bool>() -> bool {
-    F::OFFSET && if F::INT_SCALES { !portions::<S, DENSE>() } else { S::VNNI || F::QUANT_MAX <= 127 }
+/// Whether sums begin with the record's starting values; else these meet the total ([`offset`]).
+const fn starts<S: Simd, F: IntFormat>() -> bool {
+    F::OFFSET && (S::VNNI || !F::INT_SCALES && F::QUANT_MAX <= 127)
 }
 
+/// What a sum from column `k` of block `b` (of 256 columns) on begins with.
 #[inline(always)]
-fn start<S: Simd, F: IntFormat, const DENSE: bool>(s: S, rows: &Rows<'_>, n: usize, group: usize) -> S::I {
-    if starts::<S, F, DENSE>() { s.splat_i(rows.start(n, group)) } else { s.splat_i(0) }
+fn start<S: Simd, F: IntFormat, const DENSE: bool>(s: S, rows: &Rows<'_>, n: usize, (b, k): (usize, usize)) -> S::I {
+    match (starts::<S, F>(), DENSE) {
+        (false, _) => s.splat_i(0),
+        (true, false) => s.splat_i(rows.start(n, b, k / F::GROUP)),
+        (true, true) => s.splat_i(rows.start8(n, b, k / 8)),
+    }
 }
 
-/// The starting values of a group for `N` tokens.
+/// The same for `N` tokens.
 #[inline(always)]
 fn starts_of<S: Simd, F: IntFormat, const N: usize, const DENSE: bool>(
     s: S,
     rows: &Rows<'_>,
-    group: usize,
+    k: (usize, usize),
 ) -> [S::I; N] {
     let mut starts = [s.splat_i(0); N];
     for (n, start_of) in starts.iter_mut().enumerate() {
-        *start_of = start::<S, F, DENSE>(s, rows, n, group);
+        *start_of = start::<S, F, DENSE>(s, rows, n, k);
     }
     starts
 }
 
-/// Takes the offset out of the total of a group where its start did not.
+/// Takes the offset out of the total of a group whose sums did not begin with it.
 #[inline(always)]
-fn offset<S: Simd, F: IntFormat, const DENSE: bool>(
+fn offset<S: Simd, F: IntFormat>(
     s: S,
     total: S::I,
     scale: S::I,
-    rows: &Rows<'_>,
-    (n, group): (usize, usize),
+    (rows, n): (&Rows<'_>, usize),
+    (b, group): (usize, usize),
 ) -> S::I {
-    match (F::OFFSET && !starts::<S, F, DENSE>(), S::VNNI) {
-        (false, _) => total,
-        (true, false) => s.dot_pairs(total, s.splat_i(rows.start(n, group)), scale),
-        (true, true) => {
-            // In halves, which fit i16.
-            let half = s.splat_i(rows.start(n, group) / 2);
-            s.dot_pairs(s.dot_pairs(total, half, scale), half, scale)
-        }
+    match F::OFFSET && !starts::<S, F>() {
+        true => s.dot_pairs(total, s.splat_i(rows.start(n, b, group)), scale),
+        false => total,
     }
 }
 
@@ -122,9 +128,11 @@ fn panel_sums<S: Simd, F: IntFormat, const N: usize>(
         if half == 0 {
             s.prefetch::<true>(tail.as_ptr().wrapping_add(NEAR_BYTES / 2));
         }
+        // Where the block begins: the 256 columns it lies in, and the column in there.
+        let at = (b * F::COLS / SUPER, b * F::COLS % SUPER);
         let totals = match F::INT_SCALES && S::VNNI && rows.any_dense::<N>(b) {
-            false => stream_totals::<S, F, N, false>(s, body, rows, b, half),
-            true => stream_totals::<S, F, N, true>(s, body, rows, b, half),
+            false => stream_totals::<S, F, N, false>(s, body, rows, at, half),
+            true => stream_totals::<S, F, N, true>(s, body, rows, at, half),
         };
         let d = F::d(s, tail, half);
         let mut values = [d; N];
@@ -136,25 +144,26 @@ fn panel_sums<S: Simd, F: IntFormat, const N: usize>(
             for n in 0..N {
                 let mut total = s.splat_i(0);
                 for (i, min) in mins.into_iter().enumerate() {
-                    total = s.dot_pairs(total, min, s.splat_i(rows.sums(n, b * mins.len() + i)));
+                    total = s.dot_pairs(total, min, s.splat_i(rows.sums(n, b, i)));
                 }
                 values[n] = s.fnma(s.to_f(total), dmin, values[n]);
             }
         }
         for n in 0..N {
-            sums[n] = s.fma(values[n], s.splat(rows.scale(n, b)), sums[n]);
+            let scale = rows.scale(n, at.0, if F::INT_SCALES { 0 } else { at.1 / GROUP });
+            sums[n] = s.fma(values[n], s.splat(scale), sums[n]);
         }
     }
     sums
 }
 
-/// The sums of block `b` for one vector of rows and `N` tokens.
+/// The sums of the block at column `k0` of 256-block `b` for one vector of rows and `N` tokens.
 #[inline(always)]
 fn stream_totals<S: Simd, F: IntFormat, const N: usize, const DENSE: bool>(
     s: S,
     body: &[u8],
     rows: &Rows<'_>,
-    b: usize,
+    (b, k0): (usize, usize),
     half: usize,
 ) -> [S::I; N] {
     let slices = F::COLS / (F::WIDTH * F::STEPS * 4);
@@ -175,11 +184,10 @@ fn stream_totals<S: Simd, F: IntFormat, const N: usize, const DENSE: bool>(
         for part in 0..parts {
             let unit = |w: usize| (slice * F::WIDTH + w) * F::STEPS + part * steps;
             let group = |w: usize| unit(w) * 4 / F::GROUP;
-            let block_group = b * (F::COLS / F::GROUP);
             let mut acc = [[s.splat_i(0); N]; 4];
             for (w, acc) in acc.iter_mut().enumerate().take(sums_apart) {
                 for (n, acc) in acc.iter_mut().enumerate() {
-                    *acc = start::<S, F, DENSE>(s, rows, n, block_group + group(w));
+                    *acc = start::<S, F, DENSE>(s, rows, n, (b, k0 + unit(w) * 4));
                 }
             }
             for l in 0..steps {
@@ -190,7 +198,7 @@ fn stream_totals<S: Simd, F: IntFormat, const N: usize, const DENSE: bool>(
                 let quants = F::step(s, body, slice, part * steps + l, half);
                 for w in 0..F::WIDTH {
                     for n in 0..N {
-                        let a = s.splat_i(rows.quants(n, b * (F::COLS / 4) + unit(w) + l));
+                        let a = s.splat_i(rows.quants(n, b, k0 / 4 + unit(w) + l));
                         let sum = &mut acc[w.min(sums_apart - 1)][n];
                         *sum = dot::<S, F>(s, *sum, quants[w], a);
                     }
@@ -202,10 +210,10 @@ fn stream_totals<S: Simd, F: IntFormat, const N: usize, const DENSE: bool>(
                         for n in 0..N {
                             let scale = scales[group(w)];
                             totals[n] = s.dot_pairs(totals[n], acc[w][n], scale);
-                            acc[w][n] = s.splat_i(0);
                             if last {
-                                let group = block_group + group(w);
-                                totals[n] = offset::<S, F, DENSE>(s, totals[n], scale, rows, (n, group));
+                                totals[n] = offset::<S, F>(s, totals[n], scale, (rows, n), (b, group(w)));
+                            } else {
+                                acc[w][n] = start::<S, F, DENSE>(s, rows, n, (b, (unit(w) + l + 1) * 4));
                             }
                         }
                     }
@@ -241,12 +249,18 @@ impl<'t> Tile<'t> {
         Tile { quants, scales, mins, d: bytes::cast_mut(d), dmin: bytes::cast_mut(dmin) }
     }
 
-    /// Unpacks blocks `b0 ..` of one panel's vector `half` into vector `v` of the tile.
+    /// Unpacks some blocks of one panel's vector `half` into vector `v` of the tile.
     #[inline(always)]
-    fn fill<S: Simd, F: IntFormat>(&mut self, s: S, panel: Panel<'_>, half: usize, (v, width): (usize, usize)) {
+    fn fill<S: Simd, F: IntFormat>(
+        &mut self,
+        s: S,
+        (bodies, tails): (&[u8], &[u8]),
+        half: usize,
+        (v, width): (usize, usize),
+    ) {
         let lane = v * S::LANES;
         let slices = F::COLS / (F::WIDTH * F::STEPS * 4);
-        for (b, (body, tail)) in panel.bodies.chunks_exact(F::BODY).zip(panel.tails.chunks_exact(F::TAIL)).enumerate() {
+        for (b, (body, tail)) in bodies.chunks_exact(F::BODY).zip(tails.chunks_exact(F::TAIL)).enumerate() {
             let quants = &mut self.quants[b * F::COLS * width..][..F::COLS * width];
             for slice in 0..slices {
                 for l in 0..F::STEPS {
@@ -286,17 +300,16 @@ impl<'t> Tile<'t> {
         let groups = F::COLS / F::GROUP;
         let quants = &self.quants[block * F::COLS * width..][..F::COLS * width];
         let scales = &self.scales[block * groups * width * 4..][..groups * width * 4];
-        let first_group = k0 / F::GROUP + block * groups;
+        let b = k0 / F::COLS + block;
         let mut totals = [[s.splat_i(0); N]; V];
         let each = quants.chunks_exact(F::GROUP * width).zip(scales.chunks_exact(width * 4));
         for (g, (quants, scales)) in each.enumerate() {
-            let group = first_group + g;
-            let mut acc = [starts_of::<S, F, N, DENSE>(s, rows, group); V];
+            let mut acc = [starts_of::<S, F, N, DENSE>(s, rows, (b, g * F::GROUP)); V];
             let units = F::GROUP / 4;
             for (u, unit) in quants.chunks_exact(4 * width).enumerate() {
                 let w = vectors::<S, V>(s, unit);
                 for n in 0..N {
-                    let a = s.splat_i(rows.quants(n, group * units + u));
+                    let a = s.splat_i(rows.quants(n, b, g * units + u));
                     for v in 0..V {
                         acc[v][n] = dot::<S, F>(s, acc[v][n], w[v], a);
                     }
@@ -306,16 +319,16 @@ impl<'t> Tile<'t> {
                         let scale = s.load_bytes(&scales[v * S::LANES * 4..]);
                         for n in 0..N {
                             totals[v][n] = s.dot_pairs(totals[v][n], acc[v][n], scale);
-                            acc[v][n] = s.splat_i(0);
                         }
                     }
+                    acc = [starts_of::<S, F, N, DENSE>(s, rows, (b, g * F::GROUP + (u + 1) * 4)); V];
                 }
             }
             for v in 0..V {
                 let scale = s.load_bytes(&scales[v * S::LANES * 4..]);
                 for n in 0..N {
                     let total = s.dot_pairs(totals[v][n], acc[v][n], scale);
-                    totals[v][n] = offset::<S, F, DENSE>(s, total, scale, rows, (n, group));
+                    totals[v][n] = offset::<S, F>(s, total, scale, (rows, n), (b, g));
                 }
             }
         }
@@ -339,7 +352,7 @@ impl<'t> Tile<'t> {
             };
             let minima = self.block_minima::<S, F, V, N>(s, rows, block, k0);
             for n in 0..N {
-                let scale = s.splat(rows.scale(n, k0 / F::COLS + block));
+                let scale = s.splat(rows.scale(n, k0 / F::COLS + block, 0));
                 for v in 0..V {
                     let lane = block * width + v * S::LANES;
                     let mut value = s.mul(s.to_f(totals[v][n]), s.load(&self.d[lane..]));
@@ -366,12 +379,11 @@ impl<'t> Tile<'t> {
         let mut minima = [[s.splat_i(0); N]; V];
         if F::MINS {
             let n_pairs = F::COLS / (2 * GROUP);
-            let first = (k0 / F::COLS + block) * n_pairs;
             let mins = &self.mins[block * n_pairs * width * 4..];
             for (i, mins) in mins.chunks_exact(width * 4).take(n_pairs).enumerate() {
                 let min = vectors::<S, V>(s, mins);
                 for n in 0..N {
-                    let a = s.splat_i(rows.sums(n, first + i));
+                    let a = s.splat_i(rows.sums(n, k0 / F::COLS + block, i));
                     for v in 0..V {
                         minima[v][n] = s.dot_pairs(minima[v][n], min[v], a);
                     }
@@ -392,12 +404,12 @@ impl<'t> Tile<'t> {
         let width = V * S::LANES;
         let mut sums = [[s.splat(0.0); N]; V];
         for (block, quants) in self.quants[..k_len * width].chunks_exact(F::COLS * width).enumerate() {
-            let group = k0 / F::COLS + block;
-            let mut acc = [starts_of::<S, F, N, false>(s, rows, group); V];
+            let (b, group) = ((k0 / F::COLS + block) / (SUPER / F::COLS), (k0 / F::COLS + block) % (SUPER / F::COLS));
+            let mut acc = [starts_of::<S, F, N, false>(s, rows, (b, group * F::GROUP)); V];
             for (u, unit) in quants.chunks_exact(4 * width).enumerate() {
                 let w = vectors::<S, V>(s, unit);
                 for n in 0..N {
-                    let a = s.splat_i(rows.quants(n, group * (F::COLS / 4) + u));
+                    let a = s.splat_i(rows.quants(n, b, group * (F::COLS / 4) + u));
                     for v in 0..V {
                         acc[v][n] = dot::<S, F>(s, acc[v][n], w[v], a);
                     }
@@ -405,7 +417,7 @@ impl<'t> Tile<'t> {
             }
             let d = floats::<S, V>(s, &self.d[block * width..]);
             for n in 0..N {
-                let scale = s.splat(rows.scale(n, group));
+                let scale = s.splat(rows.scale(n, b, group));
                 for v in 0..V {
                     let sum = s.to_f(lanes::<S, F>(s, acc[v][n]));
                     sums[v][n] = s.fma(sum, s.mul(d[v], scale), sums[v][n]);
@@ -416,48 +428,43 @@ impl<'t> Tile<'t> {
     }
 }
 
-/// Some blocks of a panel.
-#[derive(Clone, Copy)]
-struct Panel<'a> {
-    bodies: &'a [u8],
-    tails: &'a [u8],
-}
-
-/// Many tokens: `out` is a column stripe of `V` vectors and all tokens.
+/// Many tokens: columns `cols` of `out`, whole stripes of `V` vectors. One stretch of activations, `k_cols` of every
+/// token, meets all stripes before the next is begun: it stays in L2.
 #[inline(always)]
 pub fn tiled<S: Simd, F: IntFormat, const V: usize, const N: usize>(
     s: S,
     w: &Matrix<'_>,
     acts: &Acts<'_>,
-    out: &mut Block<'_, f32>,
+    (out, cols): (&mut Block<'_, f32>, Range<usize>),
     accumulate: bool,
     (tile, k_cols): (&mut [u8], usize),
 ) {
     let width = V * S::LANES;
-    assert!(out.cols == width && k_cols.is_multiple_of(SUPER) && w.cols == acts.layout.cols());
+    assert!(cols.len().is_multiple_of(width) && k_cols.is_multiple_of(SUPER) && w.cols == acts.layout.cols());
+    let mut tile = Tile::carve(tile, k_cols, width);
     for k0 in (0..w.cols).step_by(k_cols) {
         let k_len = k_cols.min(w.cols - k0);
-        let mut tile = Tile::carve(tile, k_cols, width);
-        for v in 0..V {
-            let lane = out.col0 + v * S::LANES;
-            let (bodies, tails) = w.panel(lane / PANEL_ROWS).split_at(w.cols / F::COLS * F::BODY);
-            let (first, n) = (k0 / F::COLS, k_len / F::COLS);
-            let panel = Panel {
-                bodies: &bodies[first * F::BODY..][..n * F::BODY],
-                tails: &tails[first * F::TAIL..][..n * F::TAIL],
-            };
-            tile.fill::<S, F>(s, panel, lane % PANEL_ROWS / S::LANES, (v, width));
-        }
-        macro_rules! run {
-            ($token:expr, $n:tt) => {
-                let rows = acts.rows($token, $n);
-                let sums = match F::INT_SCALES {
-                    true => tile.multiply_super::<S, F, V, $n>(s, &rows, (k0, k_len)),
-                    false => tile.multiply_blocks::<S, F, V, $n>(s, &rows, (k0, k_len)),
+        for col in cols.clone().step_by(width) {
+            for v in 0..V {
+                let lane = out.col0 + col + v * S::LANES;
+                let (bodies, tails) = w.panel(lane / PANEL_ROWS).split_at(w.cols / F::COLS * F::BODY);
+                let (first, n) = (k0 / F::COLS, k_len / F::COLS);
+                let bodies = &bodies[first * F::BODY..][..n * F::BODY];
+                let tails = &tails[first * F::TAIL..][..n * F::TAIL];
+                tile.fill::<S, F>(s, (bodies, tails), lane % PANEL_ROWS / S::LANES, (v, width));
+            }
+            macro_rules! run {
+                ($token:expr, $n:tt) => {
+                    prefetch_block::<S, V, $n>(s, out, ($token, col));
+                    let rows = acts.rows($token, $n);
+                    let sums = match F::INT_SCALES {
+                        true => tile.multiply_super::<S, F, V, $n>(s, &rows, (k0, k_len)),
+                        false => tile.multiply_blocks::<S, F, V, $n>(s, &rows, (k0, k_len)),
+                    };
+                    write_block(s, sums, out, ($token, col), accumulate || k0 > 0);
                 };
-                write_block(s, sums, out, $token, accumulate || k0 > 0);
-            };
+            }
+            in_blocks!(acts, [N, 2, 1], run);
         }
-        in_blocks!(acts, [N, 2, 1], run);
     }
 }

@@ -78,17 +78,32 @@ fn write<S: Simd>(s: S, value: S::F, out: &mut [f32], accumulate: bool) {
     s.store(value, out);
 }
 
+/// Asks for the part of `out` that [`write_block`] will write once the sums are there.
+#[inline(always)]
+fn prefetch_block<S: Simd, const V: usize, const N: usize>(
+    s: S,
+    out: &mut Block<'_, f32>,
+    (token, col): (usize, usize),
+) {
+    for n in 0..N {
+        let row = out.row(token + n).as_ptr().wrapping_add(col);
+        for line in (0..V * S::LANES).step_by(16) {
+            s.prefetch::<true>(row.wrapping_add(line).cast());
+        }
+    }
+}
+
 /// Writes, or adds, the sums of `V` vectors and `N` tokens.
 #[inline(always)]
 fn write_block<S: Simd, const V: usize, const N: usize>(
     s: S,
     sums: [[S::F; N]; V],
     out: &mut Block<'_, f32>,
-    token: usize,
+    (token, col): (usize, usize),
     accumulate: bool,
 ) {
     for n in 0..N {
-        let row = out.row(token + n);
+        let row = &mut out.row(token + n)[col..][..V * S::LANES];
         for (v, sums) in sums.iter().enumerate() {
             write(s, sums[n], &mut row[v * S::LANES..], accumulate);
         }
