@@ -167,7 +167,10 @@ fn code_4_files_that_are_no_model() {
         (dir.file("v1.gguf", patched(4, &1u32.to_le_bytes())), &["version 1", "2 and 3 are", "convert"]),
         (dir.file("big.gguf", big_endian), &["big-endian", "needs little-endian", "without --bigendian"]),
         (dir.file("count.gguf", damaged_count), &["18446744073709551615", "cannot load it"]),
-        (dir.file("arch.gguf", patched(arch, b"mamba")), &["`mamba` is not supported", "llama, qwen2 and qwen3"]),
+        (
+            dir.file("arch.gguf", patched(arch, b"mamba")),
+            &["`mamba` is not supported", "llama, qwen2, qwen3 and qwen3moe"],
+        ),
     ];
     for (model, parts) in &cases {
         let parts: Vec<&str> = parts.iter().copied().chain([model.as_str()]).collect();

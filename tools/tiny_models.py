@@ -20,6 +20,7 @@ from gguf import GGMLQuantizationType as T
 
 SCORE_STD = 2.5  # spread of attention scores: a few keys take most of the weight
 LOGIT_STD = 3.5  # spread of logits: a few tokens take most of the probability
+ROUTER_STD = 1.5  # spread of the experts' scores: the best has a few times the weight of the next
 TIED_STD = 0.25  # tied embeddings are small, so that a token does not simply predict itself
 
 
@@ -39,6 +40,8 @@ class Spec:
     base: float = 10000.0
     factors: bool = False
     merges: int = 8
+    experts: int = 0
+    used: int = 0
 
 
 SPECS = {
@@ -54,6 +57,12 @@ SPECS = {
     "qwen2-q6_k": Spec("qwen2", 256, 256, 8, 2, 32, 1, T.Q6_K, base=1e6, types={"embd": T.Q4_K}),
     "qwen3-f16": Spec("qwen3", 80, 144, 4, 2, 32, 1, T.F16, base=1e6),
     "qwen3-bf16": Spec("qwen3", 80, 144, 4, 2, 32, 1, T.BF16, base=1e6),
+    # Experts; 40 rows of one are no whole panels of 16.
+    "qwen3moe-f32": Spec("qwen3moe", 48, 40, 4, 2, 16, 2, T.F32, tied=False, base=1e6, experts=8, used=3),
+    "qwen3moe-bf16": Spec("qwen3moe", 80, 40, 4, 2, 32, 1, T.BF16, tied=False, base=1e6, experts=12, used=2),
+    "qwen3moe-q8_0": Spec("qwen3moe", 96, 64, 4, 2, 32, 1, T.Q8_0, base=1e6, experts=8, used=3),
+    "qwen3moe-q4_k": Spec("qwen3moe", 256, 256, 4, 1, 64, 1, T.Q4_K, base=1e6, experts=4, used=2,
+                          types={"embd": T.Q6_K, "v": T.Q6_K, "up": T.Q8_0, "down": T.Q6_K}),
     # Every type in one file, and different types for the same matrix of two layers.
     "qwen3-mixed": Spec("qwen3", 256, 64, 4, 1, 32, 2, T.Q4_0, base=1e6, types={
         "embd": T.Q6_K,
@@ -140,7 +149,11 @@ def write(name, path, seed):
     w.add_block_count(s.layers)
     w.add_context_length(512)
     w.add_embedding_length(s.embd)
-    w.add_feed_forward_length(s.ff)
+    w.add_feed_forward_length(s.ff * max(1, s.used))
+    if s.experts:
+        w.add_expert_count(s.experts)
+        w.add_expert_used_count(s.used)
+        w.add_expert_feed_forward_length(s.ff)
     w.add_head_count(s.heads)
     w.add_head_count_kv(s.kv)
     w.add_key_length(s.head_dim)
@@ -163,12 +176,19 @@ def write(name, path, seed):
         kind = s.types.get(f"{short}.{layer}", s.types.get(short, s.default))
         w.add_tensor(f"{full}.weight", matrix(rng, kind, rows, cols, std), raw_dtype=kind)
 
+    def put_ffn(full, short, layer, rows, cols, std):
+        if not s.experts:
+            return put(full, short, layer, rows, cols, std)
+        kind = s.types.get(f"{short}.{layer}", s.types.get(short, s.default))
+        stack = matrix(rng, kind, s.experts * rows, cols, std)
+        w.add_tensor(f"{full}_exps.weight", stack.reshape(s.experts, rows, -1), raw_dtype=kind)
+
     def norm(full, n, mean):
         w.add_tensor(f"{full}.weight", (mean * (1 + 0.2 * rng.standard_normal(n))).astype(np.float32))
 
     wide, narrow = s.heads * s.head_dim, s.kv * s.head_dim
     unit = s.embd ** -0.5
-    per_head = s.arch == "qwen3"
+    per_head = s.arch.startswith("qwen3")
     sharp = SCORE_STD ** 0.5
     put("token_embd", "embd", "", len(tokens), s.embd, TIED_STD if s.tied else 1.0)
     norm("output_norm", s.embd, LOGIT_STD * unit / TIED_STD if s.tied else 1.0)
@@ -190,9 +210,13 @@ def write(name, path, seed):
             norm(b + "attn_k_norm", s.head_dim, sharp)
         put(b + "attn_output", "o", i, s.embd, wide, wide ** -0.5)
         norm(b + "ffn_norm", s.embd, 1.0)
-        put(b + "ffn_gate", "gate", i, s.ff, s.embd, 1.5 * unit)
-        put(b + "ffn_up", "up", i, s.ff, s.embd, 1.5 * unit)
-        put(b + "ffn_down", "down", i, s.embd, s.ff, s.ff ** -0.5)
+        if s.experts:
+            # Never quantised by llama.cpp: a small error would choose another expert.
+            router = rng.standard_normal((s.experts, s.embd)) * ROUTER_STD * unit
+            w.add_tensor(b + "ffn_gate_inp.weight", router.astype(np.float32))
+        put_ffn(b + "ffn_gate", "gate", i, s.ff, s.embd, 1.5 * unit)
+        put_ffn(b + "ffn_up", "up", i, s.ff, s.embd, 1.5 * unit)
+        put_ffn(b + "ffn_down", "down", i, s.embd, s.ff, s.ff ** -0.5)
     w.write_header_to_file()
     w.write_kv_data_to_file()
     w.write_tensors_to_file()

@@ -25,13 +25,22 @@ pub trait Team: Sync {
 /// Most parts of a grid: the cores of the largest box brim is built for, twice over. More workers share parts.
 const PARTS_MAX: usize = 32;
 
+/// How the rows of a grid are cut into bands.
+#[derive(Clone, Copy)]
+enum Bands<'a> {
+    /// So many rows each.
+    Even(usize),
+    /// Groups of rows from one cut to the next, `copies` bands each: see [`Grid::grouped`].
+    Groups { cuts: &'a [u32], copies: usize },
+}
+
 /// A matrix `[rows, cols]` with `stride` elements from row to row, cut into blocks.
 pub struct Grid<'a, T> {
     data: *mut T,
     rows: usize,
     cols: usize,
     stride: usize,
-    block_rows: usize,
+    bands: Bands<'a>,
     block_cols: usize,
     parts: usize,
     drawn: [AtomicUsize; PARTS_MAX],
@@ -54,18 +63,37 @@ impl<'a, T> Grid<'a, T> {
     ) -> Self {
         assert!(cols <= stride && block_rows > 0 && block_cols > 0);
         assert!(rows == 0 || (rows - 1) * stride + cols <= data.len(), "{rows} rows of stride {stride} do not fit");
+        Grid::over(data, (rows, cols, stride), Bands::Even(block_rows), block_cols)
+    }
+
+    /// Cuts `data` into bands of unequal height, and these into blocks of `block_cols`. `cuts` rises from 0: group `g`
+    /// has `cuts[g + 1] - cuts[g]` rows, `copies` times over: its first copy starts at row `copies * cuts[g]`, the next
+    /// follows. Band `g * copies + i` is copy `i` of group `g`.
+    ///
+    /// # Panics
+    /// If the cuts do not rise, or the matrix does not fit `data`, or a block is empty.
+    pub fn grouped(
+        data: &'a mut [T],
+        (cols, stride): (usize, usize),
+        (cuts, copies): (&'a [u32], usize),
+        block_cols: usize,
+    ) -> Self {
+        assert!(cuts.first() == Some(&0) && cuts.is_sorted_by(|a, b| a < b) && copies > 0);
+        assert!(cols <= stride && block_cols > 0);
+        let rows = cuts[cuts.len() - 1] as usize * copies;
+        assert!(rows == 0 || (rows - 1) * stride + cols <= data.len(), "{rows} rows of stride {stride} do not fit");
+        Grid::over(data, (rows, cols, stride), Bands::Groups { cuts, copies }, block_cols)
+    }
+
+    fn over(
+        data: &'a mut [T],
+        (rows, cols, stride): (usize, usize, usize),
+        bands: Bands<'a>,
+        block_cols: usize,
+    ) -> Self {
+        let drawn = [const { AtomicUsize::new(0) }; PARTS_MAX];
         let data = data.as_mut_ptr();
-        Grid {
-            data,
-            rows,
-            cols,
-            stride,
-            block_rows,
-            block_cols,
-            parts: 1,
-            drawn: [const { AtomicUsize::new(0) }; PARTS_MAX],
-            borrow: PhantomData,
-        }
+        Grid { data, rows, cols, stride, bands, block_cols, parts: 1, drawn, borrow: PhantomData }
     }
 
     /// Gives each of `workers` a stretch of blocks of its own, so that what it reads for them is one stream.
@@ -81,23 +109,34 @@ impl<'a, T> Grid<'a, T> {
     /// The next block for `worker`: of its own part, then of the others'.
     pub fn next_of(&self, worker: usize) -> Option<Block<'a, T>> {
         let across = self.cols.div_ceil(self.block_cols);
-        let blocks = self.rows.div_ceil(self.block_rows) * across;
+        let down = match self.bands {
+            Bands::Even(block_rows) => self.rows.div_ceil(block_rows),
+            Bands::Groups { cuts, copies } => (cuts.len() - 1) * copies,
+        };
+        let blocks = down * across;
         let index = (0..self.parts).find_map(|turn| {
             let part = (worker + turn) % self.parts;
             let (first, end) = (part * blocks / self.parts, (part + 1) * blocks / self.parts);
             let index = first + self.drawn[part].fetch_add(1, Ordering::Relaxed);
             (index < end).then_some(index)
         })?;
-        let (down, right) = (index / across, index % across);
-        let row0 = down * self.block_rows;
+        let (band, right) = (index / across, index % across);
+        let (row0, rows) = match self.bands {
+            Bands::Even(block_rows) => (band * block_rows, block_rows.min(self.rows - band * block_rows)),
+            Bands::Groups { cuts, copies } => {
+                let (first, end) = (cuts[band / copies] as usize, cuts[band / copies + 1] as usize);
+                (first * copies + band % copies * (end - first), end - first)
+            }
+        };
         let col0 = right * self.block_cols;
-        // SAFETY: index < blocks, hence row0 < rows and col0 < cols, so the first element lies inside the borrow checked by `new`.
+        // SAFETY: index < blocks and bands are not empty, hence row0 < rows and col0 < cols, so the first element lies inside the borrow checked by `new`.
         let data = unsafe { self.data.add(row0 * self.stride + col0) };
         Some(Block {
             data,
             stride: self.stride,
+            band,
             row0,
-            rows: self.block_rows.min(self.rows - row0),
+            rows,
             col0,
             cols: self.block_cols.min(self.cols - col0),
             borrow: PhantomData,
@@ -109,6 +148,8 @@ impl<'a, T> Grid<'a, T> {
 pub struct Block<'a, T> {
     data: *mut T,
     stride: usize,
+    /// Which band of the grid it is in.
+    pub band: usize,
     /// First row, counted in the grid.
     pub row0: usize,
     /// Rows of this block.
@@ -163,5 +204,30 @@ mod tests {
                 assert_eq!(*x, u32::from(i % stride < cols), "element {i}");
             }
         }
+    }
+
+    #[test]
+    fn every_row_of_every_group_is_handed_out_once_a_copy() {
+        let (cols, stride, copies, cuts) = (5, 6, 2, [0, 1, 4, 6]);
+        for parts in [1, 3] {
+            let mut data = vec![0usize; 2 * 6 * stride];
+            let grid = Grid::grouped(&mut data, (cols, stride), (&cuts, copies), 2).in_parts(parts);
+            while let Some(mut block) = grid.next_of(1) {
+                for r in 0..block.rows {
+                    block.row(r).iter_mut().for_each(|x| *x += 10 * (block.band + 1) + r);
+                }
+            }
+            let firsts: Vec<usize> = data.chunks(stride).map(|row| row[0]).collect();
+            assert_eq!(firsts, [10, 20, 30, 31, 32, 40, 41, 42, 50, 51, 60, 61]);
+            assert!(data.chunks(stride).all(|row| row[..cols].iter().all(|x| x == &row[0]) && row[cols] == 0));
+        }
+        let mut none = [0u8; 0];
+        assert!(Grid::grouped(&mut none, (4, 4), (&[0], 2), 1).next().is_none());
+    }
+
+    #[test]
+    #[should_panic(expected = "is_sorted_by")]
+    fn empty_groups_are_refused() {
+        Grid::grouped(&mut [0u8; 8], (1, 1), (&[0, 2, 2], 1), 1);
     }
 }

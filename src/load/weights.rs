@@ -1,6 +1,7 @@
 //! Reads tensors straight into their final places, repacking on the way: file -> worker's buffer -> page. No second
 //! copy of the weights ever exists.
 
+use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -14,10 +15,12 @@ use crate::quant::PANEL_ROWS;
 /// Bytes a worker asks for at a time: large enough to keep a disk busy, small enough to stay in L2 until repacked.
 const CHUNK_BYTES: usize = 1 << 20;
 
-/// One tensor on its way to its place.
+/// One tensor, or some of its rows, on the way to its place.
 pub struct Item<'a> {
     /// Where it comes from.
     pub tensor: &'a TensorInfo,
+    /// Which of its rows.
+    pub rows: Range<usize>,
     /// How it is laid down: into panels, row by row as it is, or as one f32 vector.
     pub form: ItemForm,
     /// Its place, exactly.
@@ -57,12 +60,14 @@ pub fn load(
     let failure: Mutex<Option<Error>> = Mutex::new(None);
     let failed = AtomicBool::new(false);
     for item in items {
-        let (cols, rows) = (item.tensor.cols() as usize, item.tensor.rows() as usize);
-        let Item { tensor, form, place } = item;
+        let Item { tensor, rows, form, place } = item;
+        let cols = tensor.cols() as usize;
+        let first = tensor.row_bytes() * rows.start as u64;
+        let n_rows_bytes = tensor.row_bytes() * rows.len() as u64;
         // A unit is what is laid down at once, `in_bytes` of the file becoming `out_bytes` of the place.
         let (in_bytes, out_bytes) = match form {
             ItemForm::Panels(ty) => (PANEL_ROWS * ty.row_bytes(cols), ty.panel_bytes(cols)),
-            ItemForm::Bytes => (place.len() / rows, place.len() / rows),
+            ItemForm::Bytes => (place.len() / rows.len(), place.len() / rows.len()),
             ItemForm::Vector(ty) => (ty.row_bytes(cols), cols * 4),
         };
         let units = place.len() / out_bytes;
@@ -75,8 +80,8 @@ pub fn load(
                     return;
                 }
                 let from = (block.col0 / out_bytes * in_bytes) as u64;
-                let n_bytes = (tensor.bytes - from).min((block.cols / out_bytes * in_bytes) as u64) as usize;
-                let offset = tensor.offset + from;
+                let n_bytes = (n_rows_bytes - from).min((block.cols / out_bytes * in_bytes) as u64) as usize;
+                let offset = tensor.offset + first + from;
                 let out = block.row(0);
                 let result = match form {
                     ItemForm::Bytes => files.read_at(tensor.file, offset, &mut out[..n_bytes]),

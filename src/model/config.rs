@@ -15,10 +15,12 @@ pub enum Arch {
     Qwen2,
     /// Qwen3, with a norm on every head of Q and K.
     Qwen3,
+    /// Qwen3 with experts.
+    Qwen3Moe,
 }
 
 impl Arch {
-    const ALL: [Arch; 3] = [Arch::Llama, Arch::Qwen2, Arch::Qwen3];
+    const ALL: [Arch; 4] = [Arch::Llama, Arch::Qwen2, Arch::Qwen3, Arch::Qwen3Moe];
 
     /// `general.architecture`, and the prefix of the other keys.
     pub const fn name(self) -> &'static str {
@@ -26,8 +28,18 @@ impl Arch {
             Arch::Llama => "llama",
             Arch::Qwen2 => "qwen2",
             Arch::Qwen3 => "qwen3",
+            Arch::Qwen3Moe => "qwen3moe",
         }
     }
+}
+
+/// How many experts a feed-forward layer has, and how many of them a token meets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Experts {
+    /// All.
+    pub count: usize,
+    /// Chosen for each token.
+    pub used: usize,
 }
 
 /// The numbers of a model.
@@ -39,8 +51,10 @@ pub struct Config {
     pub n_layers: usize,
     /// Width of the residual stream.
     pub n_embd: usize,
-    /// Width of the feed-forward layer.
+    /// Width of the feed-forward layer, or of each of its experts.
     pub n_ff: usize,
+    /// Its experts, where it has any.
+    pub experts: Option<Experts>,
     /// Query heads.
     pub n_heads: usize,
     /// Key and value heads.
@@ -88,10 +102,10 @@ pub enum ModelError {
     Shape {
         /// Which.
         tensor: String,
-        /// Found: rows, columns.
-        found: [u64; 2],
+        /// Found: matrices, rows, columns.
+        found: [u64; 3],
         /// Needed.
-        need: [u64; 2],
+        need: [u64; 3],
     },
     /// A tensor type without kernels.
     TensorType {
@@ -117,8 +131,8 @@ impl fmt::Display for ModelError {
             ModelError::Gguf(e) => e.fmt(f),
             ModelError::Arch(name) => write!(
                 f,
-                "architecture `{name}` is not supported: this version runs llama, qwen2 and qwen3; convert the model to \
-                 one of these or use another file"
+                "architecture `{name}` is not supported: this version runs llama, qwen2, qwen3 and qwen3moe; convert \
+                 the model to one of these or use another file"
             ),
             ModelError::Range { what, found, need } => {
                 write!(f, "{what} is {found}, needed: {need}; the file is damaged or not meant for inference")
@@ -132,11 +146,14 @@ impl fmt::Display for ModelError {
                     "tensor `{name}` is missing: the file is incomplete or its architecture is misnamed; convert the model again"
                 )
             }
-            ModelError::Shape { tensor, found, need } => write!(
-                f,
-                "tensor `{tensor}` has {} rows of {}, the header's numbers need {} rows of {}; convert the model again",
-                found[0], found[1], need[0], need[1]
-            ),
+            ModelError::Shape { tensor, found, need } => {
+                let words = |[matrices, rows, cols]: &[u64; 3]| match matrices {
+                    1 => format!("{rows} rows of {cols}"),
+                    n => format!("{n} matrices of {rows} rows of {cols}"),
+                };
+                let (found, need) = (words(found), words(need));
+                write!(f, "tensor `{tensor}` has {found}, the header's numbers need {need}; convert the model again")
+            }
             ModelError::TensorType { tensor, ty } => write!(
                 f,
                 "tensor `{tensor}` has type {ty}, which has no kernels in this version: use a file in F32, F16, BF16, Q8_0, \
@@ -174,6 +191,10 @@ impl From<ModelError> for Error {
 /// Most layers: the deepest published dense model has 126.
 pub const LAYERS_MAX: usize = 256;
 
+/// Most experts of a layer: the largest published number is 512. Sorting tokens by expert counts them in a table of so
+/// many entries on the caller's stack.
+pub const EXPERTS_MAX: usize = 512;
+
 /// Bound on every width, so that products of two widths and a context stay far below 2^63.
 const WIDTH_MAX: u64 = 1 << 20;
 
@@ -206,11 +227,24 @@ impl Config {
         let head_dim = optional("attention.key_length", n_embd / n_heads, HEAD_DIM_MAX as u64)?;
         let value_dim = optional("attention.value_length", head_dim, HEAD_DIM_MAX as u64)?;
         let rope_dim = optional("rope.dimension_count", head_dim, head_dim as u64)?;
+        let experts = match arch {
+            Arch::Qwen3Moe => Some(experts(meta, name)?),
+            _ => None,
+        };
+        let n_ff = match experts {
+            // Without a width of its own, an expert has its share of a dense layer's.
+            Some(experts) if meta.u32(&key("expert_feed_forward_length"))?.is_none() => {
+                number("feed_forward_length", WIDTH_MAX)? / experts.used
+            }
+            Some(_) => number("expert_feed_forward_length", WIDTH_MAX)?,
+            None => number("feed_forward_length", WIDTH_MAX)?,
+        };
         let config = Config {
             arch,
             n_layers: number("block_count", LAYERS_MAX as u64)?,
             n_embd,
-            n_ff: number("feed_forward_length", WIDTH_MAX)?,
+            n_ff,
+            experts,
             n_heads,
             n_kv_heads,
             head_dim,
@@ -234,8 +268,11 @@ impl Config {
         {
             return range("rope.freq_base or attention.layer_norm_rms_epsilon", 0, "a positive, finite number");
         }
-        for suffix in ["expert_count", "attention.sliding_window"] {
-            if let Some(found) = meta.u32(&key(suffix))?.filter(|&n| n > 0 && arch_uses(arch, suffix)) {
+        if config.n_ff == 0 {
+            return range("the width of an expert", 0, "at least 1");
+        }
+        for suffix in ["expert_count", "expert_shared_count", "attention.sliding_window"] {
+            if let Some(found) = meta.u32(&key(suffix))?.filter(|&n| n > 0 && arch_lacks(arch, suffix)) {
                 return Err(ModelError::Unsupported { key: key(suffix), value: found.to_string() });
             }
         }
@@ -248,9 +285,24 @@ impl Config {
     }
 }
 
-/// Qwen2 files carry a sliding window that their configuration switches off; elsewhere it counts.
-fn arch_uses(arch: Arch, suffix: &str) -> bool {
-    !(arch == Arch::Qwen2 && suffix == "attention.sliding_window")
+/// Whether a feature that only some architectures have is one that this one lacks. Qwen2 files carry a sliding window that
+/// their configuration switches off; elsewhere it counts.
+fn arch_lacks(arch: Arch, suffix: &str) -> bool {
+    !matches!((arch, suffix), (Arch::Qwen2, "attention.sliding_window") | (Arch::Qwen3Moe, "expert_count"))
+}
+
+fn experts(meta: &Metadata<'_>, arch: &str) -> Result<Experts, ModelError> {
+    let within = |what: &'static str, max: usize, need| match meta.required_u32(&format!("{arch}.{what}"))? as usize {
+        found if (1..=max).contains(&found) => Ok(found),
+        found => Err(ModelError::Range { what, found: found as u64, need }),
+    };
+    let count = within("expert_count", EXPERTS_MAX, "1 to 512, which is what the table for sorting tokens holds")?;
+    let used = within("expert_used_count", count, "at least 1 and no more than expert_count")?;
+    let key = format!("{arch}.expert_weights_scale");
+    match meta.f32(&key)? {
+        Some(scale) if scale != 0.0 && scale != 1.0 => Err(ModelError::Unsupported { key, value: scale.to_string() }),
+        _ => Ok(Experts { count, used }),
+    }
 }
 
 fn in_range(what: &'static str, found: u64, max: u64) -> Result<usize, ModelError> {

@@ -1,16 +1,17 @@
 //! Model configuration, weight views, one file per architecture with one linear forward.
 //!
 //! [`config`] reads the numbers, [`weights`] finds the tensors and gives them places, [`step`] holds the buffers and
-//! the operations of one pass, and `llama`, `qwen2`, `qwen3` say in which order they happen.
+//! the operations of one pass, and `llama`, `qwen2`, `qwen3`, `qwen3moe` say in which order they happen.
 
 pub mod config;
 mod llama;
 mod qwen2;
 mod qwen3;
+mod qwen3moe;
 pub mod step;
 pub mod weights;
 
-pub use config::{Arch, Config, ModelError};
+pub use config::{Arch, Config, Experts, ModelError};
 pub use step::{Buffers, Kv, Pass, Sizes};
 pub use weights::{Form, Weight, Weights};
 
@@ -21,6 +22,7 @@ use crate::gguf::{Metadata, TensorInfo};
 use crate::kernels::Team;
 use crate::load::header::ModelFiles;
 use crate::load::weights::{Item, ItemForm, buffer_bytes, load};
+use crate::quant::PANEL_ROWS;
 use weights::Placement;
 
 /// A model: its numbers and where its weights lie.
@@ -66,7 +68,13 @@ impl Model {
                 Form::Rows => ItemForm::Bytes,
                 Form::Vector => ItemForm::Vector(weight.ty),
             };
-            items.push(Item { tensor: &files.tensors()[tensor], form, place });
+            // Matrices of whole panels lie in the region as one tall matrix would.
+            let parts = if weight.rows.is_multiple_of(PANEL_ROWS) { 1 } else { weight.n_matrices };
+            let (part_rows, part_bytes) = (weight.n_matrices * weight.rows / parts, weight.bytes / parts);
+            for (part, place) in place.chunks_exact_mut(part_bytes).enumerate() {
+                let rows = part * part_rows..(part + 1) * part_rows;
+                items.push(Item { tensor: &files.tensors()[tensor], rows, form, place });
+            }
         }
         load(files, items, team, buffers, done)
     }
@@ -85,6 +93,7 @@ impl Model {
                 Arch::Llama => llama::layer(pass, index, layer),
                 Arch::Qwen2 => qwen2::layer(pass, index, layer),
                 Arch::Qwen3 => qwen3::layer(pass, index, layer),
+                Arch::Qwen3Moe => qwen3moe::layer(pass, index, layer),
             }
         }
     }

@@ -4,6 +4,8 @@
 //! panels. Operations over few tokens run on the calling thread; everything else is handed to the team, one barrier
 //! an operation.
 
+mod experts;
+
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -16,6 +18,7 @@ use crate::kernels::{
     attend_scratch, key_ranges, merge, partials_len,
 };
 use crate::quant::{GROUP, PANEL_ROWS};
+use experts::Routed;
 
 /// Tokens up to which work on single rows is not worth waking the team.
 const ALONE_TOKENS_MAX: usize = 2;
@@ -42,34 +45,38 @@ fn padded(n: usize) -> usize {
 }
 
 /// Bytes of each buffer, in the order of [`Buffers`].
-fn buffer_sizes(config: &Config, n_vocab: usize, sizes: &Sizes) -> [usize; 12] {
+fn buffer_sizes(config: &Config, n_vocab: usize, sizes: &Sizes) -> [usize; 13] {
     let (n, f32s) = (sizes.n_batch, 4);
     let q_width = config.n_heads * config.head_dim;
-    let record = [config.n_embd, q_width, config.n_ff].map(|cols| ActLayout::new(cols).bytes()).into_iter().max();
+    let n_ff = if config.experts.is_some() { 0 } else { config.n_ff };
+    let record = [config.n_embd, q_width, n_ff].map(|cols| ActLayout::new(cols).bytes()).into_iter().max();
     [
         n * padded(config.n_embd) * f32s,
         n.max(sizes.n_logits) * record.unwrap_or(0),
         n * padded(q_width) * f32s,
         n * padded(config.n_kv_heads * config.head_dim) * f32s,
         n * padded(config.n_kv_heads * config.head_dim) * f32s,
-        n * padded(config.n_ff) * f32s,
-        n * padded(config.n_ff) * f32s,
+        n * padded(n_ff) * f32s,
+        n * padded(n_ff) * f32s,
         n * config.rope_dim / 2 * f32s,
         n * config.rope_dim / 2 * f32s,
         config.rope_dim / 2 * 8,
         sizes.n_logits * padded(n_vocab) * f32s,
         config.n_kv_heads * partials_len(sizes.ctx, config.head_dim) * f32s,
+        Routed::bytes(config, sizes),
     ]
 }
 
-fn worker_bytes(config: &Config, sizes: &Sizes) -> usize {
-    sizes.tile.scratch_bytes().max(attend_scratch(config.head_dim) * 4).next_multiple_of(64)
+/// Bytes of a worker's scratch: what its kernels need, and room for the activations of a group of rows.
+fn worker_bytes(config: &Config, sizes: &Sizes) -> [usize; 2] {
+    let kernels = sizes.tile.scratch_bytes().max(attend_scratch(config.head_dim) * 4).next_multiple_of(64);
+    [kernels, Routed::gathered_bytes(config, sizes)]
 }
 
 /// Bytes of scratch for a pass of these sizes; `None` if the product overflows.
 pub fn scratch_bytes(config: &Config, n_vocab: usize, sizes: &Sizes) -> Option<u64> {
     let buffers = buffer_sizes(config, n_vocab, sizes).into_iter().map(|b| b.next_multiple_of(64) as u64).sum::<u64>();
-    buffers.checked_add((sizes.workers * worker_bytes(config, sizes)) as u64)
+    buffers.checked_add((sizes.workers * worker_bytes(config, sizes).iter().sum::<usize>()) as u64)
 }
 
 /// Bytes of the KV cache; `None` if the product overflows.
@@ -124,8 +131,17 @@ pub struct Buffers<'a> {
     logits: &'a mut [f32],
     /// Results of key ranges, one buffer per KV head.
     partials: Vec<Mutex<Partials<'a>>>,
+    /// The experts' rows.
+    routed: Routed<'a>,
     /// One scratch buffer per worker; each worker locks its own.
-    workers: Vec<Mutex<&'a mut [u8]>>,
+    workers: Vec<Mutex<WorkerScratch<'a>>>,
+}
+
+/// The scratch of one worker.
+struct WorkerScratch<'a> {
+    kernels: &'a mut [u8],
+    /// Activation records of one group of rows.
+    gathered: &'a mut [u8],
 }
 
 impl<'a> Buffers<'a> {
@@ -161,6 +177,12 @@ impl<'a> Buffers<'a> {
             Mutex::new(Partials { done: 0, rows })
         });
         let partials = partials.collect();
+        let [kernels_bytes, gathered_bytes] = worker_bytes(config, sizes);
+        let workers = rest.chunks_exact_mut(kernels_bytes + gathered_bytes).take(sizes.workers).map(|scratch| {
+            let (kernels, gathered) = scratch.split_at_mut(kernels_bytes);
+            Mutex::new(WorkerScratch { kernels, gathered })
+        });
+        let workers = workers.collect();
         Buffers {
             x: bytes::cast_mut(part(0)),
             acts: part(1),
@@ -174,7 +196,8 @@ impl<'a> Buffers<'a> {
             frequencies,
             logits: bytes::cast_mut(part(10)),
             partials,
-            workers: rest.chunks_exact_mut(worker_bytes(config, sizes)).take(sizes.workers).map(Mutex::new).collect(),
+            routed: Routed::carve(part(12), config, sizes),
+            workers,
         }
     }
 }
@@ -406,7 +429,7 @@ impl Pass<'_, '_> {
         let (q, q_width) = (&**q, padded(heads * group * d));
         let job = |worker: usize, task: &mut dyn FnMut(&mut [f32])| {
             let Ok(mut scratch) = workers[worker].lock() else { return };
-            task(bytes::cast_mut(&mut scratch[..attend_scratch(d) * 4]));
+            task(bytes::cast_mut(&mut scratch.kernels[..attend_scratch(d) * 4]));
         };
         let head_of = |head: usize| {
             let (keys, values) = cache[2 * head * cache_bytes..][..2 * cache_bytes].split_at(cache_bytes);
@@ -538,7 +561,7 @@ fn multiply<const N: usize>(
     kernels: &Kernels,
     team: &dyn Team,
     region: &[u8],
-    (tile, workers): (Tile, &[Mutex<&mut [u8]>]),
+    (tile, workers): (Tile, &[Mutex<WorkerScratch<'_>>]),
     records: &mut [u8],
     n: usize,
     products: [(&Weight, &mut [f32]); N],
@@ -576,7 +599,7 @@ fn multiply<const N: usize>(
             for (w, grid) in jobs.iter().filter(|(w, _)| kernels.act_type(w.ty, n) == kind) {
                 let matrix = Matrix { panels: w.of(region), panel_bytes: w.ty.panel_bytes(cols), cols };
                 while let Some(mut block) = grid.next_of(worker) {
-                    kernels.matmul(w.ty, &matrix, &acts, &mut block, accumulate, (tile, &mut scratch));
+                    kernels.matmul(w.ty, &matrix, &acts, &mut block, accumulate, (tile, &mut *scratch.kernels));
                 }
             }
         });

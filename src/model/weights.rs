@@ -1,7 +1,7 @@
 //! Where every weight lies: the tensors an architecture needs, found in the file, checked, and given a place in the
 //! weights region.
 
-use super::config::{Arch, Config, ModelError};
+use super::config::{Arch, Config, Experts, ModelError};
 use crate::gguf::TensorInfo;
 use crate::quant::WeightType;
 
@@ -30,6 +30,10 @@ pub struct Weight {
     pub rows: usize,
     /// Columns: inputs.
     pub cols: usize,
+    /// Matrices of this shape, one after another, each in panels of its own: the experts of a layer, else 1.
+    pub n_matrices: usize,
+    /// How many of them a token meets.
+    pub n_used: usize,
     /// First byte in the region.
     pub offset: usize,
     /// Bytes it takes there.
@@ -40,6 +44,22 @@ impl Weight {
     /// Its bytes in the region.
     pub fn of<'a>(&self, region: &'a [u8]) -> &'a [u8] {
         &region[self.offset..][..self.bytes]
+    }
+
+    /// The bytes of one of its matrices.
+    pub fn matrix_of<'a>(&self, region: &'a [u8], index: usize) -> &'a [u8] {
+        let each = self.bytes / self.n_matrices;
+        &self.of(region)[index * each..][..each]
+    }
+
+    /// Bytes read for a token.
+    pub fn bytes_per_token(&self) -> usize {
+        self.bytes / self.n_matrices * self.n_used
+    }
+
+    /// Multiplications of a token.
+    pub fn macs_per_token(&self) -> u64 {
+        self.rows as u64 * self.cols as u64 * self.n_used as u64
     }
 }
 
@@ -64,6 +84,8 @@ pub struct Layer {
     pub head_norms: Option<[Weight; 2]>,
     pub attn_output: Weight,
     pub ffn_norm: Weight,
+    /// Scores the experts, where there are any; gate, up and down then hold a matrix for each.
+    pub router: Option<Weight>,
     pub ffn_gate: Weight,
     pub ffn_up: Weight,
     pub ffn_down: Weight,
@@ -86,9 +108,9 @@ pub struct Weights {
     pub placements: Vec<Placement>,
     /// Bytes of the region.
     pub bytes: usize,
-    /// Bytes read for every token: all matrices, and one row of the embedding.
+    /// Bytes read for every token: all matrices, of experts those used, and one row of the embedding.
     pub bytes_per_token: usize,
-    /// Multiplications per token, the output matrix not counted.
+    /// Multiplications per token, the output matrix and unused experts not counted.
     pub macs_per_token: u64,
 }
 
@@ -123,22 +145,39 @@ impl Weights {
                 _ => None,
             };
             let head_norms = match config.arch {
-                Arch::Qwen3 => Some([vector("attn_q_norm.weight", head)?, vector("attn_k_norm.weight", head)?]),
+                Arch::Qwen3 | Arch::Qwen3Moe => {
+                    Some([vector("attn_q_norm.weight", head)?, vector("attn_k_norm.weight", head)?])
+                }
                 _ => None,
             };
             let mut matrix = |name: &str, rows, cols| get(name, Form::Panels, rows, cols);
+            let [q, k, v] = [
+                matrix("attn_q.weight", q_rows, e)?,
+                matrix("attn_k.weight", kv_rows, e)?,
+                matrix("attn_v.weight", kv_rows, e)?,
+            ];
+            let attn_output = matrix("attn_output.weight", e, q_rows)?;
+            let router = match config.experts {
+                Some(experts) => Some(matrix("ffn_gate_inp.weight", experts.count, e)?),
+                None => None,
+            };
+            let mut ffn = |name: &str, rows, cols| match config.experts {
+                Some(experts) => finder.take_experts(&format!("blk.{i}.{name}_exps.weight"), experts, rows, cols),
+                None => finder.take(&format!("blk.{i}.{name}.weight"), Form::Panels, rows, cols),
+            };
             layers.push(Layer {
                 attn_norm,
-                q: matrix("attn_q.weight", q_rows, e)?,
-                k: matrix("attn_k.weight", kv_rows, e)?,
-                v: matrix("attn_v.weight", kv_rows, e)?,
+                q,
+                k,
+                v,
                 biases,
                 head_norms,
-                attn_output: matrix("attn_output.weight", e, q_rows)?,
+                attn_output,
                 ffn_norm,
-                ffn_gate: matrix("ffn_gate.weight", config.n_ff, e)?,
-                ffn_up: matrix("ffn_up.weight", config.n_ff, e)?,
-                ffn_down: matrix("ffn_down.weight", e, config.n_ff)?,
+                router,
+                ffn_gate: ffn("ffn_gate", config.n_ff, e)?,
+                ffn_up: ffn("ffn_up", config.n_ff, e)?,
+                ffn_down: ffn("ffn_down", e, config.n_ff)?,
             });
         }
         let output_norm = finder.take("output_norm.weight", Form::Vector, 1, e)?;
@@ -151,10 +190,10 @@ impl Weights {
             return Err(ModelError::UnknownTensor(tensors[unused].name().to_owned()));
         }
         let matrices = finder.placements.iter().map(|p| p.weight).filter(|w| w.form == Form::Panels);
-        let layer_macs: u64 = matrices.clone().map(|w| w.rows as u64 * w.cols as u64).sum();
-        let output_macs = output.rows as u64 * output.cols as u64;
+        let layer_macs: u64 = matrices.clone().map(|w| w.macs_per_token()).sum();
+        let output_macs = output.macs_per_token();
         Ok(Weights {
-            bytes_per_token: matrices.map(|w| w.bytes).sum::<usize>() + embedding.ty.row_bytes(e),
+            bytes_per_token: matrices.map(|w| w.bytes_per_token()).sum::<usize>() + embedding.ty.row_bytes(e),
             macs_per_token: layer_macs - output_macs,
             embedding,
             output_norm,
@@ -202,21 +241,36 @@ impl Finder<'_> {
     }
 
     fn take(&mut self, name: &str, form: Form, rows: usize, cols: usize) -> Result<Weight, ModelError> {
+        self.take_stack(name, form, Experts { count: 1, used: 1 }, (rows, cols))
+    }
+
+    fn take_experts(&mut self, name: &str, of: Experts, rows: usize, cols: usize) -> Result<Weight, ModelError> {
+        self.take_stack(name, Form::Panels, of, (rows, cols))
+    }
+
+    fn take_stack(
+        &mut self,
+        name: &str,
+        form: Form,
+        of: Experts,
+        (rows, cols): (usize, usize),
+    ) -> Result<Weight, ModelError> {
         let index = self.index(name).ok_or_else(|| ModelError::MissingTensor(name.to_owned()))?;
         let tensor = &self.tensors[index];
-        let found = [tensor.rows(), tensor.cols()];
-        let need = [rows as u64, cols as u64];
+        let found = [tensor.dims[2] * tensor.dims[3], tensor.dims[1], tensor.dims[0]];
+        let need = [of.count as u64, rows as u64, cols as u64];
         if found != need {
             return Err(ModelError::Shape { tensor: name.to_owned(), found, need });
         }
         let no_kernels = || ModelError::TensorType { tensor: name.to_owned(), ty: tensor.ty.name() };
         let ty = WeightType::of(tensor.ty).ok_or_else(no_kernels)?;
         let bytes = match form {
-            Form::Panels => ty.matrix_bytes(rows, cols),
+            Form::Panels => of.count * ty.matrix_bytes(rows, cols),
             Form::Rows => rows * ty.row_bytes(cols),
             Form::Vector => cols * 4,
         };
-        let weight = Weight { ty, form, rows, cols, offset: self.bytes, bytes };
+        let (n_matrices, n_used) = (of.count, of.used);
+        let weight = Weight { ty, form, rows, cols, n_matrices, n_used, offset: self.bytes, bytes };
         self.bytes += bytes.next_multiple_of(ALIGN);
         self.used[index] = true;
         self.placements.push(Placement { weight, tensor: index });

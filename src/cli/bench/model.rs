@@ -78,7 +78,7 @@ impl<'a> Cost<'a> {
     fn ideal_seconds(&self, peaks: &Peaks) -> f64 {
         let matrices = self.weights.placements.iter().map(|placement| placement.weight);
         let matrices = matrices.filter(|w| w.form == Form::Panels && w.offset != self.weights.output.offset);
-        matrices.map(|w| (w.rows * w.cols) as f64 / 1e9 / peaks.of(w.ty)).sum()
+        matrices.map(|w| w.macs_per_token() as f64 / 1e9 / peaks.of(w.ty)).sum()
     }
 }
 

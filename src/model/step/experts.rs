@@ -1,0 +1,299 @@
+//! Feed-forward layers made of experts: tokens are sorted by expert, and each expert's matrices meet all their rows at once.
+//!
+//! A *row* is one token at one of its experts. Rows of an expert lie together and are cut into groups; a block of work is a
+//! group times a stripe of its expert's matrix, so it costs what it holds, whichever expert it belongs to. Activations are
+//! prepared once per token; a worker copies those of a group beside its scratch when it starts on the group.
+
+use std::sync::Mutex;
+
+use super::super::config::{Config, EXPERTS_MAX, Experts};
+use super::super::weights::Weight;
+use super::{Buffers, Pass, Sizes, WorkerScratch, multiply, padded, share};
+use crate::bytes;
+use crate::kernels::{ActLayout, ActType, Acts, Grid, Kernels, Matrix, STREAM_TOKENS_MAX, Team, Tile};
+use crate::quant::PANEL_ROWS;
+
+/// Most rows of a group. A worker's copy of their activations stays in L2 (1 MiB at 4096 columns of int8), and unpacking
+/// the weights anew for each group costs a few percent of multiplying with them.
+const GROUP_ROWS_MAX: usize = 128;
+
+/// Rows that register kernels take at once: groups of the same expert differ by no less.
+const ROWS_STEP: usize = 8;
+
+const _: () = assert!(GROUP_ROWS_MAX.is_multiple_of(ROWS_STEP) && GROUP_ROWS_MAX > STREAM_TOKENS_MAX);
+
+/// Which tokens met which experts, and what has become of them.
+#[derive(Default)]
+pub(super) struct Routed<'a> {
+    /// Scores of the router, `[n_batch, padded(count)]`.
+    scores: &'a mut [f32],
+    /// The experts of each token, best first, `[n_batch, used]`.
+    chosen: &'a mut [u32],
+    /// The row of each choice, `[n_batch, used]`.
+    row_of: &'a mut [u32],
+    /// The token of each row, `[n_batch * used]`.
+    token_of: &'a mut [u32],
+    /// The expert of each group, `[groups_max]`.
+    expert_of: &'a mut [u32],
+    /// The first row of each group, and the end of the last, `[groups_max + 1]`.
+    cuts: &'a mut [u32],
+    n_groups: usize,
+    /// Gate and up of each group, `[2 * rows, padded(n_ff)]`, later all results, `[rows, padded(n_embd)]`.
+    wide: &'a mut [f32],
+    /// Activation records of `n_ff` values, one per row.
+    hidden: &'a mut [u8],
+}
+
+impl<'a> Routed<'a> {
+    /// Bytes of each part.
+    fn sizes(config: &Config, sizes: &Sizes) -> [usize; 8] {
+        let Some(Experts { count, used }) = config.experts else { return [0; 8] };
+        let rows = sizes.n_batch * used;
+        // An expert's rows make one group more than they fill.
+        let groups = rows.min(count + rows / GROUP_ROWS_MAX);
+        [
+            sizes.n_batch * padded(count) * 4,
+            rows * 4,
+            rows * 4,
+            rows * 4,
+            groups * 4,
+            (groups + 1) * 4,
+            rows * (2 * padded(config.n_ff)).max(padded(config.n_embd)) * 4,
+            rows * ActLayout::new(config.n_ff).bytes(),
+        ]
+    }
+
+    /// Bytes of all parts.
+    pub(super) fn bytes(config: &Config, sizes: &Sizes) -> usize {
+        Self::sizes(config, sizes).into_iter().map(|bytes| bytes.next_multiple_of(64)).sum()
+    }
+
+    /// Bytes that a worker needs for the activations of a group.
+    pub(super) fn gathered_bytes(config: &Config, sizes: &Sizes) -> usize {
+        match config.experts {
+            Some(_) => sizes.n_batch.min(GROUP_ROWS_MAX) * ActLayout::new(config.n_embd).bytes(),
+            None => 0,
+        }
+    }
+
+    /// Carves the parts out of [`Routed::bytes`].
+    pub(super) fn carve(bytes: &'a mut [u8], config: &Config, sizes: &Sizes) -> Routed<'a> {
+        let mut rest = bytes;
+        let [scores, chosen, row_of, token_of, expert_of, cuts, wide, hidden] =
+            Self::sizes(config, sizes).map(|bytes| {
+                let (part, tail) = std::mem::take(&mut rest).split_at_mut(bytes.next_multiple_of(64));
+                rest = tail;
+                &mut part[..bytes]
+            });
+        Routed {
+            scores: bytes::cast_mut(scores),
+            chosen: bytes::cast_mut(chosen),
+            row_of: bytes::cast_mut(row_of),
+            token_of: bytes::cast_mut(token_of),
+            expert_of: bytes::cast_mut(expert_of),
+            cuts: bytes::cast_mut(cuts),
+            n_groups: 0,
+            wide: bytes::cast_mut(wide),
+            hidden,
+        }
+    }
+
+    /// Sorts the choices of `n` tokens by expert, and by token within one: a counting sort.
+    fn sort(&mut self, n: usize, Experts { count, used }: Experts) {
+        let chosen = &self.chosen[..n * used];
+        let mut next = [0u32; EXPERTS_MAX];
+        for &expert in chosen {
+            next[expert as usize] += 1;
+        }
+        (self.n_groups, self.cuts[0]) = (0, 0);
+        for (expert, next) in next[..count].iter_mut().enumerate() {
+            let n_rows = std::mem::replace(next, self.cuts[self.n_groups]);
+            let groups = n_rows.div_ceil(GROUP_ROWS_MAX as u32);
+            let each = n_rows.div_ceil(groups.max(1)).next_multiple_of(ROWS_STEP as u32);
+            let end = *next + n_rows;
+            while self.cuts[self.n_groups] < end {
+                self.expert_of[self.n_groups] = expert as u32;
+                self.cuts[self.n_groups + 1] = end.min(self.cuts[self.n_groups] + each);
+                self.n_groups += 1;
+            }
+        }
+        for (choice, (&expert, row_of)) in chosen.iter().zip(&mut *self.row_of).enumerate() {
+            let row = &mut next[expert as usize];
+            *row_of = *row;
+            self.token_of[*row as usize] = (choice / used) as u32;
+            *row += 1;
+        }
+    }
+}
+
+/// The best-scored experts, best first; of equals the one with the lower number.
+fn choose(scores: &[f32], chosen: &mut [u32]) {
+    let mut n = 0;
+    for (expert, score) in scores.iter().enumerate() {
+        let beaten = chosen[..n].iter().rev().take_while(|&&other| *score > scores[other as usize]).count();
+        let at = n - beaten;
+        if at < chosen.len() {
+            n = (n + 1).min(chosen.len());
+            chosen.copy_within(at..n - 1, at + 1);
+            chosen[at] = expert as u32;
+        }
+    }
+}
+
+impl Pass<'_, '_> {
+    /// Scores the experts for every token of the normed stream, chooses the best of them, and sorts the tokens by expert.
+    pub fn route(&mut self, router: &Weight) {
+        let n = self.tokens.len();
+        let experts = self.experts();
+        let Buffers { acts, routed, workers, .. } = &mut *self.buffers;
+        let products = [(router, &mut *routed.scores)];
+        multiply(self.kernels, self.team, self.region, (self.tile, workers), acts, n, products, false);
+        let scores = &*routed.scores;
+        let grid = Grid::new(routed.chosen, (n, experts.used, experts.used), (1, experts.used));
+        share(self.team, n, &|_| {
+            while let Some(mut block) = grid.next() {
+                choose(&scores[block.row0 * padded(experts.count)..][..experts.count], block.row(0));
+            }
+        });
+        routed.sort(n, experts);
+    }
+
+    fn experts(&self) -> Experts {
+        self.config.experts.expect("Config::from_metadata demands experts of an architecture that has a router")
+    }
+
+    /// Gate and up projections of the normed stream at every token's experts.
+    pub fn project_experts(&mut self, gate: &Weight, up: &Weight) {
+        let n = self.tokens.len();
+        let Buffers { acts, routed, workers, .. } = &mut *self.buffers;
+        let groups = Groups {
+            expert_of: routed.expert_of,
+            cuts: &routed.cuts[..=routed.n_groups],
+            token_of: Some(routed.token_of),
+        };
+        let run = (self.kernels, self.team, self.region, self.tile);
+        multiply_groups(run, workers, (acts, n), &groups, [gate, up], routed.wide);
+    }
+
+    /// `sum_k p_k * down_k(silu(gate_k) * up_k)` over each token's experts, added to the residual stream. The softmax over all
+    /// experts, scaled to the sum 1 over those chosen, is the softmax over those chosen.
+    pub fn add_experts(&mut self, down: &Weight) {
+        let (n, f, e, kernels) = (self.tokens.len(), self.config.n_ff, self.config.n_embd, self.kernels);
+        let Experts { count, used } = self.experts();
+        let layout = ActLayout::new(f);
+        let Buffers { x, routed, workers, .. } = &mut *self.buffers;
+        let cuts = &routed.cuts[..=routed.n_groups];
+        let wide = &*routed.wide;
+        let grid = Grid::grouped(routed.hidden, (layout.bytes(), layout.bytes()), (cuts, 1), layout.bytes());
+        share(self.team, n, &|_| {
+            while let Some(mut block) = grid.next() {
+                for r in 0..block.rows {
+                    let gate = &wide[(2 * block.row0 + r) * padded(f)..][..f];
+                    let up = &wide[(2 * block.row0 + block.rows + r) * padded(f)..][..f];
+                    kernels.silu_mul(gate, up, layout.values_mut(block.row(r)));
+                }
+            }
+        });
+        let groups = Groups { expert_of: routed.expert_of, cuts, token_of: None };
+        let run = (kernels, self.team, self.region, self.tile);
+        multiply_groups(run, workers, (routed.hidden, n * used), &groups, [down], routed.wide);
+        let (chosen, row_of, scores, results) = (&*routed.chosen, &*routed.row_of, &*routed.scores, &*routed.wide);
+        let grid = Grid::new(x, (n, e, padded(e)), (1, e));
+        share(self.team, n, &|_| {
+            while let Some(mut block) = grid.next() {
+                let token = block.row0;
+                let (chosen, row_of) = (&chosen[token * used..][..used], &row_of[token * used..][..used]);
+                let scores = &scores[token * padded(count)..][..count];
+                let odds = |expert: &u32| (scores[*expert as usize] - scores[chosen[0] as usize]).exp();
+                let total: f32 = chosen.iter().map(odds).sum();
+                for (expert, row) in chosen.iter().zip(row_of) {
+                    let weight = odds(expert) / total;
+                    for (x, y) in block.row(0).iter_mut().zip(&results[*row as usize * padded(e)..]) {
+                        *x += weight * y;
+                    }
+                }
+            }
+        });
+    }
+}
+
+/// Rows by group.
+struct Groups<'g> {
+    expert_of: &'g [u32],
+    cuts: &'g [u32],
+    /// Which record is a row's; `None` if row and record go together.
+    token_of: Option<&'g [u32]>,
+}
+
+/// Products of the rows of every group with the group's matrices in all of `weights`, under one barrier. Of `out`, a group
+/// takes as many rows as it has, once for each weight in turn.
+fn multiply_groups<const N: usize>(
+    (kernels, team, region, tile): (&Kernels, &dyn Team, &[u8], Tile),
+    workers: &[Mutex<WorkerScratch<'_>>],
+    (records, n_records): (&mut [u8], usize),
+    groups: &Groups<'_>,
+    weights: [&Weight; N],
+    out: &mut [f32],
+) {
+    let (cols, width) = (weights[0].cols, padded(weights[0].rows));
+    let layout = ActLayout::new(cols);
+    let record_bytes = layout.bytes();
+    let sizes = || groups.cuts.windows(2).map(|cut| (cut[1] - cut[0]) as usize);
+    let stripe = match sizes().all(|n| n <= STREAM_TOKENS_MAX) {
+        // Few rows everywhere: long stretches of one stream, but small enough that workers finish together.
+        true => (sizes().len() * N * width / PANEL_ROWS / (team.size() * 8)).clamp(1, 16) * PANEL_ROWS,
+        false => kernels.stripe_rows(),
+    };
+    for kind in ActType::ALL {
+        if !sizes().any(|n| weights.iter().any(|w| kernels.act_type(w.ty, n) == kind)) {
+            continue;
+        }
+        if kind != ActType::F32 {
+            let grid = Grid::new(records, (n_records, record_bytes, record_bytes), (1, record_bytes));
+            share(team, n_records, &|_| {
+                while let Some(mut block) = grid.next() {
+                    kernels.quantise(layout, kind, block.row(0));
+                }
+            });
+        }
+        let records = &*records;
+        // A record's f32 values come first, whatever was made of them follows.
+        let needed = if kind == ActType::F32 { 0..cols * 4 } else { cols * 4..record_bytes };
+        let grid = Grid::grouped(out, (width, width), (groups.cuts, N), stripe).in_parts(team.size());
+        team.drain(&|worker| {
+            let Ok(mut scratch) = workers[worker].lock() else { return };
+            let WorkerScratch { kernels: tile_scratch, gathered } = &mut *scratch;
+            let mut at_hand = None;
+            while let Some(mut block) = grid.next_of(worker) {
+                let (group, weight) = (block.band / N, weights[block.band % N]);
+                if kernels.act_type(weight.ty, block.rows) != kind {
+                    continue;
+                }
+                let rows = groups.cuts[group] as usize..groups.cuts[group + 1] as usize;
+                let n = rows.len();
+                let first = match groups.token_of.map(|tokens| &tokens[rows.clone()]) {
+                    None => Some(rows.start),
+                    // Tokens rise within a group.
+                    Some(tokens) if (tokens[n - 1] - tokens[0]) as usize == n - 1 => Some(tokens[0] as usize),
+                    Some(tokens) => {
+                        if at_hand.replace(group) != Some(group) {
+                            for (out, &token) in gathered.chunks_exact_mut(record_bytes).zip(tokens) {
+                                let record = &records[token as usize * record_bytes..][..record_bytes];
+                                out[needed.clone()].copy_from_slice(&record[needed.clone()]);
+                            }
+                        }
+                        None
+                    }
+                };
+                let records = match first {
+                    Some(first) => &records[first * record_bytes..][..n * record_bytes],
+                    None => &gathered[..n * record_bytes],
+                };
+                let acts = Acts { records, layout, n_tokens: n };
+                let panels = weight.matrix_of(region, groups.expert_of[group] as usize);
+                let matrix = Matrix { panels, panel_bytes: weight.ty.panel_bytes(cols), cols };
+                kernels.matmul(weight.ty, &matrix, &acts, &mut block, false, (tile, &mut **tile_scratch));
+            }
+        });
+    }
+}
