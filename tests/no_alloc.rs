@@ -17,9 +17,10 @@ fn main() {
     let before = alloc::calls();
     std::hint::black_box(vec![0u8; 100]);
     assert!(alloc::calls() > before, "the counter does not count");
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models/qwen3-mixed.gguf");
-    for kernels in kernels::available() {
-        with_engine(&path, kernels, 32, |engine| {
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models");
+    let models = ["qwen3-mixed.gguf", "qwen3moe-q4_k.gguf"].map(|name| models.join(name));
+    for (path, kernels) in models.iter().flat_map(|path| kernels::available().map(move |kernels| (path, kernels))) {
+        with_engine(path, kernels, 32, |engine| {
             let prompt: Vec<u32> = (0..100).map(|i| i % 200).collect();
             let too_long = vec![1u32; engine.ctx() + 1];
             let before = alloc::calls();
@@ -32,9 +33,10 @@ fn main() {
             }
             assert!(engine.feed(&too_long).is_err());
             let made = alloc::calls() - before;
-            assert_eq!(made, 0, "{made} allocations after Ready on {kernels:?}");
-            println!("no_alloc {kernels:?}: 0 allocations in a prefill of 100 tokens and 64 decode steps");
+            let name = path.file_stem();
+            assert_eq!(made, 0, "{made} allocations after Ready on {kernels:?}, {name:?}");
+            println!("no_alloc {kernels:?} {name:?}: 0 allocations in a prefill of 100 tokens and 64 decode steps");
         });
     }
-    println!("test result: ok. {} passed; 0 failed", kernels::available().count());
+    println!("test result: ok. {} passed; 0 failed", models.len() * kernels::available().count());
 }

@@ -60,7 +60,6 @@ SPECS = {
     # Experts; 40 rows of one are no whole panels of 16.
     "qwen3moe-f32": Spec("qwen3moe", 48, 40, 4, 2, 16, 2, T.F32, tied=False, base=1e6, experts=8, used=3),
     "qwen3moe-bf16": Spec("qwen3moe", 80, 40, 4, 2, 32, 1, T.BF16, tied=False, base=1e6, experts=12, used=2),
-    "qwen3moe-q8_0": Spec("qwen3moe", 96, 64, 4, 2, 32, 1, T.Q8_0, base=1e6, experts=8, used=3),
     "qwen3moe-q4_k": Spec("qwen3moe", 256, 256, 4, 1, 64, 1, T.Q4_K, base=1e6, experts=4, used=2,
                           types={"embd": T.Q6_K, "v": T.Q6_K, "up": T.Q8_0, "down": T.Q6_K}),
     # Every type in one file, and different types for the same matrix of two layers.

@@ -213,8 +213,9 @@ mod tests {
             let mut data = vec![0usize; 2 * 6 * stride];
             let grid = Grid::grouped(&mut data, (cols, stride), (&cuts, copies), 2).in_parts(parts);
             while let Some(mut block) = grid.next_of(1) {
+                let value = 10 * (block.band + 1);
                 for r in 0..block.rows {
-                    block.row(r).iter_mut().for_each(|x| *x += 10 * (block.band + 1) + r);
+                    block.row(r).iter_mut().for_each(|x| *x += value + r);
                 }
             }
             let firsts: Vec<usize> = data.chunks(stride).map(|row| row[0]).collect();

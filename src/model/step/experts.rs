@@ -240,9 +240,11 @@ fn multiply_groups<const N: usize>(
     let record_bytes = layout.bytes();
     let sizes = || groups.cuts.windows(2).map(|cut| (cut[1] - cut[0]) as usize);
     let stripe = match sizes().all(|n| n <= STREAM_TOKENS_MAX) {
-        // Few rows everywhere: long stretches of one stream, but small enough that workers finish together.
+        // As for one matrix: long stretches, but so many of them that workers finish together.
         true => (sizes().len() * N * width / PANEL_ROWS / (team.size() * 8)).clamp(1, 16) * PANEL_ROWS,
-        false => kernels.stripe_rows(),
+        false => {
+            (sizes().len() * N * width / kernels.stripe_rows() / (team.size() * 8)).clamp(1, 8) * kernels.stripe_rows()
+        }
     };
     for kind in ActType::ALL {
         if !sizes().any(|n| weights.iter().any(|w| kernels.act_type(w.ty, n) == kind)) {
@@ -297,3 +299,6 @@ fn multiply_groups<const N: usize>(
         });
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,210 @@
+//! Grouped products against the formula, one token at a time in f64.
+
+use super::*;
+use crate::kernels::{self, KvType};
+use crate::model::config::Arch;
+use crate::model::step::scratch_bytes;
+use crate::model::weights::Form;
+use crate::model::{Kv, Sizes};
+use crate::quant::WeightType;
+
+const E: usize = 48;
+/// No whole panels, so that every expert ends in rows that do not exist.
+const F: usize = 40;
+const EXPERTS: Experts = Experts { count: 9, used: 3 };
+const EVERYBODYS: usize = 2;
+const NOBODYS: usize = 5;
+
+struct Threads(usize);
+
+impl Team for Threads {
+    fn size(&self) -> usize {
+        self.0
+    }
+    fn run(&self, job: &(dyn Fn(usize) + Sync)) {
+        std::thread::scope(|scope| {
+            (1..self.0).for_each(|worker| drop(scope.spawn(move || job(worker))));
+            job(0);
+        });
+    }
+}
+
+struct Random(u64);
+
+impl Random {
+    fn unit(&mut self) -> f32 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as f32 / (1u64 << 30) as f32 - 1.0
+    }
+}
+
+/// Matrices of F32 with their values, laid down at the end of `region`.
+fn place(region: &mut Vec<u8>, values: &[f32], n_matrices: usize, (rows, cols): (usize, usize)) -> Weight {
+    let (ty, offset) = (WeightType::F32, region.len());
+    for matrix in values.chunks(rows * cols) {
+        for rows in matrix.chunks(PANEL_ROWS * cols) {
+            let at = region.len();
+            region.resize(at + ty.panel_bytes(cols), 0);
+            ty.repack_panel(bytes::bytes_of(rows), cols, &mut region[at..]);
+        }
+    }
+    let bytes = region.len() - offset;
+    Weight { ty, form: Form::Panels, rows, cols, n_matrices, n_used: n_matrices, offset, bytes }
+}
+
+struct Layer {
+    region: Vec<u8>,
+    router: (Vec<f32>, Weight),
+    gate: (Vec<f32>, Weight),
+    up: (Vec<f32>, Weight),
+    down: (Vec<f32>, Weight),
+}
+
+impl Layer {
+    fn new() -> Layer {
+        let random = &mut Random(7);
+        let mut region = Vec::new();
+        let mut stack = |n: usize, rows: usize, cols: usize, scale: f32| {
+            let mut values: Vec<f32> = (0..n * rows * cols).map(|_| random.unit() * scale).collect();
+            if n == 1 {
+                // The first value of every token is 1: these two stand out for all of them.
+                (values[EVERYBODYS * cols], values[NOBODYS * cols]) = (2.0, -2.0);
+            }
+            let weight = place(&mut region, &values, n, (rows, cols));
+            (values, weight)
+        };
+        let router = stack(1, EXPERTS.count, E, 0.1);
+        let gate = stack(EXPERTS.count, F, E, 0.3);
+        let up = stack(EXPERTS.count, F, E, 0.3);
+        let down = stack(EXPERTS.count, E, F, 0.3);
+        Layer { region, router, gate, up, down }
+    }
+
+    /// The layer's output for one token, and bounds on its errors in f32.
+    fn reference(&self, token: &[f32]) -> Vec<(f64, f64)> {
+        let dot = |w: &[f32], x: &[f64]| -> f64 { w.iter().zip(x).map(|(w, x)| f64::from(*w) * x).sum() };
+        let sum_abs = |w: &[f32], x: &[f64]| -> f64 { w.iter().zip(x).map(|(w, x)| (f64::from(*w) * x).abs()).sum() };
+        let x: Vec<f64> = token.iter().map(|x| f64::from(*x)).collect();
+        let scores: Vec<f64> = self.router.0.chunks(E).map(|w| dot(w, &x)).collect();
+        let mut order: Vec<usize> = (0..EXPERTS.count).collect();
+        order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
+        let odds: Vec<f64> = scores.iter().map(|score| score.exp()).collect();
+        let all: f64 = odds.iter().sum();
+        let chosen: f64 = order[..EXPERTS.used].iter().map(|&expert| odds[expert] / all).sum();
+        let mut out = vec![(0.0, 0.0); E];
+        for &expert in &order[..EXPERTS.used] {
+            let p = odds[expert] / all / chosen;
+            let rows = |w: &'_ [f32]| w[expert * F * E..][..F * E].to_vec();
+            let (gate, up, down) = (rows(&self.gate.0), rows(&self.up.0), rows(&self.down.0));
+            let hidden: Vec<(f64, f64)> = gate
+                .chunks(E)
+                .zip(up.chunks(E))
+                .map(|(g, u)| {
+                    let (gx, ux) = (dot(g, &x), dot(u, &x));
+                    // silu(g) <= |g| and its slope is below 1.1.
+                    (gx / (1.0 + (-gx).exp()) * ux, 2.1 * sum_abs(g, &x) * sum_abs(u, &x))
+                })
+                .collect();
+            let (values, sizes): (Vec<f64>, Vec<f64>) = hidden.into_iter().unzip();
+            for ((out, bound), row) in out.iter_mut().zip(down.chunks(F)) {
+                *out += p * dot(row, &values);
+                *bound += p * sum_abs(row, &sizes);
+            }
+        }
+        // Sums of E, F and E terms, a softmax of scores below 4, one rounding for each expert.
+        let terms = (E + F + 4 * E + EXPERTS.used + 8) as f64;
+        out.into_iter().map(|(out, size)| (out, terms * f64::from(f32::EPSILON) * size)).collect()
+    }
+}
+
+fn tokens(n: usize) -> Vec<f32> {
+    let random = &mut Random(n as u64);
+    (0..n * E).map(|i| if i % E == 0 { 1.0 } else { random.unit() }).collect()
+}
+
+/// Runs the layer over `tokens` as the normed stream and returns what it adds; `look` sees how they were routed.
+fn run(kernels: &Kernels, team: &dyn Team, layer: &Layer, tokens: &[f32], look: impl Fn(&Routed<'_>)) -> Vec<f32> {
+    let n = tokens.len() / E;
+    let config = Config {
+        arch: Arch::Qwen3Moe,
+        n_layers: 1,
+        n_embd: E,
+        n_ff: F,
+        experts: Some(EXPERTS),
+        n_heads: 1,
+        n_kv_heads: 1,
+        head_dim: 16,
+        rope_dim: 16,
+        rope_base: 10_000.0,
+        rope_scale: 1.0,
+        norm_eps: 1e-5,
+        ctx_train: 16,
+    };
+    let tile = Tile { k_cols: 256 };
+    let sizes = Sizes { n_batch: n, n_logits: 1, ctx: 16, kv_type: KvType::F16, workers: team.size(), tile };
+    let mut words = vec![f64::NAN; scratch_bytes(&config, 16, &sizes).unwrap().div_ceil(8) as usize];
+    let mut buffers = Buffers::carve(bytes::words_as_bytes(&mut words), &config, 16, &sizes, None);
+    let layout = ActLayout::new(E);
+    for (record, token) in buffers.acts.chunks_exact_mut(layout.bytes()).zip(tokens.chunks(E)) {
+        layout.values_mut(record).copy_from_slice(token);
+    }
+    buffers.x.fill(0.0);
+    let ids = vec![0; n];
+    let mut pass = Pass {
+        config: &config,
+        region: &layer.region,
+        kernels,
+        team,
+        tile,
+        buffers: &mut buffers,
+        kv: &mut Kv { bytes: &mut [], kv_type: KvType::F16, ctx: 16 },
+        tokens: &ids,
+        position: 0,
+        attention_time: None,
+    };
+    pass.route(&layer.router.1);
+    pass.project_experts(&layer.gate.1, &layer.up.1);
+    pass.add_experts(&layer.down.1);
+    look(&buffers.routed);
+    buffers.x[..n * padded(E)].chunks(padded(E)).flat_map(|row| row[..E].to_vec()).collect()
+}
+
+#[test]
+fn groups_give_what_each_token_would_alone_whoever_works_on_them() {
+    let layer = Layer::new();
+    for n in [1, 2, 8, 9, 40, 2 * GROUP_ROWS_MAX + 1] {
+        let tokens = tokens(n);
+        let want: Vec<(f64, f64)> = tokens.chunks(E).flat_map(|token| layer.reference(token)).collect();
+        for kernels in kernels::available() {
+            let got = run(kernels, &Threads(1), &layer, &tokens, |routed| {
+                let (groups, cuts) = (&routed.expert_of[..routed.n_groups], &routed.cuts[..=routed.n_groups]);
+                assert!(!groups.contains(&(NOBODYS as u32)) && cuts.last() == Some(&((n * EXPERTS.used) as u32)));
+                let sizes = groups.iter().zip(cuts.windows(2)).filter(|(expert, _)| **expert == EVERYBODYS as u32);
+                let sizes: Vec<u32> = sizes.map(|(_, cut)| cut[1] - cut[0]).collect();
+                assert_eq!(sizes.iter().sum::<u32>(), n as u32, "everybody's expert");
+                assert!(sizes.len() == n.div_ceil(GROUP_ROWS_MAX), "{sizes:?}");
+            });
+            for (i, (got, (want, bound))) in got.iter().zip(&want).enumerate() {
+                let off = (f64::from(*got) - want).abs();
+                assert!(off <= *bound, "{kernels:?} {n} tokens, value {i}: {got} {want}, off {off:e} > {bound:e}");
+            }
+            let again = run(kernels, &Threads(2), &layer, &tokens, |_| ());
+            assert!(got.iter().zip(&again).all(|(a, b)| a.to_bits() == b.to_bits()), "{kernels:?} {n} tokens");
+        }
+    }
+}
+
+#[test]
+fn the_best_are_chosen_in_order_and_of_equals_the_first() {
+    let choice = |scores: &[f32], used: usize| {
+        let mut chosen = vec![u32::MAX; used];
+        choose(scores, &mut chosen);
+        chosen
+    };
+    assert_eq!(choice(&[1.0, 3.0, 2.0, 3.0, -1.0], 3), [1, 3, 2]);
+    assert_eq!(choice(&[1.0, 2.0, 3.0], 3), [2, 1, 0]);
+    assert_eq!(choice(&[5.0; 4], 2), [0, 1]);
+    assert_eq!(choice(&[0.0], 1), [0]);
+    // Whatever is chosen among NaN exists.
+    assert!(choice(&[f32::NAN, 1.0, f32::NAN, 2.0], 2).iter().all(|&expert| expert < 4));
+}
