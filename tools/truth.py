@@ -26,7 +26,7 @@ import numpy as np
 import dequant
 import llamacpp
 
-TIERS = ["scalar", "avx2", "avx512"]
+TIERS = ["scalar", "avx2", "avx2vnni", "avx512", "avx512bf16"]
 FACTOR, SLACK = 1.2, 2e-5
 ROWS = 256  # rows of logits compared at a time
 MISSING_TIER = 6  # brim's exit code for an instruction set this CPU lacks
