@@ -1,8 +1,8 @@
 //! Float weights times f32 activations, or bf16 pairs where the CPU multiplies those.
 
-use super::super::acts::{Acts, Rows};
 use std::ops::Range;
 
+use super::super::acts::{Acts, Rows};
 use super::super::formats::FloatFormat;
 use super::super::grid::Block;
 use super::super::simd::{Bf16Dot, Simd};
