@@ -10,7 +10,7 @@
 
 use super::simd::Simd;
 use crate::bytes;
-use crate::quant::{GROUP, SUPER};
+use crate::quant::{GROUP, PANEL_ROWS, SUPER};
 
 /// How activations are prepared for a matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -231,66 +231,203 @@ fn to_bf16<S: Simd>(s: S, values: &[f32], block: &mut [u8]) {
     }
 }
 
+/// Vectors of byte or lane sums of a block, at most: 256 bytes in vectors of 32.
+const VECTORS_MAX: usize = 8;
+
 #[inline(always)]
 fn to_q8x32<S: Simd>(s: S, values: &[f32], block: &mut [u8]) {
     assert!(values.len().is_multiple_of(GROUP));
+    let mut filled_up = [0.0; SUPER];
+    let values = match values.len() {
+        SUPER => values,
+        n => {
+            filled_up[..n].copy_from_slice(values);
+            &filled_up
+        }
+    };
     let (quants, rest) = block.split_at_mut(STARTS);
     let (starts, scales) = rest.split_at_mut(SCALES - STARTS);
-    let (starts, scales): (&mut [i32], &mut [f32]) = (bytes::cast_mut(starts), bytes::cast_mut(scales));
-    for (g, (x, q)) in values.as_chunks::<GROUP>().0.iter().zip(quants.as_chunks_mut::<GROUP>().0).enumerate() {
-        let largest = s.largest(largest(s, x));
-        scales[g] = largest / 127.0;
-        let sums = round(s, x, if largest > 0.0 { 127.0 / largest } else { 0.0 }, q);
-        starts[g] = s.start(s.sum_i(sums), if S::VNNI { 128 } else { 8 });
+    let scales: &mut [f32] = bytes::cast_mut(scales);
+    let mut sums = [s.splat_i(0); VECTORS_MAX];
+    let groups = 4 * S::LANES / GROUP;
+    for (v, (x, q)) in values.chunks_exact(4 * S::LANES).zip(quants.chunks_exact_mut(4 * S::LANES)).enumerate() {
+        let mut inverses = [s.splat(0.0); 2];
+        for (g, x) in x.as_chunks::<GROUP>().0.iter().enumerate() {
+            let largest = largest(s, x);
+            scales[groups * v + g] = largest / 127.0;
+            inverses[g] = s.splat(if largest > 0.0 { 127.0 / largest } else { 0.0 });
+        }
+        if groups == 1 {
+            inverses[1] = inverses[0];
+        }
+        let bytes = round(s, x, inverses);
+        s.store_bytes(bytes, q);
+        sums[v] = sums_of_4(s, bytes);
     }
+    let mut n = SUPER / 4 / S::LANES;
+    for _ in 0..3 {
+        n = halve(s, &mut sums, n);
+    }
+    let sums_of_32 = if S::VNNI { s.starts::<7>(sums[0]) } else { s.starts::<3>(sums[0]) };
+    s.store_bytes(sums_of_32, starts);
 }
 
 #[inline(always)]
 fn to_q8x256<S: Simd>(s: S, values: &[f32], block: &mut [u8]) {
-    assert!(values.len() == SUPER);
-    let largest = s.largest(largest(s, values));
-    let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+    assert!(values.len() == SUPER && block.len() == BLOCK);
+    let largest = largest(s, values);
+    let inverse = s.splat(if largest > 0.0 { 127.0 / largest } else { 0.0 });
+    let mut sums = [s.splat_i(0); VECTORS_MAX];
+    let mut magnitudes = sums;
     let (quants, rest) = block.split_at_mut(STARTS);
+    for (v, (x, q)) in values.chunks_exact(4 * S::LANES).zip(quants.chunks_exact_mut(4 * S::LANES)).enumerate() {
+        let bytes = round(s, x, [inverse; 2]);
+        s.store_bytes(bytes, q);
+        sums[v] = sums_of_4(s, bytes);
+        magnitudes[v] = sums_of_4(s, s.abs_i8(bytes));
+    }
+    let n = halve(s, &mut sums, SUPER / 4 / S::LANES);
+    // Also where this block is not dense: it may meet a kernel together with one that is.
+    for (sums, starts) in sums.iter().zip(rest[STARTS8 - STARTS..].chunks_exact_mut(4 * S::LANES)) {
+        s.store_bytes(s.starts::<5>(*sums), starts);
+    }
+    let n = halve(s, &mut sums, n);
+    for (sums, starts) in sums.iter().zip(rest[..SCALES - STARTS].chunks_exact_mut(4 * S::LANES)) {
+        s.store_bytes(s.starts::<5>(*sums), starts);
+    }
+    halve(s, &mut sums, n);
+    let mut sums_of_32 = [0; 4 * PANEL_ROWS];
+    s.store_bytes(sums[0], &mut sums_of_32);
+    for (i, pair) in rest[PAIRS - STARTS..].as_chunks_mut::<4>().0.iter_mut().take(SUPER / GROUP / 2).enumerate() {
+        // At most 4064 each.
+        let first = (i / 2 * 4 + i % 2) * 4;
+        pair[..2].copy_from_slice(&sums_of_32[first..][..2]);
+        pair[2..].copy_from_slice(&sums_of_32[first + 8..][..2]);
+    }
+    let n = halve(s, &mut magnitudes, SUPER / 4 / S::LANES);
+    let n = halve(s, &mut magnitudes, n);
+    let mut dense = false;
+    for sums in &magnitudes[..n] {
+        dense |= s.any_above(s.to_f(*sums), s.splat(SUM16_MAX as f32));
+    }
     let rest: &mut [i32] = bytes::cast_mut(rest);
-    let part = |at: usize| (at - STARTS) / 4;
-    let (mut sums, mut densest) = ([0; SUPER / 16], 0);
-    let parts = values.as_chunks::<16>().0.iter().zip(quants.as_chunks_mut::<16>().0);
-    for (g, (x, q)) in parts.enumerate() {
-        round(s, x, inverse, q);
-        densest = q.iter().map(|q| i32::from(q.cast_signed().unsigned_abs())).sum::<i32>().max(densest);
-        let mut sum8 = [0; 2];
-        for (i, (sum, q)) in sum8.iter_mut().zip(q.as_chunks::<8>().0).enumerate() {
-            *sum = q.iter().map(|q| i32::from(q.cast_signed())).sum();
-            // Also where this block is not dense: it may meet a kernel together with one that is.
-            rest[part(STARTS8) + 2 * g + i] = s.start(*sum, 32);
+    rest[(SCALES - STARTS) / 4] = (largest / 127.0).to_bits().cast_signed();
+    rest[(DENSE - STARTS) / 4] = i32::from(dense);
+}
+
+/// The largest magnitude.
+#[inline(always)]
+fn largest<S: Simd>(s: S, x: &[f32]) -> f32 {
+    let mut tops = [s.splat(0.0); 2];
+    for x in x.chunks_exact(2 * S::LANES) {
+        tops[0] = s.max(tops[0], s.abs(s.load(x)));
+        tops[1] = s.max(tops[1], s.abs(s.load(&x[S::LANES..])));
+    }
+    s.largest(s.max(tops[0], tops[1]))
+}
+
+/// Rounds four vectors times `inverses`, one for each half, to bytes.
+#[inline(always)]
+fn round<S: Simd>(s: S, x: &[f32], inverses: [S::F; 2]) -> S::I {
+    let mut rounded = [s.splat_i(0); 4];
+    for i in 0..4 {
+        rounded[i] = s.to_i(s.mul(s.load(&x[i * S::LANES..]), inverses[i / 2]));
+    }
+    s.pack_i8(rounded)
+}
+
+/// Sums of four signed bytes each.
+#[inline(always)]
+fn sums_of_4<S: Simd>(s: S, bytes: S::I) -> S::I {
+    s.dot_lanes(s.dot(s.splat_i(0), s.splat_i(0x0101_0101), bytes))
+}
+
+/// Adds up neighbours of the lanes of `n` vectors; how many vectors that makes.
+#[inline(always)]
+fn halve<S: Simd>(s: S, sums: &mut [S::I; VECTORS_MAX], n: usize) -> usize {
+    for i in 0..n.div_ceil(2) {
+        sums[i] = s.add_pairs(sums[2 * i], sums[2 * i + 1]);
+    }
+    n.div_ceil(2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::Tier;
+    use crate::kernels::tests::{Random, tiers};
+
+    fn start(vnni: bool, sum: i32, offset: i32) -> [u8; 4] {
+        let half = (-offset / 2 * sum) as i16;
+        if vnni {
+            (-offset * sum).to_le_bytes()
+        } else {
+            [half, half].map(i16::to_le_bytes).concat().try_into().unwrap()
         }
-        sums[g] = sum8[0] + sum8[1];
-        rest[g] = s.start(sums[g], 32);
     }
-    rest[part(SCALES)] = (largest / 127.0).to_bits().cast_signed();
-    rest[part(DENSE)] = i32::from(densest > SUM16_MAX);
-    for i in 0..SUPER / GROUP / 2 {
-        // Sums of 32 quants are at most 4064.
-        let sum32 = |group: usize| (sums[2 * group] + sums[2 * group + 1]) as u16;
-        let first = i / 2 * 4 + i % 2;
-        let pair = u32::from(sum32(first)) | u32::from(sum32(first + 2)) << 16;
-        rest[part(PAIRS) + i] = pair.cast_signed();
-    }
-}
 
-#[inline(always)]
-fn largest<S: Simd>(s: S, x: &[f32]) -> S::F {
-    x.chunks_exact(S::LANES).fold(s.splat(0.0), |largest, x| s.max(largest, s.abs(s.load(x))))
-}
-
-/// Rounds `x * inverse` into `q`; the result's lanes add up to the sum of the quants.
-#[inline(always)]
-fn round<S: Simd>(s: S, x: &[f32], inverse: f32, q: &mut [u8]) -> S::I {
-    let mut sums = s.splat_i(0);
-    for (x, q) in x.chunks_exact(S::LANES).zip(q.chunks_exact_mut(S::LANES)) {
-        let rounded = s.to_i(s.mul(s.load(x), s.splat(inverse)));
-        s.store_i8(rounded, q);
-        sums = s.add_i(sums, rounded);
+    /// The block, written down one value at a time.
+    fn expected(kind: ActType, vnni: bool, values: &[f32]) -> [u8; BLOCK] {
+        let mut block = [0; BLOCK];
+        let columns = if kind == ActType::Q8x32 { GROUP } else { SUPER };
+        let mut quants = [0i32; SUPER];
+        for (i, x) in values.chunks(columns).enumerate() {
+            let largest = x.iter().fold(0f32, |a, x| a.max(x.abs()));
+            block[SCALES + 4 * i..][..4].copy_from_slice(&(largest / 127.0).to_le_bytes());
+            let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+            for (q, x) in quants[columns * i..].iter_mut().zip(x) {
+                *q = (x * inverse).round_ties_even() as i32;
+            }
+        }
+        block.iter_mut().zip(quants).for_each(|(byte, q)| *byte = q as u8);
+        let sums = |n: usize| quants.chunks(n).map(|q| q.iter().sum::<i32>());
+        if kind == ActType::Q8x32 {
+            for (i, sum) in sums(32).enumerate() {
+                block[STARTS + 4 * i..][..4].copy_from_slice(&start(vnni, sum, if vnni { 128 } else { 8 }));
+            }
+            return block;
+        }
+        sums(16).enumerate().for_each(|(i, x)| block[STARTS + 4 * i..][..4].copy_from_slice(&start(vnni, x, 32)));
+        sums(8).enumerate().for_each(|(i, x)| block[STARTS8 + 4 * i..][..4].copy_from_slice(&start(vnni, x, 32)));
+        for (at, sum) in [0, 2, 1, 3, 4, 6, 5, 7].into_iter().zip(sums(32)) {
+            block[PAIRS + 2 * at..][..2].copy_from_slice(&(sum as i16).to_le_bytes());
+        }
+        let densest = quants.chunks(16).map(|q| q.iter().map(|q| q.abs()).sum::<i32>()).max();
+        block[DENSE] = u8::from(densest > Some(SUM16_MAX));
+        block
     }
-    sums
+
+    #[test]
+    fn blocks_hold_what_they_say_on_every_tier() {
+        let mut random = Random(7);
+        let (mut dense, cols) = (0, 2 * SUPER);
+        for case in 0..40 {
+            // Zeros, spread out values, and evenly large ones.
+            let mut value = |_| match case % 4 {
+                0 => 0.0,
+                1 | 2 => random.unit().powi(5) * 9.0,
+                _ => random.unit().signum() * 0.7 + 0.2 * random.unit(),
+            };
+            let values: Vec<f32> = (0..cols).map(&mut value).collect();
+            let last = if case % 4 == 1 { GROUP * (1 + case / 4 % 7) } else { SUPER };
+            for (kind, cols) in [(ActType::Q8x32, SUPER + last), (ActType::Q8x256, cols)] {
+                let layout = ActLayout::new(cols);
+                for k in tiers() {
+                    let mut record = vec![0; layout.bytes()];
+                    layout.values_mut(&mut record).copy_from_slice(&values[..cols]);
+                    k.quantise(layout, kind, &mut record);
+                    for (i, x) in values[..cols].chunks(SUPER).enumerate() {
+                        let want = expected(kind, k.tier() != Tier::Avx2, x);
+                        let found = &mut record[layout.blocks + i * BLOCK..][..BLOCK];
+                        if kind == ActType::Q8x32 {
+                            found[STARTS + SUPER / GROUP * 4..SCALES].fill(0);
+                        }
+                        assert!(found == want, "{} {} case {case} block {i}", k.tier().name(), kind.name());
+                        dense += usize::from(want[DENSE]) * usize::from(kind == ActType::Q8x256);
+                    }
+                }
+            }
+        }
+        assert!(dense > 0);
+    }
 }

@@ -133,6 +133,28 @@ impl Simd for Portable {
         zip(a, b, i32::wrapping_add)
     }
     #[inline(always)]
+    fn sub_i(self, a: Self::I, b: Self::I) -> Self::I {
+        zip(a, b, i32::wrapping_sub)
+    }
+    #[inline(always)]
+    fn add_pairs(self, a: Self::I, b: Self::I) -> Self::I {
+        std::array::from_fn(|i| {
+            let from = if i < N / 2 { &a } else { &b };
+            from[2 * i % N].wrapping_add(from[2 * i % N + 1])
+        })
+    }
+    #[inline(always)]
+    fn abs_i8(self, a: Self::I) -> Self::I {
+        a.map(|a| i32::from_le_bytes(a.to_le_bytes().map(|byte| byte.cast_signed().unsigned_abs())))
+    }
+    #[inline(always)]
+    fn pack_i8(self, x: [Self::I; 4]) -> Self::I {
+        std::array::from_fn(|i| {
+            let four = &x[4 * i / N][4 * i % N..][..4];
+            i32::from_le_bytes([four[0] as u8, four[1] as u8, four[2] as u8, four[3] as u8])
+        })
+    }
+    #[inline(always)]
     fn sum_i(self, a: Self::I) -> i32 {
         a.into_iter().fold(0, i32::wrapping_add)
     }

@@ -64,12 +64,20 @@ pub trait Simd: Copy {
     fn load_i8(self, x: &[u8]) -> Self::I;
     /// Lanes (each within i8) into `LANES` bytes.
     fn store_i8(self, x: Self::I, out: &mut [u8]);
+    /// The lanes (each within i8) of four vectors, one after the other, as bytes.
+    fn pack_i8(self, x: [Self::I; 4]) -> Self::I;
     /// a & b
     fn and(self, a: Self::I, b: Self::I) -> Self::I;
     /// a | b
     fn or(self, a: Self::I, b: Self::I) -> Self::I;
     /// a + b per lane, wrapping.
     fn add_i(self, a: Self::I, b: Self::I) -> Self::I;
+    /// a - b per lane, wrapping.
+    fn sub_i(self, a: Self::I, b: Self::I) -> Self::I;
+    /// Sums of neighbouring lanes, those of `a` and then those of `b`, wrapping.
+    fn add_pairs(self, a: Self::I, b: Self::I) -> Self::I;
+    /// |a| of each signed byte.
+    fn abs_i8(self, a: Self::I) -> Self::I;
     /// Sum of all lanes, wrapping.
     fn sum_i(self, a: Self::I) -> i32;
     /// Logical shift right of each 32-bit lane.
@@ -105,15 +113,16 @@ pub trait Simd: Copy {
     fn scales_u8(self, a: Self::I) -> [Self::I; 4];
     /// The same for signed bytes.
     fn scales_i8(self, a: Self::I) -> [Self::I; 4];
-    /// What takes `offset * sum` out of a dot product: added to an i32 lane with [`Simd::VNNI`], else as an i16 pair.
-    fn start(self, sum: i32, offset: i32) -> i32 {
-        match Self::VNNI {
-            true => -offset * sum,
-            false => {
-                let half = (-offset / 2 * sum) as u16;
-                (u32::from(half) << 16 | u32::from(half)).cast_signed()
-            }
+    /// What takes `2^BITS * sum` out of a dot product, `BITS` at least 1: added to an i32 lane with [`Simd::VNNI`], else as
+    /// an i16 pair of which each takes half.
+    #[inline(always)]
+    fn starts<const BITS: u32>(self, sums: Self::I) -> Self::I {
+        let all = self.sub_i(self.splat_i(0), self.shl::<BITS>(sums));
+        if Self::VNNI {
+            return all;
         }
+        let half = self.shr::<1>(all);
+        self.or(self.and(half, self.splat_i(0xffff)), self.shl::<16>(half))
     }
     /// Asks for the cache line at `address`, which need not exist, to come into L1, or only into L2.
     fn prefetch<const NEAR: bool>(self, address: *const u8);

@@ -38,6 +38,8 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         fn and(a: __m256i, b: __m256i) -> __m256i = _mm256_and_si256(a, b);
         fn or(a: __m256i, b: __m256i) -> __m256i = _mm256_or_si256(a, b);
         fn add_i(a: __m256i, b: __m256i) -> __m256i = _mm256_add_epi32(a, b);
+        fn sub_i(a: __m256i, b: __m256i) -> __m256i = _mm256_sub_epi32(a, b);
+        fn abs_i8(a: __m256i) -> __m256i = _mm256_abs_epi8(a);
         fn to_f(a: __m256i) -> __m256 = _mm256_cvtepi32_ps(a);
         fn to_i(a: __m256) -> __m256i = _mm256_cvtps_epi32(a);
         fn xor(a: __m256i, b: __m256i) -> __m256i = _mm256_xor_si256(a, b);
@@ -191,6 +193,20 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
             // SAFETY: as above.
             false => unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) },
         }
+    }
+    #[inline(always)]
+    fn pack_i8(self, x: [__m256i; 4]) -> __m256i {
+        // SAFETY: the tier is proven by `self`; register values only. Packing keeps to the two parts of 128 bits, each of
+        // which then holds four lanes of each vector.
+        unsafe {
+            let bytes = _mm256_packs_epi16(_mm256_packs_epi32(x[0], x[1]), _mm256_packs_epi32(x[2], x[3]));
+            _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7))
+        }
+    }
+    #[inline(always)]
+    fn add_pairs(self, a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: the tier is proven by `self`; register values only.
+        unsafe { _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_hadd_epi32(a, b)) }
     }
     #[inline(always)]
     fn load_bf16_pairs(self, x: &[u8]) -> (Self::F, Self::F) {

@@ -40,6 +40,8 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         fn and(a: __m512i, b: __m512i) -> __m512i = _mm512_and_si512(a, b);
         fn or(a: __m512i, b: __m512i) -> __m512i = _mm512_or_si512(a, b);
         fn add_i(a: __m512i, b: __m512i) -> __m512i = _mm512_add_epi32(a, b);
+        fn sub_i(a: __m512i, b: __m512i) -> __m512i = _mm512_sub_epi32(a, b);
+        fn abs_i8(a: __m512i) -> __m512i = _mm512_abs_epi8(a);
         fn sum_i(a: __m512i) -> i32 = _mm512_reduce_add_epi32(a);
         fn to_f(a: __m512i) -> __m512 = _mm512_cvtepi32_ps(a);
         fn to_i(a: __m512) -> __m512i = _mm512_cvtps_epi32(a);
@@ -117,6 +119,25 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         let p = target::<_, 16>(out);
         // SAFETY: the tier is proven by `self`, the 16 bytes behind the pointer were checked, and the access is unaligned.
         unsafe { _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(x)) }
+    }
+    #[inline(always)]
+    fn pack_i8(self, x: [__m512i; 4]) -> __m512i {
+        // SAFETY: the tier is proven by `self`; register values only. Packing keeps to the four parts of 128 bits, each of
+        // which then holds four lanes of each vector.
+        unsafe {
+            let bytes = _mm512_packs_epi16(_mm512_packs_epi32(x[0], x[1]), _mm512_packs_epi32(x[2], x[3]));
+            let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+            _mm512_permutexvar_epi32(order, bytes)
+        }
+    }
+    #[inline(always)]
+    fn add_pairs(self, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: the tier is proven by `self`; register values only.
+        unsafe {
+            let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+            let odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+            _mm512_add_epi32(_mm512_permutex2var_epi32(a, even, b), _mm512_permutex2var_epi32(a, odd, b))
+        }
     }
     #[inline(always)]
     fn load_bf16_pairs(self, x: &[u8]) -> (Self::F, Self::F) {
