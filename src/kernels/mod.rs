@@ -255,6 +255,17 @@ impl Kernels {
         self.stripe_rows
     }
 
+    /// How the result `[n_tokens, width]` of a product is shared out among `workers`, one stretch of panels each. A block is
+    /// some panels: in decode a straight stream, in prefill stripes that share what activations are in L2; but few enough
+    /// that workers finish together.
+    pub fn share<'a>(&self, out: &'a mut [f32], n_tokens: usize, width: usize, workers: usize) -> Grid<'a, f32> {
+        let block = match n_tokens <= STREAM_TOKENS_MAX {
+            true => (width / PANEL_ROWS / (workers * 8)).clamp(1, 16) * PANEL_ROWS,
+            false => (width / self.stripe_rows / (workers * 4)).clamp(1, 8) * self.stripe_rows,
+        };
+        Grid::new(out, (n_tokens, width, width), (n_tokens.max(1), block)).in_parts(workers)
+    }
+
     /// The form of activations that `n_tokens` must have to meet weights of this type.
     pub fn act_type(&self, ty: WeightType, n_tokens: usize) -> ActType {
         match ty {
@@ -391,6 +402,29 @@ impl Kernels {
     }
 }
 
+/// Emits a tier's kernels for few tokens.
+macro_rules! streams {
+    ($token:expr, [$($feature:tt),*]) => {
+        macro_rules! stream {
+            ($name:ident, $kind:ident, $format:ty) => {
+                $(#[target_feature(enable = $feature)])*
+                fn $name(w: &Matrix<'_>, acts: &Acts<'_>, out: &mut Block<'_, f32>, accumulate: bool) {
+                    $kind::stream::<_, $format>($token, w, acts, out, accumulate);
+                }
+            };
+        }
+        stream!(stream_f32, float, F32);
+        stream!(stream_f16, float, F16);
+        stream!(stream_bf16, float, Bf16);
+        stream!(stream_q8_0, int, Q8_0);
+        stream!(stream_q4_0, int, Q4_0);
+        stream!(stream_q4k, int, Q4K);
+        stream!(stream_q6k, int, Q6K);
+        const STREAM: [StreamFn; WeightType::ALL.len()] =
+            [stream_f32, stream_f16, stream_bf16, stream_q8_0, stream_q4_0, stream_q4k, stream_q6k];
+    };
+}
+
 /// Emits one tier: the probe, the entry points with the very same feature list, and the table. `V` vectors of rows and
 /// `N` tokens are the register block of integer prefill, `NF` tokens that of float prefill. A tier that extends another
 /// names what it replaces.
@@ -418,21 +452,7 @@ macro_rules! tier {
 
             const STRIPE_ROWS: usize = $v * <$simd as super::simd::Simd>::LANES;
 
-            macro_rules! stream {
-                ($name:ident, $kind:ident, $format:ty) => {
-                    $(#[target_feature(enable = $feature)])*
-                    fn $name(w: &Matrix<'_>, acts: &Acts<'_>, out: &mut Block<'_, f32>, accumulate: bool) {
-                        $kind::stream::<_, $format>($token, w, acts, out, accumulate);
-                    }
-                };
-            }
-            stream!(stream_f32, float, F32);
-            stream!(stream_f16, float, F16);
-            stream!(stream_bf16, float, Bf16);
-            stream!(stream_q8_0, int, Q8_0);
-            stream!(stream_q4_0, int, Q4_0);
-            stream!(stream_q4k, int, Q4K);
-            stream!(stream_q6k, int, Q6K);
+            streams!($token, [$($feature),*]);
 
             macro_rules! tiled {
                 ($name:ident, $kind:ident, $format:ty, $tokens:literal) => {
@@ -530,7 +550,7 @@ macro_rules! tier {
 
             pub const TABLE: Kernels = Kernels {
                 tier: $tier,
-                stream: [stream_f32, stream_f16, stream_bf16, stream_q8_0, stream_q4_0, stream_q4k, stream_q6k],
+                stream: STREAM,
                 tiled: [tiled_f32, tiled_f16, tiled_bf16, tiled_q8_0, tiled_q4_0, tiled_q4k, tiled_q6k],
                 quantise,
                 attend,
@@ -595,10 +615,11 @@ tier!(
     NF = 12
 );
 
-/// The avx512 tier with bf16 dot products.
+/// The avx512 tier with bf16 dot products, and weights read ahead as suits AMD.
 #[cfg(target_arch = "x86_64")]
 mod avx512bf16 {
-    use super::matmul::float;
+    use super::formats::*;
+    use super::matmul::{float, int};
     use super::*;
 
     pub const FEATURES: &str = "avx512f avx512bw avx512dq avx512vl avx512vnni avx512bf16 avx2 fma f16c ";
@@ -624,6 +645,12 @@ mod avx512bf16 {
         }
     }
 
+    streams!(
+        // SAFETY: as above.
+        unsafe { x86_64::avx512::Avx512::<true>::assume() },
+        ["avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "avx512bf16", "avx2", "fma", "f16c"]
+    );
+
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
     fn bf16_dots(rounds: usize) -> u64 {
         // SAFETY: as above.
@@ -634,6 +661,7 @@ mod avx512bf16 {
         let mut table = avx512::TABLE;
         table.bf16_dots = Some(bf16_dots);
         table.tier = Tier::Avx512Bf16;
+        table.stream = STREAM;
         table.tiled[WeightType::BF16 as usize] = tiled_bf16;
         table.bf16_acts = ActType::Bf16;
         table

@@ -569,18 +569,8 @@ fn multiply<const N: usize>(
 ) {
     let cols = products[0].0.cols;
     let layout = ActLayout::new(cols);
-    let streamed = n <= crate::kernels::STREAM_TOKENS_MAX;
     let kinds: [ActType; N] = std::array::from_fn(|i| kernels.act_type(products[i].0.ty, n));
-    let jobs = products.map(|(w, out)| {
-        let width = padded(w.rows);
-        // Some panels in a row: in decode a straight stream, in prefill stripes that share what activations are in L2;
-        // but few enough that workers finish together.
-        let stripe = match streamed {
-            true => (width / PANEL_ROWS / (team.size() * 8)).clamp(1, 16) * PANEL_ROWS,
-            false => (width / kernels.stripe_rows() / (team.size() * 4)).clamp(1, 8) * kernels.stripe_rows(),
-        };
-        (w, Grid::new(out, (n, width, width), (n.max(1), stripe)).in_parts(team.size()))
-    });
+    let jobs = products.map(|(w, out)| (w, kernels.share(out, n, padded(w.rows), team.size())));
     for kind in ActType::ALL {
         if !kinds.contains(&kind) {
             continue;

@@ -14,7 +14,7 @@ use crate::boot;
 use crate::bytes;
 use crate::engine::pool::Pool;
 use crate::error::{Error, Result};
-use crate::kernels::{ActLayout, Acts, Grid, Kernels, Matrix, STREAM_TOKENS_MAX, Team, Tile};
+use crate::kernels::{ActLayout, Acts, Kernels, Matrix, STREAM_TOKENS_MAX, Team, Tile};
 use crate::memory::{Arena, Plan, RegionName};
 use crate::quant::{PANEL_ROWS, WeightType};
 
@@ -75,14 +75,10 @@ struct Bed<'a> {
 impl Bed<'_> {
     /// One product as the model makes it: prepared activations times one matrix.
     fn multiply(&self, ty: WeightType, matrix: &Matrix<'_>, acts: &Acts<'_>, rows: usize, result: &mut [f32]) {
-        let stripe = match acts.n_tokens <= STREAM_TOKENS_MAX {
-            true => (rows / PANEL_ROWS / (self.pool.size() * 4)).clamp(1, 16) * PANEL_ROWS,
-            false => 8 * self.kernels.stripe_rows(),
-        };
-        let grid = Grid::new(result, (acts.n_tokens, rows, rows), (acts.n_tokens, stripe));
+        let grid = self.kernels.share(result, acts.n_tokens, rows, self.pool.size());
         self.pool.drain(&|worker| {
             let Ok(mut scratch) = self.scratch[worker].lock() else { return };
-            while let Some(mut block) = grid.next() {
+            while let Some(mut block) = grid.next_of(worker) {
                 let scratch = bytes::floats_as_bytes(&mut scratch);
                 self.kernels.matmul(ty, matrix, acts, &mut block, false, (self.tile, scratch));
             }

@@ -52,7 +52,7 @@ fn panel_sums<S: Simd, F: FloatFormat, const N: usize>(
     let (body, tail) = panel.split_at(whole / F::STEP * F::BYTES);
     for (g, steps) in body.chunks_exact(4 * F::BYTES).enumerate() {
         if half == 0 {
-            (0..F::BYTES / 16).for_each(|line| prefetch(s, steps, line));
+            (0..F::BYTES / 16).for_each(|line| prefetch(s, steps.as_ptr(), line));
         }
         for i in 0..4 {
             let values = F::load(s, &steps[i * F::BYTES..], half);

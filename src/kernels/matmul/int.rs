@@ -10,7 +10,7 @@ use super::super::acts::{Acts, Rows};
 use super::super::formats::IntFormat;
 use super::super::grid::Block;
 use super::super::simd::Simd;
-use super::{Matrix, NEAR_BYTES, floats, in_blocks, prefetch, prefetch_block, vectors, write, write_block};
+use super::{Matrix, floats, in_blocks, prefetch, prefetch_block, vectors, write, write_block};
 use crate::bytes;
 use crate::quant::{GROUP, PANEL_ROWS, SUPER};
 
@@ -125,14 +125,18 @@ fn panel_sums<S: Simd, F: IntFormat, const N: usize>(
     let (bodies, tails) = panel.split_at(n_blocks * F::BODY);
     let mut sums = [s.splat(0.0); N];
     for (b, (body, tail)) in bodies.chunks_exact(F::BODY).zip(tails.chunks_exact(F::TAIL)).enumerate() {
+        // Lines are asked for in the order of their addresses, a block's share with every block; a panel's tails lie
+        // behind its bodies but are needed from its first block on, so they are asked for a panel before.
+        let share = panel.as_ptr().wrapping_add(b * (F::BODY + F::TAIL));
         if half == 0 {
-            s.prefetch::<true>(tail.as_ptr().wrapping_add(NEAR_BYTES / 2));
+            prefetch(s, share, F::BODY / 64);
+            s.prefetch::<true>(tail.as_ptr().wrapping_add(panel.len()));
         }
         // Where the block begins: the 256 columns it lies in, and the column in there.
         let at = (b * F::COLS / SUPER, b * F::COLS % SUPER);
         let totals = match F::INT_SCALES && S::VNNI && rows.any_dense::<N>(b) {
-            false => stream_totals::<S, F, N, false>(s, body, rows, at, half),
-            true => stream_totals::<S, F, N, true>(s, body, rows, at, half),
+            false => stream_totals::<S, F, N, false>(s, (body, share), rows, at, half),
+            true => stream_totals::<S, F, N, true>(s, (body, share), rows, at, half),
         };
         let d = F::d(s, tail, half);
         let mut values = [d; N];
@@ -157,11 +161,12 @@ fn panel_sums<S: Simd, F: IntFormat, const N: usize>(
     sums
 }
 
-/// The sums of the block at column `k0` of 256-block `b` for one vector of rows and `N` tokens.
+/// The sums of the block at column `k0` of 256-block `b` for one vector of rows and `N` tokens. `share` is the first of
+/// the lines whose followers are asked for meanwhile.
 #[inline(always)]
 fn stream_totals<S: Simd, F: IntFormat, const N: usize, const DENSE: bool>(
     s: S,
-    body: &[u8],
+    (body, share): (&[u8], *const u8),
     rows: &Rows<'_>,
     (b, k0): (usize, usize),
     half: usize,
@@ -174,7 +179,7 @@ fn stream_totals<S: Simd, F: IntFormat, const N: usize, const DENSE: bool>(
     let per_step = F::BODY / 64 / (slices * F::STEPS);
     let rest = F::BODY / 64 - per_step * slices * F::STEPS;
     if half == 0 {
-        (0..rest).for_each(|line| prefetch(s, body, line));
+        (0..rest).for_each(|line| prefetch(s, share, line));
     }
     // A block of one float scale is one group, whichever vectors it is spread over.
     let sums_apart = if F::INT_SCALES { F::WIDTH } else { 1 };
@@ -193,7 +198,7 @@ fn stream_totals<S: Simd, F: IntFormat, const N: usize, const DENSE: bool>(
             for l in 0..steps {
                 if half == 0 {
                     let step = slice * F::STEPS + part * steps + l;
-                    (0..per_step).for_each(|line| prefetch(s, body, rest + step * per_step + line));
+                    (0..per_step).for_each(|line| prefetch(s, share, rest + step * per_step + line));
                 }
                 let quants = F::step(s, body, slice, part * steps + l, half);
                 for w in 0..F::WIDTH {
