@@ -25,6 +25,10 @@ pub trait Team: Sync {
 /// Most parts of a grid: the cores of the largest box brim is built for, twice over. More workers share parts.
 const PARTS_MAX: usize = 32;
 
+/// How many blocks of a part have been asked for; on a cache line of its own, so that workers do not wait for each other.
+#[repr(align(64))]
+struct Drawn(AtomicUsize);
+
 /// How the rows of a grid are cut into bands.
 #[derive(Clone, Copy)]
 enum Bands<'a> {
@@ -43,7 +47,7 @@ pub struct Grid<'a, T> {
     bands: Bands<'a>,
     block_cols: usize,
     parts: usize,
-    drawn: [AtomicUsize; PARTS_MAX],
+    drawn: [Drawn; PARTS_MAX],
     borrow: PhantomData<&'a mut [T]>,
 }
 
@@ -91,7 +95,7 @@ impl<'a, T> Grid<'a, T> {
         bands: Bands<'a>,
         block_cols: usize,
     ) -> Self {
-        let drawn = [const { AtomicUsize::new(0) }; PARTS_MAX];
+        let drawn = [const { Drawn(AtomicUsize::new(0)) }; PARTS_MAX];
         let data = data.as_mut_ptr();
         Grid { data, rows, cols, stride, bands, block_cols, parts: 1, drawn, borrow: PhantomData }
     }
@@ -117,7 +121,7 @@ impl<'a, T> Grid<'a, T> {
         let index = (0..self.parts).find_map(|turn| {
             let part = (worker + turn) % self.parts;
             let (first, end) = (part * blocks / self.parts, (part + 1) * blocks / self.parts);
-            let index = first + self.drawn[part].fetch_add(1, Ordering::Relaxed);
+            let index = first + self.drawn[part].0.fetch_add(1, Ordering::Relaxed);
             (index < end).then_some(index)
         })?;
         let (band, right) = (index / across, index % across);

@@ -260,7 +260,7 @@ impl Kernels {
     /// that workers finish together.
     pub fn share<'a>(&self, out: &'a mut [f32], n_tokens: usize, width: usize, workers: usize) -> Grid<'a, f32> {
         let block = match n_tokens <= STREAM_TOKENS_MAX {
-            true => (width / PANEL_ROWS / (workers * 8)).clamp(1, 16) * PANEL_ROWS,
+            true => (width / PANEL_ROWS / (workers * 16)).clamp(1, 8) * PANEL_ROWS,
             false => (width / self.stripe_rows / (workers * 4)).clamp(1, 8) * self.stripe_rows,
         };
         Grid::new(out, (n_tokens, width, width), (n_tokens.max(1), block)).in_parts(workers)
