@@ -47,6 +47,7 @@ pub struct Grid<'a, T> {
     bands: Bands<'a>,
     block_cols: usize,
     parts: usize,
+    last_first: bool,
     drawn: [Drawn; PARTS_MAX],
     borrow: PhantomData<&'a mut [T]>,
 }
@@ -97,12 +98,17 @@ impl<'a, T> Grid<'a, T> {
     ) -> Self {
         let drawn = [const { Drawn(AtomicUsize::new(0)) }; PARTS_MAX];
         let data = data.as_mut_ptr();
-        Grid { data, rows, cols, stride, bands, block_cols, parts: 1, drawn, borrow: PhantomData }
+        Grid { data, rows, cols, stride, bands, block_cols, parts: 1, last_first: false, drawn, borrow: PhantomData }
     }
 
     /// Gives each of `workers` a stretch of blocks of its own, so that what it reads for them is one stream.
     pub fn in_parts(self, workers: usize) -> Self {
         Grid { parts: workers.clamp(1, PARTS_MAX), ..self }
+    }
+
+    /// Hands out the last blocks first: where they are the most work, workers then finish together.
+    pub fn last_first(self) -> Self {
+        Grid { last_first: true, ..self }
     }
 
     /// The next block nobody has yet; `None` when all are taken.
@@ -124,6 +130,7 @@ impl<'a, T> Grid<'a, T> {
             let index = first + self.drawn[part].0.fetch_add(1, Ordering::Relaxed);
             (index < end).then_some(index)
         })?;
+        let index = if self.last_first { blocks - 1 - index } else { index };
         let (band, right) = (index / across, index % across);
         let (row0, rows) = match self.bands {
             Bands::Even(block_rows) => (band * block_rows, block_rows.min(self.rows - band * block_rows)),
@@ -133,7 +140,8 @@ impl<'a, T> Grid<'a, T> {
             }
         };
         let col0 = right * self.block_cols;
-        // SAFETY: index < blocks and bands are not empty, hence row0 < rows and col0 < cols, so the first element lies inside the borrow checked by `new`.
+        // SAFETY: index < blocks and bands are not empty, hence row0 < rows and col0 < cols, so the first element lies inside
+        // the borrow checked by `new`.
         let data = unsafe { self.data.add(row0 * self.stride + col0) };
         Some(Block {
             data,
@@ -192,6 +200,7 @@ mod tests {
         for ((rows, cols, stride, shape), parts) in cases {
             let mut data = vec![0u32; rows * stride];
             let grid = Grid::new(&mut data, (rows, cols, stride), shape).in_parts(parts);
+            let grid = if parts == 2 { grid.last_first() } else { grid };
             std::thread::scope(|scope| {
                 for worker in 0..3 {
                     let grid = &grid;

@@ -446,9 +446,13 @@ impl Pass<'_, '_> {
         let n_rows = n * group;
         let (n_ranges, range_len) = key_ranges(position + n, n_rows);
         if n_rows > QUERY_ROWS_MAX || n_ranges == 1 {
-            let tokens_at_once = n.div_ceil(n.div_ceil(QUERY_ROWS_MAX / group));
+            // As many rows at once as a call takes; half of them where that leaves too few blocks to share out evenly.
+            let (fewest, most) = (n.div_ceil(QUERY_ROWS_MAX / group), n.div_ceil((QUERY_ROWS_MAX / 2 / group).max(1)));
+            let bands = (4 * self.team.size()).div_ceil(heads).clamp(fewest, most);
             let columns = group * d * 4;
-            let grid = Grid::new(acts, (n, heads * columns, layout.bytes()), (tokens_at_once, columns));
+            let grid = Grid::new(acts, (n, heads * columns, layout.bytes()), (n.div_ceil(bands), columns));
+            // Later tokens see more keys.
+            let grid = grid.last_first();
             return self.team.drain(&|worker| {
                 job(worker, &mut |scratch| {
                     while let Some(mut block) = grid.next() {

@@ -38,9 +38,10 @@ use crate::quant::PANEL_ROWS;
 /// each in f32, and one of them at a time is in use.
 pub const KEY_TILE: usize = 64;
 
-/// Most query rows of one call: enough to make the conversion of a tile a small part of the work on it (3 % at 96 rows
-/// of 128 dimensions), few enough that queries and results (48 KiB each) stay in L2. Whole blocks of [`TILED_ROWS`].
-pub const QUERY_ROWS_MAX: usize = 96;
+/// Most query rows of one call: enough to make the conversion of a tile a small part of the work on it (4 % at 192 rows of
+/// 128 dimensions, 8 % at 96), few enough that queries and results (96 KiB each) stay in L2. Whole blocks of
+/// [`TILED_ROWS`].
+pub const QUERY_ROWS_MAX: usize = 192;
 
 /// Rows of a register block over a tile: 6 x 4 vectors of 512 bits, or 6 x 2 of 256.
 const TILED_ROWS: usize = 6;
@@ -56,7 +57,7 @@ pub const RANGE_KEYS_MIN: usize = 512;
 const RANGES_MAX: usize = 32;
 
 /// Most rows of results of one KV head that wait to be merged: bounds the scratch whatever the context.
-pub const PARTIAL_ROWS_MAX: usize = 256;
+pub const PARTIAL_ROWS_MAX: usize = 384;
 
 const _: () = assert!(QUERY_ROWS_MAX.is_multiple_of(TILED_ROWS) && QUERY_ROWS_MAX >= STREAMED_ROWS_MAX);
 const _: () = assert!(PARTIAL_ROWS_MAX / QUERY_ROWS_MAX >= 2 && KEY_TILE.is_multiple_of(PANEL_ROWS));

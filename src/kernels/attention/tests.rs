@@ -169,7 +169,7 @@ fn ranges_fit_the_scratch_that_is_planned_for_them() {
         }
     }
     assert_eq!(partials_len(RANGE_KEYS_MIN, 128), 0);
-    assert_eq!(partials_len(RANGE_KEYS_MIN + 1, 128), 256 * 129);
+    assert_eq!(partials_len(RANGE_KEYS_MIN + 1, 128), 384 * 129);
 }
 
 #[test]
