@@ -28,7 +28,7 @@ use std::ops::Range;
 
 pub use acts::{ActLayout, ActType, Acts};
 pub use attention::{
-    KvHead, KvType, QUERY_ROWS_MAX, Queries, RowResult, attend_scratch, key_ranges, merge, partials_len,
+    KvHead, KvType, QUERY_ROWS_MAX, Queries, RANGE_KEYS_MIN, RowResult, attend_scratch, key_ranges, merge, partials_len,
 };
 pub use ceiling::ReadWay;
 pub use grid::{Block, Grid, Team};

@@ -25,7 +25,7 @@ const SHAPES: [(usize, usize); 3] = [(2048, 2048), (6144, 2048), (2048, 6144)];
 const TOKENS: &str = "1,2,4,8,64,512";
 
 /// Bytes of matrices that are read in turn: beyond any cache this product meets but the largest servers'.
-const STREAMED_BYTES: usize = 512 << 20;
+pub(super) const STREAMED_BYTES: usize = 512 << 20;
 
 /// How long one figure takes at least.
 const SECONDS: f64 = 0.02;
@@ -151,13 +151,14 @@ pub(super) fn measure(args: &Bench, settings: &Settings) -> Result<Value> {
             }
         }
     }
+    let attention = super::attention::measure(kernels, &pool, room, args.repeat, args.json);
     let peaks = all_peaks.spread();
     if !args.json {
         out(&format!("peaks: {peaks}"));
     }
     Ok(json!({
         "tier": kernels.tier().name(), "threads": settings.threads, "page_bytes": settings.page.bytes(),
-        "repetitions": args.repeat, "peaks": peaks.json(), "kernels": rows,
+        "repetitions": args.repeat, "peaks": peaks.json(), "kernels": rows, "attention": attention,
     }))
 }
 

@@ -3,6 +3,7 @@
 //! Repetitions are interleaved: every round measures everything once, ceilings among it, so that a change of clock or
 //! of neighbours meets all alike. Reported are medians, least and greatest.
 
+mod attention;
 mod kernels;
 mod memory;
 mod model;

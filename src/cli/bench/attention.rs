@@ -1,0 +1,131 @@
+//! The attention kernel in `bench kernels`: many rows of prefill out of the caches, and the rows of one token over a cache
+//! that comes out of memory.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use super::super::out;
+use super::{PeakRounds, ReadRounds, Spread};
+use crate::engine::pool::Pool;
+use crate::kernels::{
+    Kernels, KvHead, KvType, QUERY_ROWS_MAX, Queries, RANGE_KEYS_MIN, STREAM_TOKENS_MAX, Team, attend_scratch,
+};
+
+/// Values of a head.
+const HEAD_DIM: usize = 128;
+
+/// Keys that the rows of prefill see.
+const PREFILL_KEYS: usize = 4096;
+
+/// How long a figure of prefill takes at least.
+const SECONDS: f64 = 0.05;
+
+/// Query rows over heads of `keys` keys each.
+struct Case {
+    kv_type: KvType,
+    group: usize,
+    n_tokens: usize,
+    keys: usize,
+    /// Seconds per head, all workers together, by round.
+    seconds: Vec<f64>,
+}
+
+impl Case {
+    fn is_decode(&self) -> bool {
+        self.n_tokens == 1
+    }
+
+    fn head_bytes(&self) -> usize {
+        2 * self.keys * self.kv_type.row_bytes(HEAD_DIM)
+    }
+
+    fn gmacs(&self) -> f64 {
+        (self.n_tokens * self.group * self.keys * HEAD_DIM * 2) as f64 / 1e9
+    }
+
+    /// Once over what fits `room`, which holds any finite values, in heads; for prefill so often that it takes a while.
+    fn measure(&mut self, kernels: &Kernels, pool: &Pool, scratch: &[Mutex<Vec<f32>>], room: &[u8]) {
+        let q = vec![0.5f32; self.n_tokens * self.group * HEAD_DIM];
+        let queries = Queries {
+            values: &q,
+            stride: self.group * HEAD_DIM,
+            group: self.group,
+            n_tokens: self.n_tokens,
+            position: self.keys - self.n_tokens,
+        };
+        let (begun, mut heads) = (Instant::now(), 0);
+        while heads == 0 || !self.is_decode() && begun.elapsed().as_secs_f64() < SECONDS {
+            let next = AtomicUsize::new(0);
+            pool.drain(&|worker| {
+                let Ok(mut scratch) = scratch[worker].lock() else { return };
+                let head_of = |index| room.chunks_exact(self.head_bytes()).nth(index);
+                while let Some(head) = head_of(next.fetch_add(1, Ordering::Relaxed)) {
+                    let (keys, values) = head.split_at(head.len() / 2);
+                    let kv = KvHead { kv_type: self.kv_type, keys, values, head_dim: HEAD_DIM };
+                    kernels.attend(&kv, &queries, 0..self.keys, &mut scratch, &mut |row| {
+                        std::hint::black_box(row.values);
+                    });
+                }
+            });
+            heads += room.len() / self.head_bytes();
+        }
+        self.seconds.push(begun.elapsed().as_secs_f64() / heads as f64);
+    }
+}
+
+/// Measures and reports; `room` is overwritten. Decode is left out where `room` is too small to lie beyond the caches.
+pub(super) fn measure(kernels: &'static Kernels, pool: &Pool, room: &mut [u8], repeat: u32, quiet: bool) -> Vec<Value> {
+    let far = room.len() >= super::kernels::STREAMED_BYTES;
+    // Small finite numbers in both types.
+    room.fill(0x11);
+    let scratch: Vec<_> = (0..pool.size()).map(|_| Mutex::new(vec![0f32; attend_scratch(HEAD_DIM)])).collect();
+    let mut cases = Vec::new();
+    for kv_type in [KvType::F16, KvType::Q8_0] {
+        let case = |group, n_tokens, keys| Case { kv_type, group, n_tokens, keys, seconds: Vec::new() };
+        cases.push(case(2, QUERY_ROWS_MAX / 2, PREFILL_KEYS));
+        if far {
+            cases.extend([2, STREAM_TOKENS_MAX].map(|group| case(group, 1, RANGE_KEYS_MIN)));
+        }
+    }
+    let (mut peaks, mut read) = (PeakRounds::default(), ReadRounds::new(kernels));
+    for _ in 0..repeat {
+        peaks.measure(kernels, pool);
+        if far {
+            read.measure(pool, pool.size(), room);
+        }
+        for case in &mut cases {
+            let near = 2 * pool.size() * case.head_bytes();
+            let room = if case.is_decode() { &*room } else { &room[..near.min(room.len())] };
+            case.measure(kernels, pool, &scratch, room);
+        }
+    }
+    let peak = peaks.spread().f32.median;
+    let report = |case: &Case| {
+        let rates: Vec<f64> = case.seconds.iter().map(|seconds| 1.0 / seconds).collect();
+        let rate = Spread::of(&rates);
+        let name = format!("attend_{}_{}", case.kv_type.name(), kernels.tier().name());
+        let (rows, gmacs) = (case.n_tokens * case.group, case.gmacs() * rate.median);
+        let gbs = case.head_bytes() as f64 / 1e9 * rate.median;
+        let of_read = case.is_decode().then(|| gbs / read.best().1.median);
+        if !quiet {
+            let (min, max) = (case.gmacs() * rate.min, case.gmacs() * rate.max);
+            let mut line = format!(
+                "{name:28} {rows:4} rows x {:4} keys {gmacs:7.1} GMAC/s ({min:.1}-{max:.1}) {:5.1} % of the f32 peak",
+                case.keys,
+                gmacs / peak * 100.0,
+            );
+            if let Some(share) = of_read {
+                line.push_str(&format!(", {gbs:5.1} GB/s of K and V, {:5.1} % of reading", share * 100.0));
+            }
+            out(&line);
+        }
+        json!({
+            "kernel": name, "query_rows": rows, "keys": case.keys, "head_dim": HEAD_DIM, "gmacs": gmacs,
+            "share_of_peak": gmacs / peak, "kv_gbs": gbs, "share_of_read": of_read,
+        })
+    };
+    cases.iter().map(report).collect()
+}
