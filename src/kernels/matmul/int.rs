@@ -449,7 +449,17 @@ pub fn tiled<S: Simd, F: IntFormat, const V: usize, const N: usize>(
     let mut tile = Tile::carve(tile, k_cols, width);
     for k0 in (0..w.cols).step_by(k_cols) {
         let k_len = k_cols.min(w.cols - k0);
+        let lines = k_len / F::COLS * F::BODY / 64;
+        let lines_per_token = lines.div_ceil(acts.n_tokens.max(1));
         for col in cols.clone().step_by(width) {
+            // Where the next stripe begins; after the last one, where that of the worker's next block most likely does.
+            let (next_col, next_k) = match (col + width < cols.end, k0 + k_cols < w.cols) {
+                (true, _) => (col + width, k0),
+                (false, true) => (cols.start, k0 + k_cols),
+                (false, false) => (cols.end, 0),
+            };
+            let next = (out.col0 + next_col) / PANEL_ROWS * w.panel_bytes + next_k / F::COLS * F::BODY;
+            let next = w.panels.as_ptr().wrapping_add(next);
             for v in 0..V {
                 let lane = out.col0 + col + v * S::LANES;
                 let (bodies, tails) = w.panel(lane / PANEL_ROWS).split_at(w.cols / F::COLS * F::BODY);
@@ -461,6 +471,11 @@ pub fn tiled<S: Simd, F: IntFormat, const V: usize, const N: usize>(
             macro_rules! run {
                 ($token:expr, $n:tt) => {
                     prefetch_block::<S, V, $n>(s, out, ($token, col));
+                    for line in $token * lines_per_token..(($token + $n) * lines_per_token).min(lines) {
+                        for panel in 0..width / PANEL_ROWS {
+                            s.prefetch::<false>(next.wrapping_add(panel * w.panel_bytes + line * 64));
+                        }
+                    }
                     let rows = acts.rows($token, $n);
                     let sums = match F::INT_SCALES {
                         true => tile.multiply_super::<S, F, V, $n>(s, &rows, (k0, k_len)),
