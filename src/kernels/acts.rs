@@ -6,6 +6,9 @@
 //! - the scales: eight, one per 32 columns; or one, followed by whether the block is dense ([`SUM16_MAX`]) and the sums of
 //!   sub-blocks as i16 pairs, which meet the minima;
 //! - the starting values per 8 columns, for kernels that meet a dense block.
+//!
+//! Where weights have integer scales, a kernel sums two neighbouring groups of 32 columns side by side: of each 64
+//! columns, the units of four quants, and the starting values, of the first and the second group alternate ([`paired`]).
 #![allow(unsafe_code)]
 
 use super::simd::Simd;
@@ -97,7 +100,8 @@ impl ActLayout {
     pub(super) fn effective(&self, kind: ActType, record: &[u8]) -> Vec<f32> {
         let block = |k: usize| &record[self.blocks + k / SUPER * BLOCK..][..BLOCK];
         let float = |bytes: &[u8]| f32::from_le_bytes(*bytes.first_chunk().unwrap());
-        let quant = |k: usize| f32::from(block(k)[k % SUPER].cast_signed());
+        let at = |k: usize| if kind == ActType::Q8x256 { paired(k / 4, 8) * 4 + k % 4 } else { k };
+        let quant = |k: usize| f32::from(block(k)[at(k % SUPER)].cast_signed());
         let value = |k: usize| match kind {
             ActType::F32 => self.values(record)[k],
             ActType::Bf16 => half::bf16::from_le_bytes(*block(k)[k % SUPER * 2..].first_chunk().unwrap()).to_f32(),
@@ -105,6 +109,25 @@ impl ActLayout {
             ActType::Q8x256 => quant(k) * float(&block(k)[SCALES..]),
         };
         (0..self.cols).map(value).collect()
+    }
+}
+
+/// Where value `index` lies among those of which every [`GROUP`] columns have `per_group`, if groups alternate in pairs.
+#[inline(always)]
+pub(super) const fn paired(index: usize, per_group: usize) -> usize {
+    let (group, i) = (index / per_group, index % per_group);
+    group / 2 * 2 * per_group + 2 * i + group % 2
+}
+
+/// Puts values into that order, two groups at a time.
+#[inline(always)]
+fn pair_up<const PER_GROUP: usize>(values: &mut [i32]) {
+    for pair in values.chunks_exact_mut(2 * PER_GROUP) {
+        let mut both = [[0; PER_GROUP]; 2];
+        both.as_flattened_mut().copy_from_slice(pair);
+        for (i, two) in pair.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+            *two = [both[0][i], both[1][i]];
+        }
     }
 }
 
@@ -137,23 +160,27 @@ pub(super) struct Rows<'a> {
 
 impl Rows<'_> {
     #[inline(always)]
-    fn word(&self, n: usize, at: usize) -> [u8; 4] {
+    fn bytes<const W: usize>(&self, n: usize, at: usize) -> [u8; W] {
         let at = n * self.layout.bytes + at;
-        debug_assert!(at + 4 <= self.records.len());
+        debug_assert!(at + W <= self.records.len());
         // SAFETY: inside the slice: `Acts::rows` took whole records, and the loops that call this run over `n` below
         // their number and over columns below the layout's (asserted by `Kernels::matmul`).
         let address = unsafe { self.records.as_ptr().add(at) };
-        // SAFETY: four bytes inside the slice, as above; arrays of bytes need no alignment.
-        unsafe { address.cast::<[u8; 4]>().read() }
+        // SAFETY: `W` bytes inside the slice, as above; arrays of bytes need no alignment.
+        unsafe { address.cast::<[u8; W]>().read() }
     }
     #[inline(always)]
     fn part(&self, n: usize, block: usize, part: usize) -> i32 {
-        i32::from_le_bytes(self.word(n, self.layout.blocks + block * BLOCK + part))
+        i32::from_le_bytes(self.bytes(n, self.layout.blocks + block * BLOCK + part))
+    }
+    #[inline(always)]
+    fn pair(&self, n: usize, block: usize, part: usize) -> i64 {
+        i64::from_le_bytes(self.bytes(n, self.layout.blocks + block * BLOCK + part))
     }
     /// The f32 value of column `k`.
     #[inline(always)]
     pub fn value(&self, n: usize, k: usize) -> f32 {
-        f32::from_le_bytes(self.word(n, k * 4))
+        f32::from_le_bytes(self.bytes(n, k * 4))
     }
     /// Two bf16.
     #[inline(always)]
@@ -179,6 +206,21 @@ impl Rows<'_> {
     #[inline(always)]
     pub fn start8(&self, n: usize, block: usize, columns: usize) -> i32 {
         self.part(n, block, STARTS8 + columns * 4)
+    }
+    /// Four quants of each of two groups.
+    #[inline(always)]
+    pub fn quants_pair(&self, n: usize, block: usize, unit: usize) -> i64 {
+        self.pair(n, block, unit * 8)
+    }
+    /// The starting values of 16 columns of each of two groups.
+    #[inline(always)]
+    pub fn start_pair(&self, n: usize, block: usize, pair: usize) -> i64 {
+        self.pair(n, block, STARTS + pair * 8)
+    }
+    /// The starting values of 8 columns of each of two groups.
+    #[inline(always)]
+    pub fn start8_pair(&self, n: usize, block: usize, pair: usize) -> i64 {
+        self.pair(n, block, STARTS8 + pair * 8)
     }
     /// Two sums of 32 quants.
     #[inline(always)]
@@ -311,6 +353,9 @@ fn to_q8x256<S: Simd>(s: S, values: &[f32], block: &mut [u8]) {
         dense |= s.any_above(s.to_f(*sums), s.splat(SUM16_MAX as f32));
     }
     let rest: &mut [i32] = bytes::cast_mut(rest);
+    pair_up::<8>(bytes::cast_mut(quants));
+    pair_up::<2>(&mut rest[..(SCALES - STARTS) / 4]);
+    pair_up::<4>(&mut rest[(STARTS8 - STARTS) / 4..]);
     rest[(SCALES - STARTS) / 4] = (largest / 127.0).to_bits().cast_signed();
     rest[(DENSE - STARTS) / 4] = i32::from(dense);
 }
@@ -379,7 +424,10 @@ mod tests {
                 *q = (x * inverse).round_ties_even() as i32;
             }
         }
-        block.iter_mut().zip(quants).for_each(|(byte, q)| *byte = q as u8);
+        let place = |i, per_group| if kind == ActType::Q8x32 { i } else { paired(i, per_group) };
+        for (i, q) in quants.into_iter().enumerate() {
+            block[place(i / 4, 8) * 4 + i % 4] = q as u8;
+        }
         let sums = |n: usize| quants.chunks(n).map(|q| q.iter().sum::<i32>());
         if kind == ActType::Q8x32 {
             for (i, sum) in sums(32).enumerate() {
@@ -387,8 +435,12 @@ mod tests {
             }
             return block;
         }
-        sums(16).enumerate().for_each(|(i, x)| block[STARTS + 4 * i..][..4].copy_from_slice(&start(vnni, x, 32)));
-        sums(8).enumerate().for_each(|(i, x)| block[STARTS8 + 4 * i..][..4].copy_from_slice(&start(vnni, x, 32)));
+        for (i, x) in sums(16).enumerate() {
+            block[STARTS + 4 * paired(i, 2)..][..4].copy_from_slice(&start(vnni, x, 32));
+        }
+        for (i, x) in sums(8).enumerate() {
+            block[STARTS8 + 4 * paired(i, 4)..][..4].copy_from_slice(&start(vnni, x, 32));
+        }
         for (at, sum) in [0, 2, 1, 3, 4, 6, 5, 7].into_iter().zip(sums(32)) {
             block[PAIRS + 2 * at..][..2].copy_from_slice(&(sum as i16).to_le_bytes());
         }

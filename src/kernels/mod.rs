@@ -426,10 +426,11 @@ macro_rules! streams {
 }
 
 /// Emits one tier: the probe, the entry points with the very same feature list, and the table. `V` vectors of rows and
-/// `N` tokens are the register block of integer prefill, `NF` tokens that of float prefill. A tier that extends another
-/// names what it replaces.
+/// `N` tokens are the register block of integer prefill, `NS` tokens where scales are integers (their sums take three
+/// registers where the others take two), `NF` tokens that of float prefill. A tier that extends another names what it
+/// replaces.
 macro_rules! tier {
-    ($module:ident, $tier:expr, $simd:ty, $token:expr, [$($feature:tt),*], V = $v:literal, N = $n:literal, NF = $nf:literal) => {
+    ($module:ident, $tier:expr, $simd:ty, $token:expr, [$($feature:tt),*], V = $v:literal, N = $n:literal, NS = $ns:literal, NF = $nf:literal) => {
         mod $module {
             use super::acts::quantise as quantise_row;
             use super::attention::{attend as attend_rows, store_key as store_one_key, store_value as store_one_value};
@@ -482,8 +483,8 @@ macro_rules! tier {
             tiled!(tiled_bf16, float, Bf16, $nf);
             tiled!(tiled_q8_0, int, Q8_0, $n);
             tiled!(tiled_q4_0, int, Q4_0, $n);
-            tiled!(tiled_q4k, int, Q4K, $n);
-            tiled!(tiled_q6k, int, Q6K, $n);
+            tiled!(tiled_q4k, int, Q4K, $ns);
+            tiled!(tiled_q6k, int, Q6K, $ns);
 
             $(#[target_feature(enable = $feature)])*
             fn quantise(layout: ActLayout, kind: ActType, record: &mut [u8]) {
@@ -574,7 +575,7 @@ macro_rules! tier {
     };
 }
 
-tier!(scalar, Tier::Scalar, portable::Portable, portable::Portable, [], V = 1, N = 2, NF = 2);
+tier!(scalar, Tier::Scalar, portable::Portable, portable::Portable, [], V = 1, N = 2, NS = 2, NF = 2);
 
 #[cfg(target_arch = "x86_64")]
 tier!(
@@ -586,6 +587,7 @@ tier!(
     ["avx2", "fma", "f16c"],
     V = 2,
     N = 3,
+    NS = 2,
     NF = 6
 );
 
@@ -599,6 +601,7 @@ tier!(
     ["avx2", "fma", "f16c", "avxvnni"],
     V = 2,
     N = 5,
+    NS = 2,
     NF = 6
 );
 
@@ -612,6 +615,7 @@ tier!(
     ["avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "avx2", "fma", "f16c"],
     V = 2,
     N = 6,
+    NS = 4,
     NF = 12
 );
 

@@ -102,6 +102,10 @@ impl Simd for Portable {
         [x; N]
     }
     #[inline(always)]
+    fn splat_pair(self, x: i64) -> Self::I {
+        std::array::from_fn(|i| (x >> (i % 2 * 32)) as i32)
+    }
+    #[inline(always)]
     fn load_bytes(self, x: &[u8]) -> Self::I {
         let x = &x[..4 * N];
         std::array::from_fn(|i| i32::from_le_bytes([x[4 * i], x[4 * i + 1], x[4 * i + 2], x[4 * i + 3]]))
@@ -217,6 +221,16 @@ impl Simd for Portable {
     fn dot_pairs(self, sum: Self::I, a: Self::I, b: Self::I) -> Self::I {
         let product = |a: i32, b: i32| i32::from(a as i16) * i32::from(b as i16);
         std::array::from_fn(|i| sum[i].wrapping_add(product(a[i], b[i])).wrapping_add(product(a[i] >> 16, b[i] >> 16)))
+    }
+    #[inline(always)]
+    fn zip(self, a: Self::I, b: Self::I) -> [Self::I; 2] {
+        let lane = |i: usize| if i.is_multiple_of(2) { a[i / 2] } else { b[i / 2] };
+        [std::array::from_fn(lane), std::array::from_fn(|i| lane(i + N))]
+    }
+    #[inline(always)]
+    fn zipped_pairs(self, sums: [Self::I; 2]) -> Self::I {
+        let sums = sums.as_flattened();
+        std::array::from_fn(|i| sums[2 * i] & 0xffff | sums[2 * i + 1] << 16)
     }
     #[inline(always)]
     fn scales_u8(self, a: Self::I) -> [Self::I; 4] {

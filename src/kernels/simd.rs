@@ -59,6 +59,8 @@ pub trait Simd: Copy {
 
     /// All lanes `x`.
     fn splat_i(self, x: i32) -> Self::I;
+    /// All pairs of lanes `x`.
+    fn splat_pair(self, x: i64) -> Self::I;
     /// The first `4 * LANES` bytes of `x`.
     fn load_bytes(self, x: &[u8]) -> Self::I;
     /// Into the first `4 * LANES` bytes of `out`.
@@ -112,6 +114,10 @@ pub trait Simd: Copy {
     fn dot_lanes(self, sum: Self::I) -> Self::I;
     /// `sum + a.low * b.low + a.high * b.high` per lane of two i16; the sum fits i32.
     fn dot_pairs(self, sum: Self::I, a: Self::I, b: Self::I) -> Self::I;
+    /// The lanes of two vectors alternating, in an order that [`Simd::zipped_pairs`] undoes.
+    fn zip(self, a: Self::I, b: Self::I) -> [Self::I; 2];
+    /// The sums of some [`Simd::dot`]s with zipped weights, as pairs of i16 that they must fit.
+    fn zipped_pairs(self, sums: [Self::I; 2]) -> Self::I;
     /// Byte `j` of every lane, as the factor that [`Simd::dot_pairs`] multiplies a [`Simd::dot`] sum with.
     fn scales_u8(self, a: Self::I) -> [Self::I; 4];
     /// The same for signed bytes.

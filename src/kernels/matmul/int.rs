@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use super::super::acts::{Acts, Rows};
+use super::super::acts::{Acts, Rows, paired};
 use super::super::formats::IntFormat;
 use super::super::grid::Block;
 use super::super::simd::Simd;
@@ -32,13 +32,14 @@ const fn portions<S: Simd, const DENSE: bool>() -> bool {
     !S::VNNI || DENSE
 }
 
-/// Dot products that then fit: 8 columns around zero, or what the unsigned quants allow.
+/// Dot products that then fit.
 const fn dots_max<S: Simd, F: IntFormat>() -> usize {
-    match (S::VNNI, F::OFFSET) {
-        (true, true) => 2,
-        (true, false) => 32767 / (4 * 127 * F::QUANT_MAX),
-        (false, _) => 32767 / (2 * 127 * F::QUANT_MAX),
-    }
+    if S::VNNI { dense_units::<F>() } else { 32767 / (2 * 127 * F::QUANT_MAX) }
+}
+
+/// Units of four columns that fit i16 in a dense block: 8 columns around zero, or what the unsigned quants allow.
+const fn dense_units<F: IntFormat>() -> usize {
+    if F::OFFSET { 2 } else { 32767 / (4 * 127 * F::QUANT_MAX) }
 }
 
 /// Whether sums begin with the record's starting values; else these meet the total ([`offset`]).
@@ -51,23 +52,15 @@ const fn starts<S: Simd, F: IntFormat>() -> bool {
 fn start<S: Simd, F: IntFormat, const DENSE: bool>(s: S, rows: &Rows<'_>, n: usize, (b, k): (usize, usize)) -> S::I {
     match (starts::<S, F>(), DENSE) {
         (false, _) => s.splat_i(0),
-        (true, false) => s.splat_i(rows.start(n, b, k / F::GROUP)),
-        (true, true) => s.splat_i(rows.start8(n, b, k / 8)),
+        (true, false) => s.splat_i(rows.start(n, b, place::<F>(k, F::GROUP))),
+        (true, true) => s.splat_i(rows.start8(n, b, place::<F>(k, 8))),
     }
 }
 
-/// The same for `N` tokens.
+/// Where a record has what belongs to the `per` columns from `k` on.
 #[inline(always)]
-fn starts_of<S: Simd, F: IntFormat, const N: usize, const DENSE: bool>(
-    s: S,
-    rows: &Rows<'_>,
-    k: (usize, usize),
-) -> [S::I; N] {
-    let mut starts = [s.splat_i(0); N];
-    for (n, start_of) in starts.iter_mut().enumerate() {
-        *start_of = start::<S, F, DENSE>(s, rows, n, k);
-    }
-    starts
+const fn place<F: IntFormat>(k: usize, per: usize) -> usize {
+    if F::INT_SCALES { paired(k / per, GROUP / per) } else { k / per }
 }
 
 /// Takes the offset out of the total of a group whose sums did not begin with it.
@@ -80,7 +73,7 @@ fn offset<S: Simd, F: IntFormat>(
     (b, group): (usize, usize),
 ) -> S::I {
     match F::OFFSET && !starts::<S, F>() {
-        true => s.dot_pairs(total, s.splat_i(rows.start(n, b, group)), scale),
+        true => s.dot_pairs(total, s.splat_i(rows.start(n, b, place::<F>(group * F::GROUP, F::GROUP))), scale),
         false => total,
     }
 }
@@ -203,7 +196,7 @@ fn stream_totals<S: Simd, F: IntFormat, const N: usize, const DENSE: bool>(
                 let quants = F::step(s, body, slice, part * steps + l, half);
                 for w in 0..F::WIDTH {
                     for n in 0..N {
-                        let a = s.splat_i(rows.quants(n, b, k0 / 4 + unit(w) + l));
+                        let a = s.splat_i(rows.quants(n, b, place::<F>(k0 + (unit(w) + l) * 4, 4)));
                         let sum = &mut acc[w.min(sums_apart - 1)][n];
                         *sum = dot::<S, F>(s, *sum, quants[w], a);
                     }
@@ -234,8 +227,12 @@ fn stream_totals<S: Simd, F: IntFormat, const N: usize, const DENSE: bool>(
     totals
 }
 
-/// Unpacked weights of `V` vectors, `width = V * LANES` rows: quants `[k / 4][width][4]`, integer scales
-/// `[k / GROUP][width]`, minima `[k / 64][width]`, float scales `d` and `dmin` `[k / COLS][width]`.
+/// Unpacked weights of `V` vectors, `width = V * LANES` rows: quants `[k / 4][width][4]`, minima `[k / 64][width]`,
+/// float scales `d` and `dmin` `[k / COLS][width]`.
+///
+/// With integer scales, of each 64 columns, the quants of the first and the last 32 are zipped ([`Simd::zip`]): `[k / 8]
+/// [V][2 * LANES][4]`; their scales are pairs of i16 `[k / (2 * GROUP)][width]`. So is what a vector of sums adds up, and
+/// two groups meet their scales in one instruction.
 struct Tile<'t> {
     quants: &'t mut [u8],
     scales: &'t mut [u8],
@@ -269,17 +266,29 @@ impl<'t> Tile<'t> {
             let quants = &mut self.quants[b * F::COLS * width..][..F::COLS * width];
             for slice in 0..slices {
                 for l in 0..F::STEPS {
-                    let vectors = F::step(s, body, slice, l, half);
-                    for (w, &vector) in vectors.iter().enumerate().take(F::WIDTH) {
+                    let mut vectors = F::step(s, body, slice, l, half);
+                    for w in 0..F::WIDTH {
                         let unit = (slice * F::WIDTH + w) * F::STEPS + l;
-                        s.store_bytes(vector, &mut quants[(unit * width + lane) * 4..]);
+                        let mut place = unit * width + lane;
+                        if F::INT_SCALES {
+                            const { assert!(!F::INT_SCALES || F::STEPS * 4 == GROUP && F::WIDTH.is_multiple_of(2)) };
+                            if w.is_multiple_of(2) {
+                                [vectors[w], vectors[w + 1]] = s.zip(vectors[w], vectors[w + 1]);
+                            }
+                            place = paired(unit, F::STEPS) / 2 * 2 * width + 2 * lane + w % 2 * S::LANES;
+                        }
+                        s.store_bytes(vectors[w], &mut quants[place * 4..]);
                     }
                 }
             }
             if F::INT_SCALES {
-                let groups = F::COLS / F::GROUP;
-                for (g, &scale) in F::scales(s, body, half).iter().enumerate().take(groups) {
-                    s.store_bytes(scale, &mut self.scales[((b * groups + g) * width + lane) * 4..]);
+                let (scales, per_group) = (F::scales(s, body, half), GROUP / F::GROUP);
+                for i in 0..F::COLS / F::GROUP / 2 {
+                    let first = i / per_group * 2 * per_group + i % per_group;
+                    let low = s.and(scales[first], s.splat_i(0xffff));
+                    let pair = s.or(low, s.shl::<16>(scales[first + per_group]));
+                    let at = (b * (F::COLS / F::GROUP / 2) + i) * width + lane;
+                    s.store_bytes(pair, &mut self.scales[at * 4..]);
                 }
             }
             if F::MINS {
@@ -292,7 +301,7 @@ impl<'t> Tile<'t> {
         }
     }
 
-    /// Sums of groups `group ..` of a block with integer scales for `N` tokens, offsets taken out.
+    /// Sums of a block with integer scales for `N` tokens, offsets taken out.
     #[inline(always)]
     fn block_totals<S: Simd, F: IntFormat, const V: usize, const N: usize, const DENSE: bool>(
         &self,
@@ -302,38 +311,45 @@ impl<'t> Tile<'t> {
         k0: usize,
     ) -> [[S::I; N]; V] {
         let width = V * S::LANES;
-        let groups = F::COLS / F::GROUP;
         let quants = &self.quants[block * F::COLS * width..][..F::COLS * width];
-        let scales = &self.scales[block * groups * width * 4..][..groups * width * 4];
+        let scales = F::COLS / F::GROUP / 2 * width * 4;
+        let scales = &self.scales[block * scales..][..scales];
         let b = k0 / F::COLS + block;
+        // Units of each of the two groups that may be summed before they meet the scale.
+        let units = if DENSE { dense_units::<F>() } else { F::GROUP / 4 };
+        let portions = F::GROUP / 4 / units;
         let mut totals = [[s.splat_i(0); N]; V];
-        let each = quants.chunks_exact(F::GROUP * width).zip(scales.chunks_exact(width * 4));
-        for (g, (quants, scales)) in each.enumerate() {
-            let mut acc = [starts_of::<S, F, N, DENSE>(s, rows, (b, g * F::GROUP)); V];
-            let units = F::GROUP / 4;
-            for (u, unit) in quants.chunks_exact(4 * width).enumerate() {
-                let w = vectors::<S, V>(s, unit);
+        for (portion, quants) in quants.chunks_exact(units * 8 * width).enumerate() {
+            let mut acc = [[[s.splat_i(0); 2]; N]; V];
+            if F::OFFSET {
                 for n in 0..N {
-                    let a = s.splat_i(rows.quants(n, b, g * units + u));
+                    let start = match DENSE {
+                        false => rows.start_pair(n, b, portion),
+                        true => rows.start8_pair(n, b, portion),
+                    };
                     for v in 0..V {
-                        acc[v][n] = dot::<S, F>(s, acc[v][n], w[v], a);
+                        acc[v][n] = [s.splat_pair(start); 2];
                     }
                 }
-                if portions::<S, DENSE>() && u + 1 < units && (u + 1).is_multiple_of(dots_max::<S, F>()) {
+            }
+            for (u, unit) in quants.chunks_exact(8 * width).enumerate() {
+                let mut w = [[s.splat_i(0); 2]; V];
+                for v in 0..V {
+                    w[v] = vectors::<S, 2>(s, &unit[v * S::LANES * 8..]);
+                }
+                for n in 0..N {
+                    let a = s.splat_pair(rows.quants_pair(n, b, portion * units + u));
                     for v in 0..V {
-                        let scale = s.load_bytes(&scales[v * S::LANES * 4..]);
-                        for n in 0..N {
-                            totals[v][n] = s.dot_pairs(totals[v][n], acc[v][n], scale);
+                        for i in 0..2 {
+                            acc[v][n][i] = s.dot(acc[v][n][i], w[v][i], a);
                         }
                     }
-                    acc = [starts_of::<S, F, N, DENSE>(s, rows, (b, g * F::GROUP + (u + 1) * 4)); V];
                 }
             }
             for v in 0..V {
-                let scale = s.load_bytes(&scales[v * S::LANES * 4..]);
+                let scale = s.load_bytes(&scales[(portion / portions * width + v * S::LANES) * 4..]);
                 for n in 0..N {
-                    let total = s.dot_pairs(totals[v][n], acc[v][n], scale);
-                    totals[v][n] = offset::<S, F>(s, total, scale, (rows, n), (b, g));
+                    totals[v][n] = s.dot_pairs(totals[v][n], s.zipped_pairs(acc[v][n]), scale);
                 }
             }
         }
@@ -351,7 +367,7 @@ impl<'t> Tile<'t> {
         let width = V * S::LANES;
         let mut sums = [[s.splat(0.0); N]; V];
         for block in 0..k_len / F::COLS {
-            let totals = match S::VNNI && rows.any_dense::<N>(k0 / F::COLS + block) {
+            let totals = match rows.any_dense::<N>(k0 / F::COLS + block) {
                 false => self.block_totals::<S, F, V, N, false>(s, rows, block, k0),
                 true => self.block_totals::<S, F, V, N, true>(s, rows, block, k0),
             };
@@ -410,7 +426,13 @@ impl<'t> Tile<'t> {
         let mut sums = [[s.splat(0.0); N]; V];
         for (block, quants) in self.quants[..k_len * width].chunks_exact(F::COLS * width).enumerate() {
             let (b, group) = ((k0 / F::COLS + block) / (SUPER / F::COLS), (k0 / F::COLS + block) % (SUPER / F::COLS));
-            let mut acc = [starts_of::<S, F, N, false>(s, rows, (b, group * F::GROUP)); V];
+            let mut acc = [[s.splat_i(0); N]; V];
+            for n in 0..N {
+                let start = start::<S, F, false>(s, rows, n, (b, group * F::GROUP));
+                for v in 0..V {
+                    acc[v][n] = start;
+                }
+            }
             for (u, unit) in quants.chunks_exact(4 * width).enumerate() {
                 let w = vectors::<S, V>(s, unit);
                 for n in 0..N {

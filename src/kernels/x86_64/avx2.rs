@@ -35,6 +35,8 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         fn max(a: __m256, b: __m256) -> __m256 = _mm256_max_ps(a, b);
         fn abs(a: __m256) -> __m256 = _mm256_andnot_ps(_mm256_set1_ps(-0.0), a);
         fn splat_i(x: i32) -> __m256i = _mm256_set1_epi32(x);
+        fn splat_pair(x: i64) -> __m256i = _mm256_set1_epi64x(x);
+        fn zip(a: __m256i, b: __m256i) -> [__m256i; 2] = [_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b)];
         fn and(a: __m256i, b: __m256i) -> __m256i = _mm256_and_si256(a, b);
         fn or(a: __m256i, b: __m256i) -> __m256i = _mm256_or_si256(a, b);
         fn add_i(a: __m256i, b: __m256i) -> __m256i = _mm256_add_epi32(a, b);
@@ -175,6 +177,16 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
             true => unsafe { _mm256_dpwssds_avx_epi32(sum, a, b) },
             // SAFETY: the tier is proven by `self`; register values only.
             false => unsafe { _mm256_add_epi32(sum, _mm256_madd_epi16(a, b)) },
+        }
+    }
+    #[inline(always)]
+    fn zipped_pairs(self, sums: [__m256i; 2]) -> __m256i {
+        match VNNI {
+            // SAFETY: the tier is proven by `self`; register values only.
+            true => unsafe { _mm256_packs_epi32(sums[0], sums[1]) },
+            // The halves may have wrapped around; their sum then comes back.
+            // SAFETY: as above.
+            false => unsafe { _mm256_hadd_epi16(sums[0], sums[1]) },
         }
     }
     #[inline(always)]

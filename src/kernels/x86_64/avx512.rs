@@ -38,6 +38,7 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         fn sum(a: __m512) -> f32 = _mm512_reduce_add_ps(a);
         fn largest(a: __m512) -> f32 = _mm512_reduce_max_ps(a);
         fn splat_i(x: i32) -> __m512i = _mm512_set1_epi32(x);
+        fn splat_pair(x: i64) -> __m512i = _mm512_set1_epi64(x);
         fn and(a: __m512i, b: __m512i) -> __m512i = _mm512_and_si512(a, b);
         fn or(a: __m512i, b: __m512i) -> __m512i = _mm512_or_si512(a, b);
         fn add_i(a: __m512i, b: __m512i) -> __m512i = _mm512_add_epi32(a, b);
@@ -55,6 +56,8 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         fn dot_wide(sum: __m512i, weights: __m512i, acts: __m512i) -> __m512i = _mm512_dpbusd_epi32(sum, weights, acts);
         // The saturating form: the compiler takes the other apart into a product and a sum, two instructions for one.
         fn dot_pairs(sum: __m512i, a: __m512i, b: __m512i) -> __m512i = _mm512_dpwssds_epi32(sum, a, b);
+        fn zip(a: __m512i, b: __m512i) -> [__m512i; 2] = [_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b)];
+        fn zipped_pairs(sums: [__m512i; 2]) -> __m512i = _mm512_packs_epi32(sums[0], sums[1]);
     }
 
     #[inline(always)]
