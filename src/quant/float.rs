@@ -1,14 +1,18 @@
 //! F32, F16 and BF16: nothing to decode but the number itself.
 
-use super::{PANEL_ROWS, WeightType};
+use super::PANEL_ROWS;
+use super::bits::{f16_at, u16_at, u32_at};
 
-/// One number of a float type.
-pub(super) fn decode(ty: WeightType, bytes: &[u8]) -> f32 {
-    match ty {
-        WeightType::F32 => f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]),
-        WeightType::F16 => half::f16::from_le_bytes([bytes[0], bytes[1]]).to_f32(),
-        _ => half::bf16::from_le_bytes([bytes[0], bytes[1]]).to_f32(),
-    }
+pub(super) fn f32(bytes: &[u8]) -> f32 {
+    f32::from_bits(u32_at(bytes, 0))
+}
+
+pub(super) fn f16(bytes: &[u8]) -> f32 {
+    f16_at(bytes, 0)
+}
+
+pub(super) fn bf16(bytes: &[u8]) -> f32 {
+    half::bf16::from_bits(u16_at(bytes, 0)).to_f32()
 }
 
 /// Byte offset of `(row, col)` in a panel whose steps hold `step` columns of `SIZE`-byte numbers.
@@ -35,8 +39,14 @@ pub(super) fn interleave<const SIZE: usize>(rows: &[u8], cols: usize, step: usiz
 }
 
 /// One row of a panel, decoded.
-pub(super) fn gather<const SIZE: usize>(panel: &[u8], row: usize, step: usize, out: &mut [f32], ty: WeightType) {
+pub(super) fn gather<const SIZE: usize>(
+    panel: &[u8],
+    row: usize,
+    step: usize,
+    out: &mut [f32],
+    decode: fn(&[u8]) -> f32,
+) {
     for (col, value) in out.iter_mut().enumerate() {
-        *value = decode(ty, &panel[offset::<SIZE>(row, col, step)..][..SIZE]);
+        *value = decode(&panel[offset::<SIZE>(row, col, step)..][..SIZE]);
     }
 }

@@ -1,34 +1,88 @@
-//! Q8_0 and Q4_0: 32 elements under one f16 scale.
+//! Q4_0, Q4_1, Q5_0, Q5_1 and Q8_0: 32 elements under one f16 scale. Source: the GGUF format as published with ggml.
 //!
-//! File block: `d: f16`, then the quants: 32 x i8, or 16 bytes whose low nibbles are elements 0..16 and high
-//! nibbles 16..32. Value: `d * q` (Q8_0), `d * (q - 8)` (Q4_0). Source: the GGUF format as published with ggml.
+//! | type | file block | value |
+//! |---|---|---|
+//! | Q4_0 | `d`, 16 bytes of nibbles | `d * (q - 8)` |
+//! | Q4_1 | `d`, `m`, nibbles | `d * q + m` |
+//! | Q5_0 | `d`, 4 bytes of fifth bits, nibbles | `d * (q - 16)` |
+//! | Q5_1 | `d`, `m`, fifth bits, nibbles | `d * q + m` |
+//! | Q8_0 | `d`, 32 x i8 | `d * q` |
 //!
-//! Panel body: unit `u` of Q8_0 is columns `4u..4u+4`, each quant plus 128 as an unsigned byte; of Q4_0 the low
-//! nibbles are columns `4u..` and the high nibbles `16+4u..`. Tail: 16 `d`.
+//! `d` and `m` are f16. Low nibbles are elements 0..16, high nibbles 16..32; fifth bit `j` is that of element `j`.
+//!
+//! Panel body: unit `u` of Q8_0 is columns `4u..4u+4`, each quant plus 128 as an unsigned byte; of the others the low
+//! nibbles are columns `4u..` and the high nibbles `16+4u..`. Before the nibbles of Q5_0 and Q5_1 lies one unit of
+//! fifth bits in plane order (bit `j` of byte `b` is column `4j+b`). Tail: 16 `d`, then 16 `m`.
 
-use super::{GROUP, PANEL_ROWS, UNIT, f16_at, gather_units, interleave_units};
+use super::bits::{f16_at, from_planes, head_first, head_last, map_words, to_planes, u32_at};
+use super::format::Layout;
 
-pub(super) const Q8_0_BYTES: usize = 2 + GROUP;
-pub(super) const Q4_0_BYTES: usize = 2 + GROUP / 2;
+const HALF: usize = 16;
 
-pub(super) const Q8_0_BODY: usize = GROUP / 4 * UNIT;
-pub(super) const Q4_0_BODY: usize = GROUP / 8 * UNIT;
-pub(super) const TAIL: usize = 2 * PANEL_ROWS;
-const _: () = assert!(Q8_0_BODY + TAIL == PANEL_ROWS * Q8_0_BYTES && Q4_0_BODY + TAIL == PANEL_ROWS * Q4_0_BYTES);
+pub(super) const Q4_0: Layout = Layout {
+    body: HALF,
+    tail: 2,
+    field: 2,
+    arrange: head_last::<2>,
+    restore: head_first::<2>,
+    decode: |block, out| decode(block, out, (2, None, 8), 0.0),
+};
 
-pub(super) fn decode_q8_0(block: &[u8], out: &mut [f32]) {
+pub(super) const Q4_1: Layout = Layout {
+    body: HALF,
+    tail: 2 + 2,
+    field: 2,
+    arrange: head_last::<4>,
+    restore: head_first::<4>,
+    decode: |block, out| decode(block, out, (4, None, 0), f16_at(block, 2)),
+};
+
+pub(super) const Q5_0: Layout = Layout {
+    body: 4 + HALF,
+    tail: 2,
+    field: 2,
+    arrange: arrange_q5::<2>,
+    restore: restore_q5::<2>,
+    decode: |block, out| decode(block, out, (6, Some(u32_at(block, 2)), 16), 0.0),
+};
+
+pub(super) const Q5_1: Layout = Layout {
+    body: 4 + HALF,
+    tail: 2 + 2,
+    field: 2,
+    arrange: arrange_q5::<4>,
+    restore: restore_q5::<4>,
+    decode: |block, out| decode(block, out, (8, Some(u32_at(block, 4)), 0), f16_at(block, 2)),
+};
+
+pub(super) const Q8_0: Layout = Layout {
+    body: 32,
+    tail: 2,
+    field: 2,
+    arrange: |block, out| {
+        head_last::<2>(block, out);
+        flip(&mut out[..32]);
+    },
+    restore: |arranged, block| {
+        head_first::<2>(arranged, block);
+        flip(&mut block[2..]);
+    },
+    decode: |block, out| {
+        let d = f16_at(block, 0);
+        for (x, &q) in out.iter_mut().zip(&block[2..]) {
+            *x = d * f32::from(q.cast_signed());
+        }
+    },
+};
+
+/// `d * (q - offset)`, plus `m` where there is no offset; nibbles from byte `at` on.
+fn decode(block: &[u8], out: &mut [f32], (at, fifth, offset): (usize, Option<u32>, i8), m: f32) {
     let d = f16_at(block, 0);
-    for (x, &q) in out.iter_mut().zip(&block[2..]) {
-        *x = d * f32::from(q.cast_signed());
-    }
-}
-
-pub(super) fn decode_q4_0(block: &[u8], out: &mut [f32]) {
-    let d = f16_at(block, 0);
-    let (low, high) = out.split_at_mut(GROUP / 2);
-    for ((x, y), &q) in low.iter_mut().zip(high).zip(&block[2..]) {
-        *x = d * f32::from((q & 15).cast_signed() - 8);
-        *y = d * f32::from((q >> 4).cast_signed() - 8);
+    for (i, x) in out.iter_mut().enumerate() {
+        let nibble = block[at + i % HALF] >> (i / HALF * 4) & 15;
+        let q = nibble | fifth.map_or(0, |bits| (bits >> i & 1) as u8) << 4;
+        let product = d * f32::from(q.cast_signed() - offset);
+        *x = if offset == 0 { product + m } else { product };
     }
 }
 
@@ -37,32 +91,12 @@ fn flip(bytes: &mut [u8]) {
     bytes.iter_mut().for_each(|q| *q ^= 0x80);
 }
 
-fn repack(rows: &[&[u8]; PANEL_ROWS], body: &mut [u8], tail: &mut [u8]) {
-    for (scale, row) in tail.chunks_exact_mut(2).zip(rows) {
-        scale.copy_from_slice(&row[..2]);
-    }
-    interleave_units(rows, 2, body.len() / UNIT, body);
+fn arrange_q5<const HEAD: usize>(block: &[u8], out: &mut [u8]) {
+    head_last::<HEAD>(block, out);
+    map_words(&block[HEAD..HEAD + 4], &mut out[..4], to_planes);
 }
 
-pub(super) fn repack_q8_0(rows: &[&[u8]; PANEL_ROWS], body: &mut [u8], tail: &mut [u8]) {
-    repack(rows, body, tail);
-    flip(body);
-}
-
-pub(super) fn repack_q4_0(rows: &[&[u8]; PANEL_ROWS], body: &mut [u8], tail: &mut [u8]) {
-    repack(rows, body, tail);
-}
-
-fn unpack(body: &[u8], tail: &[u8], row: usize, block: &mut [u8]) {
-    block[..2].copy_from_slice(&tail[row * 2..][..2]);
-    gather_units(body, row, &mut block[2..]);
-}
-
-pub(super) fn unpack_q8_0(body: &[u8], tail: &[u8], row: usize, block: &mut [u8]) {
-    unpack(body, tail, row, &mut block[..Q8_0_BYTES]);
-    flip(&mut block[2..Q8_0_BYTES]);
-}
-
-pub(super) fn unpack_q4_0(body: &[u8], tail: &[u8], row: usize, block: &mut [u8]) {
-    unpack(body, tail, row, &mut block[..Q4_0_BYTES]);
+fn restore_q5<const HEAD: usize>(arranged: &[u8], block: &mut [u8]) {
+    head_first::<HEAD>(arranged, block);
+    map_words(&arranged[..4], &mut block[HEAD..HEAD + 4], from_planes);
 }

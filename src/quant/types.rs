@@ -154,8 +154,7 @@ impl TensorType {
 
     /// True if the kernels can multiply with weights of this type.
     pub fn is_supported_weight(self) -> bool {
-        use TensorType::*;
-        matches!(self, F32 | F16 | BF16 | Q8_0 | Q4_0 | Q4_K | Q6_K)
+        super::WeightType::of(self).is_some()
     }
 }
 
