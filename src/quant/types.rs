@@ -60,7 +60,7 @@ tensor_types! {
     /// 8 bits, scale per 32.
     Q8_0 = 8, 32, 34;
     /// 8 bits, scale and sum per 32; an activation type.
-    Q8_1 = 9, 32, 40;
+    Q8_1 = 9, 32, 36;
     /// 2 bits, superblock of 256.
     Q2_K = 10, 256, 84;
     /// 3 bits, superblock of 256.
