@@ -1,5 +1,15 @@
 //! Moves of bits and nibbles between the order of a file block and that of a panel.
 
+/// A block as an array: what is copied in a repack has a size that the compiler knows, and is no call.
+pub(super) fn sized<const N: usize>(block: &[u8]) -> &[u8; N] {
+    block.try_into().expect("a whole block")
+}
+
+/// The same for writing.
+pub(super) fn sized_mut<const N: usize>(block: &mut [u8]) -> &mut [u8; N] {
+    block.try_into().expect("a whole block")
+}
+
 /// Little-endian word at `at`.
 pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
@@ -73,18 +83,23 @@ pub(super) fn pair_nibbles(from: &[u8], to: &mut [u8]) {
     }
 }
 
-/// The block with its first `N` bytes last.
-pub(super) fn head_last<const N: usize>(block: &[u8], out: &mut [u8]) {
-    let (head, rest) = block.split_at(N);
-    out[..rest.len()].copy_from_slice(rest);
-    out[rest.len()..].copy_from_slice(head);
+/// A block that a panel takes as it is.
+pub(super) fn same<const BYTES: usize>(from: &[u8], to: &mut [u8]) {
+    *sized_mut::<BYTES>(to) = *sized(from);
+}
+
+/// A block of `BYTES` with its first `HEAD` bytes last.
+pub(super) fn head_last<const HEAD: usize, const BYTES: usize>(block: &[u8], out: &mut [u8]) {
+    let (block, out) = (sized::<BYTES>(block), sized_mut::<BYTES>(out));
+    out[..BYTES - HEAD].copy_from_slice(&block[HEAD..]);
+    out[BYTES - HEAD..].copy_from_slice(&block[..HEAD]);
 }
 
 /// The inverse of [`head_last`].
-pub(super) fn head_first<const N: usize>(arranged: &[u8], block: &mut [u8]) {
-    let (rest, head) = arranged.split_at(arranged.len() - N);
-    block[..N].copy_from_slice(head);
-    block[N..].copy_from_slice(rest);
+pub(super) fn head_first<const HEAD: usize, const BYTES: usize>(arranged: &[u8], block: &mut [u8]) {
+    let (arranged, block) = (sized::<BYTES>(arranged), sized_mut::<BYTES>(block));
+    block[..HEAD].copy_from_slice(&arranged[BYTES - HEAD..]);
+    block[HEAD..].copy_from_slice(&arranged[..BYTES - HEAD]);
 }
 
 #[cfg(test)]

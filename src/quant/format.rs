@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::float::Decode;
 use super::{PANEL_ROWS, TensorType, UNIT, float, fp4, iq1, iq2, iq3, iq4, k_quants, legacy, low_bit, ternary};
 
 /// Largest block of any format, in bytes (one row).
@@ -30,7 +31,12 @@ pub(super) struct Layout {
 /// The order of numbers or blocks in a panel.
 enum Order {
     /// Numbers, `step` columns of each row in turn.
-    Steps { step: usize, decode: fn(&[u8]) -> f32 },
+    Steps {
+        step: usize,
+        decode: Decode,
+        interleave: fn(&[u8], usize, &mut [u8]),
+        gather: fn(&[u8], usize, &mut [f32], Decode),
+    },
     /// Blocks: all bodies, then all tails.
     Blocks(Layout),
 }
@@ -51,8 +57,8 @@ impl fmt::Debug for Format {
 impl Format {
     /// Every format, by rising id.
     pub const ALL: &'static [Format] = &[
-        Format::steps(TensorType::F32, "f32", 1, float::f32),
-        Format::steps(TensorType::F16, "f16", 1, float::f16),
+        Format::steps::<4, 1>(TensorType::F32, "f32", float::f32),
+        Format::steps::<2, 1>(TensorType::F16, "f16", float::f16),
         Format::blocks(TensorType::Q4_0, "q4_0", legacy::Q4_0),
         Format::blocks(TensorType::Q4_1, "q4_1", legacy::Q4_1),
         Format::blocks(TensorType::Q5_0, "q5_0", legacy::Q5_0),
@@ -72,7 +78,7 @@ impl Format {
         Format::blocks(TensorType::IQ2_S, "iq2s", iq2::IQ2_S),
         Format::blocks(TensorType::IQ4_XS, "iq4xs", iq4::IQ4_XS),
         Format::blocks(TensorType::IQ1_M, "iq1m", iq1::IQ1_M),
-        Format::steps(TensorType::BF16, "bf16", 2, float::bf16),
+        Format::steps::<2, 2>(TensorType::BF16, "bf16", float::bf16),
         Format::blocks(TensorType::TQ1_0, "tq1_0", ternary::TQ1_0),
         Format::blocks(TensorType::TQ2_0, "tq2_0", ternary::TQ2_0),
         Format::blocks(TensorType::MXFP4, "mxfp4", fp4::MXFP4),
@@ -81,15 +87,16 @@ impl Format {
         Format::blocks(TensorType::Q2_0, "q2_0", low_bit::Q2_0),
     ];
 
-    const fn steps(ty: TensorType, short: &'static str, step: usize, decode: fn(&[u8]) -> f32) -> Self {
-        assert!(ty.block_len() == 1);
-        Format { ty, short, order: Order::Steps { step, decode } }
+    const fn steps<const SIZE: usize, const STEP: usize>(ty: TensorType, short: &'static str, decode: Decode) -> Self {
+        assert!(ty.block_len() == 1 && ty.block_bytes() == SIZE);
+        let (interleave, gather) = (float::interleave::<SIZE, STEP>, float::gather::<SIZE, STEP>);
+        Format { ty, short, order: Order::Steps { step: STEP, decode, interleave, gather } }
     }
 
     const fn blocks(ty: TensorType, short: &'static str, layout: Layout) -> Self {
         assert!(layout.body + layout.tail == ty.block_bytes() && ty.block_bytes() <= BLOCK_BYTES_MAX);
         assert!(layout.body.is_multiple_of(WORD) && layout.tail > 0 && layout.tail.is_multiple_of(layout.field));
-        assert!(matches!(layout.field, 1 | 2 | 4));
+        assert!(matches!(layout.field, 1 | 2 | 4) && layout.body.is_multiple_of(layout.field));
         Format { ty, short, order: Order::Blocks(layout) }
     }
 
@@ -169,10 +176,9 @@ impl Format {
         let row_bytes = self.row_bytes(cols);
         assert_eq!(panel.len(), self.panel_bytes(cols));
         assert!(rows.len().is_multiple_of(row_bytes) && (1..=PANEL_ROWS).contains(&(rows.len() / row_bytes)));
-        let layout = match (&self.order, self.block_bytes()) {
-            (&Order::Steps { step, .. }, 4) => return float::interleave::<4>(rows, cols, step, panel),
-            (&Order::Steps { step, .. }, _) => return float::interleave::<2>(rows, cols, step, panel),
-            (Order::Blocks(layout), _) => layout,
+        let layout = match &self.order {
+            Order::Steps { interleave, .. } => return interleave(rows, cols, panel),
+            Order::Blocks(layout) => layout,
         };
         let (bytes, n_rows) = (self.block_bytes(), rows.len() / row_bytes);
         let (body, tail) = self.panel_parts();
@@ -218,10 +224,9 @@ impl Format {
     pub fn decode_panel_row(&self, panel: &[u8], row: usize, out: &mut [f32]) {
         assert!(row < PANEL_ROWS);
         assert_eq!(panel.len(), self.panel_bytes(out.len()));
-        let layout = match (&self.order, self.block_bytes()) {
-            (&Order::Steps { step, decode }, 4) => return float::gather::<4>(panel, row, step, out, decode),
-            (&Order::Steps { step, decode }, _) => return float::gather::<2>(panel, row, step, out, decode),
-            (Order::Blocks(layout), _) => layout,
+        let layout = match &self.order {
+            Order::Steps { gather, decode, .. } => return gather(panel, row, out, *decode),
+            Order::Blocks(layout) => layout,
         };
         let bytes = self.block_bytes();
         let (mut arranged, mut block) = ([0; BLOCK_BYTES_MAX], [0; BLOCK_BYTES_MAX]);
@@ -251,9 +256,10 @@ impl Format {
 /// Moves pieces of `N` bytes of 16 arranged rows, from byte `from` on, side by side: piece `i` of row `r` goes to
 /// `(i * 16 + r) * N`.
 fn interleave<const N: usize>(rows: &[[u8; BLOCK_BYTES_MAX]; PANEL_ROWS], from: usize, out: &mut [u8]) {
-    for (i, pieces) in out.chunks_exact_mut(N * PANEL_ROWS).enumerate() {
-        for (piece, row) in pieces.as_chunks_mut::<N>().0.iter_mut().zip(rows) {
-            piece.copy_from_slice(&row[from + i * N..][..N]);
+    let pieces = out.as_chunks_mut::<N>().0.as_chunks_mut::<PANEL_ROWS>().0;
+    for (i, pieces) in (from / N..BLOCK_BYTES_MAX / N).zip(pieces) {
+        for (piece, row) in pieces.iter_mut().zip(rows) {
+            *piece = row.as_chunks::<N>().0[i];
         }
     }
 }

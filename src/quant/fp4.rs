@@ -16,11 +16,23 @@ use super::format::Layout;
 /// Twice the values of E2M1.
 pub(super) const VALUES: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
-pub(super) const MXFP4: Layout =
-    Layout { body: 16, tail: 1, field: 1, arrange: head_last::<1>, restore: head_first::<1>, decode: decode_mxfp4 };
+pub(super) const MXFP4: Layout = Layout {
+    body: 16,
+    tail: 1,
+    field: 1,
+    arrange: head_last::<1, 17>,
+    restore: head_first::<1, 17>,
+    decode: decode_mxfp4,
+};
 
-pub(super) const NVFP4: Layout =
-    Layout { body: 32, tail: 4, field: 4, arrange: head_last::<4>, restore: head_first::<4>, decode: decode_nvfp4 };
+pub(super) const NVFP4: Layout = Layout {
+    body: 32,
+    tail: 4,
+    field: 4,
+    arrange: head_last::<4, 36>,
+    restore: head_first::<4, 36>,
+    decode: decode_nvfp4,
+};
 
 /// `2^(e - 128)`: subnormal for the two smallest exponents.
 fn half_e8m0(e: u8) -> f32 {

@@ -14,7 +14,7 @@
 //! as bytes.)
 
 use super::SUPER;
-use super::bits::{f16_at, head_first, head_last, u16_at};
+use super::bits::{f16_at, head_first, head_last, sized, sized_mut, u16_at};
 use super::format::Layout;
 use super::grids::IQ1;
 
@@ -22,8 +22,8 @@ pub(super) const IQ1_S: Layout = Layout {
     body: SUPER / 8 + SUPER / 16,
     tail: 2,
     field: 2,
-    arrange: head_last::<2>,
-    restore: head_first::<2>,
+    arrange: head_last::<2, 50>,
+    restore: head_first::<2, 50>,
     decode: decode_iq1s,
 };
 
@@ -78,6 +78,7 @@ fn upper_bit(group: usize) -> usize {
 }
 
 fn arrange_iq1m(block: &[u8], out: &mut [u8]) {
+    let (block, out) = (sized::<56>(block), sized_mut::<56>(out));
     let scales = &block[48..56];
     let (mut low, mut upper) = ([0u8; 4], 0);
     for group in 0..16 {
@@ -92,6 +93,7 @@ fn arrange_iq1m(block: &[u8], out: &mut [u8]) {
 }
 
 fn restore_iq1m(arranged: &[u8], block: &mut [u8]) {
+    let (arranged, block) = (sized::<56>(arranged), sized_mut::<56>(block));
     block[..48].copy_from_slice(&arranged[4..52]);
     let (d, upper) = (u16_at(arranged, 52), u16_at(arranged, 54));
     for (i, word) in block[48..].as_chunks_mut::<2>().0.iter_mut().enumerate() {

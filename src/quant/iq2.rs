@@ -17,7 +17,7 @@
 //! 32 columns a unit of indices and one of signs. Tail: 16 `d`.
 
 use super::SUPER;
-use super::bits::{f16_at, from_planes, halve_nibbles, map_words, pair_nibbles, to_planes, u16_at, u32_at};
+use super::bits::{f16_at, from_planes, halve_nibbles, pair_nibbles, sized, sized_mut, to_planes, u16_at, u32_at};
 use super::codebook::{decode, eight_signs, from_sign_word, to_sign_word};
 use super::format::Layout;
 use super::grids;
@@ -30,6 +30,7 @@ pub(super) const IQ2_XXS: Layout = Layout {
     tail: 2,
     field: 2,
     arrange: |block, out| {
+        let (block, out) = (sized::<66>(block), sized_mut::<66>(out));
         for (from, to) in block[2..].as_chunks::<8>().0.iter().zip(out.as_chunks_mut::<8>().0) {
             let word = u32_at(from, 4);
             to[..4].copy_from_slice(&from[..4]);
@@ -38,6 +39,7 @@ pub(super) const IQ2_XXS: Layout = Layout {
         out[64..].copy_from_slice(&block[..2]);
     },
     restore: |arranged, block| {
+        let (arranged, block) = (sized::<66>(arranged), sized_mut::<66>(block));
         for (from, to) in arranged.as_chunks::<8>().0.iter().zip(block[2..].as_chunks_mut::<8>().0) {
             let (signs, s) = from_sign_word(u32_at(from, 4));
             to[..4].copy_from_slice(&from[..4]);
@@ -61,6 +63,7 @@ pub(super) const IQ2_XS: Layout = Layout {
     tail: 2,
     field: 2,
     arrange: |block, out| {
+        let (block, out) = (sized::<74>(block), sized_mut::<74>(out));
         halve_nibbles(&block[66..], &mut out[..8]);
         for (from, to) in block[2..66].as_chunks::<8>().0.iter().zip(out[8..].as_chunks_mut::<8>().0) {
             let (mut signs, mut ninths) = (0, 0);
@@ -75,6 +78,7 @@ pub(super) const IQ2_XS: Layout = Layout {
         out[72..].copy_from_slice(&block[..2]);
     },
     restore: |arranged, block| {
+        let (arranged, block) = (sized::<74>(arranged), sized_mut::<74>(block));
         pair_nibbles(&arranged[..8], &mut block[66..]);
         for (from, to) in arranged[8..72].as_chunks::<8>().0.iter().zip(block[2..].as_chunks_mut::<8>().0) {
             let (signs, ninths) = from_sign_word(u32_at(from, 4));
@@ -100,20 +104,22 @@ pub(super) const IQ2_S: Layout = Layout {
     tail: 2,
     field: 2,
     arrange: |block, out| {
+        let (block, out) = (sized::<82>(block), sized_mut::<82>(out));
         halve_nibbles(&block[74..], &mut out[..8]);
         out[8..16].copy_from_slice(&block[66..74]);
         for (g, to) in out[16..80].as_chunks_mut::<8>().0.iter_mut().enumerate() {
             to[..4].copy_from_slice(&block[2 + 4 * g..][..4]);
-            map_words(&block[34 + 4 * g..][..4], &mut to[4..], to_planes);
+            to[4..].copy_from_slice(&to_planes(u32_at(block, 34 + 4 * g)).to_le_bytes());
         }
         out[80..].copy_from_slice(&block[..2]);
     },
     restore: |arranged, block| {
+        let (arranged, block) = (sized::<82>(arranged), sized_mut::<82>(block));
         pair_nibbles(&arranged[..8], &mut block[74..]);
         block[66..74].copy_from_slice(&arranged[8..16]);
         for (g, from) in arranged[16..80].as_chunks::<8>().0.iter().enumerate() {
             block[2 + 4 * g..][..4].copy_from_slice(&from[..4]);
-            map_words(&from[4..], &mut block[34 + 4 * g..][..4], from_planes);
+            block[34 + 4 * g..][..4].copy_from_slice(&from_planes(u32_at(from, 4)).to_le_bytes());
         }
         block[..2].copy_from_slice(&arranged[80..]);
     },

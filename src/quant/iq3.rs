@@ -13,7 +13,7 @@
 //! Tail: 16 `d`.
 
 use super::SUPER;
-use super::bits::{f16_at, from_planes, halve_nibbles, map_words, pair_nibbles, to_planes, u32_at};
+use super::bits::{f16_at, from_planes, halve_nibbles, pair_nibbles, sized, sized_mut, to_planes, u32_at};
 use super::codebook::{decode, eight_signs, from_sign_word, to_sign_word};
 use super::format::Layout;
 use super::grids;
@@ -26,6 +26,7 @@ pub(super) const IQ3_XXS: Layout = Layout {
     tail: 2,
     field: 2,
     arrange: |block, out| {
+        let (block, out) = (sized::<98>(block), sized_mut::<98>(out));
         for (g, to) in out.as_chunks_mut::<12>().0.iter_mut().enumerate() {
             let word = u32_at(block, 66 + 4 * g);
             to[..8].copy_from_slice(&block[2 + 8 * g..][..8]);
@@ -34,6 +35,7 @@ pub(super) const IQ3_XXS: Layout = Layout {
         out[96..].copy_from_slice(&block[..2]);
     },
     restore: |arranged, block| {
+        let (arranged, block) = (sized::<98>(arranged), sized_mut::<98>(block));
         for (g, from) in arranged.as_chunks::<12>().0.iter().enumerate() {
             let (signs, s) = from_sign_word(u32_at(from, 8));
             block[2 + 8 * g..][..8].copy_from_slice(&from[..8]);
@@ -57,20 +59,22 @@ pub(super) const IQ3_S: Layout = Layout {
     tail: 2,
     field: 2,
     arrange: |block, out| {
+        let (block, out) = (sized::<110>(block), sized_mut::<110>(out));
         halve_nibbles(&block[106..], &mut out[..4]);
         out[4..12].copy_from_slice(&block[66..74]);
         for (g, to) in out[12..108].as_chunks_mut::<12>().0.iter_mut().enumerate() {
             to[..8].copy_from_slice(&block[2 + 8 * g..][..8]);
-            map_words(&block[74 + 4 * g..][..4], &mut to[8..], to_planes);
+            to[8..].copy_from_slice(&to_planes(u32_at(block, 74 + 4 * g)).to_le_bytes());
         }
         out[108..].copy_from_slice(&block[..2]);
     },
     restore: |arranged, block| {
+        let (arranged, block) = (sized::<110>(arranged), sized_mut::<110>(block));
         pair_nibbles(&arranged[..4], &mut block[106..]);
         block[66..74].copy_from_slice(&arranged[4..12]);
         for (g, from) in arranged[12..108].as_chunks::<12>().0.iter().enumerate() {
             block[2 + 8 * g..][..8].copy_from_slice(&from[..8]);
-            map_words(&from[8..], &mut block[74 + 4 * g..][..4], from_planes);
+            block[74 + 4 * g..][..4].copy_from_slice(&from_planes(u32_at(from, 8)).to_le_bytes());
         }
         block[..2].copy_from_slice(&arranged[108..]);
     },

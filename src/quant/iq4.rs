@@ -12,7 +12,7 @@
 //! `t = h | h << 14`, the bytes of `t << 4 & 0x30303030` top the scales of groups 0..4, of `t & 0x30303030` those of 4..8.)
 
 use super::SUPER;
-use super::bits::{f16_at, halve_nibbles, head_first, head_last, pair_nibbles, u16_at};
+use super::bits::{f16_at, halve_nibbles, head_first, head_last, pair_nibbles, sized, sized_mut, u16_at};
 use super::format::Layout;
 
 /// The values of the 16 codes.
@@ -22,8 +22,8 @@ pub(super) const IQ4_NL: Layout = Layout {
     body: 16,
     tail: 2,
     field: 2,
-    arrange: head_last::<2>,
-    restore: head_first::<2>,
+    arrange: head_last::<2, 18>,
+    restore: head_first::<2, 18>,
     decode: |block, out| decode(&block[2..], f16_at(block, 0), out),
 };
 
@@ -63,6 +63,7 @@ fn in_panel(g: usize) -> usize {
 }
 
 fn arrange_iq4xs(block: &[u8], out: &mut [u8]) {
+    let (block, out) = (sized::<136>(block), sized_mut::<136>(out));
     halve_nibbles(&block[4..8], &mut out[..4]);
     for (from, to) in block[8..].as_chunks::<32>().0.iter().zip(out[4..].as_chunks_mut::<32>().0) {
         for i in 0..16 {
@@ -75,6 +76,7 @@ fn arrange_iq4xs(block: &[u8], out: &mut [u8]) {
 }
 
 fn restore_iq4xs(arranged: &[u8], block: &mut [u8]) {
+    let (arranged, block) = (sized::<136>(arranged), sized_mut::<136>(block));
     block[..2].copy_from_slice(&arranged[132..134]);
     block[2..4].copy_from_slice(&move_pairs(u16_at(arranged, 134), in_panel, by_group).to_le_bytes());
     pair_nibbles(&arranged[..4], &mut block[4..8]);

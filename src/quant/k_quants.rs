@@ -25,15 +25,15 @@
 //! Panel body: 4 units of scales, 32 of low nibbles, 16 of bit pairs. Tail: 16 `d`.
 
 use super::SUPER;
-use super::bits::f16_at;
+use super::bits::{f16_at, same, sized, sized_mut};
 use super::format::Layout;
 
 pub(super) const Q2_K: Layout = Layout {
     body: SUPER / 16 + SUPER / 4,
     tail: 2 + 2,
     field: 2,
-    arrange: |block, out| out.copy_from_slice(block),
-    restore: |arranged, block| block.copy_from_slice(arranged),
+    arrange: same::<84>,
+    restore: same::<84>,
     decode: decode_q2k,
 };
 
@@ -41,8 +41,8 @@ pub(super) const Q3_K: Layout = Layout {
     body: SUPER / 8 + SUPER / 4 + 12,
     tail: 2,
     field: 2,
-    arrange: |block, out| out.copy_from_slice(block),
-    restore: |arranged, block| block.copy_from_slice(arranged),
+    arrange: same::<110>,
+    restore: same::<110>,
     decode: decode_q3k,
 };
 
@@ -50,8 +50,8 @@ pub(super) const Q4_K: Layout = Layout {
     body: 12 + SUPER / 2,
     tail: 2 + 2,
     field: 2,
-    arrange: arrange_q45k,
-    restore: restore_q45k,
+    arrange: arrange_q45k::<144>,
+    restore: restore_q45k::<144>,
     decode: |block, out| decode_q45k(block, None, &block[16..], out),
 };
 
@@ -59,8 +59,8 @@ pub(super) const Q5_K: Layout = Layout {
     body: 12 + SUPER / 8 + SUPER / 2,
     tail: 2 + 2,
     field: 2,
-    arrange: arrange_q45k,
-    restore: restore_q45k,
+    arrange: arrange_q45k::<176>,
+    restore: restore_q45k::<176>,
     decode: |block, out| decode_q45k(block, Some(&block[16..48]), &block[48..], out),
 };
 
@@ -69,11 +69,13 @@ pub(super) const Q6_K: Layout = Layout {
     tail: 2,
     field: 2,
     arrange: |block, out| {
+        let (block, out) = (sized::<210>(block), sized_mut::<210>(out));
         out[..16].copy_from_slice(&block[192..208]);
         out[16..208].copy_from_slice(&block[..192]);
         out[208..].copy_from_slice(&block[208..]);
     },
     restore: |arranged, block| {
+        let (arranged, block) = (sized::<210>(arranged), sized_mut::<210>(block));
         block[..192].copy_from_slice(&arranged[16..208]);
         block[192..208].copy_from_slice(&arranged[..16]);
         block[208..].copy_from_slice(&arranged[208..]);
@@ -143,22 +145,22 @@ fn decode_q45k(block: &[u8], fifth: Option<&[u8]>, nibbles: &[u8], out: &mut [f3
     }
 }
 
-fn arrange_q45k(block: &[u8], out: &mut [u8]) {
+fn arrange_q45k<const BYTES: usize>(block: &[u8], out: &mut [u8]) {
+    let (block, out) = (sized::<BYTES>(block), sized_mut::<BYTES>(out));
     for j in 0..4 {
         let ((sc0, m0), (sc1, m1)) = (scale_min(&block[4..16], j), scale_min(&block[4..16], j + 4));
         out[j] = sc0 & 15 | m0 << 4;
         out[4 + j] = sc1 & 15 | m1 << 4;
         out[8 + j] = sc0 >> 4 | m0 >> 4 << 2 | sc1 >> 4 << 4 | m1 >> 4 << 6;
     }
-    let (quants, tail) = out[12..].split_at_mut(block.len() - 16);
-    quants.copy_from_slice(&block[16..]);
-    tail.copy_from_slice(&block[..4]);
+    out[12..BYTES - 4].copy_from_slice(&block[16..]);
+    out[BYTES - 4..].copy_from_slice(&block[..4]);
 }
 
-fn restore_q45k(arranged: &[u8], block: &mut [u8]) {
-    let (quants, tail) = arranged[12..].split_at(arranged.len() - 16);
-    block[..4].copy_from_slice(tail);
-    block[16..].copy_from_slice(quants);
+fn restore_q45k<const BYTES: usize>(arranged: &[u8], block: &mut [u8]) {
+    let (arranged, block) = (sized::<BYTES>(arranged), sized_mut::<BYTES>(block));
+    block[..4].copy_from_slice(&arranged[BYTES - 4..]);
+    block[16..].copy_from_slice(&arranged[12..BYTES - 4]);
     let pairs = std::array::from_fn(|s| {
         let (low, high) = (arranged[s], arranged[8 + s % 4] >> (s / 4 * 4));
         (low & 15 | (high & 3) << 4, low >> 4 | (high >> 2 & 3) << 4)

@@ -14,7 +14,7 @@
 //! nibbles are columns `4u..` and the high nibbles `16+4u..`. Before the nibbles of Q5_0 and Q5_1 lies one unit of
 //! fifth bits in plane order (bit `j` of byte `b` is column `4j+b`). Tail: 16 `d`, then 16 `m`.
 
-use super::bits::{f16_at, from_planes, head_first, head_last, map_words, to_planes, u32_at};
+use super::bits::{f16_at, from_planes, head_first, head_last, to_planes, u32_at};
 use super::format::Layout;
 
 const HALF: usize = 16;
@@ -23,8 +23,8 @@ pub(super) const Q4_0: Layout = Layout {
     body: HALF,
     tail: 2,
     field: 2,
-    arrange: head_last::<2>,
-    restore: head_first::<2>,
+    arrange: head_last::<2, 18>,
+    restore: head_first::<2, 18>,
     decode: |block, out| decode(block, out, (2, None, 8), 0.0),
 };
 
@@ -32,8 +32,8 @@ pub(super) const Q4_1: Layout = Layout {
     body: HALF,
     tail: 2 + 2,
     field: 2,
-    arrange: head_last::<4>,
-    restore: head_first::<4>,
+    arrange: head_last::<4, 20>,
+    restore: head_first::<4, 20>,
     decode: |block, out| decode(block, out, (4, None, 0), f16_at(block, 2)),
 };
 
@@ -41,8 +41,8 @@ pub(super) const Q5_0: Layout = Layout {
     body: 4 + HALF,
     tail: 2,
     field: 2,
-    arrange: arrange_q5::<2>,
-    restore: restore_q5::<2>,
+    arrange: arrange_q5::<2, 22>,
+    restore: restore_q5::<2, 22>,
     decode: |block, out| decode(block, out, (6, Some(u32_at(block, 2)), 16), 0.0),
 };
 
@@ -50,8 +50,8 @@ pub(super) const Q5_1: Layout = Layout {
     body: 4 + HALF,
     tail: 2 + 2,
     field: 2,
-    arrange: arrange_q5::<4>,
-    restore: restore_q5::<4>,
+    arrange: arrange_q5::<4, 24>,
+    restore: restore_q5::<4, 24>,
     decode: |block, out| decode(block, out, (8, Some(u32_at(block, 4)), 0), f16_at(block, 2)),
 };
 
@@ -60,11 +60,11 @@ pub(super) const Q8_0: Layout = Layout {
     tail: 2,
     field: 2,
     arrange: |block, out| {
-        head_last::<2>(block, out);
+        head_last::<2, 34>(block, out);
         flip(&mut out[..32]);
     },
     restore: |arranged, block| {
-        head_first::<2>(arranged, block);
+        head_first::<2, 34>(arranged, block);
         flip(&mut block[2..]);
     },
     decode: |block, out| {
@@ -91,12 +91,12 @@ fn flip(bytes: &mut [u8]) {
     bytes.iter_mut().for_each(|q| *q ^= 0x80);
 }
 
-fn arrange_q5<const HEAD: usize>(block: &[u8], out: &mut [u8]) {
-    head_last::<HEAD>(block, out);
-    map_words(&block[HEAD..HEAD + 4], &mut out[..4], to_planes);
+fn arrange_q5<const HEAD: usize, const BYTES: usize>(block: &[u8], out: &mut [u8]) {
+    head_last::<HEAD, BYTES>(block, out);
+    out[..4].copy_from_slice(&to_planes(u32_at(block, HEAD)).to_le_bytes());
 }
 
-fn restore_q5<const HEAD: usize>(arranged: &[u8], block: &mut [u8]) {
-    head_first::<HEAD>(arranged, block);
-    map_words(&arranged[..4], &mut block[HEAD..HEAD + 4], from_planes);
+fn restore_q5<const HEAD: usize, const BYTES: usize>(arranged: &[u8], block: &mut [u8]) {
+    head_first::<HEAD, BYTES>(arranged, block);
+    block[HEAD..HEAD + 4].copy_from_slice(&from_planes(u32_at(arranged, 0)).to_le_bytes());
 }

@@ -8,7 +8,9 @@
 //! Panel body: 4 units, two for 32 columns: bit pair `w` of byte `b` of unit `u` is column
 //! `32 (u / 2) + 8w + 4 (u % 2) + b`. Tail: 16 `d`.
 
-use super::bits::{f16_at, from_planes, head_first, head_last, map_words, to_planes, transpose_codes};
+use super::bits::{
+    f16_at, from_planes, head_first, head_last, map_words, sized, sized_mut, to_planes, transpose_codes,
+};
 use super::format::Layout;
 
 pub(super) const Q1_0: Layout = Layout {
@@ -16,11 +18,13 @@ pub(super) const Q1_0: Layout = Layout {
     tail: 2,
     field: 2,
     arrange: |block, out| {
-        head_last::<2>(block, out);
+        let (block, out) = (sized::<18>(block), sized_mut::<18>(out));
+        head_last::<2, 18>(block, out);
         map_words(&block[2..], out, to_planes);
     },
     restore: |arranged, block| {
-        head_first::<2>(arranged, block);
+        let (arranged, block) = (sized::<18>(arranged), sized_mut::<18>(block));
+        head_first::<2, 18>(arranged, block);
         map_words(arranged, &mut block[2..], from_planes);
     },
     decode: decode_q1_0,
@@ -31,14 +35,16 @@ pub(super) const Q2_0: Layout = Layout {
     tail: 2,
     field: 2,
     arrange: |block, out| {
-        head_last::<2>(block, out);
+        let (block, out) = (sized::<18>(block), sized_mut::<18>(out));
+        head_last::<2, 18>(block, out);
         for u in 0..4 {
             let bytes = std::array::from_fn(|w| block[2 + u / 2 * 8 + 2 * w + u % 2]);
             out[u * 4..][..4].copy_from_slice(&transpose_codes(u32::from_le_bytes(bytes)).to_le_bytes());
         }
     },
     restore: |arranged, block| {
-        head_first::<2>(arranged, block);
+        let (arranged, block) = (sized::<18>(arranged), sized_mut::<18>(block));
+        head_first::<2, 18>(arranged, block);
         for (u, word) in arranged.as_chunks().0.iter().enumerate() {
             for (w, byte) in transpose_codes(u32::from_le_bytes(*word)).to_le_bytes().into_iter().enumerate() {
                 block[2 + u / 2 * 8 + 2 * w + u % 2] = byte;

@@ -10,26 +10,14 @@
 //! Panel body: 16 units of bit pairs. Tail: 16 `d`.
 
 use super::SUPER;
-use super::bits::f16_at;
+use super::bits::{f16_at, same};
 use super::format::Layout;
 
-pub(super) const TQ1_0: Layout = Layout {
-    body: 32 + 16 + 4,
-    tail: 2,
-    field: 2,
-    arrange: |block, out| out.copy_from_slice(block),
-    restore: |arranged, block| block.copy_from_slice(arranged),
-    decode: decode_tq1_0,
-};
+pub(super) const TQ1_0: Layout =
+    Layout { body: 32 + 16 + 4, tail: 2, field: 2, arrange: same::<54>, restore: same::<54>, decode: decode_tq1_0 };
 
-pub(super) const TQ2_0: Layout = Layout {
-    body: SUPER / 4,
-    tail: 2,
-    field: 2,
-    arrange: |block, out| out.copy_from_slice(block),
-    restore: |arranged, block| block.copy_from_slice(arranged),
-    decode: decode_tq2_0,
-};
+pub(super) const TQ2_0: Layout =
+    Layout { body: SUPER / 4, tail: 2, field: 2, arrange: same::<66>, restore: same::<66>, decode: decode_tq2_0 };
 
 fn decode_tq1_0(block: &[u8], out: &mut [f32]) {
     const POWERS: [u8; 5] = [1, 3, 9, 27, 81];

@@ -18,7 +18,7 @@ fn bits(values: &[f32]) -> Vec<u32> {
 #[test]
 fn a_panel_row_decodes_to_the_same_bits_as_the_file_row() {
     for format in Format::ALL {
-        for (rows, blocks) in [(16, 3), (16, 1), (7, 2), (1, 5)] {
+        for (rows, blocks) in [(16, 3), (16, 1), (7, 2), (1, 5), (16, 70), (3, 64)] {
             let cols = blocks * format.block_len();
             let row_bytes = format.row_bytes(cols);
             let file = noise(u64::from(format.tensor_type().id()) * 77 + rows as u64, rows * row_bytes);
