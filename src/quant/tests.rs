@@ -1,5 +1,7 @@
 use super::*;
 
+mod layouts;
+
 /// Bytes of SplitMix64 (Steele, Lea and Flood 2014), each number lowest byte first.
 fn noise(seed: u64, len: usize) -> Vec<u8> {
     let words = (1..=len.div_ceil(8) as u64).flat_map(|i| {
