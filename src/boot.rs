@@ -60,15 +60,19 @@ pub fn open(model: Option<&str>) -> Result<ModelFiles> {
     }
 }
 
-/// The cache tile of the board, or what this CPU's L1d suggests.
+/// The sizes of the board, or what this CPU and its L1d suggest.
 pub fn tile(settings: &Settings) -> Tile {
     // 32 rows of k_cols int8 in three quarters of L1d; the rest is activations.
     let from_cache = settings.topology.l1d_bytes as usize * 3 / 4 / 32;
     let k_cols = settings.tile.k_bytes.map_or(from_cache, |k| k as usize);
-    match k_cols / 256 * 256 {
-        0 if k_cols == 0 => Tile::default(),
-        k_cols => Tile { k_cols: k_cols.clamp(256, 1 << 16) },
+    let mut tile = Tile::default();
+    if k_cols > 0 {
+        tile.k_cols = (k_cols / 256 * 256).clamp(256, 1 << 16);
     }
+    let bytes = |board: Option<u32>, probed: usize| board.map_or(probed, |bytes| bytes as usize);
+    tile.ahead.l1_bytes = bytes(settings.tile.ahead_l1_bytes, tile.ahead.l1_bytes);
+    tile.ahead.l2_bytes = bytes(settings.tile.ahead_l2_bytes, tile.ahead.l2_bytes);
+    tile
 }
 
 /// Reads the headers and makes the plan. `n_logits` is how many rows of logits the command wants at once.

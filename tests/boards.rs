@@ -6,7 +6,7 @@ const KEYS: [(&str, &[&str]); 6] = [
     ("cpu", &["isa", "cores", "threads", "l1d_kib", "l2_kib", "l3_kib"]),
     ("memory", &["hugepages", "page_size", "reserve", "hvo", "fallback", "keep_free_mib", "embedding"]),
     ("bandwidth", &["read_gbs", "source", "date"]),
-    ("tile", &["tokens", "k_bytes"]),
+    ("tile", &["tokens", "k_bytes", "ahead_l1_bytes", "ahead_l2_bytes"]),
     ("model", &["path", "ctx", "kv_type", "sha256"]),
     ("serve", &["listen", "slots", "keys_file", "limits"]),
 ];

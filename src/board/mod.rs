@@ -188,6 +188,10 @@ pub struct Tile {
     pub tokens: Option<u32>,
     /// Bytes of one weight row that are worked on at a time.
     pub k_bytes: Option<u32>,
+    /// How far ahead of its use decode asks for weights in L1; 0: not at all.
+    pub ahead_l1_bytes: Option<u32>,
+    /// The same for L2.
+    pub ahead_l2_bytes: Option<u32>,
 }
 
 /// `[model]`
@@ -249,6 +253,8 @@ impl Board {
             ("memory.keep_free_mib", self.memory.keep_free_mib, 0, 64 << 20),
             ("tile.tokens", self.tile.tokens, 1, 1 << 12),
             ("tile.k_bytes", self.tile.k_bytes, 32, 1 << 24),
+            ("tile.ahead_l1_bytes", self.tile.ahead_l1_bytes, 0, 1 << 20),
+            ("tile.ahead_l2_bytes", self.tile.ahead_l2_bytes, 0, 1 << 20),
             ("model.ctx", self.model.ctx, 1, 1 << 24),
         ] {
             if let Some(found) = value.filter(|value| !(min..=max).contains(value)) {

@@ -174,8 +174,9 @@ impl IntFormat for Q6K {
     fn step<S: Simd>(s: S, body: &[u8], slice: usize, l: usize, half: usize) -> [S::I; 4] {
         // Columns run as 2 slices of 4 quarters of 32: quarters 0 and 2 share the first 32 nibble bytes, 1 and 3
         // the second; the bit pairs of all four quarters share 32 bytes.
-        let low = [unit(s, body, 4 + slice * 16 + l, half), unit(s, body, 4 + slice * 16 + 8 + l, half)];
-        let pairs = unit(s, body, 36 + slice * 8 + l, half);
+        let first = 4 + (slice * 8 + l) * 3;
+        let low = [unit(s, body, first, half), unit(s, body, first + 1, half)];
+        let pairs = unit(s, body, first + 2, half);
         [
             s.or(masked(s, low[0], 0x0f), masked(s, s.shl::<4>(pairs), 0x30)),
             s.or(masked(s, low[1], 0x0f), masked(s, s.shl::<2>(pairs), 0x30)),

@@ -14,9 +14,6 @@ pub trait Simd: Copy {
     const LANES: usize;
     /// Dot products of bytes add up in i32 lanes (`vpdpbusd`); else in pairs of i16 (`vpmaddubsw`).
     const VNNI: bool;
-    /// How many bytes ahead of their use weights that are read once are asked for: into L1, and before that into L2 (0:
-    /// not at all). See [`super::matmul`].
-    const AHEAD_BYTES: [usize; 2] = [1024, 32768];
     /// Vector of f32.
     type F: Copy;
     /// Vector of i32, or of bytes.

@@ -60,7 +60,7 @@ fn panels(ty: WeightType, file: &[u8], rows: usize, cols: usize) -> Vec<u8> {
 
 #[test]
 fn matmul_agrees_with_f64_on_every_tier_and_shape() {
-    let tile = Tile { k_cols: 512 };
+    let tile = Tile { k_cols: 512, ..Tile::default() };
     for kernels in tiers() {
         for ty in WeightType::ALL {
             let unit = ty.block_len();

@@ -37,7 +37,7 @@ enum Order {
         interleave: fn(&[u8], usize, &mut [u8]),
         gather: fn(&[u8], usize, &mut [f32], Decode),
     },
-    /// Blocks: all bodies, then all tails.
+    /// Blocks: the body and the tail of each in turn.
     Blocks(Layout),
 }
 
@@ -182,13 +182,12 @@ impl Format {
         };
         let (bytes, n_rows) = (self.block_bytes(), rows.len() / row_bytes);
         let (body, tail) = self.panel_parts();
-        let (bodies, tails) = panel.split_at_mut(cols / self.block_len() * body);
         let mut arranged = [[0; BLOCK_BYTES_MAX]; PANEL_ROWS];
         for row in &mut arranged[n_rows..] {
             (layout.arrange)(&[0; BLOCK_BYTES_MAX][..bytes], &mut row[..bytes]);
         }
-        let parts = bodies.chunks_exact_mut(body).zip(tails.chunks_exact_mut(tail));
-        for (b, (body, tail)) in parts.enumerate() {
+        for (b, block) in panel.chunks_exact_mut(body + tail).enumerate() {
+            let (body, tail) = block.split_at_mut(body);
             for (row, arranged) in rows.chunks_exact(row_bytes).zip(&mut arranged) {
                 (layout.arrange)(&row[b * bytes..][..bytes], &mut arranged[..bytes]);
             }
@@ -231,9 +230,8 @@ impl Format {
         let bytes = self.block_bytes();
         let (mut arranged, mut block) = ([0; BLOCK_BYTES_MAX], [0; BLOCK_BYTES_MAX]);
         let (body, tail) = self.panel_parts();
-        let (bodies, tails) = panel.split_at(out.len() / self.block_len() * body);
-        let parts = bodies.chunks_exact(body).zip(tails.chunks_exact(tail));
-        for ((body, tail), out) in parts.zip(out.chunks_exact_mut(self.block_len())) {
+        for (both, out) in panel.chunks_exact(body + tail).zip(out.chunks_exact_mut(self.block_len())) {
+            let (body, tail) = both.split_at(body);
             let (words, fields) = arranged[..bytes].split_at_mut(layout.body);
             gather(body, row, WORD, words);
             gather(tail, row, layout.field, fields);

@@ -22,7 +22,8 @@
 //!
 //! **Q6_K** file block, 210 bytes: 128 bytes of low nibbles, 64 bytes of upper bit pairs, 16 x i8 scales for
 //! sub-blocks of 16, `d`. Value: `d * sc * (q - 32)`.
-//! Panel body: 4 units of scales, 32 of low nibbles, 16 of bit pairs. Tail: 16 `d`.
+//! Panel body: 4 units of scales, then 16 times two units of low nibbles, 32 columns apart, and the unit of their bit pairs,
+//! in the order in which they are multiplied. Tail: 16 `d`.
 
 use super::SUPER;
 use super::bits::{f16_at, same, sized, sized_mut};
@@ -71,17 +72,33 @@ pub(super) const Q6_K: Layout = Layout {
     arrange: |block, out| {
         let (block, out) = (sized::<210>(block), sized_mut::<210>(out));
         out[..16].copy_from_slice(&block[192..208]);
-        out[16..208].copy_from_slice(&block[..192]);
+        for (words, from) in out[16..208].as_chunks_mut::<12>().0.iter_mut().zip(q6k_words()) {
+            for (word, from) in words.as_chunks_mut::<4>().0.iter_mut().zip(from) {
+                *word = sized(&block[from..][..4]).to_owned();
+            }
+        }
         out[208..].copy_from_slice(&block[208..]);
     },
     restore: |arranged, block| {
         let (arranged, block) = (sized::<210>(arranged), sized_mut::<210>(block));
-        block[..192].copy_from_slice(&arranged[16..208]);
+        for (words, to) in arranged[16..208].as_chunks::<12>().0.iter().zip(q6k_words()) {
+            for (word, to) in words.as_chunks::<4>().0.iter().zip(to) {
+                block[to..][..4].copy_from_slice(word);
+            }
+        }
         block[192..208].copy_from_slice(&arranged[..16]);
         block[208..].copy_from_slice(&arranged[208..]);
     },
     decode: decode_q6k,
 };
+
+/// Where the file block has the words that follow each other in the panel.
+fn q6k_words() -> impl Iterator<Item = [usize; 3]> {
+    (0..16).map(|i| {
+        let (half, l) = (i / 8, i % 8);
+        [half * 64 + l * 4, half * 64 + 32 + l * 4, 128 + half * 32 + l * 4]
+    })
+}
 
 /// Bit pair of column `i`: halves of 128 columns in 32 bytes each.
 fn pair(bytes: &[u8], i: usize) -> u8 {

@@ -24,7 +24,7 @@ pub fn with_engine<R>(
         ctx: 256,
         kv_type: KvType::F16,
         workers: pool.size(),
-        tile: Tile { k_cols: 256 },
+        tile: Tile { k_cols: 256, ..Tile::default() },
     };
     let scratch_bytes = step::scratch_bytes(&model.config, model.weights.n_vocab(), &sizes).unwrap() as usize;
     let buffers = model.buffer_bytes() * pool.size();

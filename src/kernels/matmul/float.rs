@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::super::Ahead;
 use super::super::acts::{Acts, Rows};
 use super::super::formats::FloatFormat;
 use super::super::grid::Block;
@@ -18,6 +19,7 @@ pub fn stream<S: Simd, F: FloatFormat>(
     acts: &Acts<'_>,
     out: &mut Block<'_, f32>,
     accumulate: bool,
+    ahead: Ahead,
 ) {
     let (first, count) = (out.col0 / PANEL_ROWS, out.cols.div_ceil(PANEL_ROWS));
     for p in 0..count {
@@ -26,7 +28,7 @@ pub fn stream<S: Simd, F: FloatFormat>(
             ($token:expr, $n:tt) => {
                 let rows = acts.rows($token, $n);
                 for half in 0..PANEL_ROWS / S::LANES {
-                    let sums = panel_sums::<S, F, $n>(s, panel, w.cols, &rows, half);
+                    let sums = panel_sums::<S, F, $n>(s, (panel, ahead), w.cols, &rows, half);
                     for (n, sum) in sums.into_iter().enumerate() {
                         write(s, sum, &mut out.row($token + n)[p * PANEL_ROWS + half * S::LANES..], accumulate);
                     }
@@ -41,7 +43,7 @@ pub fn stream<S: Simd, F: FloatFormat>(
 #[inline(always)]
 fn panel_sums<S: Simd, F: FloatFormat, const N: usize>(
     s: S,
-    panel: &[u8],
+    (panel, ahead): (&[u8], Ahead),
     cols: usize,
     rows: &Rows<'_>,
     half: usize,
@@ -52,7 +54,7 @@ fn panel_sums<S: Simd, F: FloatFormat, const N: usize>(
     let (body, tail) = panel.split_at(whole / F::STEP * F::BYTES);
     for (g, steps) in body.chunks_exact(4 * F::BYTES).enumerate() {
         if half == 0 {
-            (0..F::BYTES / 16).for_each(|line| prefetch(s, steps.as_ptr(), line));
+            (0..F::BYTES / 16).for_each(|line| prefetch(s, ahead, steps.as_ptr(), line));
         }
         for i in 0..4 {
             let values = F::load(s, &steps[i * F::BYTES..], half);

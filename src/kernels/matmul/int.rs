@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 
+use super::super::Ahead;
 use super::super::acts::{Acts, Rows, paired};
 use super::super::formats::IntFormat;
 use super::super::grid::Block;
@@ -86,6 +87,7 @@ pub fn stream<S: Simd, F: IntFormat>(
     acts: &Acts<'_>,
     out: &mut Block<'_, f32>,
     accumulate: bool,
+    ahead: Ahead,
 ) {
     let (first, count) = (out.col0 / PANEL_ROWS, out.cols.div_ceil(PANEL_ROWS));
     for p in 0..count {
@@ -94,7 +96,7 @@ pub fn stream<S: Simd, F: IntFormat>(
             ($token:expr, $n:tt) => {
                 let rows = acts.rows($token, $n);
                 for half in 0..PANEL_ROWS / S::LANES {
-                    let sums = panel_sums::<S, F, $n>(s, panel, w.cols, &rows, half);
+                    let sums = panel_sums::<S, F, $n>(s, (panel, ahead), &rows, half);
                     for (n, sum) in sums.into_iter().enumerate() {
                         write(s, sum, &mut out.row($token + n)[p * PANEL_ROWS + half * S::LANES..], accumulate);
                     }
@@ -109,27 +111,18 @@ pub fn stream<S: Simd, F: IntFormat>(
 #[inline(always)]
 fn panel_sums<S: Simd, F: IntFormat, const N: usize>(
     s: S,
-    panel: &[u8],
-    cols: usize,
+    (panel, ahead): (&[u8], Ahead),
     rows: &Rows<'_>,
     half: usize,
 ) -> [S::F; N] {
-    let n_blocks = cols / F::COLS;
-    let (bodies, tails) = panel.split_at(n_blocks * F::BODY);
     let mut sums = [s.splat(0.0); N];
-    for (b, (body, tail)) in bodies.chunks_exact(F::BODY).zip(tails.chunks_exact(F::TAIL)).enumerate() {
-        // Lines are asked for in the order of their addresses, a block's share with every block; a panel's tails lie
-        // behind its bodies but are needed from its first block on, so they are asked for a panel before.
-        let share = panel.as_ptr().wrapping_add(b * (F::BODY + F::TAIL));
-        if half == 0 {
-            prefetch(s, share, F::BODY / 64);
-            s.prefetch::<true>(tail.as_ptr().wrapping_add(panel.len()));
-        }
+    for (b, block) in panel.chunks_exact(F::BODY + F::TAIL).enumerate() {
+        let (body, tail) = block.split_at(F::BODY);
         // Where the block begins: the 256 columns it lies in, and the column in there.
         let at = (b * F::COLS / SUPER, b * F::COLS % SUPER);
         let totals = match F::INT_SCALES && S::VNNI && rows.any_dense::<N>(b) {
-            false => stream_totals::<S, F, N, false>(s, (body, share), rows, at, half),
-            true => stream_totals::<S, F, N, true>(s, (body, share), rows, at, half),
+            false => stream_totals::<S, F, N, false>(s, (body, ahead), rows, at, half),
+            true => stream_totals::<S, F, N, true>(s, (body, ahead), rows, at, half),
         };
         let d = F::d(s, tail, half);
         let mut values = [d; N];
@@ -154,12 +147,12 @@ fn panel_sums<S: Simd, F: IntFormat, const N: usize>(
     sums
 }
 
-/// The sums of the block at column `k0` of 256-block `b` for one vector of rows and `N` tokens. `share` is the first of
-/// the lines whose followers are asked for meanwhile.
+/// The sums of the block at column `k0` of 256-block `b` for one vector of rows and `N` tokens. The lines as far `ahead`
+/// are asked for meanwhile.
 #[inline(always)]
 fn stream_totals<S: Simd, F: IntFormat, const N: usize, const DENSE: bool>(
     s: S,
-    (body, share): (&[u8], *const u8),
+    (body, ahead): (&[u8], Ahead),
     rows: &Rows<'_>,
     (b, k0): (usize, usize),
     half: usize,
@@ -169,10 +162,11 @@ fn stream_totals<S: Simd, F: IntFormat, const N: usize, const DENSE: bool>(
     let parts = (F::STEPS * 4).div_ceil(F::GROUP);
     let steps = F::STEPS / parts;
     // Cache lines to ask for with every step, so that they arrive in an even flow, and what is left over.
-    let per_step = F::BODY / 64 / (slices * F::STEPS);
-    let rest = F::BODY / 64 - per_step * slices * F::STEPS;
+    let lines = (F::BODY + F::TAIL).div_ceil(64);
+    let per_step = lines / (slices * F::STEPS);
+    let rest = lines - per_step * slices * F::STEPS;
     if half == 0 {
-        (0..rest).for_each(|line| prefetch(s, share, line));
+        (0..rest).for_each(|line| prefetch(s, ahead, body.as_ptr(), line));
     }
     // A block of one float scale is one group, whichever vectors it is spread over.
     let sums_apart = if F::INT_SCALES { F::WIDTH } else { 1 };
@@ -191,7 +185,7 @@ fn stream_totals<S: Simd, F: IntFormat, const N: usize, const DENSE: bool>(
             for l in 0..steps {
                 if half == 0 {
                     let step = slice * F::STEPS + part * steps + l;
-                    (0..per_step).for_each(|line| prefetch(s, share, rest + step * per_step + line));
+                    (0..per_step).for_each(|line| prefetch(s, ahead, body.as_ptr(), rest + step * per_step + line));
                 }
                 let quants = F::step(s, body, slice, part * steps + l, half);
                 for w in 0..F::WIDTH {
@@ -253,16 +247,11 @@ impl<'t> Tile<'t> {
 
     /// Unpacks some blocks of one panel's vector `half` into vector `v` of the tile.
     #[inline(always)]
-    fn fill<S: Simd, F: IntFormat>(
-        &mut self,
-        s: S,
-        (bodies, tails): (&[u8], &[u8]),
-        half: usize,
-        (v, width): (usize, usize),
-    ) {
+    fn fill<S: Simd, F: IntFormat>(&mut self, s: S, blocks: &[u8], half: usize, (v, width): (usize, usize)) {
         let lane = v * S::LANES;
         let slices = F::COLS / (F::WIDTH * F::STEPS * 4);
-        for (b, (body, tail)) in bodies.chunks_exact(F::BODY).zip(tails.chunks_exact(F::TAIL)).enumerate() {
+        for (b, block) in blocks.chunks_exact(F::BODY + F::TAIL).enumerate() {
+            let (body, tail) = block.split_at(F::BODY);
             let quants = &mut self.quants[b * F::COLS * width..][..F::COLS * width];
             for slice in 0..slices {
                 for l in 0..F::STEPS {
@@ -471,7 +460,8 @@ pub fn tiled<S: Simd, F: IntFormat, const V: usize, const N: usize>(
     let mut tile = Tile::carve(tile, k_cols, width);
     for k0 in (0..w.cols).step_by(k_cols) {
         let k_len = k_cols.min(w.cols - k0);
-        let lines = k_len / F::COLS * F::BODY / 64;
+        let block_bytes = F::BODY + F::TAIL;
+        let lines = (k_len / F::COLS * block_bytes).div_ceil(64);
         let lines_per_token = lines.div_ceil(acts.n_tokens.max(1));
         for col in cols.clone().step_by(width) {
             // Where the next stripe begins; after the last one, where that of the worker's next block most likely does.
@@ -480,15 +470,12 @@ pub fn tiled<S: Simd, F: IntFormat, const V: usize, const N: usize>(
                 (false, true) => (cols.start, k0 + k_cols),
                 (false, false) => (cols.end, 0),
             };
-            let next = (out.col0 + next_col) / PANEL_ROWS * w.panel_bytes + next_k / F::COLS * F::BODY;
+            let next = (out.col0 + next_col) / PANEL_ROWS * w.panel_bytes + next_k / F::COLS * block_bytes;
             let next = w.panels.as_ptr().wrapping_add(next);
             for v in 0..V {
                 let lane = out.col0 + col + v * S::LANES;
-                let (bodies, tails) = w.panel(lane / PANEL_ROWS).split_at(w.cols / F::COLS * F::BODY);
-                let (first, n) = (k0 / F::COLS, k_len / F::COLS);
-                let bodies = &bodies[first * F::BODY..][..n * F::BODY];
-                let tails = &tails[first * F::TAIL..][..n * F::TAIL];
-                tile.fill::<S, F>(s, (bodies, tails), lane % PANEL_ROWS / S::LANES, (v, width));
+                let blocks = &w.panel(lane / PANEL_ROWS)[k0 / F::COLS * block_bytes..][..k_len / F::COLS * block_bytes];
+                tile.fill::<S, F>(s, blocks, lane % PANEL_ROWS / S::LANES, (v, width));
             }
             macro_rules! run {
                 ($token:expr, $n:tt) => {

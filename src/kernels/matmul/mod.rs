@@ -12,6 +12,7 @@
 pub(super) mod float;
 pub(super) mod int;
 
+use super::Ahead;
 use super::grid::Block;
 use super::simd::Simd;
 
@@ -33,19 +34,15 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// Asks for the cache lines that follow line `line` after `data` by [`Simd::AHEAD_BYTES`]; they may lie beyond the matrix.
-///
-/// Measured as shares of the read bandwidth with Q4_K. Two workers on Granite Rapids, whose few buffers of L1 alone cannot
-/// cover the memory's latency: nothing 70 %, L1 alone 84 % at 1 to 4 KiB, L2 alone 85 % at 4 to 8 KiB; L1 at 1 KiB with
-/// L2 at 4 KiB 89 %, at 16 KiB 95 %, at 32 KiB 97 %. One worker on Zen 5, where asking for L2 keeps L1 waiting: nothing
-/// 55 %, that last pair 67 %, L1 alone 80 % at 4 KiB, 84 % at 5 to 6 KiB, 82 % at 8 KiB.
+/// Asks for the cache line that lies as far as `ahead` says after line `line` of `data`; it may lie beyond the matrix.
 #[inline(always)]
-fn prefetch<S: Simd>(s: S, data: *const u8, line: usize) {
+fn prefetch<S: Simd>(s: S, ahead: Ahead, data: *const u8, line: usize) {
     let address = data.wrapping_add(line * 64);
-    let [near, far] = S::AHEAD_BYTES;
-    s.prefetch::<true>(address.wrapping_add(near));
-    if far > 0 {
-        s.prefetch::<false>(address.wrapping_add(far));
+    if ahead.l1_bytes > 0 {
+        s.prefetch::<true>(address.wrapping_add(ahead.l1_bytes));
+    }
+    if ahead.l2_bytes > 0 {
+        s.prefetch::<false>(address.wrapping_add(ahead.l2_bytes));
     }
 }
 

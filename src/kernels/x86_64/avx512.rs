@@ -22,7 +22,6 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     const REGISTERS: usize = 32;
     const LANES: usize = 16;
     const VNNI: bool = true;
-    const AHEAD_BYTES: [usize; 2] = if BF16 { [6144, 0] } else { [1024, 32768] };
     type F = __m512;
     type I = __m512i;
 

@@ -140,7 +140,7 @@ fn run(kernels: &Kernels, team: &dyn Team, layer: &Layer, tokens: &[f32], look: 
         norm_eps: 1e-5,
         ctx_train: 16,
     };
-    let tile = Tile { k_cols: 256 };
+    let tile = Tile { k_cols: 256, ..Tile::default() };
     let sizes = Sizes { n_batch: n, n_logits: 1, ctx: 16, kv_type: KvType::F16, workers: team.size(), tile };
     let mut words = vec![f64::NAN; scratch_bytes(&config, 16, &sizes).unwrap().div_ceil(8) as usize];
     let mut buffers = Buffers::carve(bytes::words_as_bytes(&mut words), &config, 16, &sizes, None);
