@@ -28,11 +28,13 @@ use std::ops::Range;
 
 pub use acts::{ActLayout, ActType, Acts};
 pub use attention::{
-    KvHead, KvType, QUERY_ROWS_MAX, Queries, RANGE_KEYS_MIN, RowResult, attend_scratch, key_ranges, merge, partials_len,
+    KEY_TILE, KvHead, KvType, QUERY_ROWS_MAX, Queries, RANGE_KEYS_MIN, RowResult, attend_scratch, key_ranges, merge,
+    partials_len, ring_slots,
 };
 pub use ceiling::ReadWay;
 pub use grid::{Block, Grid, Team};
 pub use matmul::{Matrix, tile_bytes};
+pub use rows::Biased;
 
 use crate::error::{Error, Exit};
 use crate::quant::{PANEL_ROWS, SUPER, WeightType};
@@ -253,7 +255,11 @@ pub struct Kernels {
     store_key: unsafe fn(KvType, &[f32], &mut [u8], usize),
     store_value: unsafe fn(KvType, &[f32], &mut [u8]),
     rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
+    add_rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
+    rms_norm_in_place: unsafe fn(&mut [f32], &[f32], f32),
     silu_mul: unsafe fn(&[f32], &[f32], &mut [f32]),
+    gelu_mul: unsafe fn(&[f32], &[f32], &mut [f32]),
+    swiglu_clamped: unsafe fn(Biased<'_>, Biased<'_>, &mut [f32]),
     rope_halves: unsafe fn(&mut [f32], &[f32], &[f32]),
     rope_pairs: unsafe fn(&mut [f32], &[f32], &[f32]),
     dots: unsafe fn(usize) -> u64,
@@ -351,8 +357,8 @@ impl Kernels {
         unsafe { (self.quantise)(layout, kind, record) }
     }
 
-    /// Attention of some query rows over the keys of one range (see [`key_ranges`]; `0 .. queries.keys()` for all)
-    /// of one head's cache: every row's result goes to `put`. `scratch` holds [`attend_scratch`]; see [`attention`].
+    /// Attention of some query rows over the keys of one range (see [`key_ranges`]; `queries.first_key() .. queries.keys()`
+    /// for all) of one head's cache: every row's result goes to `put`. `scratch` holds [`attend_scratch`]; see [`attention`].
     ///
     /// # Panics
     /// If there are no rows or more than [`QUERY_ROWS_MAX`], or shapes do not belong together.
@@ -365,7 +371,14 @@ impl Kernels {
         put: &mut dyn FnMut(RowResult<'_>),
     ) {
         assert!((1..=QUERY_ROWS_MAX).contains(&queries.rows()), "{} query rows", queries.rows());
-        assert!(keys.start.is_multiple_of(PANEL_ROWS) && keys.end <= queries.keys());
+        assert!(keys.start.is_multiple_of(KEY_TILE) && keys.end <= queries.keys() && queries.window > 0);
+        assert!(queries.sinks.is_none_or(|sinks| sinks.len() == queries.group));
+        let slots = kv.slots();
+        assert!(slots.is_multiple_of(PANEL_ROWS) && kv.keys.len() == kv.values.len() && keys.len() <= slots + KEY_TILE);
+        assert!(
+            keys.end <= slots || slots.is_multiple_of(KEY_TILE),
+            "a ring of {slots} slots would wrap within a tile"
+        );
         assert!(scratch.len() >= attend_scratch(kv.head_dim));
         // SAFETY: the table of this tier was obtained through its probe.
         unsafe { (self.attend)(kv, queries, keys, scratch, put) }
@@ -390,10 +403,34 @@ impl Kernels {
         unsafe { (self.rms_norm)(x, weight, eps, out) }
     }
 
+    /// RMSNorm of one row, added to `out`.
+    pub fn add_rms_norm(&self, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+        // SAFETY: the table of this tier was obtained through its probe.
+        unsafe { (self.add_rms_norm)(x, weight, eps, out) }
+    }
+
+    /// RMSNorm of one row where it is.
+    pub fn rms_norm_in_place(&self, x: &mut [f32], weight: &[f32], eps: f32) {
+        // SAFETY: the table of this tier was obtained through its probe.
+        unsafe { (self.rms_norm_in_place)(x, weight, eps) }
+    }
+
     /// SwiGLU of one row.
     pub fn silu_mul(&self, gate: &[f32], up: &[f32], out: &mut [f32]) {
         // SAFETY: the table of this tier was obtained through its probe.
         unsafe { (self.silu_mul)(gate, up, out) }
+    }
+
+    /// GeGLU of one row, with the GELU that is made of tanh.
+    pub fn gelu_mul(&self, gate: &[f32], up: &[f32], out: &mut [f32]) {
+        // SAFETY: the table of this tier was obtained through its probe.
+        unsafe { (self.gelu_mul)(gate, up, out) }
+    }
+
+    /// The clamped SwiGLU of gpt-oss of one row: gate and up, each with its bias.
+    pub fn swiglu_clamped(&self, gate: Biased<'_>, up: Biased<'_>, out: &mut [f32]) {
+        // SAFETY: the table of this tier was obtained through its probe.
+        unsafe { (self.swiglu_clamped)(gate, up, out) }
     }
 
     /// Int8 dot products and nothing else: a checksum, and how many multiplications it took.
@@ -467,10 +504,7 @@ macro_rules! tier {
             use super::attention::{attend as attend_rows, store_key as store_one_key, store_value as store_one_value};
             use super::formats::*;
             use super::matmul::{float, int};
-            use super::rows::{
-                rms_norm as norm_row, rope_halves as rope_row, rope_pairs as rope_neighbours, silu_mul as silu_row,
-            };
-            use super::*;
+            use super::{rows, *};
 
             /// The CPU features of the tier.
             #[allow(dead_code, reason = "the scalar tier needs none")]
@@ -545,22 +579,42 @@ macro_rules! tier {
 
             $(#[target_feature(enable = $feature)])*
             fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
-                norm_row($token, x, weight, eps, out)
+                rows::rms_norm($token, x, weight, eps, out)
+            }
+
+            $(#[target_feature(enable = $feature)])*
+            fn add_rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+                rows::add_rms_norm($token, x, weight, eps, out)
+            }
+
+            $(#[target_feature(enable = $feature)])*
+            fn rms_norm_in_place(x: &mut [f32], weight: &[f32], eps: f32) {
+                rows::rms_norm_in_place($token, x, weight, eps)
             }
 
             $(#[target_feature(enable = $feature)])*
             fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
-                silu_row($token, gate, up, out)
+                rows::silu_mul($token, gate, up, out)
+            }
+
+            $(#[target_feature(enable = $feature)])*
+            fn gelu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
+                rows::gelu_mul($token, gate, up, out)
+            }
+
+            $(#[target_feature(enable = $feature)])*
+            fn swiglu_clamped(gate: Biased<'_>, up: Biased<'_>, out: &mut [f32]) {
+                rows::swiglu_clamped($token, gate, up, out)
             }
 
             $(#[target_feature(enable = $feature)])*
             fn rope_halves(x: &mut [f32], cos: &[f32], sin: &[f32]) {
-                rope_row($token, x, cos, sin)
+                rows::rope_halves($token, x, cos, sin)
             }
 
             $(#[target_feature(enable = $feature)])*
             fn rope_pairs(x: &mut [f32], cos: &[f32], sin: &[f32]) {
-                rope_neighbours(x, cos, sin)
+                rows::rope_pairs(x, cos, sin)
             }
 
             $(#[target_feature(enable = $feature)])*
@@ -589,7 +643,11 @@ macro_rules! tier {
                 store_key,
                 store_value,
                 rms_norm,
+                add_rms_norm,
+                rms_norm_in_place,
                 silu_mul,
+                gelu_mul,
+                swiglu_clamped,
                 rope_halves,
                 rope_pairs,
                 dots,

@@ -1,4 +1,6 @@
-//! What a matrix product is, in f64: the definition that every tier is held to.
+//! What the kernels compute, in f64: the definition that every tier is held to.
+
+use std::ops::Range;
 
 /// `out[t][r] = sum_k w[r][k] * x[t][k]`, and `sum_k |w * x|`, the scale of its rounding error.
 pub(super) fn matmul(w: &[f32], x: &[f32], rows: usize, cols: usize, n_tokens: usize) -> Vec<(f64, f64)> {
@@ -12,12 +14,21 @@ pub(super) fn matmul(w: &[f32], x: &[f32], rows: usize, cols: usize, n_tokens: u
     out
 }
 
-/// Attention of one query over `n` keys in f64.
-pub(super) fn attend(q: &[f32], keys: &[f32], values: &[f32], d: usize, n: usize) -> Vec<f64> {
-    let dot = |i: usize| (0..d).map(|j| f64::from(q[j]) * f64::from(keys[i * d + j])).sum::<f64>() / (d as f64).sqrt();
-    let scores: Vec<f64> = (0..n).map(dot).collect();
-    let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+/// Attention of one query over some keys; a sink takes its share of the weight.
+pub(super) fn attend(
+    q: &[f32],
+    (keys, values): (&[f32], &[f32]),
+    seen: Range<usize>,
+    scale: f32,
+    sink: Option<f32>,
+) -> Vec<f64> {
+    let d = q.len();
+    let dot = |i: usize| (0..d).map(|j| f64::from(q[j]) * f64::from(keys[i * d + j])).sum::<f64>() * f64::from(scale);
+    let sink = sink.map_or(f64::NEG_INFINITY, f64::from);
+    let scores: Vec<f64> = seen.clone().map(dot).collect();
+    let top = scores.iter().copied().fold(sink, f64::max);
     let weights: Vec<f64> = scores.iter().map(|s| (s - top).exp()).collect();
-    let total: f64 = weights.iter().sum();
-    (0..d).map(|j| (0..n).map(|i| weights[i] * f64::from(values[i * d + j])).sum::<f64>() / total).collect()
+    let total: f64 = weights.iter().sum::<f64>() + (sink - top).exp();
+    let value = |i: usize, j: usize| f64::from(values[i * d + j]);
+    (0..d).map(|j| seen.clone().zip(&weights).map(|(i, w)| w * value(i, j)).sum::<f64>() / total).collect()
 }

@@ -2,25 +2,74 @@
 
 use super::simd::{Simd, exp};
 
-/// `out = x / sqrt(mean(x^2) + eps) * weight` (RMSNorm, arXiv:1910.07467).
+/// `1 / sqrt(mean(x^2) + eps)`, the factor of RMSNorm (arXiv:1910.07467).
 #[inline(always)]
-pub(super) fn rms_norm<S: Simd>(s: S, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
-    assert!(x.len() == weight.len() && x.len() == out.len());
-    let whole = x.len() / S::LANES * S::LANES;
+fn rms_factor<S: Simd>(s: S, x: &[f32], eps: f32) -> f32 {
     let mut squares = s.splat(0.0);
     for x in x.chunks_exact(S::LANES) {
         let x = s.load(x);
         squares = s.fma(x, x, squares);
     }
-    let tail: f32 = x[whole..].iter().map(|x| x * x).sum();
-    let scale = 1.0 / ((s.sum(squares) + tail) / x.len() as f32 + eps).sqrt();
+    let tail: f32 = x[x.len() / S::LANES * S::LANES..].iter().map(|x| x * x).sum();
+    1.0 / ((s.sum(squares) + tail) / x.len() as f32 + eps).sqrt()
+}
+
+/// `out = x * rms_factor(x) * weight`.
+#[inline(always)]
+pub(super) fn rms_norm<S: Simd>(s: S, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    assert!(x.len() == weight.len() && x.len() == out.len());
+    let factor = rms_factor(s, x, eps);
+    let whole = x.len() / S::LANES * S::LANES;
     for at in (0..whole).step_by(S::LANES) {
-        let scaled = s.mul(s.load(&x[at..]), s.splat(scale));
+        let scaled = s.mul(s.load(&x[at..]), s.splat(factor));
         s.store(s.mul(scaled, s.load(&weight[at..])), &mut out[at..]);
     }
     for at in whole..x.len() {
-        out[at] = x[at] * scale * weight[at];
+        out[at] = x[at] * factor * weight[at];
     }
+}
+
+/// `out += x * rms_factor(x) * weight`.
+#[inline(always)]
+pub(super) fn add_rms_norm<S: Simd>(s: S, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    assert!(x.len() == weight.len() && x.len() == out.len());
+    let factor = rms_factor(s, x, eps);
+    let whole = x.len() / S::LANES * S::LANES;
+    for at in (0..whole).step_by(S::LANES) {
+        let scaled = s.mul(s.load(&x[at..]), s.splat(factor));
+        s.store(s.fma(scaled, s.load(&weight[at..]), s.load(&out[at..])), &mut out[at..]);
+    }
+    for at in whole..x.len() {
+        out[at] += x[at] * factor * weight[at];
+    }
+}
+
+/// `x *= rms_factor(x) * weight`.
+#[inline(always)]
+pub(super) fn rms_norm_in_place<S: Simd>(s: S, x: &mut [f32], weight: &[f32], eps: f32) {
+    assert!(x.len() == weight.len());
+    let factor = rms_factor(s, x, eps);
+    let whole = x.len() / S::LANES * S::LANES;
+    for at in (0..whole).step_by(S::LANES) {
+        let scaled = s.mul(s.load(&x[at..]), s.splat(factor));
+        s.store(s.mul(scaled, s.load(&weight[at..])), &mut x[at..]);
+    }
+    for at in whole..x.len() {
+        x[at] *= factor * weight[at];
+    }
+}
+
+/// `x / (1 + e^-y)`. Beyond +-87 the factor is 1 or below 1e-37; the clamp keeps `e^-y` finite.
+#[inline(always)]
+fn times_sigmoid<S: Simd>(s: S, x: S::F, y: S::F) -> S::F {
+    let negated = s.sub(s.splat(0.0), s.max(y, s.splat(-87.0)));
+    s.div(x, s.add(s.splat(1.0), exp(s, negated)))
+}
+
+/// Smaller of the two.
+#[inline(always)]
+fn least<S: Simd>(s: S, a: S::F, b: f32) -> S::F {
+    s.sub(s.splat(0.0), s.max(s.sub(s.splat(0.0), a), s.splat(-b)))
 }
 
 /// `out = silu(gate) * up`, `silu(g) = g / (1 + e^-g)` (SwiGLU, arXiv:2002.05202).
@@ -30,14 +79,58 @@ pub(super) fn silu_mul<S: Simd>(s: S, gate: &[f32], up: &[f32], out: &mut [f32])
     let whole = gate.len() / S::LANES * S::LANES;
     for at in (0..whole).step_by(S::LANES) {
         let g = s.load(&gate[at..]);
-        // Beyond +-87 the factor is 1 or g * e^g < 1e-35; the clamp keeps e^-g finite.
-        let negated = s.sub(s.splat(0.0), g);
-        let bounded = s.sub(s.splat(0.0), s.max(s.sub(s.splat(0.0), negated), s.splat(-87.0)));
-        let silu = s.div(g, s.add(s.splat(1.0), exp(s, bounded)));
-        s.store(s.mul(silu, s.load(&up[at..])), &mut out[at..]);
+        s.store(s.mul(times_sigmoid(s, g, g), s.load(&up[at..])), &mut out[at..]);
     }
     for at in whole..gate.len() {
         out[at] = gate[at] / (1.0 + (-gate[at]).exp()) * up[at];
+    }
+}
+
+/// `2 * sqrt(2 / pi)`, and the same times 0.044715: `gelu(g) = g / (1 + e^-(A g + B g^3))` (the form with tanh of
+/// arXiv:1606.08415, as `1 + tanh(u) = 2 / (1 + e^-2u)`).
+const GELU_A: f32 = 1.595_769;
+const GELU_B: f32 = 0.071_354_814;
+
+/// `out = gelu(gate) * up` (GeGLU, arXiv:2002.05202).
+#[inline(always)]
+pub(super) fn gelu_mul<S: Simd>(s: S, gate: &[f32], up: &[f32], out: &mut [f32]) {
+    assert!(gate.len() == up.len() && gate.len() == out.len());
+    let whole = gate.len() / S::LANES * S::LANES;
+    for at in (0..whole).step_by(S::LANES) {
+        let g = s.load(&gate[at..]);
+        let y = s.mul(g, s.fma(s.mul(g, g), s.splat(GELU_B), s.splat(GELU_A)));
+        s.store(s.mul(times_sigmoid(s, g, y), s.load(&up[at..])), &mut out[at..]);
+    }
+    for at in whole..gate.len() {
+        let g = gate[at];
+        out[at] = g / (1.0 + (-g * (GELU_A + GELU_B * g * g)).exp()) * up[at];
+    }
+}
+
+/// Values and what is added to them.
+pub type Biased<'a> = (&'a [f32], &'a [f32]);
+
+/// Slope of the sigmoid and bound on its arguments in gpt-oss.
+const OSS_ALPHA: f32 = 1.702;
+const OSS_LIMIT: f32 = 7.0;
+
+/// `out = g / (1 + e^-(1.702 g)) * (u + 1)` with `g = min(gate + gate_bias, 7)` and `u` = `up + up_bias` within -7 and 7:
+/// the clamped SwiGLU of gpt-oss.
+#[inline(always)]
+pub(super) fn swiglu_clamped<S: Simd>(s: S, (gate, gate_bias): Biased<'_>, (up, up_bias): Biased<'_>, out: &mut [f32]) {
+    let n = out.len();
+    assert!(gate.len() == n && up.len() == n && gate_bias.len() == n && up_bias.len() == n);
+    let whole = n / S::LANES * S::LANES;
+    for at in (0..whole).step_by(S::LANES) {
+        let g = least(s, s.add(s.load(&gate[at..]), s.load(&gate_bias[at..])), OSS_LIMIT);
+        let u = least(s, s.add(s.load(&up[at..]), s.load(&up_bias[at..])), OSS_LIMIT);
+        let u = s.add(s.max(u, s.splat(-OSS_LIMIT)), s.splat(1.0));
+        s.store(s.mul(times_sigmoid(s, g, s.mul(g, s.splat(OSS_ALPHA))), u), &mut out[at..]);
+    }
+    for at in whole..n {
+        let g = (gate[at] + gate_bias[at]).min(OSS_LIMIT);
+        let u = (up[at] + up_bias[at]).clamp(-OSS_LIMIT, OSS_LIMIT);
+        out[at] = g / (1.0 + (-OSS_ALPHA * g).exp()) * (u + 1.0);
     }
 }
 

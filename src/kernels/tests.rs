@@ -183,7 +183,39 @@ fn rows_agree_with_f64() {
                 let want = f64::from(x[i]) / (mean + 1e-5).sqrt() * f64::from(w[i]);
                 assert!((f64::from(out[i]) - want).abs() <= 1e-5 * want.abs() + 1e-7, "norm {n} {i}");
             }
+            let mut sum = w.clone();
+            kernels.add_rms_norm(&x, &w, 1e-5, &mut sum);
+            let mut normed = x.clone();
+            kernels.rms_norm_in_place(&mut normed, &w, 1e-5);
+            for i in 0..n {
+                assert!((sum[i] - w[i] - out[i]).abs() <= 1e-6 * (out[i].abs() + 1.0), "added norm {n} {i}");
+                assert!((normed[i] - out[i]).abs() <= 1e-6 * out[i].abs(), "norm in place {n} {i}");
+            }
             let up = w.clone();
+            let mut gated = vec![0f32; n];
+            kernels.gelu_mul(&x, &up, &mut gated);
+            for i in 0..n {
+                let g = f64::from(x[i]);
+                let tanh = ((2.0 / std::f64::consts::PI).sqrt() * (g + 0.044715 * g.powi(3))).tanh();
+                let want = 0.5 * g * (1.0 + tanh) * f64::from(up[i]);
+                // 1 + tanh cancels in the reference as well: what is left of it is good to 1e-16 of 1.
+                assert!(
+                    (f64::from(gated[i]) - want).abs() <= 4e-6 * want.abs() + 1e-9,
+                    "gelu {n} {i}: {} {want}",
+                    gated[i]
+                );
+            }
+            let (gate_bias, up_bias): (Vec<f32>, Vec<f32>) =
+                (0..n).map(|_| (random.unit(), random.unit() * 9.0)).unzip();
+            kernels.swiglu_clamped((&x, &gate_bias), (&up, &up_bias), &mut gated);
+            for i in 0..n {
+                let g = (f64::from(x[i]) + f64::from(gate_bias[i])).min(7.0);
+                let u = (f64::from(up[i]) + f64::from(up_bias[i])).clamp(-7.0, 7.0);
+                let want = g / (1.0 + (-1.702 * g).exp()) * (u + 1.0);
+                // Sums with the biases are rounded at sizes of up to 21 and 10.
+                let bound = 4e-6 * want.abs() + 21.0 * 6e-8 * (u.abs() + 1.0) + 10.0 * 6e-8 * g.abs();
+                assert!((f64::from(gated[i]) - want).abs() <= bound, "clamped {n} {i}: {} {want}", gated[i]);
+            }
             kernels.silu_mul(&x, &up, &mut out);
             for i in 0..n {
                 let g = f64::from(x[i]);
@@ -217,6 +249,8 @@ fn rows_agree_with_f64() {
         let mut out = [0f32; 4];
         kernels.silu_mul(&[1000.0, -1000.0, 0.0, 88.0], &[1.0; 4], &mut out);
         assert_eq!((out[0], out[1].abs() < 1e-30, out[2]), (1000.0, true, 0.0));
+        kernels.gelu_mul(&[1000.0, -1000.0, 0.0, -11.0], &[1.0; 4], &mut out);
+        assert_eq!((out[0], out[1].abs() < 1e-30, out[2], out[3].abs() < 1e-30), (1000.0, true, 0.0, true));
     }
 }
 

@@ -441,6 +441,9 @@ impl Pass<'_, '_> {
             group,
             n_tokens,
             position: position + first,
+            window: usize::MAX,
+            scale: (d as f32).sqrt().recip(),
+            sinks: None,
         };
         let layout = ActLayout::new(heads * group * d);
         let n_rows = n * group;
@@ -460,7 +463,7 @@ impl Pass<'_, '_> {
                         kernels.attend(
                             &head_of(block.col0 / columns),
                             &queries,
-                            0..queries.keys(),
+                            queries.first_key()..queries.keys(),
                             scratch,
                             &mut |result| {
                                 let row: &mut [f32] = bytes::cast_mut(block.row(result.token));

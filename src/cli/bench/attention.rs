@@ -55,6 +55,9 @@ impl Case {
             group: self.group,
             n_tokens: self.n_tokens,
             position: self.keys - self.n_tokens,
+            window: usize::MAX,
+            scale: (HEAD_DIM as f32).sqrt().recip(),
+            sinks: None,
         };
         let (begun, mut heads) = (Instant::now(), 0);
         while heads == 0 || !self.is_decode() && begun.elapsed().as_secs_f64() < SECONDS {

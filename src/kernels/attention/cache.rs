@@ -41,12 +41,12 @@ impl KvType {
     }
 }
 
-/// One head's cache.
+/// One head's cache: a ring of slots, position `p` in slot `p % slots`.
 #[derive(Clone, Copy)]
 pub struct KvHead<'a> {
     /// How it is kept.
     pub kv_type: KvType,
-    /// K, in panels of 16 positions.
+    /// K, in panels of 16 slots.
     pub keys: &'a [u8],
     /// V, row by row.
     pub values: &'a [u8],
@@ -55,14 +55,20 @@ pub struct KvHead<'a> {
 }
 
 impl<'a> KvHead<'a> {
-    /// The panel that holds `position`.
+    /// Slots there are.
     #[inline(always)]
-    pub(super) fn panel(&self, position: usize) -> &'a [u8] {
-        let bytes = self.kv_type.panel_bytes(self.head_dim);
-        &self.keys[position / PANEL_ROWS * bytes..][..bytes]
+    pub fn slots(&self) -> usize {
+        self.values.len() / self.kv_type.row_bytes(self.head_dim)
     }
 
-    /// The rows of V of `n` positions.
+    /// The panel that holds `slot`.
+    #[inline(always)]
+    pub(super) fn panel(&self, slot: usize) -> &'a [u8] {
+        let bytes = self.kv_type.panel_bytes(self.head_dim);
+        &self.keys[slot / PANEL_ROWS * bytes..][..bytes]
+    }
+
+    /// The rows of V of `n` slots.
     #[inline(always)]
     pub(super) fn rows(&self, first: usize, n: usize) -> std::slice::ChunksExact<'a, u8> {
         let bytes = self.kv_type.row_bytes(self.head_dim);
@@ -78,16 +84,16 @@ pub(super) struct Ahead(Option<*const u8>);
 impl Ahead {
     pub(super) const NOTHING: Ahead = Ahead(None);
 
-    /// K from `position` on.
+    /// K from `slot` on.
     #[inline(always)]
-    pub(super) fn keys(kv: &KvHead<'_>, position: usize) -> Ahead {
-        Ahead(Some(kv.keys.as_ptr())).skip(position * kv.kv_type.row_bytes(kv.head_dim))
+    pub(super) fn keys(kv: &KvHead<'_>, slot: usize) -> Ahead {
+        Ahead(Some(kv.keys.as_ptr())).skip(slot * kv.kv_type.row_bytes(kv.head_dim))
     }
 
-    /// V from `position` on.
+    /// V from `slot` on.
     #[inline(always)]
-    pub(super) fn values(kv: &KvHead<'_>, position: usize) -> Ahead {
-        Ahead(Some(kv.values.as_ptr())).skip(position * kv.kv_type.row_bytes(kv.head_dim))
+    pub(super) fn values(kv: &KvHead<'_>, slot: usize) -> Ahead {
+        Ahead(Some(kv.values.as_ptr())).skip(slot * kv.kv_type.row_bytes(kv.head_dim))
     }
 
     /// What comes `bytes` later.
@@ -206,7 +212,7 @@ pub(super) fn load_value<S: Simd, const V: usize>(s: S, kv_type: KvType, row: &[
     values
 }
 
-/// Keys `first .. first + n` to f32, `[head_dim][KEY_TILE]`. Whole panels are read; the surplus is masked later.
+/// The keys of slots `first .. first + n` to f32, `[head_dim][KEY_TILE]`. Whole panels are read; the surplus is masked later.
 #[inline(always)]
 pub(super) fn keys_to_tile<S: Simd>(s: S, kv: &KvHead<'_>, first: usize, n: usize, tile: &mut [[f32; KEY_TILE]]) {
     for lane0 in (0..KEY_TILE).step_by(PANEL_ROWS) {
@@ -238,7 +244,7 @@ pub(super) fn keys_to_tile<S: Simd>(s: S, kv: &KvHead<'_>, first: usize, n: usiz
     }
 }
 
-/// Values `first .. first + n` to f32, `[dims / 64][KEY_TILE][64]`, zeros beyond `head_dim` up to a whole vector.
+/// The values of slots `first .. first + n` to f32, `[dims / 64][KEY_TILE][64]`, zeros beyond `head_dim` up to a whole vector.
 #[inline(always)]
 pub(super) fn values_to_tile<S: Simd>(s: S, kv: &KvHead<'_>, first: usize, n: usize, tile: &mut [[f32; KEY_TILE]]) {
     let d = kv.head_dim;

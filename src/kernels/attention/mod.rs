@@ -1,10 +1,13 @@
 //! Attention over the KV cache with running maximum and sum: no `n x n` buffer, any context length.
 //!
 //! # Cache layout
-//! One cache per layer and KV head, `ctx` positions (a multiple of 16) of `head_dim` values.
-//! - K is kept in panels of 16 positions, `[ctx / 16][head_dim][16]`: one vector load holds the same dimension of 16
-//!   keys, so scores need no horizontal adds. q8_0: `[ctx / 16][head_dim / 32]{16 f16 scales, [32][16] i8}`.
-//! - V is kept row by row, `[ctx][head_dim]`; q8_0: `[ctx][head_dim / 32]{f16 scale, 32 i8}`.
+//! One cache per layer and KV head, `slots` positions (a multiple of 16) of `head_dim` values.
+//! - K is kept in panels of 16 positions, `[slots / 16][head_dim][16]`: one vector load holds the same dimension of 16
+//!   keys, so scores need no horizontal adds. q8_0: `[slots / 16][head_dim / 32]{16 f16 scales, [32][16] i8}`.
+//! - V is kept row by row, `[slots][head_dim]`; q8_0: `[slots][head_dim / 32]{f16 scale, 32 i8}`.
+//!
+//! A layer whose tokens see a window of the last `w` positions keeps no more than those and the tokens of a pass
+//! ([`ring_slots`]); position `p` is in slot `p % slots`, and a tile of keys never wraps.
 //!
 //! # Algorithm
 //! Keys are taken [`KEY_TILE`] at a time. For each query row (the heads of a GQA group times some tokens) the running
@@ -16,6 +19,8 @@
 //!
 //! A long context is cut into ranges of keys ([`key_ranges`]) that different workers take; their results are weighed
 //! by their masses (the logarithm of `l`, with `m`) and added up ([`merge`]), as in Flash-Decoding.
+//!
+//! A sink is a score that has no value: `m` starts with it and `l` with 1. It is counted in one range of keys.
 
 mod block;
 mod cache;
@@ -73,8 +78,14 @@ pub struct Queries<'a> {
     pub group: usize,
     /// Tokens.
     pub n_tokens: usize,
-    /// Position of the first token; it sees itself and everything before.
+    /// Position of the first token; it sees itself and what is before.
     pub position: usize,
+    /// How many positions a token sees, itself among them: `usize::MAX` for all.
+    pub window: usize,
+    /// What dot products are multiplied by, mostly `1 / sqrt(head_dim)`.
+    pub scale: f32,
+    /// A score for each head of the group that takes its share of the weight and has no value.
+    pub sinks: Option<&'a [f32]>,
 }
 
 impl Queries<'_> {
@@ -87,6 +98,22 @@ impl Queries<'_> {
     pub const fn keys(&self) -> usize {
         self.position + self.n_tokens
     }
+
+    /// The first key that the first token sees, rounded down to a whole [`KEY_TILE`].
+    pub const fn first_key(&self) -> usize {
+        (self.position + 1).saturating_sub(self.window) / KEY_TILE * KEY_TILE
+    }
+}
+
+/// Slots that a layer's cache needs in a context of `ctx` positions (a multiple of 16), if tokens see `window` positions
+/// and come up to `n_batch` at a time: the window of the first of them and all of them, in whole [`KEY_TILE`]s.
+pub const fn ring_slots(ctx: usize, window: usize, n_batch: usize) -> usize {
+    let seen = (window - 1).saturating_add(n_batch);
+    if seen >= ctx {
+        return ctx;
+    }
+    let slots = seen.next_multiple_of(KEY_TILE);
+    if slots < ctx { slots } else { ctx }
 }
 
 /// One row's result over a range of keys.
@@ -195,29 +222,40 @@ fn attend_rows<S: Simd, const N: usize, const STREAMED: bool>(
     sums.fill(0.0);
     tops.fill(f32::NEG_INFINITY);
     totals.fill(0.0);
+    if let Some(sinks) = queries.sinks {
+        for (row, top) in tops[..n_rows].iter_mut().enumerate() {
+            (*top, totals[row * S::LANES]) = (sinks[row % group] * std::f32::consts::LOG2_E, 1.0);
+        }
+    }
 
+    let slots = kv.slots();
     let tile_bytes = kv.kv_type.row_bytes(d) * KEY_TILE;
     let ask_bytes = tile_bytes.div_ceil(rows_padded / N).next_multiple_of(64);
-    Ahead::keys(kv, keys.start).ask(s, tile_bytes);
+    Ahead::keys(kv, keys.start % slots).ask(s, tile_bytes);
     for first in keys.clone().step_by(KEY_TILE) {
-        let n = KEY_TILE.min(keys.end - first);
+        let (n, slot) = (KEY_TILE.min(keys.end - first), first % slots);
         // While K is worked on V comes from memory, and the other way round.
-        let next_values = Ahead::values(kv, first);
-        let next_keys = if first + n < keys.end { Ahead::keys(kv, first + n) } else { Ahead::NOTHING };
-        // How many keys of the tile a row sees; rows are in the order of their tokens.
+        let next_values = Ahead::values(kv, slot);
+        let next_keys = if first + n < keys.end { Ahead::keys(kv, (first + n) % slots) } else { Ahead::NOTHING };
+        // Before which key of the tile a row sees none, and before which all; rows are in the order of their tokens.
+        let hidden = |row: usize| match queries.keys().saturating_sub(queries.window) <= first {
+            true => 0,
+            false => (queries.position + row / group + 1).saturating_sub(queries.window).saturating_sub(first).min(n),
+        };
         let seen = |row: usize| match queries.position + 1 >= first + n {
             true => n,
             false => (queries.position + row.min(n_rows - 1) / group + 1).saturating_sub(first).min(n),
         };
+        let seen_of = |block: usize| hidden(block * N)..seen(block * N + N - 1);
         if !STREAMED {
-            cache::keys_to_tile(s, kv, first, n, k_tile);
+            cache::keys_to_tile(s, kv, slot, n, k_tile);
         }
         for (block, (q, scores)) in q.chunks_exact(d).zip(scores.as_chunks_mut::<N>().0).enumerate() {
-            if seen(block * N + N - 1) == 0 {
+            if seen_of(block).is_empty() {
                 continue;
             }
             match STREAMED {
-                true => streamed::score(s, Keys { kv, first, n, ahead: next_values }, q, scores),
+                true => streamed::score(s, Keys { kv, slot, n, ahead: next_values }, q, scores),
                 false => {
                     next_values.skip(block * ask_bytes).ask(s, ask_bytes);
                     tiled::score(s, k_tile, q, scores);
@@ -226,23 +264,26 @@ fn attend_rows<S: Simd, const N: usize, const STREAMED: bool>(
             for (row, scores) in scores.iter_mut().enumerate().take(n_rows - block * N) {
                 let row = block * N + row;
                 let state = (&mut tops[row], &mut totals[row * S::LANES..][..S::LANES]);
-                weights(s, scores, seen(row), state, &mut sums[row * padded..][..padded]);
+                weights(s, scores, hidden(row)..seen(row), state, &mut sums[row * padded..][..padded]);
             }
         }
         if !STREAMED {
-            cache::values_to_tile(s, kv, first, n, v_tile);
+            cache::values_to_tile(s, kv, slot, n, v_tile);
         }
         for (block, scores) in scores.as_chunks::<N>().0.iter().enumerate() {
-            let n = seen(block * N + N - 1);
-            if n == 0 {
+            let keys = seen_of(block);
+            if keys.is_empty() {
                 continue;
             }
             let sums = &mut sums[block * N * padded..][..N * padded];
             match STREAMED {
-                true => streamed::weigh(s, Keys { kv, first, n, ahead: next_keys }, scores, sums, padded),
+                true => {
+                    let seen = Keys { kv, slot, n: keys.end, ahead: next_keys };
+                    streamed::weigh(s, seen, keys.start, scores, sums, padded);
+                }
                 false => {
                     next_keys.skip(block * ask_bytes).ask(s, ask_bytes);
-                    tiled::weigh(s, v_tile, scores, n, sums, (d, padded));
+                    tiled::weigh(s, v_tile, scores, keys, sums, (d, padded));
                 }
             }
         }
@@ -258,10 +299,10 @@ fn attend_rows<S: Simd, const N: usize, const STREAMED: bool>(
     }
 }
 
-/// Queries in blocks of `N` rows, `[rows / N][head_dim][N]`, times `log2(e) / sqrt(head_dim)`: scores are exponents of 2.
+/// Queries in blocks of `N` rows, `[rows / N][head_dim][N]`, times `log2(e) * scale`: scores are exponents of 2.
 #[inline(always)]
 fn pack_queries<const N: usize>(queries: &Queries<'_>, d: usize, q: &mut [[f32; N]]) {
-    let scale = std::f32::consts::LOG2_E / (d as f32).sqrt();
+    let scale = std::f32::consts::LOG2_E * queries.scale;
     for (block, q) in q.chunks_exact_mut(d).enumerate() {
         for n in 0..N {
             let row = block * N + n;
@@ -275,21 +316,26 @@ fn pack_queries<const N: usize>(queries: &Queries<'_>, d: usize, q: &mut [[f32; 
     }
 }
 
-/// Turns one row's scores into weights `2^(score - m)`, the first `seen` of them, zeros after; moves `m`, the sum of
-/// weights (by lanes) and the weighted sum of V along.
+/// Turns one row's scores into weights `2^(score - m)`, those of the keys it sees, the others into zeros; moves `m`, the
+/// sum of weights (by lanes) and the weighted sum of V along.
 #[inline(always)]
 fn weights<S: Simd>(
     s: S,
     scores: &mut [f32; KEY_TILE],
-    seen: usize,
+    seen: Range<usize>,
     (top, totals): (&mut f32, &mut [f32]),
     sums: &mut [f32],
 ) {
-    if seen == 0 {
+    if seen.is_empty() {
         return scores.fill(0.0);
     }
-    if seen < KEY_TILE {
-        scores[seen..].fill(f32::NEG_INFINITY);
+    let mask = |scores: &mut [f32; KEY_TILE], with: f32| {
+        scores[..seen.start].fill(with);
+        scores[seen.end..].fill(with);
+    };
+    let partly = seen.len() < KEY_TILE;
+    if partly {
+        mask(scores, f32::NEG_INFINITY);
     }
     let mut largest = s.load(scores);
     for x in scores.chunks_exact(S::LANES).skip(1) {
@@ -313,9 +359,9 @@ fn weights<S: Simd>(
         total = s.add(total, weight);
     }
     s.store(total, totals);
-    if seen < KEY_TILE {
+    if partly {
         // They were counted with 2^-126 each.
-        scores[seen..].fill(0.0);
+        mask(scores, 0.0);
     }
 }
 

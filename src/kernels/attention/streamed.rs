@@ -6,11 +6,11 @@ use super::{KEY_TILE, STREAMED_ROWS_MAX};
 use crate::kernels::simd::Simd;
 use crate::quant::{GROUP, PANEL_ROWS};
 
-/// Some consecutive keys.
+/// Some consecutive keys, from a slot on.
 #[derive(Clone, Copy)]
 pub(super) struct Keys<'a> {
     pub kv: &'a KvHead<'a>,
-    pub first: usize,
+    pub slot: usize,
     pub n: usize,
     /// What is asked for meanwhile, a line for every line read.
     pub ahead: Ahead,
@@ -20,12 +20,12 @@ pub(super) struct Keys<'a> {
 #[inline(always)]
 pub(super) fn score<S: Simd, const N: usize>(
     s: S,
-    Keys { kv, first, n, ahead }: Keys<'_>,
+    Keys { kv, slot, n, ahead }: Keys<'_>,
     q: &[[f32; N]],
     scores: &mut [[f32; KEY_TILE]; N],
 ) {
     for lane0 in (0..n).step_by(PANEL_ROWS) {
-        let panel = kv.panel(first + lane0);
+        let panel = kv.panel(slot + lane0);
         let ahead = ahead.skip(lane0 / PANEL_ROWS * panel.len());
         for lane in (0..PANEL_ROWS).step_by(S::LANES) {
             let sums = match kv.kv_type {
@@ -94,11 +94,12 @@ fn score_q8_0<S: Simd, const N: usize>(s: S, panel: &[u8], lane: usize, q: &[[f3
     sums
 }
 
-/// Adds V of the keys times their weights to the sums, `[N][stride]`.
+/// Adds V of the keys times their weights to the sums, `[N][stride]`; nothing before key `hidden` is read.
 #[inline(always)]
 pub(super) fn weigh<S: Simd, const N: usize>(
     s: S,
     keys: Keys<'_>,
+    hidden: usize,
     weights: &[[f32; KEY_TILE]; N],
     sums: &mut [f32],
     stride: usize,
@@ -112,10 +113,10 @@ pub(super) fn weigh<S: Simd, const N: usize>(
         let done_bytes = keys.n * keys.kv.kv_type.row_bytes(keys.kv.head_dim) / n_vectors * done;
         let keys = Keys { ahead: keys.ahead.skip(done_bytes), ..keys };
         done += match most.min(n_vectors - done) {
-            8.. => weigh_vectors::<S, N, 8>(s, keys, weights, sums, (stride, at)),
-            4.. => weigh_vectors::<S, N, 4>(s, keys, weights, sums, (stride, at)),
-            2.. => weigh_vectors::<S, N, 2>(s, keys, weights, sums, (stride, at)),
-            _ => weigh_vectors::<S, N, 1>(s, keys, weights, sums, (stride, at)),
+            8.. => weigh_vectors::<S, N, 8>(s, keys, hidden, weights, sums, (stride, at)),
+            4.. => weigh_vectors::<S, N, 4>(s, keys, hidden, weights, sums, (stride, at)),
+            2.. => weigh_vectors::<S, N, 2>(s, keys, hidden, weights, sums, (stride, at)),
+            _ => weigh_vectors::<S, N, 1>(s, keys, hidden, weights, sums, (stride, at)),
         };
     }
 }
@@ -124,14 +125,15 @@ pub(super) fn weigh<S: Simd, const N: usize>(
 #[inline(always)]
 fn weigh_vectors<S: Simd, const N: usize, const V: usize>(
     s: S,
-    Keys { kv, first, n, ahead }: Keys<'_>,
+    Keys { kv, slot, n, ahead }: Keys<'_>,
+    hidden: usize,
     weights: &[[f32; KEY_TILE]; N],
     sums: &mut [f32],
     (stride, at): (usize, usize),
 ) -> usize {
     let part = V * S::LANES * kv.kv_type.row_bytes(kv.head_dim) / kv.head_dim;
     let mut acc = load_block::<S, N, V>(s, sums, stride, at);
-    for (key, row) in kv.rows(first, n.min(KEY_TILE)).enumerate() {
+    for (key, row) in (hidden..n.min(KEY_TILE)).zip(kv.rows(slot + hidden, n - hidden)) {
         ahead.skip(key * part).ask(s, part);
         let values = load_value::<S, V>(s, kv.kv_type, row, at);
         add_products(s, values, |row| &weights[row][key], &mut acc);

@@ -11,6 +11,9 @@ struct Case {
     group: usize,
     n_tokens: usize,
     position: usize,
+    window: usize,
+    scale: f32,
+    sinks: Option<Vec<f32>>,
     kv_type: KvType,
     k: Vec<f32>,
     v: Vec<f32>,
@@ -26,20 +29,49 @@ impl Case {
         (d, group, n_tokens, position): (usize, usize, usize, usize),
         size: f32,
     ) -> Case {
+        Case::in_ring(kernels, kv_type, (d, group, n_tokens, position), size, usize::MAX)
+    }
+
+    /// Only what tokens see in a window of `window` positions is kept.
+    fn in_ring(
+        kernels: &Kernels,
+        kv_type: KvType,
+        (d, group, n_tokens, position): (usize, usize, usize, usize),
+        size: f32,
+        window: usize,
+    ) -> Case {
         let mut random = Random((d + group + position) as u64);
         let n = position + n_tokens;
-        let bytes = n.next_multiple_of(PANEL_ROWS) * kv_type.row_bytes(d);
+        let slots = ring_slots(n.next_multiple_of(PANEL_ROWS), window, n_tokens);
+        let bytes = slots * kv_type.row_bytes(d);
         let (mut keys, mut values) = (vec![0xff; bytes], vec![0xff; bytes]);
         let k: Vec<f32> = (0..n * d).map(|_| random.unit() * size).collect();
         let v: Vec<f32> = (0..n * d).map(|_| random.unit() * size).collect();
         for (i, (k, v)) in k.chunks_exact(d).zip(v.chunks_exact(d)).enumerate() {
-            let panel_bytes = kv_type.panel_bytes(d);
-            let panel = &mut keys[i / PANEL_ROWS * panel_bytes..][..panel_bytes];
-            kernels.store_key(kv_type, k, panel, i % PANEL_ROWS);
-            kernels.store_value(kv_type, v, &mut values[i * kv_type.row_bytes(d)..][..kv_type.row_bytes(d)]);
+            let (slot, panel_bytes) = (i % slots, kv_type.panel_bytes(d));
+            let panel = &mut keys[slot / PANEL_ROWS * panel_bytes..][..panel_bytes];
+            kernels.store_key(kv_type, k, panel, slot % PANEL_ROWS);
+            kernels.store_value(kv_type, v, &mut values[slot * kv_type.row_bytes(d)..][..kv_type.row_bytes(d)]);
         }
         let q = (0..n_tokens * (group * d + 3)).map(|_| random.unit() * size).collect();
-        Case { d, group, n_tokens, position, kv_type, k, v, q, keys, values }
+        let scale = (d as f32).sqrt().recip();
+        Case { d, group, n_tokens, position, window, scale, sinks: None, kv_type, k, v, q, keys, values }
+    }
+
+    /// The same with sinks as large as scores are, some below and some above them.
+    fn with_sinks(mut self) -> Case {
+        self.sinks = Some((0..self.group).map(|head| head as f32 * 1.5 - 2.0).collect());
+        self
+    }
+
+    fn queries(&self) -> Queries<'_> {
+        let &Case { group, n_tokens, position, window, scale, .. } = self;
+        let sinks = self.sinks.as_deref();
+        Queries { values: &self.q, stride: self.stride(), group, n_tokens, position, window, scale, sinks }
+    }
+
+    fn kv(&self) -> KvHead<'_> {
+        KvHead { kv_type: self.kv_type, keys: &self.keys, values: &self.values, head_dim: self.d }
     }
 
     fn stride(&self) -> usize {
@@ -48,15 +80,17 @@ impl Case {
 
     /// `[rows][head_dim values, mass]` over ranges of `range_len` keys, merged.
     fn run(&self, kernels: &Kernels, range_len: usize) -> Vec<f32> {
-        let &Case { d, group, n_tokens, position, kv_type, .. } = self;
-        let kv = KvHead { kv_type, keys: &self.keys, values: &self.values, head_dim: d };
-        let queries = Queries { values: &self.q, stride: self.stride(), group, n_tokens, position };
+        let &Case { d, group, .. } = self;
+        let (kv, mut queries) = (self.kv(), self.queries());
         let mut scratch = vec![f32::NAN; attend_scratch(d)];
         let n_rows = queries.rows();
-        let n_ranges = queries.keys().div_ceil(range_len);
+        let first = queries.first_key();
+        let n_ranges = (queries.keys() - first).div_ceil(range_len);
         let mut parts = vec![f32::NAN; n_ranges * n_rows * (d + 1)];
         for (range, parts) in parts.chunks_exact_mut(n_rows * (d + 1)).enumerate() {
-            let keys = range * range_len..queries.keys().min((range + 1) * range_len);
+            let start = first + range * range_len;
+            let keys = start..queries.keys().min(start.saturating_add(range_len));
+            queries.sinks = self.sinks.as_deref().filter(|_| range == 0);
             kernels.attend(&kv, &queries, keys, &mut scratch, &mut |result| {
                 let part = &mut parts[(result.token * group + result.head) * (d + 1)..][..d + 1];
                 part[..d].copy_from_slice(result.values);
@@ -69,18 +103,20 @@ impl Case {
     }
 
     fn check(&self, kernels: &Kernels, got: &[f32]) {
-        let &Case { d, group, position, kv_type, .. } = self;
+        let &Case { d, group, position, kv_type, window, scale, .. } = self;
         for (row, got) in got.chunks_exact(d + 1).enumerate() {
             let (token, head) = (row / group, row % group);
             let q = &self.q[token * self.stride() + head * d..][..d];
-            let want = reference::attend(q, &self.k, &self.v, d, position + token + 1);
-            // f16 keeps 11 bits: scores move by up to d * 4 * 2^-11 / sqrt(d), values by 2 * 2^-11; q8_0 keeps 7.
+            let end = position + token + 1;
+            let sink = self.sinks.as_ref().map(|sinks| sinks[head]);
+            let want = reference::attend(q, (&self.k, &self.v), end.saturating_sub(window)..end, scale, sink);
+            // f16 keeps 11 bits: scores move by up to d * 4 * 2^-11 * scale, values by 2 * 2^-11; q8_0 keeps 7.
             let step = if kv_type == KvType::F16 { 1.0 / 2048.0 } else { 1.0 / 254.0 };
-            let bound = 4.0 * step * (1.0 + (d as f64).sqrt() / 4.0);
+            let bound = 4.0 * step * (1.0 + d as f64 * f64::from(scale) / 4.0);
             for (got, want) in got.iter().zip(want) {
                 assert!(
                     (f64::from(*got) - want).abs() < bound,
-                    "{kernels:?} {kv_type:?} d {d} group {group} position {position} row {row}: {got} {want}"
+                    "{kernels:?} {kv_type:?} d {d} group {group} position {position} window {window} row {row}: {got} {want}"
                 );
             }
         }
@@ -139,15 +175,61 @@ fn ranges_agree_with_f64() {
 }
 
 #[test]
+fn windows_in_rings_and_sinks_agree_with_f64() {
+    // Streamed and tiled rows; windows within a tile, of whole tiles, across them, larger than what there is.
+    let shapes =
+        [(64, 2, 1, 700), (32, 8, 1, 130), (32, 2, 40, 260), (48, 3, 7, 333), (128, 1, 150, 191), (40, 1, 3, 90)];
+    for kernels in tiers() {
+        for shape in shapes {
+            for kv_type in types(shape.0) {
+                for window in [1, 5, 64, 65, 128, 200, 4096] {
+                    let mut case = Case::in_ring(kernels, kv_type, shape, 2.0, window);
+                    case.check(kernels, &case.run(kernels, usize::MAX / 2));
+                    case.check(kernels, &case.run(kernels, 64));
+                    case.scale = 0.05;
+                    let case = case.with_sinks();
+                    case.check(kernels, &case.run(kernels, usize::MAX / 2));
+                    case.check(kernels, &case.run(kernels, 128));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_ring_holds_the_window_and_a_pass_in_whole_tiles() {
+    assert_eq!(ring_slots(4096, 1024, 256), 1280);
+    assert_eq!(ring_slots(4096, 1025, 256), 1280);
+    assert_eq!(ring_slots(4096, 1026, 256), 1344);
+    assert_eq!(ring_slots(4096, 128, 1), 128);
+    // Never more than the context, whole tiles or not.
+    assert_eq!(ring_slots(1296, 1026, 256), 1296);
+    assert_eq!(ring_slots(4096, usize::MAX, 256), 4096);
+    assert_eq!(ring_slots(16, 1, 16), 16);
+}
+
+#[test]
+fn a_sink_alone_takes_everything() {
+    for kernels in tiers() {
+        let mut case = Case::new(kernels, KvType::F16, (32, 2, 1, 9), 1.0);
+        case.sinks = Some(vec![200.0, -200.0]);
+        let got = case.run(kernels, 64);
+        assert!(got[..32].iter().all(|x| x.abs() < 1e-30), "{kernels:?}: {:?}", &got[..32]);
+        let with = got[33..].to_vec();
+        case.sinks = None;
+        let without = &case.run(kernels, 64)[33..];
+        assert!(with.iter().zip(without).all(|(a, b)| (a - b).abs() < 1e-6), "{kernels:?}: a sink of -200 counts");
+    }
+}
+
+#[test]
 fn a_range_that_a_token_does_not_see_has_no_mass() {
     for kernels in tiers() {
         // The first of four tokens ends where the second range begins.
         let case = Case::new(kernels, KvType::F16, (32, 2, 4, 127), 2.0);
         case.check(kernels, &case.run(kernels, 128));
-        let kv = KvHead { kv_type: KvType::F16, keys: &case.keys, values: &case.values, head_dim: 32 };
-        let queries = Queries { values: &case.q, stride: case.stride(), group: 2, n_tokens: 4, position: 127 };
         let mut scratch = vec![f32::NAN; attend_scratch(32)];
-        kernels.attend(&kv, &queries, 128..131, &mut scratch, &mut |result| {
+        kernels.attend(&case.kv(), &case.queries(), 128..131, &mut scratch, &mut |result| {
             assert_eq!(result.token == 0, result.mass == f32::NEG_INFINITY);
             assert_eq!(result.token == 0, result.values.iter().all(|x| *x == 0.0));
         });

@@ -3,6 +3,8 @@
 //! With 6 rows and 4 vectors of 512 bits, a step makes 24 fused multiply-adds out of 10 loads and keeps 24 sums, 4
 //! vectors and a broadcast in the 32 registers: the arithmetic is the limit.
 
+use std::ops::Range;
+
 use super::KEY_TILE;
 use super::block::{add_products, load_block, load_row, store_block};
 use crate::kernels::simd::Simd;
@@ -36,14 +38,14 @@ fn score_vectors<S: Simd, const N: usize, const V: usize>(
     store_block(s, acc, scores.as_flattened_mut(), KEY_TILE, lane);
 }
 
-/// `sums[row][i] += sum_key weights[row][key] * V[key][i]` over the first `n` keys of `tile`, `[dims / 64][key][64]`;
-/// sums have `stride` values a row.
+/// `sums[row][i] += sum_key weights[row][key] * V[key][i]` over some keys of `tile`, `[dims / 64][key][64]`; sums have
+/// `stride` values a row.
 #[inline(always)]
 pub(super) fn weigh<S: Simd, const N: usize>(
     s: S,
     tile: &Tile,
     weights: &[[f32; KEY_TILE]; N],
-    n: usize,
+    keys: Range<usize>,
     sums: &mut [f32],
     (d, stride): (usize, usize),
 ) {
@@ -54,9 +56,9 @@ pub(super) fn weigh<S: Simd, const N: usize>(
         while lane < end {
             let place = (stride, span * KEY_TILE, lane);
             lane += match most.min((end - lane).div_ceil(S::LANES)) {
-                4.. => weigh_vectors::<S, N, 4>(s, tile, weights, n, sums, place),
-                2.. => weigh_vectors::<S, N, 2>(s, tile, weights, n, sums, place),
-                _ => weigh_vectors::<S, N, 1>(s, tile, weights, n, sums, place),
+                4.. => weigh_vectors::<S, N, 4>(s, tile, weights, keys.clone(), sums, place),
+                2.. => weigh_vectors::<S, N, 2>(s, tile, weights, keys.clone(), sums, place),
+                _ => weigh_vectors::<S, N, 1>(s, tile, weights, keys.clone(), sums, place),
             };
         }
     }
@@ -68,13 +70,13 @@ fn weigh_vectors<S: Simd, const N: usize, const V: usize>(
     s: S,
     tile: &[[f32; KEY_TILE]; KEY_TILE],
     weights: &[[f32; KEY_TILE]; N],
-    n: usize,
+    keys: Range<usize>,
     sums: &mut [f32],
     (stride, first, lane): (usize, usize, usize),
 ) -> usize {
     let mut acc = load_block::<S, N, V>(s, sums, stride, first + lane);
-    for (key, values) in tile.iter().enumerate().take(n) {
-        let values = load_row::<S, V>(s, &values[lane..]);
+    for key in keys.start..keys.end.min(KEY_TILE) {
+        let values = load_row::<S, V>(s, &tile[key][lane..]);
         add_products(s, values, |row| &weights[row][key], &mut acc);
     }
     store_block(s, acc, sums, stride, first + lane);
