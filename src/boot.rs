@@ -10,6 +10,7 @@ use crate::error::{Error, Exit, Result};
 use crate::kernels::{self, Kernels, KvType, Tier, Tile};
 use crate::load::header::ModelFiles;
 use crate::memory::{Arena, Plan, RegionName};
+use crate::model::weights::Placement;
 use crate::model::{Model, ModelError, Sizes, step};
 use crate::tokenizer::{self, Tokenizer};
 use crate::units::{Human, MIB};
@@ -161,7 +162,7 @@ pub fn run<T>(prepared: Prepared, settings: &Settings, work: impl FnOnce(Running
         let (tokens, rows) = (tokenizer.n_tokens() as usize, model.weights.n_vocab());
         return Err(at_file(ModelError::Vocabulary { tokens, rows }.into()));
     }
-    let total: u64 = model.weights.placements.iter().map(|p| files.tensors()[p.tensor].bytes).sum();
+    let total: u64 = model.weights.placements.iter().map(Placement::file_bytes).sum();
     let buffers = sizes.workers * model.buffer_bytes();
     let done = AtomicU64::new(0);
     with_progress(total, &done, || {

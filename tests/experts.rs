@@ -84,7 +84,8 @@ fn refused(spec: Spec, parts: &[&str]) {
 #[test]
 fn memory_counts_all_experts_and_a_token_those_it_meets() {
     let Model { config, weights } = model(GOOD).unwrap();
-    assert_eq!((config.n_ff, config.experts.unwrap().count, config.experts.unwrap().used), (8, 4, 2));
+    let experts = config.experts.unwrap();
+    assert_eq!((config.n_ff, experts.n_ff, experts.count, experts.used), (0, 8, 4, 2));
     let (attention, router, expert, embedding) = (4 * E * E, 4 * E, 3 * E * F, VOCAB * E);
     assert_eq!(weights.macs_per_token, attention + router + 2 * expert);
     // In panels of 16 rows: those of the router, of gate and up and of the embedding are not full.

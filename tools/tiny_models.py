@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Write the small random-weight GGUF models of tests/golden/models.
+"""Write small random-weight GGUF models: those of tests/golden/models, and larger ones for truth.py.
 
 Each model is wrong about everything but has the structure of a real one: grouped-query attention, both RoPE pairings,
-biases, per-head norms, frequency factors, tied and untied outputs, every weight type. Weights are scaled so that
-attention is peaked and the next-token distribution is far from flat; a small error in a kernel then shows in the logits.
+biases, norms of Q and K, frequency factors, sliding windows, sinks, experts, tied and untied outputs, every weight type.
+Weights are scaled so that attention is peaked and the next-token distribution is far from flat; a small error in a kernel
+then shows in the logits.
 
-  tiny_models.py [--seed N] [--only NAME ...] DIR
+  tiny_models.py [--seed N] [--all] [--only NAME ...] DIR
   tiny_models.py --list
 """
 import argparse
@@ -42,6 +43,19 @@ class Spec:
     merges: int = 8
     experts: int = 0
     used: int = 0
+    shared: int = 0  # experts that every token meets
+    dense: int = 0  # layers without experts
+    dense_ff: int = 0
+    nextn: int = 0  # further layers that predict tokens ahead
+    scale: float = 0.0  # of the experts' weights
+    rope_dim: int = 0  # values of a head that are rotated, if not all
+    window: int = 0
+    pattern: object = None
+    base_swa: float = 0.0
+    scaling: dict = dataclasses.field(default_factory=dict)  # keys below `rope.scaling`
+    qk_norm: bool = False  # in architectures where some models have it
+    golden: bool = True  # kept in tests/golden
+    tokens: int = 96  # of a golden
 
 
 SPECS = {
@@ -67,7 +81,45 @@ SPECS = {
         "embd": T.Q6_K,
         "q.0": T.Q4_K, "k.0": T.F32, "v.0": T.F16, "o.0": T.BF16, "gate.0": T.Q4_0, "up.0": T.Q6_K, "down.0": T.Q8_0,
         "q.1": T.Q4_K, "k.1": T.Q8_0, "v.1": T.Q4_0, "o.1": T.Q4_0, "gate.1": T.Q4_0, "up.1": T.Q4_K, "down.1": T.F16}),
+    # Other architectures, over so many tokens that windows are crossed many times and a ring begins anew.
+    "mixtral-f32": Spec("llama", 32, 24, 4, 2, 8, 2, T.F32, tied=False, experts=4, used=2, tokens=320),
+    "llama-linear-f32": Spec("llama", 32, 48, 4, 2, 8, 1, T.F32, scaling={"type": "linear", "factor": 4.0}, tokens=320),
+    "qwen2-yarn-f32": Spec("qwen2", 32, 48, 4, 2, 8, 1, T.F32, base=1e6, tokens=320,
+                           scaling={"type": "yarn", "factor": 4.0, "original_context_length": 128}),
+    "minimax-m2-f32": Spec("minimax-m2", 32, 16, 4, 2, 16, 2, T.F32, tied=False, base=5e6, experts=5, used=3, rope_dim=8,
+                           tokens=320),
+    "gpt-oss-f32": Spec("gpt-oss", 32, 16, 4, 2, 16, 2, T.F32, tied=False, base=150000.0, experts=5, used=2, window=32,
+                        scaling={"type": "yarn", "factor": 8.0, "original_context_length": 64}, tokens=320),
+    "glm4moe-f32": Spec("glm4moe", 32, 16, 4, 2, 16, 2, T.F32, tied=False, base=1e6, experts=5, used=2, shared=1, dense=1,
+                        dense_ff=24, nextn=1, scale=1.5, rope_dim=8, tokens=320),
+    "gemma3-f32": Spec("gemma3", 32, 48, 4, 2, 16, 3, T.F32, base=1e6, window=32, pattern=2,
+                       scaling={"type": "linear", "factor": 8.0}, tokens=320),
+    "phi3-f32": Spec("phi3", 32, 40, 4, 2, 8, 2, T.F32, tied=False, window=24, tokens=320,
+                     scaling={"original_context_length": 128, "attn_factor": 1.19}),
+    # Too large to be kept: for truth.py alone.
+    "gemma3-six-f32": Spec("gemma3", 64, 96, 4, 1, 32, 8, T.F32, base=1e6, window=100, base_swa=20000.0, golden=False),
+    "gemma3-array-f32": Spec("gemma3", 64, 96, 4, 1, 32, 4, T.F32, base=1e6, window=33, golden=False,
+                             pattern=[True, False, False, True]),
+    "gemma3-full-f32": Spec("gemma3", 64, 96, 4, 1, 32, 2, T.F32, base=1e6, golden=False),
+    "glm4moe-large-f32": Spec("glm4moe", 64, 48, 4, 1, 32, 3, T.F32, tied=False, base=1e6, experts=16, used=4, shared=2,
+                              dense=2, dense_ff=80, qk_norm=True, rope_dim=16, golden=False),
+    "phi3-short-f32": Spec("phi3", 48, 80, 4, 4, 12, 2, T.F32, golden=False,
+                           scaling={"original_context_length": 4096, "attn_factor": 1.19}),
+    "phi3-plain-f32": Spec("phi3", 48, 80, 4, 4, 12, 2, T.F32, tied=False, golden=False),
 }
+
+
+def quantised(spec, kind):
+    """The same at widths that hold whole blocks, in the types of llama.cpp's Q8_0 or Q4_K_M files."""
+    types = {"output": T.Q6_K, "embd": T.Q6_K, "v": T.Q6_K, "down": T.Q6_K} if kind == T.Q4_K else {}
+    return dataclasses.replace(
+        spec, embd=256, ff=256, heads=4, kv=2, head_dim=64, layers=max(2, spec.layers), default=kind, types=types,
+        rope_dim=32 if spec.rope_dim else 0, window=spec.window and 64, dense_ff=spec.dense_ff and 512, golden=False)
+
+
+for _name in ["mixtral", "minimax-m2", "gpt-oss", "glm4moe", "gemma3", "phi3"]:
+    for _kind in (T.Q8_0, T.Q4_K):
+        SPECS[f"{_name}-{_kind.name.lower()}"] = quantised(SPECS[f"{_name}-f32"], _kind)
 
 
 def pack_scales(sc, m):
@@ -139,25 +191,49 @@ def rope_factors(spec):
     return (1 / ((1 - smooth) / factor + smooth)).astype(np.float32)
 
 
+def header(w, s):
+    """What only some architectures have."""
+    if s.arch in ("minimax-m2", "glm4moe"):
+        w.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+    if s.arch == "glm4moe":
+        w.add_expert_shared_count(s.shared)
+        w.add_leading_dense_block_count(s.dense)
+        w.add_expert_weights_norm(True)
+        w.add_expert_weights_scale(s.scale or 1.0)
+        w.add_nextn_predict_layers(s.nextn)
+    if s.window:
+        w.add_sliding_window(s.window)
+    if s.pattern:
+        w.add_sliding_window_pattern(s.pattern)
+    if s.base_swa:
+        w.add_float32(f"{s.arch}.rope.freq_base_swa", s.base_swa)
+    for key, value in s.scaling.items():
+        add = {str: w.add_string, int: w.add_uint32, float: w.add_float32}[type(value)]
+        add(f"{s.arch}.rope.scaling.{key}", value)
+
+
 def write(name, path, seed):
     """Writes the model `name` of SPECS to `path`."""
     s = SPECS[name]
     rng = np.random.Generator(np.random.PCG64([seed, zlib.crc32(name.encode())]))
     w = gguf.GGUFWriter(path, s.arch)
-    w.add_name(f"brim test model {name}")
-    w.add_block_count(s.layers)
+    # llama.cpp expects tokens of a model that is named after its vocabulary.
+    w.add_name(f"brim test model {name}".replace("phi3", "phi-three"))
+    w.add_block_count(s.layers + s.nextn)
     w.add_context_length(512)
     w.add_embedding_length(s.embd)
-    w.add_feed_forward_length(s.ff * max(1, s.used))
+    w.add_feed_forward_length(s.dense_ff or (s.ff * max(1, s.used) if s.arch == "qwen3moe" else s.ff))
     if s.experts:
         w.add_expert_count(s.experts)
         w.add_expert_used_count(s.used)
-        w.add_expert_feed_forward_length(s.ff)
+        if s.arch != "llama":
+            w.add_expert_feed_forward_length(s.ff)
+    header(w, s)
     w.add_head_count(s.heads)
     w.add_head_count_kv(s.kv)
     w.add_key_length(s.head_dim)
     w.add_value_length(s.head_dim)
-    w.add_rope_dimension_count(s.head_dim)
+    w.add_rope_dimension_count(s.rope_dim or s.head_dim)
     w.add_rope_freq_base(s.base)
     w.add_layer_norm_rms_eps(1e-5)
     tokens, kinds, merges = vocabulary(s.merges)
@@ -175,47 +251,92 @@ def write(name, path, seed):
         kind = s.types.get(f"{short}.{layer}", s.types.get(short, s.default))
         w.add_tensor(f"{full}.weight", matrix(rng, kind, rows, cols, std), raw_dtype=kind)
 
-    def put_ffn(full, short, layer, rows, cols, std):
-        if not s.experts:
-            return put(full, short, layer, rows, cols, std)
+    def put_stack(full, short, layer, rows, cols, std):
         kind = s.types.get(f"{short}.{layer}", s.types.get(short, s.default))
         stack = matrix(rng, kind, s.experts * rows, cols, std)
         w.add_tensor(f"{full}_exps.weight", stack.reshape(s.experts, rows, -1), raw_dtype=kind)
 
+    def vector(full, shape, std, mean=0.0):
+        w.add_tensor(full, (mean + std * rng.standard_normal(shape)).astype(np.float32))
+
     def norm(full, n, mean):
         w.add_tensor(f"{full}.weight", (mean * (1 + 0.2 * rng.standard_normal(n))).astype(np.float32))
 
+    def put_ffn(b, i, suffix, ff):
+        put(f"{b}ffn_gate{suffix}", "gate", i, ff, s.embd, 1.5 * unit)
+        put(f"{b}ffn_up{suffix}", "up", i, ff, s.embd, 1.5 * unit)
+        put(f"{b}ffn_down{suffix}", "down", i, s.embd, ff, ff ** -0.5)
+
+    def put_experts(b, i):
+        # The router is never quantised by llama.cpp: a small error would choose another expert.
+        router = rng.standard_normal((s.experts, s.embd)) * ROUTER_STD * unit
+        w.add_tensor(b + "ffn_gate_inp.weight", router.astype(np.float32))
+        # Wide enough that what gpt-oss clamps is clamped.
+        wide, narrow = (4.0, 1 / 8) if s.arch == "gpt-oss" else (1.5, 1.0)
+        put_stack(b + "ffn_gate", "gate", i, s.ff, s.embd, wide * unit)
+        put_stack(b + "ffn_up", "up", i, s.ff, s.embd, wide * unit)
+        put_stack(b + "ffn_down", "down", i, s.embd, s.ff, narrow * s.ff ** -0.5)
+        if s.arch in ("minimax-m2", "glm4moe"):
+            vector(b + "exp_probs_b.bias", s.experts, 0.3)
+        if s.arch == "gpt-oss":
+            vector(b + "ffn_gate_inp.bias", s.experts, 0.5)
+            vector(b + "ffn_gate_exps.bias", (s.experts, s.ff), 0.5)
+            vector(b + "ffn_up_exps.bias", (s.experts, s.ff), 0.5)
+            vector(b + "ffn_down_exps.bias", (s.experts, s.embd), 0.2)
+        if s.shared:
+            put_ffn(b, i, "_shexp", s.shared * s.ff)
+
     wide, narrow = s.heads * s.head_dim, s.kv * s.head_dim
     unit = s.embd ** -0.5
-    per_head = s.arch.startswith("qwen3")
+    per_head = s.arch.startswith("qwen3") or s.arch == "gemma3" or s.qk_norm
+    normed = per_head or s.arch == "minimax-m2"
     sharp = SCORE_STD ** 0.5
-    put("token_embd", "embd", "", len(tokens), s.embd, TIED_STD if s.tied else 1.0)
-    norm("output_norm", s.embd, LOGIT_STD * unit / TIED_STD if s.tied else 1.0)
+    # Gemma's embedding is scaled by sqrt(embd).
+    tied = 0.7 * unit if s.arch == "gemma3" else TIED_STD
+    put("token_embd", "embd", "", len(tokens), s.embd, tied if s.tied else 1.0)
+    norm("output_norm", s.embd, LOGIT_STD * unit / tied if s.tied else 1.0)
     if not s.tied:
         put("output", "output", "", len(tokens), s.embd, LOGIT_STD * unit)
     if s.factors:
         w.add_tensor("rope_freqs.weight", rope_factors(s))
-    for i in range(s.layers):
+    if s.arch == "phi3" and s.scaling:
+        half = s.head_dim // 2
+        w.add_tensor("rope_factors_long.weight", np.linspace(1.1, 6.0, half).astype(np.float32))
+        w.add_tensor("rope_factors_short.weight", np.linspace(1.0, 1.4, half).astype(np.float32))
+    for i in range(s.layers + s.nextn):
         b = f"blk.{i}."
         norm(b + "attn_norm", s.embd, 1.0)
-        put(b + "attn_q", "q", i, wide, s.embd, unit if per_head else unit * sharp)
-        put(b + "attn_k", "k", i, narrow, s.embd, unit if per_head else unit * sharp)
-        put(b + "attn_v", "v", i, narrow, s.embd, unit)
-        if s.arch == "qwen2":
+        if s.arch == "phi3":
+            put(b + "attn_qkv", "v", i, wide + 2 * narrow, s.embd, unit * sharp)
+        else:
+            put(b + "attn_q", "q", i, wide, s.embd, unit if normed else unit * sharp)
+            put(b + "attn_k", "k", i, narrow, s.embd, unit if normed else unit * sharp)
+            put(b + "attn_v", "v", i, narrow, s.embd, unit)
+        if s.arch in ("qwen2", "gpt-oss", "glm4moe"):
             for letter, n in (("q", wide), ("k", narrow), ("v", narrow)):
-                w.add_tensor(f"{b}attn_{letter}.bias", (0.5 * rng.standard_normal(n)).astype(np.float32))
-        if per_head:
-            norm(b + "attn_q_norm", s.head_dim, sharp)
-            norm(b + "attn_k_norm", s.head_dim, sharp)
+                vector(f"{b}attn_{letter}.bias", n, 0.5)
+        if normed:
+            norm(b + "attn_q_norm", s.head_dim if per_head else wide, sharp)
+            norm(b + "attn_k_norm", s.head_dim if per_head else narrow, sharp)
         put(b + "attn_output", "o", i, s.embd, wide, wide ** -0.5)
-        norm(b + "ffn_norm", s.embd, 1.0)
-        if s.experts:
-            # Never quantised by llama.cpp: a small error would choose another expert.
-            router = rng.standard_normal((s.experts, s.embd)) * ROUTER_STD * unit
-            w.add_tensor(b + "ffn_gate_inp.weight", router.astype(np.float32))
-        put_ffn(b + "ffn_gate", "gate", i, s.ff, s.embd, 1.5 * unit)
-        put_ffn(b + "ffn_up", "up", i, s.ff, s.embd, 1.5 * unit)
-        put_ffn(b + "ffn_down", "down", i, s.embd, s.ff, s.ff ** -0.5)
+        if s.arch == "gpt-oss":
+            vector(b + "attn_output.bias", s.embd, 0.2)
+            vector(b + "attn_sinks.weight", s.heads, 1.5, mean=1.0)
+        if s.arch == "gemma3":
+            norm(b + "post_attention_norm", s.embd, 1.0)
+            norm(b + "post_ffw_norm", s.embd, 1.0)
+        norm(b + ("post_attention_norm" if s.arch in ("gpt-oss", "glm4moe") else "ffn_norm"), s.embd, 1.0)
+        if s.arch == "phi3":
+            put(b + "ffn_up", "up", i, 2 * s.ff, s.embd, 1.5 * unit)
+            put(b + "ffn_down", "down", i, s.embd, s.ff, s.ff ** -0.5)
+        elif s.experts and i >= s.dense:
+            put_experts(b, i)
+        else:
+            put_ffn(b, i, "", s.dense_ff or s.ff)
+        if i >= s.layers:
+            put(b + "nextn.eh_proj", "eh", i, s.embd, 2 * s.embd, unit)
+            for name in ("enorm", "hnorm", "shared_head_norm"):
+                norm(f"{b}nextn.{name}", s.embd, 1.0)
     w.write_header_to_file()
     w.write_kv_data_to_file()
     w.write_tensors_to_file()
@@ -227,6 +348,7 @@ def main():
     args.add_argument("dir", nargs="?", type=pathlib.Path)
     args.add_argument("--seed", type=int, default=1)
     args.add_argument("--only", nargs="+", choices=list(SPECS), metavar="NAME")
+    args.add_argument("--all", action="store_true", help="those too large for tests/golden as well")
     args.add_argument("--list", action="store_true")
     a = args.parse_args()
     if a.list:
@@ -235,7 +357,7 @@ def main():
     if a.dir is None:
         args.error("DIR is missing")
     a.dir.mkdir(parents=True, exist_ok=True)
-    for name in a.only or SPECS:
+    for name in a.only or [name for name in SPECS if a.all or SPECS[name].golden]:
         path = a.dir / f"{name}.gguf"
         write(name, path, a.seed)
         print(f"{path.stat().st_size:8} {path}")

@@ -184,7 +184,7 @@ impl Talk<'_> {
         let engine = &mut running.engine;
         // What the context holds already need not be fed again; the last token is, for its logits.
         let common = fed.iter().zip(tokens).take_while(|(a, b)| a == b).count().min(tokens.len().saturating_sub(1));
-        engine.rewind(common);
+        let common = engine.rewind(common);
         fed.truncate(common);
         let interrupts = signal::interrupts().load(Ordering::Relaxed);
         let mut out = std::io::stdout().lock();

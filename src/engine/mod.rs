@@ -62,6 +62,8 @@ pub struct Engine<'a> {
     kv: Kv<'a>,
     sizes: Sizes,
     position: usize,
+    /// Positions that the cache has seen since it was empty.
+    written: usize,
     attention_time: Option<Duration>,
 }
 
@@ -75,10 +77,15 @@ impl<'a> Engine<'a> {
         (weights, kv, scratch): (&'a [u8], &'a mut [u8], &'a mut [u8]),
     ) -> Engine<'a> {
         assert_eq!(team.size(), sizes.workers);
-        let factors = model.weights.rope_factors.map(|w| crate::bytes::cast(w.of(weights)));
+        let factors = model
+            .weights
+            .rope_factors
+            .as_ref()
+            .map(|factors| factors.of(sizes.ctx, model.config.rope.ctx_original).values(weights));
         let buffers = Buffers::carve(scratch, &model.config, model.weights.n_vocab(), &sizes, factors);
-        let kv = Kv { bytes: kv, kv_type: sizes.kv_type, ctx: sizes.ctx };
-        Engine { model, kernels, team, region: weights, buffers, kv, sizes, position: 0, attention_time: None }
+        let kv = Kv::new(kv, &model.config, &sizes);
+        let region = weights;
+        Engine { model, kernels, team, region, buffers, kv, sizes, position: 0, written: 0, attention_time: None }
     }
 
     /// Positions of the context.
@@ -91,9 +98,17 @@ impl<'a> Engine<'a> {
         self.position
     }
 
-    /// Forgets all but the first `position` tokens.
-    pub fn rewind(&mut self, position: usize) {
+    /// Forgets all but the first `position` tokens, and returns how many are left: none where those in the window of
+    /// the next token have been overwritten, so that all must be fed again.
+    pub fn rewind(&mut self, position: usize) -> usize {
         self.position = self.position.min(position);
+        if !self.kv.holds(self.position, self.written, &self.model.config) {
+            self.position = 0;
+        }
+        if self.position == 0 {
+            self.written = 0;
+        }
+        self.position
     }
 
     /// Measures the time spent in attention from here on, and returns what was measured since the last call.
@@ -184,5 +199,6 @@ impl<'a> Engine<'a> {
         self.model.forward(&mut pass);
         finish(&mut pass, self.model);
         self.position += tokens.len();
+        self.written = self.written.max(self.position);
     }
 }

@@ -1,17 +1,26 @@
 //! Model configuration, weight views, one file per architecture with one linear forward.
 //!
 //! [`config`] reads the numbers, [`weights`] finds the tensors and gives them places, [`step`] holds the buffers and
-//! the operations of one pass, and `llama`, `qwen2`, `qwen3`, `qwen3moe` say in which order they happen.
+//! the operations of one pass. A file for each architecture says which tensors its layers have, and in which order the
+//! operations happen.
 
 pub mod config;
+pub mod error;
+mod gemma3;
+mod glm4moe;
+mod gpt_oss;
 mod llama;
+mod minimax_m2;
+mod phi3;
 mod qwen2;
 mod qwen3;
 mod qwen3moe;
+pub mod rope;
 pub mod step;
 pub mod weights;
 
-pub use config::{Arch, Config, Experts, ModelError};
+pub use config::{Arch, Config, Experts};
+pub use error::ModelError;
 pub use step::{Buffers, Kv, Pass, Sizes};
 pub use weights::{Form, Weight, Weights};
 
@@ -23,7 +32,39 @@ use crate::kernels::Team;
 use crate::load::header::ModelFiles;
 use crate::load::weights::{Item, ItemForm, buffer_bytes, load};
 use crate::quant::PANEL_ROWS;
-use weights::Placement;
+use weights::{Layer, Placement, Tensors};
+
+impl Arch {
+    /// Which tensors its layers have.
+    fn tensors(self) -> &'static Tensors {
+        match self {
+            Arch::Llama => &llama::TENSORS,
+            Arch::Qwen2 => &qwen2::TENSORS,
+            Arch::Qwen3 => &qwen3::TENSORS,
+            Arch::Qwen3Moe => &qwen3moe::TENSORS,
+            Arch::MiniMaxM2 => &minimax_m2::TENSORS,
+            Arch::GptOss => &gpt_oss::TENSORS,
+            Arch::Glm4Moe => &glm4moe::TENSORS,
+            Arch::Gemma3 => &gemma3::TENSORS,
+            Arch::Phi3 => &phi3::TENSORS,
+        }
+    }
+
+    /// One layer over the tokens of a pass.
+    fn layer(self) -> fn(&mut Pass<'_, '_>, usize, &Layer) {
+        match self {
+            Arch::Llama => llama::layer,
+            Arch::Qwen2 => qwen2::layer,
+            Arch::Qwen3 => qwen3::layer,
+            Arch::Qwen3Moe => qwen3moe::layer,
+            Arch::MiniMaxM2 => minimax_m2::layer,
+            Arch::GptOss => gpt_oss::layer,
+            Arch::Glm4Moe => glm4moe::layer,
+            Arch::Gemma3 => gemma3::layer,
+            Arch::Phi3 => phi3::layer,
+        }
+    }
+}
 
 /// A model: its numbers and where its weights lie.
 #[derive(Clone, Debug)]
@@ -60,7 +101,7 @@ impl Model {
     ) -> Result<(), Error> {
         let mut items = Vec::with_capacity(self.weights.placements.len());
         let (mut rest, mut at) = (region, 0);
-        for &Placement { weight, tensor } in &self.weights.placements {
+        for &Placement { weight, tensor, first_row } in &self.weights.placements {
             let (place, tail) = rest[weight.offset - at..].split_at_mut(weight.bytes);
             (rest, at) = (tail, weight.offset + weight.bytes);
             let form = match weight.form {
@@ -72,7 +113,7 @@ impl Model {
             let parts = if weight.rows.is_multiple_of(PANEL_ROWS) { 1 } else { weight.n_matrices };
             let (part_rows, part_bytes) = (weight.n_matrices * weight.rows / parts, weight.bytes / parts);
             for (part, place) in place.chunks_exact_mut(part_bytes).enumerate() {
-                let rows = part * part_rows..(part + 1) * part_rows;
+                let rows = first_row + part * part_rows..first_row + (part + 1) * part_rows;
                 items.push(Item { tensor: &files.tensors()[tensor], rows, form, place });
             }
         }
@@ -88,13 +129,9 @@ impl Model {
     pub fn forward(&self, pass: &mut Pass<'_, '_>) {
         pass.embed(&self.weights.embedding);
         pass.rotate();
-        for (index, layer) in self.weights.layers.iter().enumerate() {
-            match self.config.arch {
-                Arch::Llama => llama::layer(pass, index, layer),
-                Arch::Qwen2 => qwen2::layer(pass, index, layer),
-                Arch::Qwen3 => qwen3::layer(pass, index, layer),
-                Arch::Qwen3Moe => qwen3moe::layer(pass, index, layer),
-            }
+        let layer = self.config.arch.layer();
+        for (index, weights) in self.weights.layers.iter().enumerate() {
+            layer(pass, index, weights);
         }
     }
 }

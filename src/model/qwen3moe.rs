@@ -2,21 +2,22 @@
 //! the few experts that the router scores highest, `sum_k p_k * down_k(silu(gate_k(x)) * up_k(x))`, where `p` is the
 //! softmax over all experts, taken at those chosen and scaled to the sum 1.
 
-use super::step::{HeadSteps, Pairing, Pass};
-use super::weights::Layer;
+use super::step::{Activation, HeadSteps, Pairing, Pass};
+use super::weights::{Layer, Tensors};
+
+pub(super) const TENSORS: Tensors = super::qwen3::TENSORS;
 
 /// One layer.
 pub(super) fn layer(pass: &mut Pass<'_, '_>, index: usize, w: &Layer) {
     pass.norm(&w.attn_norm);
     pass.project_qkv(&w.q, &w.k, &w.v);
-    let norms = w.head_norms.as_ref().expect("Weights::place demands head norms of a qwen3moe layer");
-    pass.prepare_heads(index, &HeadSteps { biases: None, norms: Some(norms), pairing: Pairing::Halves });
-    pass.attend(index);
-    pass.add_attention(&w.attn_output);
+    pass.prepare_heads(index, &HeadSteps { biases: None, norms: w.qk_norms.as_ref(), pairing: Pairing::Halves });
+    pass.attend(index, None);
+    pass.add_product(&w.attn_output);
 
+    let moe = w.experts();
     pass.norm(&w.ffn_norm);
-    let router = w.router.as_ref().expect("Weights::place demands a router of a qwen3moe layer");
-    pass.route(router);
-    pass.project_experts(&w.ffn_gate, &w.ffn_up);
-    pass.add_experts(&w.ffn_down);
+    pass.route(moe);
+    pass.project_experts(moe);
+    pass.add_experts(moe, Activation::Swiglu);
 }

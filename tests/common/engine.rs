@@ -21,7 +21,7 @@ pub fn with_engine<R>(
     let sizes = Sizes {
         n_batch,
         n_logits: 8.min(n_batch),
-        ctx: 256,
+        ctx: 512,
         kv_type: KvType::F16,
         workers: pool.size(),
         tile: Tile { k_cols: 256, ..Tile::default() },

@@ -50,14 +50,14 @@ impl Rounds {
 struct Cost<'a> {
     config: &'a Config,
     weights: &'a Weights,
-    /// Bytes of K and V of one position, all layers.
+    /// Bytes of K and V of one position of one layer.
     kv_position_bytes: usize,
 }
 
 impl<'a> Cost<'a> {
     fn new(config: &'a Config, weights: &'a Weights, sizes: &Sizes) -> Self {
         let row_bytes = sizes.kv_type.row_bytes(config.head_dim);
-        Cost { config, weights, kv_position_bytes: config.n_layers * config.n_kv_heads * 2 * row_bytes }
+        Cost { config, weights, kv_position_bytes: config.n_kv_heads * 2 * row_bytes }
     }
 
     /// Positions that a token sees, itself among them: the mean over `n` tokens from `first` on.
@@ -67,11 +67,16 @@ impl<'a> Cost<'a> {
 
     /// MACs of attention per token with so many positions to see: queries times keys, and weights times values.
     fn attention_macs(&self, context: f64) -> f64 {
-        (self.config.n_layers * self.config.n_heads * self.config.head_dim * 2) as f64 * context
+        (self.config.n_heads * self.config.head_dim * 2) as f64 * self.positions_seen(context)
     }
 
     fn kv_bytes(&self, context: f64) -> f64 {
-        self.kv_position_bytes as f64 * context
+        self.kv_position_bytes as f64 * self.positions_seen(context)
+    }
+
+    /// Summed over layers, of which some see no more than their window.
+    fn positions_seen(&self, context: f64) -> f64 {
+        (0..self.config.n_layers).map(|layer| context.min(self.config.window_of(layer) as f64)).sum()
     }
 
     /// Seconds per token of prefill if every matrix ran at the peak of its type; output matrix and attention left out.
@@ -133,7 +138,9 @@ pub(super) fn measure(args: &Bench, mut settings: Settings) -> Result<Value> {
             figures.read.measure(running.pool, settings.threads, data);
             figures.peaks.measure(kernels, running.pool);
             for (i, (&n, rounds)) in prompts.iter().zip(&mut figures.prefill).enumerate() {
-                running.engine.rewind(depth);
+                if running.engine.rewind(depth) < depth {
+                    running.engine.feed(&random_tokens(depth, n_vocab, 3))?;
+                }
                 let prompt = random_tokens(n, n_vocab, u64::from(round));
                 feed(&mut running.engine, &prompt, n.max(1), rounds)?;
                 if i == 0 {

@@ -6,8 +6,8 @@
 
 use std::sync::Mutex;
 
-use super::super::config::{Config, EXPERTS_MAX, Experts};
-use super::super::weights::Weight;
+use super::super::config::{Config, EXPERTS_MAX, Experts, Gating};
+use super::super::weights::{Mixture, Weight};
 use super::{Buffers, Pass, Sizes, WorkerScratch, multiply, padded, share};
 use crate::bytes;
 use crate::kernels::{ActLayout, ActType, Acts, Grid, Kernels, Matrix, STREAM_TOKENS_MAX, Team, Tile};
@@ -20,7 +20,19 @@ const GROUP_ROWS_MAX: usize = 128;
 /// Rows that register kernels take at once: groups of the same expert differ by no less.
 const ROWS_STEP: usize = 8;
 
+/// Least sum that weights are divided by when they are normalised: sigmoids may all be next to nothing.
+const WEIGHTS_SUM_MIN: f32 = 6.103_515_6e-5;
+
 const _: () = assert!(GROUP_ROWS_MAX.is_multiple_of(ROWS_STEP) && GROUP_ROWS_MAX > STREAM_TOKENS_MAX);
+
+/// What an expert makes of its gate and up projections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// `silu(gate) * up`
+    Swiglu,
+    /// The clamped one of gpt-oss, with biases.
+    SwigluClamped,
+}
 
 /// Which tokens met which experts, and what has become of them.
 #[derive(Default)]
@@ -47,7 +59,7 @@ pub(super) struct Routed<'a> {
 impl<'a> Routed<'a> {
     /// Bytes of each part.
     fn sizes(config: &Config, sizes: &Sizes) -> [usize; 8] {
-        let Some(Experts { count, used }) = config.experts else { return [0; 8] };
+        let Some(Experts { count, used, n_ff, .. }) = config.experts else { return [0; 8] };
         let rows = sizes.n_batch * used;
         // An expert's rows make one group more than they fill.
         let groups = rows.min(count + rows / GROUP_ROWS_MAX);
@@ -58,8 +70,8 @@ impl<'a> Routed<'a> {
             rows * 4,
             groups * 4,
             (groups + 1) * 4,
-            rows * (2 * padded(config.n_ff)).max(padded(config.n_embd)) * 4,
-            rows * ActLayout::new(config.n_ff).bytes(),
+            rows * (2 * padded(n_ff)).max(padded(config.n_embd)) * 4,
+            rows * ActLayout::new(n_ff).bytes(),
         ]
     }
 
@@ -99,7 +111,7 @@ impl<'a> Routed<'a> {
     }
 
     /// Sorts the choices of `n` tokens by expert, and by token within one: a counting sort.
-    fn sort(&mut self, n: usize, Experts { count, used }: Experts) {
+    fn sort(&mut self, n: usize, Experts { count, used, .. }: Experts) {
         let chosen = &self.chosen[..n * used];
         let mut next = [0u32; EXPERTS_MAX];
         for &expert in chosen {
@@ -126,11 +138,11 @@ impl<'a> Routed<'a> {
     }
 }
 
-/// The best-scored experts, best first; of equals the one with the lower number.
-fn choose(scores: &[f32], chosen: &mut [u32]) {
+/// The experts with the highest keys, best first; of equals the one with the lower number.
+fn choose(keys: &[f32], chosen: &mut [u32]) {
     let mut n = 0;
-    for (expert, score) in scores.iter().enumerate() {
-        let beaten = chosen[..n].iter().rev().take_while(|&&other| *score > scores[other as usize]).count();
+    for (expert, key) in keys.iter().enumerate() {
+        let beaten = chosen[..n].iter().rev().take_while(|&&other| *key > keys[other as usize]).count();
         let at = n - beaten;
         if at < chosen.len() {
             n = (n + 1).min(chosen.len());
@@ -140,19 +152,84 @@ fn choose(scores: &[f32], chosen: &mut [u32]) {
     }
 }
 
+/// The scores of one token and what becomes of them.
+#[derive(Clone, Copy)]
+struct Scores<'s> {
+    scores: &'s [f32],
+    bias: Option<&'s [f32]>,
+}
+
+impl Scores<'_> {
+    fn of(&self, expert: usize) -> f32 {
+        self.scores[expert] + self.bias.map_or(0.0, |bias| bias[expert])
+    }
+
+    /// What experts are chosen by: softmax keeps the order of scores, so that they do, unless something is added to it.
+    fn keys(&self, gating: Gating, selection_bias: Option<&[f32]>, keys: &mut [f32]) {
+        keys.iter_mut().enumerate().for_each(|(expert, key)| *key = self.of(expert));
+        let Some(selection_bias) = selection_bias else { return };
+        match gating {
+            Gating::Sigmoid => keys.iter_mut().for_each(|key| *key = sigmoid(*key)),
+            Gating::Softmax => {
+                let top = keys.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                let total: f32 = keys.iter().map(|key| (key - top).exp()).sum();
+                keys.iter_mut().for_each(|key| *key = (*key - top).exp() / total);
+            }
+            Gating::SoftmaxOfChosen => {}
+        }
+        keys.iter_mut().zip(selection_bias).for_each(|(key, bias)| *key += bias);
+    }
+
+    /// The weight of each expert of `chosen`, handed to `put` in turn.
+    fn weights(&self, experts: &Experts, chosen: &[u32], mut put: impl FnMut(usize, f32)) {
+        let of_chosen = || chosen.iter().map(|&expert| self.of(expert as usize));
+        let all = || (0..experts.count).map(|expert| self.of(expert));
+        // The softmax over all, scaled to the sum 1 over those chosen, is the softmax over those chosen.
+        let alone = experts.gating == Gating::SoftmaxOfChosen || experts.normalised;
+        let top = match alone {
+            true => of_chosen().fold(f32::NEG_INFINITY, f32::max),
+            false => all().fold(f32::NEG_INFINITY, f32::max),
+        };
+        let odds = |score: f32| match experts.gating {
+            Gating::Sigmoid => sigmoid(score),
+            _ => (score - top).exp(),
+        };
+        let total = match (experts.gating, alone) {
+            (Gating::Sigmoid, true) => of_chosen().map(odds).sum::<f32>().max(WEIGHTS_SUM_MIN),
+            (Gating::Sigmoid, false) => 1.0,
+            (_, true) => of_chosen().map(odds).sum(),
+            (_, false) => all().map(odds).sum(),
+        };
+        for (i, score) in of_chosen().enumerate() {
+            put(i, odds(score) / total * experts.scale);
+        }
+    }
+}
+
+fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + (-x).exp())
+}
+
 impl Pass<'_, '_> {
     /// Scores the experts for every token of the normed stream, chooses the best of them, and sorts the tokens by expert.
-    pub fn route(&mut self, router: &Weight) {
+    pub fn route(&mut self, moe: &Mixture) {
         let n = self.tokens.len();
         let experts = self.experts();
+        let Experts { count, used, gating, .. } = experts;
         let Buffers { acts, routed, workers, .. } = &mut *self.buffers;
-        let products = [(router, &mut *routed.scores)];
+        let products = [(&moe.router, &mut *routed.scores)];
         multiply(self.kernels, self.team, self.region, (self.tile, workers), acts, n, products, false);
         let scores = &*routed.scores;
-        let grid = Grid::new(routed.chosen, (n, experts.used, experts.used), (1, experts.used));
+        let bias = moe.router_bias.as_ref().map(|bias| bias.values(self.region));
+        let selection_bias = moe.selection_bias.as_ref().map(|bias| bias.values(self.region));
+        let grid = Grid::new(routed.chosen, (n, used, used), (1, used));
         share(self.team, n, &|_| {
+            let mut keys = [0f32; EXPERTS_MAX];
+            let keys = &mut keys[..count];
             while let Some(mut block) = grid.next() {
-                choose(&scores[block.row0 * padded(experts.count)..][..experts.count], block.row(0));
+                let scores = &scores[block.row0 * padded(count)..][..count];
+                Scores { scores, bias }.keys(gating, selection_bias, keys);
+                choose(keys, block.row(0));
             }
         });
         routed.sort(n, experts);
@@ -162,8 +239,8 @@ impl Pass<'_, '_> {
         self.config.experts.expect("Config::from_metadata demands experts of an architecture that has a router")
     }
 
-    /// Gate and up projections of the normed stream at every token's experts.
-    pub fn project_experts(&mut self, gate: &Weight, up: &Weight) {
+    /// Gate and up projections of the normed stream, which stays in the activation records, at every token's experts.
+    pub fn project_experts(&mut self, moe: &Mixture) {
         let n = self.tokens.len();
         let Buffers { acts, routed, workers, .. } = &mut *self.buffers;
         let groups = Groups {
@@ -172,46 +249,60 @@ impl Pass<'_, '_> {
             token_of: Some(routed.token_of),
         };
         let run = (self.kernels, self.team, self.region, self.tile);
-        multiply_groups(run, workers, (acts, n), &groups, [gate, up], routed.wide);
+        multiply_groups(run, workers, (acts, n), &groups, [&moe.gate, &moe.up], routed.wide);
     }
 
-    /// `sum_k p_k * down_k(silu(gate_k) * up_k)` over each token's experts, added to the residual stream. The softmax over all
-    /// experts, scaled to the sum 1 over those chosen, is the softmax over those chosen.
-    pub fn add_experts(&mut self, down: &Weight) {
-        let (n, f, e, kernels) = (self.tokens.len(), self.config.n_ff, self.config.n_embd, self.kernels);
-        let Experts { count, used } = self.experts();
+    /// `sum_k weight_k * down_k(activation(gate_k, up_k))` over each token's experts, added to the residual stream.
+    pub fn add_experts(&mut self, moe: &Mixture, activation: Activation) {
+        let experts = self.experts();
+        let Experts { count, used, n_ff: f, .. } = experts;
+        let (n, e, kernels, region) = (self.tokens.len(), self.config.n_embd, self.kernels, self.region);
+        let bias_of = |i: usize, expert: usize| {
+            let biases = moe.biases.as_ref().expect("this activation belongs to experts with biases");
+            biases[i].values_of(region, expert)
+        };
         let layout = ActLayout::new(f);
         let Buffers { x, routed, workers, .. } = &mut *self.buffers;
         let cuts = &routed.cuts[..=routed.n_groups];
-        let wide = &*routed.wide;
+        let (wide, expert_of) = (&*routed.wide, &*routed.expert_of);
         let grid = Grid::grouped(routed.hidden, (layout.bytes(), layout.bytes()), (cuts, 1), layout.bytes());
         share(self.team, n, &|_| {
             while let Some(mut block) = grid.next() {
+                let expert = expert_of[block.band] as usize;
                 for r in 0..block.rows {
                     let gate = &wide[(2 * block.row0 + r) * padded(f)..][..f];
                     let up = &wide[(2 * block.row0 + block.rows + r) * padded(f)..][..f];
-                    kernels.silu_mul(gate, up, layout.values_mut(block.row(r)));
+                    let out = layout.values_mut(block.row(r));
+                    match activation {
+                        Activation::Swiglu => kernels.silu_mul(gate, up, out),
+                        Activation::SwigluClamped => {
+                            let [gate_bias, up_bias] = [0, 1].map(|i| bias_of(i, expert));
+                            kernels.swiglu_clamped((gate, gate_bias), (up, up_bias), out);
+                        }
+                    }
                 }
             }
         });
         let groups = Groups { expert_of: routed.expert_of, cuts, token_of: None };
         let run = (kernels, self.team, self.region, self.tile);
-        multiply_groups(run, workers, (routed.hidden, n * used), &groups, [down], routed.wide);
+        multiply_groups(run, workers, (routed.hidden, n * used), &groups, [&moe.down], routed.wide);
         let (chosen, row_of, scores, results) = (&*routed.chosen, &*routed.row_of, &*routed.scores, &*routed.wide);
+        let bias = moe.router_bias.as_ref().map(|bias| bias.values(region));
         let grid = Grid::new(x, (n, e, padded(e)), (1, e));
         share(self.team, n, &|_| {
             while let Some(mut block) = grid.next() {
                 let token = block.row0;
                 let (chosen, row_of) = (&chosen[token * used..][..used], &row_of[token * used..][..used]);
                 let scores = &scores[token * padded(count)..][..count];
-                let odds = |expert: &u32| (scores[*expert as usize] - scores[chosen[0] as usize]).exp();
-                let total: f32 = chosen.iter().map(odds).sum();
-                for (expert, row) in chosen.iter().zip(row_of) {
-                    let weight = odds(expert) / total;
-                    for (x, y) in block.row(0).iter_mut().zip(&results[*row as usize * padded(e)..]) {
-                        *x += weight * y;
+                Scores { scores, bias }.weights(&experts, chosen, |i, weight| {
+                    let result = &results[row_of[i] as usize * padded(e)..][..e];
+                    let x = block.row(0);
+                    x.iter_mut().zip(result).for_each(|(x, y)| *x += weight * y);
+                    if moe.biases.is_some() {
+                        let bias = bias_of(2, chosen[i] as usize);
+                        x.iter_mut().zip(bias).for_each(|(x, bias)| *x += weight * bias);
                     }
-                }
+                });
             }
         });
     }

@@ -3,6 +3,7 @@
 use super::*;
 use crate::kernels::{self, KvType};
 use crate::model::config::Arch;
+use crate::model::rope::Rope;
 use crate::model::step::scratch_bytes;
 use crate::model::weights::Form;
 use crate::model::{Kv, Sizes};
@@ -11,9 +12,49 @@ use crate::quant::WeightType;
 const E: usize = 48;
 /// No whole panels, so that every expert ends in rows that do not exist.
 const F: usize = 40;
-const EXPERTS: Experts = Experts { count: 9, used: 3 };
+const EXPERTS: Experts = Experts {
+    count: 9,
+    used: 3,
+    n_ff: F,
+    n_ff_shared: 0,
+    gating: Gating::Softmax,
+    normalised: true,
+    scale: 1.0,
+    leading_dense: 0,
+};
 const EVERYBODYS: usize = 2;
 const NOBODYS: usize = 5;
+
+/// What routers and experts of the architectures differ in.
+#[derive(Clone, Copy, Debug)]
+struct Kind {
+    experts: Experts,
+    router_bias: bool,
+    selection_bias: bool,
+    activation: Activation,
+}
+
+const PLAIN: Kind =
+    Kind { experts: EXPERTS, router_bias: false, selection_bias: false, activation: Activation::Swiglu };
+
+fn kinds() -> [Kind; 6] {
+    let of = |gating, normalised, scale| Experts { gating, normalised, scale, ..EXPERTS };
+    let sigmoid =
+        |normalised, scale| Kind { experts: of(Gating::Sigmoid, normalised, scale), selection_bias: true, ..PLAIN };
+    [
+        PLAIN,
+        Kind { experts: of(Gating::Softmax, false, 2.5), ..PLAIN },
+        Kind { experts: of(Gating::Softmax, true, 1.0), selection_bias: true, router_bias: true, ..PLAIN },
+        sigmoid(true, 1.0),
+        sigmoid(false, 0.75),
+        Kind {
+            experts: of(Gating::SoftmaxOfChosen, false, 1.0),
+            router_bias: true,
+            activation: Activation::SwigluClamped,
+            ..PLAIN
+        },
+    ]
+}
 
 struct Threads(usize);
 
@@ -52,8 +93,22 @@ fn place(region: &mut Vec<u8>, values: &[f32], n_matrices: usize, (rows, cols): 
     Weight { ty, form: Form::Panels, rows, cols, n_matrices, n_used: n_matrices, offset, bytes }
 }
 
+/// Vectors of f32 with their values, laid down at the end of `region`.
+fn place_vectors(region: &mut Vec<u8>, values: &[f32], len: usize) -> Weight {
+    region.resize(region.len().next_multiple_of(64), 0);
+    let (offset, n_bytes) = (region.len(), values.len() * 4);
+    region.extend_from_slice(bytes::bytes_of(values));
+    let rows = values.len() / len;
+    let (n_matrices, n_used) = (1, 1);
+    Weight { ty: WeightType::F32, form: Form::Vector, rows, cols: len, n_matrices, n_used, offset, bytes: n_bytes }
+}
+
 struct Layer {
-    region: Vec<u8>,
+    region: Vec<f64>,
+    router_bias: (Vec<f32>, Weight),
+    selection_bias: (Vec<f32>, Weight),
+    /// Of gate, up and down.
+    biases: [(Vec<f32>, Weight); 3],
     router: (Vec<f32>, Weight),
     gate: (Vec<f32>, Weight),
     up: (Vec<f32>, Weight),
@@ -77,38 +132,84 @@ impl Layer {
         let gate = stack(EXPERTS.count, F, E, 0.3);
         let up = stack(EXPERTS.count, F, E, 0.3);
         let down = stack(EXPERTS.count, E, F, 0.3);
-        Layer { region, router, gate, up, down }
+        let mut vectors = |len: usize, n: usize, scale: f32| {
+            let values: Vec<f32> = (0..n * len).map(|_| random.unit() * scale).collect();
+            let weight = place_vectors(&mut region, &values, len);
+            (values, weight)
+        };
+        let router_bias = vectors(EXPERTS.count, 1, 0.1);
+        let selection_bias = vectors(EXPERTS.count, 1, 0.1);
+        // Large enough that much is clamped.
+        let biases = [(F, 6.0), (F, 6.0), (E, 1.0)].map(|(len, scale)| vectors(len, EXPERTS.count, scale));
+        let mut words = vec![0f64; region.len().div_ceil(8)];
+        bytes::words_as_bytes(&mut words)[..region.len()].copy_from_slice(&region);
+        Layer { region: words, router, gate, up, down, router_bias, selection_bias, biases }
+    }
+
+    fn mixture(&self, kind: Kind) -> Mixture {
+        Mixture {
+            router: self.router.1,
+            router_bias: kind.router_bias.then_some(self.router_bias.1),
+            selection_bias: kind.selection_bias.then_some(self.selection_bias.1),
+            gate: self.gate.1,
+            up: self.up.1,
+            down: self.down.1,
+            biases: (kind.activation == Activation::SwigluClamped).then(|| self.biases.each_ref().map(|b| b.1)),
+            shared: None,
+        }
     }
 
     /// The layer's output for one token, and bounds on its errors in f32.
-    fn reference(&self, token: &[f32]) -> Vec<(f64, f64)> {
+    fn reference(&self, kind: Kind, token: &[f32]) -> Vec<(f64, f64)> {
         let dot = |w: &[f32], x: &[f64]| -> f64 { w.iter().zip(x).map(|(w, x)| f64::from(*w) * x).sum() };
         let sum_abs = |w: &[f32], x: &[f64]| -> f64 { w.iter().zip(x).map(|(w, x)| (f64::from(*w) * x).abs()).sum() };
         let x: Vec<f64> = token.iter().map(|x| f64::from(*x)).collect();
-        let scores: Vec<f64> = self.router.0.chunks(E).map(|w| dot(w, &x)).collect();
+        let mut scores: Vec<f64> = self.router.0.chunks(E).map(|w| dot(w, &x)).collect();
+        if kind.router_bias {
+            scores.iter_mut().zip(&self.router_bias.0).for_each(|(score, bias)| *score += f64::from(*bias));
+        }
+        let all: f64 = scores.iter().map(|score| score.exp()).sum();
+        let odds: Vec<f64> = match kind.experts.gating {
+            Gating::Sigmoid => scores.iter().map(|score| 1.0 / (1.0 + (-score).exp())).collect(),
+            _ => scores.iter().map(|score| score.exp() / all).collect(),
+        };
+        let mut keys = odds.clone();
+        if kind.selection_bias {
+            keys.iter_mut().zip(&self.selection_bias.0).for_each(|(key, bias)| *key += f64::from(*bias));
+        }
         let mut order: Vec<usize> = (0..EXPERTS.count).collect();
-        order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
-        let odds: Vec<f64> = scores.iter().map(|score| score.exp()).collect();
-        let all: f64 = odds.iter().sum();
-        let chosen: f64 = order[..EXPERTS.used].iter().map(|&expert| odds[expert] / all).sum();
+        order.sort_by(|&a, &b| keys[b].total_cmp(&keys[a]));
+        let chosen: f64 = order[..EXPERTS.used].iter().map(|&expert| odds[expert]).sum();
+        let sums_to_one = kind.experts.normalised || kind.experts.gating == Gating::SoftmaxOfChosen;
+        let total = if sums_to_one { chosen } else { 1.0 };
         let mut out = vec![(0.0, 0.0); E];
         for &expert in &order[..EXPERTS.used] {
-            let p = odds[expert] / all / chosen;
+            let p = odds[expert] / total * f64::from(kind.experts.scale);
             let rows = |w: &'_ [f32]| w[expert * F * E..][..F * E].to_vec();
+            let bias = |i: usize, row: usize| {
+                let len = self.biases[i].0.len() / EXPERTS.count;
+                f64::from(self.biases[i].0[expert * len + row])
+            };
             let (gate, up, down) = (rows(&self.gate.0), rows(&self.up.0), rows(&self.down.0));
-            let hidden: Vec<(f64, f64)> = gate
-                .chunks(E)
-                .zip(up.chunks(E))
-                .map(|(g, u)| {
-                    let (gx, ux) = (dot(g, &x), dot(u, &x));
+            let hidden = |row: usize, g: &[f32], u: &[f32]| {
+                let (gx, ux, size) = (dot(g, &x), dot(u, &x), (sum_abs(g, &x), sum_abs(u, &x)));
+                match kind.activation {
                     // silu(g) <= |g| and its slope is below 1.1.
-                    (gx / (1.0 + (-gx).exp()) * ux, 2.1 * sum_abs(g, &x) * sum_abs(u, &x))
-                })
-                .collect();
-            let (values, sizes): (Vec<f64>, Vec<f64>) = hidden.into_iter().unzip();
-            for ((out, bound), row) in out.iter_mut().zip(down.chunks(F)) {
-                *out += p * dot(row, &values);
-                *bound += p * sum_abs(row, &sizes);
+                    Activation::Swiglu => (gx / (1.0 + (-gx).exp()) * ux, 2.1 * size.0 * size.1),
+                    Activation::SwigluClamped => {
+                        let gx = (gx + bias(0, row)).min(7.0);
+                        let ux = (ux + bias(1, row)).clamp(-7.0, 7.0);
+                        let size = (size.0 + bias(0, row).abs(), size.1 + bias(1, row).abs() + 1.0);
+                        (gx / (1.0 + (-1.702 * gx).exp()) * (ux + 1.0), 2.1 * size.0 * size.1)
+                    }
+                }
+            };
+            let hidden = gate.chunks(E).zip(up.chunks(E)).enumerate().map(|(row, (g, u))| hidden(row, g, u));
+            let (values, sizes): (Vec<f64>, Vec<f64>) = hidden.unzip();
+            for (row, ((out, bound), w)) in out.iter_mut().zip(down.chunks(F)).enumerate() {
+                let bias = if kind.activation == Activation::SwigluClamped { bias(2, row) } else { 0.0 };
+                *out += p * (dot(w, &values) + bias);
+                *bound += p * (sum_abs(w, &sizes) + bias.abs());
             }
         }
         // Sums of E, F and E terms, a softmax of scores below 4, one rounding for each expert.
@@ -123,20 +224,29 @@ fn tokens(n: usize) -> Vec<f32> {
 }
 
 /// Runs the layer over `tokens` as the normed stream and returns what it adds; `look` sees how they were routed.
-fn run(kernels: &Kernels, team: &dyn Team, layer: &Layer, tokens: &[f32], look: impl Fn(&Routed<'_>)) -> Vec<f32> {
+fn run(
+    kernels: &Kernels,
+    team: &dyn Team,
+    (layer, kind): (&Layer, Kind),
+    tokens: &[f32],
+    look: impl Fn(&Routed<'_>),
+) -> Vec<f32> {
     let n = tokens.len() / E;
     let config = Config {
         arch: Arch::Qwen3Moe,
         n_layers: 1,
+        n_layers_skipped: 0,
         n_embd: E,
-        n_ff: F,
-        experts: Some(EXPERTS),
+        n_ff: 0,
+        experts: Some(kind.experts),
         n_heads: 1,
         n_kv_heads: 1,
         head_dim: 16,
-        rope_dim: 16,
-        rope_base: 10_000.0,
-        rope_scale: 1.0,
+        rope: Rope { dim: 16, base: 10_000.0, scale: 1.0, yarn: None, magnitude: 1.0, ctx_original: 16 },
+        window: None,
+        attention_scale: 0.25,
+        embedding_scale: 1.0,
+        logit_cap: None,
         norm_eps: 1e-5,
         ctx_train: 16,
     };
@@ -152,19 +262,20 @@ fn run(kernels: &Kernels, team: &dyn Team, layer: &Layer, tokens: &[f32], look: 
     let ids = vec![0; n];
     let mut pass = Pass {
         config: &config,
-        region: &layer.region,
+        region: bytes::bytes_of(&layer.region),
         kernels,
         team,
         tile,
         buffers: &mut buffers,
-        kv: &mut Kv { bytes: &mut [], kv_type: KvType::F16, ctx: 16 },
+        kv: &mut Kv::new(&mut [], &config, &sizes),
         tokens: &ids,
         position: 0,
         attention_time: None,
     };
-    pass.route(&layer.router.1);
-    pass.project_experts(&layer.gate.1, &layer.up.1);
-    pass.add_experts(&layer.down.1);
+    let moe = layer.mixture(kind);
+    pass.route(&moe);
+    pass.project_experts(&moe);
+    pass.add_experts(&moe, kind.activation);
     look(&buffers.routed);
     buffers.x[..n * padded(E)].chunks(padded(E)).flat_map(|row| row[..E].to_vec()).collect()
 }
@@ -174,9 +285,9 @@ fn groups_give_what_each_token_would_alone_whoever_works_on_them() {
     let layer = Layer::new();
     for n in [1, 2, 8, 9, 40, 2 * GROUP_ROWS_MAX + 1] {
         let tokens = tokens(n);
-        let want: Vec<(f64, f64)> = tokens.chunks(E).flat_map(|token| layer.reference(token)).collect();
+        let want: Vec<(f64, f64)> = tokens.chunks(E).flat_map(|token| layer.reference(PLAIN, token)).collect();
         for kernels in kernels::available() {
-            let got = run(kernels, &Threads(1), &layer, &tokens, |routed| {
+            let got = run(kernels, &Threads(1), (&layer, PLAIN), &tokens, |routed| {
                 let (groups, cuts) = (&routed.expert_of[..routed.n_groups], &routed.cuts[..=routed.n_groups]);
                 assert!(!groups.contains(&(NOBODYS as u32)) && cuts.last() == Some(&((n * EXPERTS.used) as u32)));
                 let sizes = groups.iter().zip(cuts.windows(2)).filter(|(expert, _)| **expert == EVERYBODYS as u32);
@@ -188,10 +299,37 @@ fn groups_give_what_each_token_would_alone_whoever_works_on_them() {
                 let off = (f64::from(*got) - want).abs();
                 assert!(off <= *bound, "{kernels:?} {n} tokens, value {i}: {got} {want}, off {off:e} > {bound:e}");
             }
-            let again = run(kernels, &Threads(2), &layer, &tokens, |_| ());
+            let again = run(kernels, &Threads(2), (&layer, PLAIN), &tokens, |_| ());
             assert!(got.iter().zip(&again).all(|(a, b)| a.to_bits() == b.to_bits()), "{kernels:?} {n} tokens");
         }
     }
+}
+
+#[test]
+fn every_kind_of_routing_and_activation_agrees_with_f64() {
+    let layer = Layer::new();
+    for kind in kinds() {
+        for n in [1, 9, 40] {
+            let tokens = tokens(n);
+            let want: Vec<(f64, f64)> = tokens.chunks(E).flat_map(|token| layer.reference(kind, token)).collect();
+            for kernels in kernels::available() {
+                let got = run(kernels, &Threads(2), (&layer, kind), &tokens, |_| ());
+                for (i, (got, (want, bound))) in got.iter().zip(&want).enumerate() {
+                    let off = (f64::from(*got) - want).abs();
+                    assert!(off <= *bound, "{kernels:?} {kind:?} {n} tokens, value {i}: {got} {want}, off {off:e}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn weights_that_are_next_to_nothing_are_not_blown_up() {
+    let scores = Scores { scores: &[-200.0, -300.0, -100.0], bias: None };
+    let experts = Experts { count: 3, gating: Gating::Sigmoid, ..EXPERTS };
+    let mut weights = [f32::NAN; 2];
+    scores.weights(&experts, &[2, 0], |i, weight| weights[i] = weight);
+    assert!(weights.iter().all(|weight| (0.0..1e-30).contains(weight)), "{weights:?}");
 }
 
 #[test]

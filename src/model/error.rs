@@ -1,0 +1,123 @@
+//! What makes a model impossible to run.
+
+use std::fmt;
+
+use super::config::Arch;
+use crate::error::{Error, Exit};
+use crate::gguf::GgufError;
+
+/// A model that cannot be run, with the number at fault.
+#[derive(Debug)]
+pub enum ModelError {
+    /// The header.
+    Gguf(GgufError),
+    /// `general.architecture` is none of ours.
+    Arch(String),
+    /// A number out of its range.
+    Range {
+        /// Which.
+        what: &'static str,
+        /// Found.
+        found: u64,
+        /// Needed, in words.
+        need: &'static str,
+    },
+    /// A feature this version does not have.
+    Unsupported {
+        /// The key.
+        key: String,
+        /// Its value.
+        value: String,
+    },
+    /// A tensor that is not there.
+    MissingTensor(String),
+    /// A tensor of another shape.
+    Shape {
+        /// Which.
+        tensor: String,
+        /// Found: matrices, rows, columns.
+        found: [u64; 3],
+        /// Needed.
+        need: [u64; 3],
+    },
+    /// A tensor type without kernels.
+    TensorType {
+        /// Which.
+        tensor: String,
+        /// Its type.
+        ty: &'static str,
+    },
+    /// A tensor that no part of the model uses.
+    UnknownTensor(String),
+    /// The vocabulary has another size than the embedding.
+    Vocabulary {
+        /// Tokens.
+        tokens: usize,
+        /// Rows of the embedding.
+        rows: usize,
+    },
+}
+
+impl fmt::Display for ModelError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ModelError::Gguf(e) => e.fmt(f),
+            ModelError::Arch(name) => write!(
+                f,
+                "architecture `{name}` is not supported: this version runs {}; convert the model to one of these or use \
+                 another file",
+                Arch::ALL.map(Arch::name).join(", ")
+            ),
+            ModelError::Range { what, found, need } => {
+                write!(f, "{what} is {found}, needed: {need}; the file is damaged or not meant for inference")
+            }
+            ModelError::Unsupported { key, value } => {
+                write!(f, "`{key}` = {value} is not supported by this version; use a file without it")
+            }
+            ModelError::MissingTensor(name) => {
+                write!(
+                    f,
+                    "tensor `{name}` is missing: the file is incomplete or its architecture is misnamed; convert the model again"
+                )
+            }
+            ModelError::Shape { tensor, found, need } => {
+                let words = |[matrices, rows, cols]: &[u64; 3]| match matrices {
+                    1 => format!("{rows} rows of {cols}"),
+                    n => format!("{n} matrices of {rows} rows of {cols}"),
+                };
+                let (found, need) = (words(found), words(need));
+                write!(f, "tensor `{tensor}` has {found}, the header's numbers need {need}; convert the model again")
+            }
+            ModelError::TensorType { tensor, ty } => write!(
+                f,
+                "tensor `{tensor}` has type {ty}, which has no kernels in this version: use a file in F32, F16, BF16, Q8_0, \
+                 Q4_0, Q4_K or Q6_K (any mix)"
+            ),
+            ModelError::UnknownTensor(name) => write!(
+                f,
+                "tensor `{name}` belongs to no part of this architecture: running without it would give wrong answers; \
+                 use a file of a supported model"
+            ),
+            ModelError::Vocabulary { tokens, rows } => {
+                write!(
+                    f,
+                    "the vocabulary has {tokens} tokens, the embedding {rows} rows: the file is damaged; convert the model again"
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for ModelError {}
+
+impl From<GgufError> for ModelError {
+    fn from(e: GgufError) -> Self {
+        ModelError::Gguf(e)
+    }
+}
+
+impl From<ModelError> for Error {
+    fn from(e: ModelError) -> Self {
+        Error::new(Exit::Model, e)
+    }
+}

@@ -1,0 +1,212 @@
+//! Q, K and V: projection, norms, rotation, and the way into the cache.
+
+use super::{Buffers, Config, HEAD_DIM_MAX, Pass, Sizes, Weight, multiply, padded, share};
+use crate::bytes;
+use crate::kernels::Grid;
+use crate::model::rope::Rope;
+use crate::quant::PANEL_ROWS;
+
+/// Which values of a head are rotated together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pairing {
+    /// `(2i, 2i + 1)`
+    Neighbours,
+    /// `(i, i + rope_dim / 2)`
+    Halves,
+}
+
+/// What an architecture does to its heads between projection and attention.
+pub struct HeadSteps<'w> {
+    /// Biases of Q, K and V.
+    pub biases: Option<&'w [Weight; 3]>,
+    /// RMSNorm weights for every head of Q and of K.
+    pub norms: Option<&'w [Weight; 2]>,
+    /// The rotation of Q and K.
+    pub pairing: Pairing,
+}
+
+/// Cosines and sines for the tokens of a pass.
+pub(super) struct Rotation<'a> {
+    magnitude: f64,
+    /// `[rope_dim / 2]`.
+    frequencies: &'a mut [f64],
+    /// `[n_batch, rope_dim / 2]`, as `sin`.
+    cos: &'a mut [f32],
+    sin: &'a mut [f32],
+}
+
+impl<'a> Rotation<'a> {
+    fn each(config: &Config) -> impl Iterator<Item = &Rope> {
+        std::iter::once(&config.rope).chain(config.window.as_ref().map(|window| &window.rope))
+    }
+
+    fn table_bytes(rope: &Rope, sizes: &Sizes) -> usize {
+        sizes.n_batch * rope.dim / 2 * 4
+    }
+
+    /// Bytes of those that the model has.
+    pub(super) fn bytes(config: &Config, sizes: &Sizes) -> usize {
+        Self::each(config).map(|rope| rope.dim / 2 * 8 + 2 * Self::table_bytes(rope, sizes)).sum()
+    }
+
+    /// Carves them out of [`Rotation::bytes`]; the factors are those of layers without a window.
+    pub(super) fn carve(
+        bytes: &'a mut [u8],
+        config: &Config,
+        sizes: &Sizes,
+        factors: Option<&[f32]>,
+    ) -> Vec<Rotation<'a>> {
+        // All tables of f64 come first, so that they are aligned.
+        let tables = Self::each(config).map(|rope| rope.dim / 2 * 8).sum();
+        let (mut tables, mut rest) = bytes.split_at_mut(tables);
+        let rotations = Self::each(config).enumerate().map(|(i, rope)| {
+            let (frequencies, tail) = std::mem::take(&mut tables).split_at_mut(rope.dim / 2 * 8);
+            tables = tail;
+            let (cos, tail) = std::mem::take(&mut rest).split_at_mut(Self::table_bytes(rope, sizes));
+            let (sin, tail) = tail.split_at_mut(Self::table_bytes(rope, sizes));
+            rest = tail;
+            let frequencies: &mut [f64] = bytes::cast_mut(frequencies);
+            rope.frequencies(factors.filter(|_| i == 0), frequencies);
+            let magnitude = f64::from(rope.magnitude);
+            Rotation { magnitude, frequencies, cos: bytes::cast_mut(cos), sin: bytes::cast_mut(sin) }
+        });
+        rotations.collect()
+    }
+
+    /// Of the `n` positions from `first` on.
+    fn turn_to(&mut self, first: usize, n: usize) {
+        let half = self.frequencies.len();
+        let rows = self.cos.chunks_exact_mut(half).zip(self.sin.chunks_exact_mut(half));
+        for (t, (cos, sin)) in rows.take(n).enumerate() {
+            let position = (first + t) as f64;
+            for ((cos, sin), frequency) in cos.iter_mut().zip(sin).zip(self.frequencies.iter()) {
+                let (s, c) = (position * frequency).sin_cos();
+                (*cos, *sin) = ((c * self.magnitude) as f32, (s * self.magnitude) as f32);
+            }
+        }
+    }
+}
+
+impl Pass<'_, '_> {
+    /// Cosines and sines of every token's position.
+    pub fn rotate(&mut self) {
+        for rotation in &mut self.buffers.rotations {
+            rotation.turn_to(self.position, self.tokens.len());
+        }
+    }
+
+    /// Q, K and V of the normed stream.
+    pub fn project_qkv(&mut self, q: &Weight, k: &Weight, v: &Weight) {
+        let n = self.tokens.len();
+        let Buffers { acts, q: q_out, k: k_out, v: v_out, workers, .. } = &mut *self.buffers;
+        let products = [(q, &mut **q_out), (k, &mut **k_out), (v, &mut **v_out)];
+        multiply(self.kernels, self.team, self.region, (self.tile, workers), acts, n, products, false);
+    }
+
+    /// RMSNorm of Q and K over all heads of a token together.
+    pub fn norm_qk(&mut self, norms: &[Weight; 2]) {
+        let (n, eps, kernels) = (self.tokens.len(), self.config.norm_eps, self.kernels);
+        let Buffers { q, k, .. } = &mut *self.buffers;
+        let [(q_norm, q), (k_norm, k)] = [(&norms[0], &mut **q), (&norms[1], &mut **k)].map(|(norm, x)| {
+            (norm.values(self.region), Grid::new(x, (n, norm.cols, padded(norm.cols)), (1, norm.cols)))
+        });
+        share(self.team, n, &|_| {
+            while let Some(mut block) = q.next() {
+                kernels.rms_norm_in_place(block.row(0), q_norm, eps);
+            }
+            while let Some(mut block) = k.next() {
+                kernels.rms_norm_in_place(block.row(0), k_norm, eps);
+            }
+        });
+    }
+
+    /// Makes the heads ready for attention: adds biases, norms Q and K, rotates them by their token's position, and stores
+    /// K and V in the cache of layer `layer`.
+    pub fn prepare_heads(&mut self, layer: usize, steps: &HeadSteps<'_>) {
+        let (n, d, half) = (self.tokens.len(), self.config.head_dim, self.config.rope.dim / 2);
+        let (n_heads, n_kv_heads, group) = (self.config.n_heads, self.config.n_kv_heads, self.config.group());
+        let (position, kernels) = (self.position, self.kernels);
+        let (eps, region) = (self.config.norm_eps, self.region);
+        let bias = |i: usize| steps.biases.map(|biases| biases[i].values(region));
+        let [q_bias, k_bias, v_bias] = [bias(0), bias(1), bias(2)];
+        let norm = |i: usize| steps.norms.map(|norms| norms[i].values(region));
+        let [q_norm, k_norm] = [norm(0), norm(1)];
+        let add_bias = |head: &mut [f32], bias: Option<&[f32]>, first: usize| {
+            for (x, b) in head.iter_mut().zip(bias.into_iter().flat_map(|b| &b[first..])) {
+                *x += b;
+            }
+        };
+        let windowed = self.config.window_of(layer) != usize::MAX;
+        let Buffers { q, k, v, rotations, .. } = &mut *self.buffers;
+        let Rotation { cos, sin, .. } = &rotations[usize::from(windowed)];
+        let (k, v) = (&**k, &**v);
+        let turn = |head: &[f32], norm: Option<&[f32]>, token: usize, out: &mut [f32]| {
+            match norm {
+                Some(norm) => kernels.rms_norm(head, norm, eps, out),
+                None => out.copy_from_slice(head),
+            }
+            let (cos, sin) = (&cos[token * half..][..half], &sin[token * half..][..half]);
+            match steps.pairing {
+                Pairing::Neighbours => kernels.rope_pairs(&mut out[..2 * half], cos, sin),
+                Pairing::Halves => kernels.rope_halves(&mut out[..2 * half], cos, sin),
+            }
+        };
+        let turned = Grid::new(q, (n, n_heads * d, padded(n_heads * d)), (PANEL_ROWS, group * d));
+        let width = padded(n_kv_heads * d);
+        let cache = self.kv.layer_mut(layer, self.config);
+        let kv_type = cache.kv_type;
+        let (row_bytes, panel_bytes, head_bytes) =
+            (kv_type.row_bytes(d), kv_type.panel_bytes(d), cache.slots * kv_type.row_bytes(d));
+        // Positions before the ring is full, and those that begin it again.
+        let end = position + n;
+        let full = end.min((position / cache.slots + 1) * cache.slots);
+        for span in [position..full, full..end] {
+            if span.is_empty() {
+                continue;
+            }
+            // K and V of the heads in turn, in blocks of whole panels: tokens of one panel share cache lines.
+            let panels = span.start / PANEL_ROWS..span.end.div_ceil(PANEL_ROWS);
+            let first_slot = panels.start * PANEL_ROWS % cache.slots;
+            let cached = Grid::new(
+                &mut cache.bytes[first_slot * row_bytes..],
+                (2 * n_kv_heads, panels.len() * panel_bytes, head_bytes),
+                (1, 4 * panel_bytes),
+            );
+            share(self.team, n, &|_| {
+                let (mut raw, mut ready) = ([0f32; HEAD_DIM_MAX], [0f32; HEAD_DIM_MAX]);
+                let (raw, ready) = (&mut raw[..d], &mut ready[..d]);
+                while let Some(mut block) = cached.next() {
+                    let (head, is_value) = (block.row0 / 2, block.row0 % 2 == 1);
+                    let first = panels.start * PANEL_ROWS + block.col0 / panel_bytes * PANEL_ROWS;
+                    for (i, panel) in block.row(0).chunks_exact_mut(panel_bytes).enumerate() {
+                        let positions = first + i * PANEL_ROWS..first + (i + 1) * PANEL_ROWS;
+                        for at in positions.start.max(span.start)..positions.end.min(span.end) {
+                            let (token, lane) = (at - position, at % PANEL_ROWS);
+                            let from = token * width + head * d;
+                            if is_value {
+                                raw.copy_from_slice(&v[from..][..d]);
+                                add_bias(raw, v_bias, head * d);
+                                kernels.store_value(kv_type, raw, &mut panel[lane * row_bytes..][..row_bytes]);
+                            } else {
+                                raw.copy_from_slice(&k[from..][..d]);
+                                add_bias(raw, k_bias, head * d);
+                                turn(raw, k_norm, token, ready);
+                                kernels.store_key(kv_type, ready, panel, lane);
+                            }
+                        }
+                    }
+                }
+                while let Some(mut block) = turned.next() {
+                    for t in 0..block.rows {
+                        let (token, col0) = (block.row0 + t, block.col0);
+                        for (h, head) in block.row(t).chunks_exact_mut(d).enumerate() {
+                            raw.copy_from_slice(head);
+                            add_bias(raw, q_bias, col0 + h * d);
+                            turn(raw, q_norm, token, head);
+                        }
+                    }
+                }
+            });
+        }
+    }
+}
