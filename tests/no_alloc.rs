@@ -17,8 +17,9 @@ fn main() {
     let before = alloc::calls();
     std::hint::black_box(vec![0u8; 100]);
     assert!(alloc::calls() > before, "the counter does not count");
-    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models");
-    let models = ["qwen3-mixed.gguf", "qwen3moe-q4_k.gguf"].map(|name| models.join(name));
+    let models_dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models");
+    let models = ["qwen3-mixed.gguf", "qwen3moe-q4_k.gguf", "gpt-oss-f32.gguf", "gemma3-f32.gguf"];
+    let models = models.map(|name| models_dir.join(name));
     for (path, kernels) in models.iter().flat_map(|path| kernels::available().map(move |kernels| (path, kernels))) {
         with_engine(path, kernels, 32, |engine| {
             let prompt: Vec<u32> = (0..100).map(|i| i % 200).collect();

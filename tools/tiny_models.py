@@ -55,6 +55,7 @@ class Spec:
     scaling: dict = dataclasses.field(default_factory=dict)  # keys below `rope.scaling`
     qk_norm: bool = False  # in architectures where some models have it
     golden: bool = True  # kept in tests/golden
+    large: bool = False  # some hundred MB
     tokens: int = 96  # of a golden
 
 
@@ -120,6 +121,19 @@ def quantised(spec, kind):
 for _name in ["mixtral", "minimax-m2", "gpt-oss", "glm4moe", "gemma3", "phi3"]:
     for _kind in (T.Q8_0, T.Q4_K):
         SPECS[f"{_name}-{_kind.name.lower()}"] = quantised(SPECS[f"{_name}-f32"], _kind)
+
+
+# Layers of the sizes that published models have, a few of them.
+SPECS |= {name: dataclasses.replace(spec, golden=False, large=True) for name, spec in {
+    "gemma3-1b-shape": Spec("gemma3", 1152, 6912, 4, 1, 256, 7, T.Q8_0, base=1e6, window=512),
+    "gpt-oss-20b-shape": Spec("gpt-oss", 2880, 2880, 64, 8, 64, 2, T.Q8_0, tied=False, base=150000.0, experts=8, used=4,
+                              window=128, scaling={"type": "yarn", "factor": 32.0, "original_context_length": 4096}),
+    "glm-4.5-air-shape": Spec("glm4moe", 4096, 1408, 96, 8, 128, 2, T.Q8_0, tied=False, base=1e6, experts=12, used=8,
+                              shared=1, dense=1, dense_ff=10944, rope_dim=64, scale=1.0),
+    "minimax-m2-shape": Spec("minimax-m2", 3072, 1536, 48, 8, 128, 2, T.Q8_0, tied=False, base=5e6, experts=12, used=8,
+                             rope_dim=64),
+    "phi3-mini-shape": Spec("phi3", 3072, 8192, 32, 32, 96, 2, T.Q8_0, tied=False),
+}.items()}
 
 
 def pack_scales(sc, m):
@@ -357,7 +371,7 @@ def main():
     if a.dir is None:
         args.error("DIR is missing")
     a.dir.mkdir(parents=True, exist_ok=True)
-    for name in a.only or [name for name in SPECS if a.all or SPECS[name].golden]:
+    for name in a.only or [name for name, spec in SPECS.items() if spec.golden or a.all and not spec.large]:
         path = a.dir / f"{name}.gguf"
         write(name, path, a.seed)
         print(f"{path.stat().st_size:8} {path}")
