@@ -34,7 +34,7 @@ fn json<T: serde::de::DeserializeOwned>(file: &str) -> T {
 /// Runs `test` with a golden vocabulary; the file is closed before.
 fn with_vocabulary(name: &str, test: impl FnOnce(&Tokenizer<'_>)) {
     let files = ModelFiles::open(golden(&format!("{name}.gguf"))).unwrap();
-    let source = tokenizer::source_from(&files.metadata()).unwrap();
+    let source = tokenizer::source_from(&files.metadata(), None).unwrap();
     let mut region = vec![0xa5; usize::try_from(tokenizer::region_bytes(&source).unwrap()).unwrap()];
     let tokenizer = tokenizer::build(&source, &mut region).unwrap();
     drop(files);
