@@ -113,7 +113,22 @@ const ALL: &[Pre] = &[
     ),
     whole_words(&["glm4", "glm5"], &[LLAMA3], false),
     pre(&["chatglm-bpe", "dbrx", "smaug-bpe"], &[LLAMA3]),
-    pre(&["qwen2", "deepseek-r1-qwen", "kormo", "megrez", "stablelm2", "hunyuan", "solar-open", "grok-2"], &[QWEN2]),
+    pre(
+        &[
+            "qwen2",
+            "deepseek-r1-qwen",
+            "kormo",
+            "megrez",
+            "stablelm2",
+            "hunyuan",
+            "solar-open",
+            "grok-2",
+            "bailingmoe",
+            "bailingmoe2",
+            "llada-moe",
+        ],
+        &[QWEN2],
+    ),
     pre(&["qwen35"], &[QWEN35]),
     pre(&["gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2"], &[GPT4O]),
     whole_words(&["tekken"], &[TEKKEN], true),
@@ -142,12 +157,6 @@ const ALL: &[Pre] = &[
         &["seed-coder"],
         &[Cut(
             r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+",
-        )],
-    ),
-    pre(
-        &["bailingmoe", "bailingmoe2", "llada-moe"],
-        &[Cut(
-            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+",
         )],
     ),
     pre(&["ufakzeka"], &[Cut(r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")]),
