@@ -140,6 +140,9 @@ Run {
     /// system message
     #[argh(option)]
     pub system: Option<String>,
+    /// chat template: a file, or a name such as chatml (default: the model's own)
+    #[argh(option)]
+    pub chat_template: Option<String>,
     /// temperature; 0 is greedy
     #[argh(option)]
     pub temp: Option<f32>,
