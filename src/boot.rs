@@ -108,7 +108,7 @@ pub fn prepare(settings: &Settings, n_logits: usize) -> Result<Prepared> {
     let too_large = || Error::new(Exit::Memory, format!("--ctx {ctx}: the KV cache or scratch exceeds 2^64 bytes"));
     let buffers = sizes.workers * model.buffer_bytes();
     let scratch = step::scratch_bytes(&model.config, n_vocab, &sizes).ok_or_else(too_large)?;
-    let source = tokenizer::source_from(&files.metadata()).map_err(|e| e.at(files.name()))?;
+    let source = tokenizer::source_from(&files.metadata(), settings.pre.as_deref()).map_err(|e| e.at(files.name()))?;
     let vocab = tokenizer::region_bytes(&source).map_err(|e| Error::from(e).at(files.name()))?;
     let mut plan = Plan::new(settings.page);
     plan.add(RegionName::Weights, model.weights.bytes as u64)?;
@@ -156,7 +156,7 @@ pub fn run<T>(prepared: Prepared, settings: &Settings, work: impl FnOnce(Running
     let pool = Pool::start(&settings.cores)?;
     let begun = Instant::now();
     let mut regions = arena.open();
-    let source = tokenizer::source_from(&files.metadata()).map_err(at_file)?;
+    let source = tokenizer::source_from(&files.metadata(), settings.pre.as_deref()).map_err(at_file)?;
     let tokenizer = tokenizer::build(&source, regions.vocab).map_err(|e| at_file(e.into()))?;
     if tokenizer.n_tokens() as usize != model.weights.n_vocab() {
         let (tokens, rows) = (tokenizer.n_tokens() as usize, model.weights.n_vocab());

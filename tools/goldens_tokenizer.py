@@ -3,23 +3,67 @@
 
   venv/bin/python tools/goldens_tokenizer.py        (gguf, numpy and llama-cpp-python as in tools/README.md)
 
-One SPM vocabulary and one byte-level BPE vocabulary, the latter once per pre-tokenizer. Seeded; a second run writes the
-same bytes. `strings.json` holds the texts, `NAME.json` their ids without BOS: `plain`, and `special` with control tokens
-parsed.
+One SPM vocabulary, one byte-level BPE vocabulary and one BPE vocabulary over characters. Seeded; a second run writes the
+same bytes. `tests/golden/README.md` and `tests/golden/tokenizer/README.md` say what the files hold.
 """
 import collections
 import json
 import pathlib
 import random
+import tempfile
 
 import gguf
 import llama_cpp
 
 SEED = 20261
-N_STRINGS = 200
+N_STRINGS = 160
 N_MERGES = 420
 OUT = pathlib.Path(__file__).resolve().parent.parent / "tests" / "golden" / "tokenizer"
-PRES = ["default", "gpt-2", "llama-bpe", "qwen2", "qwen35", "starcoder", "deepseek-llm", "deepseek-coder", "falcon"]
+# Every name of `tokenizer.ggml.pre` that brim knows. The first of a line stands for those that cut alike.
+PRES = """
+default
+gpt-2 phi-2 gigachat a.x-4.0 mellum exaone4 mpt olmo jais trillion granite-docling
+llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2 glm4 glm5
+chatglm-bpe dbrx smaug-bpe
+qwen2 deepseek-r1-qwen kormo megrez stablelm2 hunyuan solar-open grok-2 bailingmoe bailingmoe2 llada-moe
+qwen35
+gpt-4o llama4 kanana2 talkie minimax-m2
+tekken
+starcoder refact command-r smollm codeshell exaone minerva-7b mellum2
+falcon
+deepseek-llm
+deepseek-coder
+deepseek-v3 hunyuan-dense joyai-llm hy_v4
+spark2_5
+youtu
+jais-2
+seed-coder
+ufakzeka
+laguna
+minicpm5
+bloom poro-chat gpt3-finnish
+viking
+"""
+# Merged as a whole, so that a cut inside shows: every pre-tokenizer makes some of these and leaves others.
+ACROSS = ["\n" * 8, " " * 64, "\t\t\t\t", "\r\n\r\n", " \n", "\n ", ".\n\n", "!\r\n", "/\n/\n", "'s", "'S", "'re", "'RE", "it's", "we'll", "'street", "'Move", "(x",
+          ".com", " .com", " 12", "12345678", "a1", "a/b", "HTTPServer", "camelCase", "汉字。", "、か", "한국", "ㄱㄴ", "！a", "“x”", "e\u0301",
+          "\u0301x", "२३४", "½½", "$$", "<=", "`x`", "(a,b)", " (", "a b", "ab,", "…\n", "\u2003\u2003", "ßx", "Äx", "xÄ"]
+# A whole word that no merge leads to: only vocabularies that look for words before merging have it.
+WHOLE = "unmergeable"
+# Special tokens (text, type) and ids by key, for what ends generation.
+ENDS = [
+    ([("<|endoftext|>", 3), ("<|im_start|>", 3), ("<|im_end|>", 3), ("<|fim_pad|>", 3), ("<|repo_name|>", 3), ("<|file_sep|>", 3),
+      ("<|fim_prefix|>", 1)], {"eos": "<|endoftext|>"}),
+    ([("<|begin_of_text|>", 3), ("<|eot_id|>", 3), ("<|eom_id|>", 3), ("<|end_of_text|>", 3)], {"eos": "<|end_of_text|>"}),
+    ([("<|start|>", 3), ("<|end|>", 3), ("<|message|>", 3), ("<|channel|>", 3), ("<|constrain|>", 3), ("<|return|>", 3),
+      ("<|call|>", 3), ("<|endoftext|>", 3)], {"eos": "<|return|>"}),
+    ([("<|end|>", 3), ("<|flush|>", 3), ("<|calls|>", 4), ("<|endoftext|>", 3)], {"eos": "<|endoftext|>"}),
+    ([("<|end|>", 3), ("<|call|>", 3), ("<|endoftext|>", 3)], {"eos": "<|endoftext|>"}),
+    ([("</s>", 1), ("<eos>", 3), ("<turn|>", 3), ("<|tool_response>", 4), ("<end_of_turn>", 1)], {"eos": "<eos>"}),
+    ([("</s>", 3), ("[EOT]", 3), ("[EOS]", 3), ("[PAD]", 3), ("<PRE>", 1), ("<｜end▁of▁sentence｜>", 3), ("[e~[", 3)], {"eos": "</s>"}),
+    ([("<stop>", 1), ("<turn>", 1), ("<more>", 3), ("<|user|>", 3)], {"eos": "<stop>", "eot": "<turn>", "eom": "<more>"}),
+    ([("<a>", 3), ("<b>", 3), ("<c>", 3), ("<fim_pad>", 3)], {"eos": "<a>", "fim_pad": "<b>", "fim_rep": "<c>"}),
+]
 
 TEXT = """Huge pages keep the weights of a model in memory without a table entry for every four kilobytes. The plan
 says how many pages are needed before anything is read, and the pool is checked before the first byte is loaded. If the
@@ -75,39 +119,57 @@ def pieces(text, blank):
     return [(blank if i else "") + w for i, w in enumerate(words)]
 
 
-def write(name, model, pre, tokens, types, scores=None, merges=None, **ids):
-    w = gguf.GGUFWriter(OUT / f"{name}.gguf", "llama")
+def write(path, name, model, pre, tokens, types, scores=None, merges=None, add_space_prefix=None, **ids):
+    w = gguf.GGUFWriter(path, "llama")
     w.add_name(name)
     w.add_context_length(64), w.add_embedding_length(32), w.add_block_count(1), w.add_head_count(1)
     w.add_feed_forward_length(32), w.add_layer_norm_rms_eps(1e-5), w.add_rope_dimension_count(32)
     w.add_tokenizer_model(model)
-    w.add_tokenizer_pre(pre)
+    if pre:
+        w.add_tokenizer_pre(pre)
     w.add_token_list(tokens)
     w.add_token_types(types)
     if scores:
         w.add_token_scores(scores)
     if merges:
         w.add_token_merges(merges)
+    if add_space_prefix is not None:
+        w.add_add_space_prefix(add_space_prefix)
     for key, value in ids.items():
-        getattr(w, f"add_{key}")(value)
+        w.add_uint32(f"tokenizer.ggml.{key}_token_id", value)
     w.write_header_to_file()
     w.write_kv_data_to_file()
     w.close()
 
 
-def bpe(pre):
+def bpe(path, pre):
     chars = byte_chars()
-    merges = train([[chars[b] for b in piece.encode()] for piece in pieces(TEXT, " ")], N_MERGES)
+    words = pieces(TEXT, " ") + 60 * ACROSS
+    merges = train([[chars[b] for b in piece.encode()] for piece in words], N_MERGES)
     tokens = list(chars.values())
     tokens += [t for t in dict.fromkeys(a + b for a, b in merges) if t not in tokens]
     types = [1] * len(tokens)
-    for text, kind in [("<|endoftext|>", 3), ("<|im_start|>", 3), ("<|im_end|>", 3), ("<tool>", 4), ("<|", 4)]:
+    specials = [("<|endoftext|>", 3), ("<|im_start|>", 3), ("<|im_end|>", 3), ("<tool>", 4), ("<|", 4)]
+    for text, kind in [*specials, (WHOLE, 1), ("Ġ" + WHOLE, 1)]:
         tokens.append(text), types.append(kind)
     end = tokens.index("<|endoftext|>")
-    write(pre, "gpt2", pre, tokens, types, merges=[f"{a} {b}" for a, b in merges], bos_token_id=end, eos_token_id=end)
+    write(path, "bpe", "gpt2", pre, tokens, types, merges=[f"{a} {b}" for a, b in merges], bos=end, eos=end)
 
 
-def spm(name):
+def characters(path):
+    merges = train([list(line) for line in TEXT.replace(" ", "▁").split("\n")], N_MERGES)
+    tokens = ["<pad>", "<eos>", "<bos>", "<unk>"] + [f"<0x{b:02X}>" for b in range(256)] + ["\n", "\n\n", "\n\n\n"]
+    types = [3, 3, 3, 3] + [6] * 256 + [1] * 3
+    known = sorted(set(TEXT.replace(" ", "▁")) - {"\n"})
+    for text in dict.fromkeys([t for t in known if ord(t) < 0x4E00] + [a + b for a, b in merges]):
+        tokens.append(text), types.append(1)
+    merges = [f"{a} {b}" for a, b in merges if a in tokens and b in tokens]
+    for text, kind in [("<|turn>", 3), ("<turn|>", 3), ("<tool>", 4)]:
+        tokens.append(text), types.append(kind)
+    write(path, "characters", "gemma4", None, tokens, types, [0.0] * len(tokens), merges, bos=2, eos=1, unknown=3)
+
+
+def spm(path, name="spm", **keys):
     merges = train([list(piece.replace(" ", "▁")) for piece in pieces(TEXT, "▁")], N_MERGES)
     tokens = ["<unk>", "<s>", "</s>"] + [f"<0x{b:02X}>" for b in range(256)]
     types = [2, 3, 3] + [6] * 256
@@ -117,9 +179,9 @@ def spm(name):
     for text in sorted(set(TEXT.replace(" ", "▁")) - {"\n"}):
         if text not in tokens and ord(text) < 0x4E00:  # the rest falls back to bytes
             tokens.append(text), types.append(1), scores.append(-1000.0)
-    for text, kind in [("<|user|>", 3), ("<|end|>", 3), ("<tool>", 4), ("▁▁▁", 4)]:
+    for text, kind in [("<|user|>", 3), ("<|end|>", 3), ("<|endoftext|>", 3), ("<tool>", 4), ("▁▁▁", 4)]:
         tokens.append(text), types.append(kind), scores.append(0.0)
-    write(name, "llama", "default", tokens, types, scores, bos_token_id=1, eos_token_id=2, unk_token_id=0)
+    write(path, name, "llama", "default", tokens, types, scores, bos=1, eos=2, unknown=0, **keys)
 
 
 def strings(rng):
@@ -142,11 +204,42 @@ def strings(rng):
         lambda: chr(rng.choice([*range(1, 32), 127, 0x80, 0xAD, 0x200B, 0xFEFF, 0xE000, 0xFFFD])),
         lambda: "".join(rng.choice("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~。，「」…—“”‘’±€§¿") for _ in range(rng.randint(1, 4))),
         lambda: rng.choice(["<|endoftext|>", "<|im_start|>", "<tool>", "<|", "</s>", "<|user|>", " <|end|>\n", "<unk>", "▁", "Ġ"]),
+        lambda: rng.choice(ACROSS) + rng.choice(["", "a", "1", " ", "."]),
+        lambda: rng.choice(["HTTPServer's", "camelCase", "ÄÖü", "'S", "a/\n/", ".com", "(x", WHOLE, " " + WHOLE, "\n" * 3, " " * 70]),
     ]
     texts = ["", " ", "\n", "   ", "▁", "x" * 100, "\r\n" * 20, TEXT]
     while len(texts) < N_STRINGS:
         texts.append("".join(rng.choice(kinds)() + rng.choice(["", "", " "]) for _ in range(rng.randint(1, 9))))
     return texts
+
+
+def open_vocab(path):
+    return llama_cpp.Llama(str(path), n_ctx=64, vocab_only=True, verbose=False)
+
+
+def ids(path, texts, special):
+    model = open_vocab(path)
+    return [model.tokenize(t.encode(), add_bos=False, special=special) for t in texts]
+
+
+def record(name, **content):
+    source = f"llama.cpp of llama-cpp-python {llama_cpp.__version__}, seed {SEED}"
+    (OUT / f"{name}.json").write_text(json.dumps({"source": source, **content}, separators=(",", ":")) + "\n")
+
+
+def ends(path):
+    """For each set of special tokens behind two letters: which of them end generation, and which are control tokens."""
+    cases = []
+    for tokens, keys in ENDS:
+        all_tokens, types = ["a", "b", "ab"] + [t for t, _ in tokens], [1, 1, 1] + [kind for _, kind in tokens]
+        stated = {key: all_tokens.index(text) for key, text in keys.items()}
+        write(path, "ends", "gpt2", "gpt-2", all_tokens, types, merges=["a b"], **stated)
+        model = open_vocab(path)
+        vocab = model._model.vocab
+        test = lambda f: [i for i in range(len(all_tokens)) if f(vocab, i)]
+        cases.append({"tokens": all_tokens, "types": types, "ids": stated, "ends": test(llama_cpp.llama_vocab_is_eog),
+                      "control": test(llama_cpp.llama_vocab_is_control)})
+    return cases
 
 
 def main():
@@ -155,16 +248,29 @@ def main():
     llama_cpp.llama_log_set(quiet, None)
     texts = strings(random.Random(SEED))
     (OUT / "strings.json").write_text(json.dumps(texts, ensure_ascii=True, indent=0) + "\n")
-    spm("spm")
-    for pre in PRES:
-        bpe(pre)
-    for name in ["spm", *PRES]:
-        m = llama_cpp.Llama(str(OUT / f"{name}.gguf"), n_ctx=64, vocab_only=True, verbose=False)
-        ids = {kind: [m.tokenize(t.encode(), add_bos=False, special=kind == "special") for t in texts]
-               for kind in ("plain", "special")}
-        ids = {"source": f"llama.cpp of llama-cpp-python {llama_cpp.__version__}, seed {SEED}", **ids}
-        (OUT / f"{name}.json").write_text(json.dumps(ids, separators=(",", ":")) + "\n")
-        print(name, sum(map(len, ids["plain"])), "tokens,", (OUT / f"{name}.gguf").stat().st_size, "bytes")
+    spm(OUT / "spm.gguf"), bpe(OUT / "bpe.gguf", "default"), characters(OUT / "characters.gguf")
+    for name in ["spm", "bpe", "characters"]:
+        record(name, plain=ids(OUT / f"{name}.gguf", texts, False), special=ids(OUT / f"{name}.gguf", texts, True))
+    scratch = pathlib.Path(tempfile.mkdtemp()) / "vocab.gguf"
+    spm(scratch, "Phi-3")
+    record("spm-phi-3", special=ids(scratch, texts, True))
+    spm(scratch, add_space_prefix=False)
+    record("spm-no-prefix", plain=ids(scratch, texts, False))
+    names, seen = {}, {}
+    for line in PRES.split("\n")[1:-1]:
+        first, want = line.split()[0], None
+        for name in line.split():
+            bpe(scratch, name)
+            got = ids(scratch, texts, False)
+            assert want in (None, got), f"{name} does not cut like {first}"
+            want = got
+            model = open_vocab(scratch)
+            names[name] = {"ids": first, "add_bos": bool(llama_cpp.llama_vocab_get_add_bos(model._model.vocab))}
+        record(f"pre-{first}", plain=want)
+        print(line, sum(map(len, want)), "tokens", [other for other, ids in seen.items() if ids == want])
+        seen[first] = want
+    record("names", names=names)
+    record("ends", cases=ends(scratch))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 //! Python's methods on strings, mappings and lists, as far as chat templates call them.
 
+use minijinja::formatting::{FormatStyle, format};
 use minijinja::value::{ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State, Value};
 
@@ -11,6 +12,16 @@ pub fn call(_: &mut State<'_, '_>, value: &Value, method: &str, args: &[Value]) 
         (None, ValueKind::Seq | ValueKind::Iterable) => list(value, method, args),
         _ => Err(unknown(value, method)),
     }
+}
+
+/// `is iterable` as Python has it: strings are, none is not.
+pub fn is_iterable(value: &Value) -> bool {
+    is_sequence(value) || matches!(value.kind(), ValueKind::Iterable | ValueKind::Undefined)
+}
+
+/// `is sequence` as Jinja2 has it: what has a length and items, strings and mappings among them.
+pub fn is_sequence(value: &Value) -> bool {
+    matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::String)
 }
 
 fn unknown(value: &Value, method: &str) -> Error {
@@ -56,6 +67,16 @@ fn string(text: &str, method: &str, args: &[Value]) -> Result<Value, Error> {
                 None => text.replace(old, new).into(),
             }
         }
+        "partition" | "rpartition" => {
+            let (separator,): (&str,) = from_args(args)?;
+            let first = method == "partition";
+            match if first { text.split_once(separator) } else { text.rsplit_once(separator) } {
+                Some((before, after)) => Value::from_iter([before, separator, after]),
+                None if first => Value::from_iter([text, "", ""]),
+                None => Value::from_iter(["", "", text]),
+            }
+        }
+        "format" => format(FormatStyle::StrFormat, text, args)?.into(),
         "upper" => text.to_uppercase().into(),
         "lower" => text.to_lowercase().into(),
         "title" => title(text).into(),

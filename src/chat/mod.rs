@@ -1,34 +1,43 @@
-//! The model's own chat template, in Jinja, as published with the model.
+//! Chat templates in Jinja, as published with the models.
 //!
 //! Set up as the templates expect it (the conventions of Hugging Face's `apply_chat_template`): blocks are trimmed,
-//! strings have Python's methods, `raise_exception` and `strftime_now` exist.
+//! strings have Python's methods, `raise_exception`, `strftime_now` and `tojson` are there, and `{% generation %}`
+//! marks nothing.
 
 mod json;
+mod message;
 mod methods;
+mod time;
 
 use std::fmt;
 
-use crate::error::{Error, Exit};
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::Value;
-use minijinja::{AutoEscape, Environment, ErrorKind, context};
+use minijinja::value::{Serde, Value};
+use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior};
 
-/// One message of a chat.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Message {
-    /// `system`, `user` or `assistant`.
-    pub role: &'static str,
-    /// What was said.
-    pub content: String,
-}
+use crate::error::{Error, Exit};
+pub use message::{Message, Role, ToolCall};
+pub use time::Time;
 
 /// A template that does not compile, or fails on these messages.
 #[derive(Debug)]
-pub struct ChatError(minijinja::Error);
+pub struct ChatError {
+    /// The file or name it was asked for by; `None` is the model's own.
+    origin: Option<String>,
+    cause: minijinja::Error,
+}
 
 impl fmt::Display for ChatError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the model's chat template fails: {:#}; use --raw and write the whole prompt yourself", self.0)
+        let cause = &self.cause;
+        match &self.origin {
+            None => write!(
+                f,
+                "the model's chat template fails: {cause:#}; use another with --chat-template, or --raw and write the \
+                 whole prompt yourself"
+            ),
+            Some(origin) => write!(f, "the chat template {origin} fails: {cause:#}"),
+        }
     }
 }
 
@@ -36,22 +45,33 @@ impl std::error::Error for ChatError {}
 
 impl From<ChatError> for Error {
     fn from(e: ChatError) -> Self {
-        Error::new(Exit::Model, e)
+        Error::new(if e.origin.is_none() { Exit::Model } else { Exit::Usage }, e)
     }
 }
 
-/// Tokens as the template writes them.
-#[derive(Clone, Debug, Default)]
-pub struct ChatTokens {
-    /// Beginning of sequence.
-    pub bos: String,
-    /// End of sequence.
-    pub eos: String,
+/// What a template gets to see.
+#[derive(Clone, Copy, Debug)]
+pub struct Prompt<'a> {
+    /// The chat so far.
+    pub messages: &'a [Message],
+    /// Tools the model may call, each `{"type": "function", "function": {"name", "description", "parameters"}}`.
+    pub tools: &'a [serde_json::Value],
+    /// Open the assistant's turn.
+    pub add_generation_prompt: bool,
+    /// The token that begins a text, as the template writes it.
+    pub bos: &'a str,
+    /// The token that ends it.
+    pub eos: &'a str,
+    /// What `strftime_now` tells.
+    pub now: Time,
+    /// Further variables, such as `enable_thinking`; they win over the above.
+    pub variables: &'a [(String, serde_json::Value)],
 }
 
 /// A compiled template.
 pub struct ChatTemplate {
     environment: Environment<'static>,
+    origin: Option<String>,
 }
 
 const NAME: &str = "chat";
@@ -59,68 +79,112 @@ const NAME: &str = "chat";
 /// Work a template may do: far above what any published one needs for a long chat, and short of a hang.
 const FUEL: u64 = 10_000_000;
 
+/// The templates that brim has itself, by name: the formats that many models share.
+const OWN: [(&str, &str); 5] = [
+    ("chatml", include_str!("templates/chatml.jinja")),
+    ("gemma", include_str!("templates/gemma.jinja")),
+    ("llama3", include_str!("templates/llama3.jinja")),
+    ("mistral", include_str!("templates/mistral.jinja")),
+    ("phi3", include_str!("templates/phi3.jinja")),
+];
+
+/// The names of [`ChatTemplate::own`], as a sentence has them.
+pub fn own_names() -> String {
+    OWN.map(|(name, _)| name).join(", ")
+}
+
 impl ChatTemplate {
-    /// Compiles a template.
+    /// Compiles a template. `origin` is the file or name it was asked for by, `None` for the model's own.
     ///
     /// # Errors
     /// What is wrong with it, and where.
-    pub fn compile(source: &str) -> Result<ChatTemplate, ChatError> {
+    pub fn compile(source: &str, origin: Option<&str>) -> Result<ChatTemplate, ChatError> {
+        let fail = |cause| ChatError { origin: origin.map(str::to_owned), cause };
         let mut environment = Environment::new();
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(ChatError)?;
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(fail)?;
         environment.set_syntax(syntax);
         environment.set_fuel(Some(FUEL));
+        environment.set_undefined_behavior(UndefinedBehavior::Lenient);
         environment.set_unknown_method_callback(methods::call);
         environment.set_auto_escape_callback(|_| AutoEscape::None);
+        environment.add_test("iterable", methods::is_iterable);
+        environment.add_test("sequence", methods::is_sequence);
         environment.add_filter("tojson", json::tojson);
         environment.add_function("raise_exception", |message: String| -> Result<String, minijinja::Error> {
             Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
         });
-        environment.add_template_owned(NAME, source.to_owned()).map_err(ChatError)?;
-        Ok(ChatTemplate { environment })
+        environment.add_template_owned(NAME, without_generation_marks(source)).map_err(fail)?;
+        Ok(ChatTemplate { environment, origin: origin.map(str::to_owned) })
     }
 
-    /// The prompt for these messages; `add_generation_prompt` opens the assistant's turn. `date` answers
-    /// `strftime_now`, whatever format is asked for.
+    /// The template that brim has under this name.
+    pub fn own(name: &str) -> Option<Result<ChatTemplate, ChatError>> {
+        let (_, source) = OWN.iter().find(|(own, _)| *own == name)?;
+        Some(ChatTemplate::compile(source, Some(name)))
+    }
+
+    /// The text of a prompt.
     ///
     /// # Errors
     /// What the template refuses or stumbles over.
-    pub fn render(
-        &self,
-        messages: &[Message],
-        add_generation_prompt: bool,
-        tokens: &ChatTokens,
-        date: &str,
-    ) -> Result<String, ChatError> {
-        let template = self.environment.get_template(NAME).map_err(ChatError)?;
-        let date = date.to_owned();
-        let now = Value::from_function(move |_format: String| date.clone());
-        let messages: Vec<Value> = messages
-            .iter()
-            .map(|m| Value::from_pairs([("role", Value::from(m.role)), ("content", Value::from(m.content.as_str()))]))
-            .collect();
-        template
-            .render(context! {
-                messages => messages,
-                add_generation_prompt => add_generation_prompt,
-                bos_token => tokens.bos.as_str(),
-                eos_token => tokens.eos.as_str(),
-                strftime_now => now,
-            })
-            .map_err(ChatError)
+    pub fn render(&self, prompt: &Prompt<'_>) -> Result<String, ChatError> {
+        let fail = |cause| ChatError { origin: self.origin.clone(), cause };
+        let template = self.environment.get_template(NAME).map_err(fail)?;
+        let now = prompt.now;
+        let none = Value::from(());
+        let tools = if prompt.tools.is_empty() { none.clone() } else { Value::from(Serde(prompt.tools)) };
+        let own = [
+            ("messages", Value::from(Serde(prompt.messages))),
+            ("tools", tools),
+            ("documents", none),
+            ("add_generation_prompt", prompt.add_generation_prompt.into()),
+            ("bos_token", prompt.bos.into()),
+            ("eos_token", prompt.eos.into()),
+            ("strftime_now", Value::from_function(move |format: &str| now.format(format))),
+        ];
+        let own = own.into_iter().map(|(name, value)| (name.to_owned(), value));
+        let further = prompt.variables.iter().map(|(name, value)| (name.clone(), Value::from(Serde(value))));
+        template.render(Value::from_pairs(own.chain(further))).map_err(fail)
     }
+}
+
+/// `{% generation %}` and `{% endgeneration %}` as blocks that Jinja has: they only mark, for training, what the model
+/// wrote.
+fn without_generation_marks(source: &str) -> String {
+    let mut out = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some((before, tag)) = rest.split_once("{%") {
+        out.push_str(before);
+        out.push_str("{%");
+        rest = tag;
+        let (inside, _) = tag.split_once("%}").unwrap_or((tag, ""));
+        let word = inside.trim_matches(|c: char| c.is_whitespace() || matches!(c, '-' | '+'));
+        let instead = match word {
+            "generation" => "if true",
+            "endgeneration" => "endif",
+            _ => continue,
+        };
+        out.push_str(&inside.replace(word, instead));
+        rest = &tag[inside.len()..];
+    }
+    out + rest
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn say(role: &'static str, content: &str) -> Message {
-        Message { role, content: content.to_owned() }
-    }
-
     fn render(template: &str, messages: &[Message]) -> Result<String, ChatError> {
-        let tokens = ChatTokens { bos: "<s>".into(), eos: "</s>".into() };
-        ChatTemplate::compile(template)?.render(messages, true, &tokens, "23 Nov 2026")
+        let prompt = Prompt {
+            messages,
+            tools: &[],
+            add_generation_prompt: true,
+            bos: "<s>",
+            eos: "</s>",
+            now: Time::from_unix(1_795_438_800),
+            variables: &[("extra".to_owned(), serde_json::json!({"a": [1, 2.5]}))],
+        };
+        ChatTemplate::compile(template, None)?.render(&prompt)
     }
 
     const CHATML: &str = "{% for m in messages %}\n<|im_start|>{{ m.role }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}\n\
@@ -128,7 +192,7 @@ mod tests {
 
     #[test]
     fn chatml() {
-        let got = render(CHATML, &[say("system", "Be brief."), say("user", "Hi")]).unwrap();
+        let got = render(CHATML, &[Message::text(Role::System, "Be brief."), Message::text(Role::User, "Hi")]).unwrap();
         let want = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n";
         assert_eq!(got, want);
     }
@@ -142,7 +206,11 @@ mod tests {
             ("{{ 'think</t>say'.split('</t>')[-1].lstrip('\\n') }}", "say"),
             ("{{ 'abc'.startswith('ab') }}", "True"),
             ("{{ 'abc'.upper() ~ 'DEF'.lower() ~ 'ghi'.title() }}", "ABCdefGhi"),
-            ("{{ strftime_now('%d %b %Y') }}", "23 Nov 2026"),
+            ("{{ strftime_now('%d %b %Y') }} {{ strftime_now('%H:%M') }}", "23 Nov 2026 13:00"),
+            ("{{ extra | tojson }}{{ extra | tojson(separators=(',', ':')) }}", "{\"a\": [1, 2.5]}{\"a\":[1,2.5]}"),
+            ("{{ 'é\\x7f😀' | tojson(ensure_ascii=True) }}", "\"\\u00e9\\u007f\\ud83d\\ude00\""),
+            ("{{ {'b': [], 'a': {}} | tojson(indent=2, sort_keys=true) }}", "{\n  \"a\": {},\n  \"b\": []\n}"),
+            ("a\n  {%- generation -%}\n b {% endgeneration %} c", "ab  c"),
             ("{% set n = namespace(x=1) %}{% for m in messages %}{% set n.x = n.x + 1 %}{% endfor %}{{ n.x }}", "2"),
             ("{{ bos_token }}{{ eos_token }}", "<s></s>"),
             ("{{ messages[0].role | tojson }}", "\"user\""),
@@ -160,7 +228,7 @@ mod tests {
                 "a1b2['a']",
             ),
         ] {
-            assert_eq!(render(template, &[say("user", "x")]).unwrap(), want, "{template}");
+            assert_eq!(render(template, &[Message::text(Role::User, "x")]).unwrap(), want, "{template}");
         }
     }
 

@@ -73,6 +73,9 @@ macro_rules! model_command {
             /// how weights are read: auto, buffered or direct
             #[argh(option)]
             pub io: Option<String>,
+            /// cut text as this pre-tokenizer does, whichever the file names
+            #[argh(option)]
+            pub pre: Option<String>,
             /// say more on stderr
             #[argh(switch, short = 'v')]
             pub verbose: bool,
@@ -92,6 +95,7 @@ macro_rules! model_command {
                     cores: self.cores.clone(),
                     isa: self.isa.clone(),
                     io: self.io.clone(),
+                    pre: self.pre.clone(),
                     verbose: self.verbose,
                 }
             }
@@ -113,6 +117,7 @@ pub struct ModelArgs {
     pub cores: Option<String>,
     pub isa: Option<String>,
     pub io: Option<String>,
+    pub pre: Option<String>,
     pub verbose: bool,
 }
 
@@ -135,6 +140,9 @@ Run {
     /// system message
     #[argh(option)]
     pub system: Option<String>,
+    /// chat template: a file, or a name such as chatml (default: the model's own)
+    #[argh(option)]
+    pub chat_template: Option<String>,
     /// temperature; 0 is greedy
     #[argh(option)]
     pub temp: Option<f32>,
@@ -247,6 +255,15 @@ pub struct Tokenize {
     /// parse control tokens in the text
     #[argh(switch)]
     pub special: bool,
+    /// texts on stdin end with a zero byte, and each gives a line of ids
+    #[argh(switch)]
+    pub null: bool,
+    /// only the ids of the tokens that end generation, whatever stdin holds
+    #[argh(switch)]
+    pub ends: bool,
+    /// cut text as this pre-tokenizer does, whichever the file names
+    #[argh(option)]
+    pub pre: Option<String>,
 }
 
 /// Known prompts on every kernel tier of this CPU, compared with recorded answers.
@@ -268,8 +285,20 @@ pub enum Parsed {
 }
 
 /// Options without a value.
-const SWITCHES: [&str; 10] =
-    ["--help", "--version", "-V", "--hugepages", "--verbose", "-v", "--raw", "--json", "--decode", "--special"];
+const SWITCHES: [&str; 12] = [
+    "--help",
+    "--version",
+    "-V",
+    "--hugepages",
+    "--verbose",
+    "-v",
+    "--raw",
+    "--json",
+    "--decode",
+    "--special",
+    "--null",
+    "--ends",
+];
 
 /// Parses the words after the program's name. `--option=value` is read as `--option value`.
 ///

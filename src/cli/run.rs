@@ -8,8 +8,9 @@ use super::args::Run;
 use super::note;
 use super::settings::{Settings, env_or, env_or_switch};
 use crate::boot::{self, Running};
-use crate::chat::{ChatTemplate, ChatTokens, Message};
+use crate::chat::{self, ChatTemplate, Message, Prompt, Role, Time};
 use crate::error::{Error, Exit, Result};
+use crate::gguf::Metadata;
 use crate::sampling::{Candidate, Sampler, SamplingParams};
 use crate::sys::{file, signal, term};
 use crate::tokenizer::Decoder;
@@ -28,12 +29,13 @@ pub fn execute(args: &Run) -> Result<()> {
     if raw && system.is_some() {
         return Err(Error::usage("--system needs the chat template, which --raw leaves out; give one of the two"));
     }
+    let chosen = env_or(args.chat_template.clone(), "BRIM_CHAT_TEMPLATE")?;
+    if raw && chosen.is_some() {
+        return Err(Error::usage("--chat-template and --raw, which leaves the template out: give one of the two"));
+    }
     let n_predict = env_or(args.n_predict, "BRIM_N_PREDICT")?.map_or(usize::MAX, |n| n as usize);
     let prepared = boot::prepare(&settings, 1)?;
-    let template = match prepared.files.metadata().str("tokenizer.chat_template") {
-        Ok(Some(source)) if !raw => Some(ChatTemplate::compile(source)?),
-        _ => None,
-    };
+    let template = if raw { None } else { template(&prepared.files.metadata(), chosen.as_deref())? };
     if template.is_none() && (system.is_some() || prompt.is_none()) {
         return Err(Error::usage(
             "a chat needs a chat template, and this model has none (or --raw leaves it out): give a prompt with -p or -f",
@@ -48,8 +50,8 @@ pub fn execute(args: &Run) -> Result<()> {
             (Some(prompt), None) => talk.answer_raw(&prompt)?,
             (Some(prompt), Some(template)) => {
                 let mut messages: Vec<Message> =
-                    system.map(|content| Message { role: "system", content }).into_iter().collect();
-                messages.push(Message { role: "user", content: prompt });
+                    system.map(|content| Message::text(Role::System, content)).into_iter().collect();
+                messages.push(Message::text(Role::User, prompt));
                 talk.answer_chat(template, &messages)?;
             }
             (None, Some(template)) => talk.converse(template, system)?,
@@ -66,6 +68,27 @@ pub fn execute(args: &Run) -> Result<()> {
         ));
         Ok(())
     })
+}
+
+/// The chat template: a file, one that the model or brim has under this name, or the model's own.
+fn template(metadata: &Metadata<'_>, chosen: Option<&str>) -> Result<Option<ChatTemplate>> {
+    const KEY: &str = "tokenizer.chat_template";
+    let Some(chosen) = chosen else {
+        return Ok(metadata.str(KEY)?.map(|source| ChatTemplate::compile(source, None)).transpose()?);
+    };
+    if let Some(source) = metadata.str(&format!("{KEY}.{chosen}"))? {
+        return Ok(Some(ChatTemplate::compile(source, Some(chosen))?));
+    }
+    if let Some(template) = ChatTemplate::own(chosen) {
+        return Ok(Some(template?));
+    }
+    let source = std::fs::read_to_string(chosen).map_err(|e| {
+        let names = chat::own_names();
+        Error::usage(format!(
+            "--chat-template {chosen}: no such file can be read ({e}), and no template has this name; there are {names}"
+        ))
+    })?;
+    Ok(Some(ChatTemplate::compile(&source, Some(chosen))?))
 }
 
 /// The sampler's parameters; the demo model answers the same way every time unless told otherwise.
@@ -137,8 +160,15 @@ impl Talk<'_> {
         let tokenizer = self.running.tokenizer;
         let text =
             |id: Option<u32>| id.map(|id| String::from_utf8_lossy(tokenizer.text(id)).into_owned()).unwrap_or_default();
-        let chat_tokens = ChatTokens { bos: text(tokenizer.bos()), eos: text(tokenizer.eos()) };
-        let prompt = template.render(messages, true, &chat_tokens, &today())?;
+        let prompt = template.render(&Prompt {
+            messages,
+            tools: &[],
+            add_generation_prompt: true,
+            bos: &text(tokenizer.bos()),
+            eos: &text(tokenizer.eos()),
+            now: Time::now(),
+            variables: &[],
+        })?;
         let mut tokens = Vec::new();
         tokenizer.encode(&prompt, true, &mut tokens);
         if let Some(bos) = tokenizer.bos().filter(|bos| tokenizer.add_bos() && tokens.first() != Some(bos)) {
@@ -150,7 +180,7 @@ impl Talk<'_> {
     /// A chat on the terminal: one line, one answer, until the end of input or Ctrl-C at the prompt.
     fn converse(&mut self, template: &ChatTemplate, system: Option<String>) -> Result<()> {
         let mut messages: Vec<Message> =
-            system.map(|content| Message { role: "system", content }).into_iter().collect();
+            system.map(|content| Message::text(Role::System, content)).into_iter().collect();
         note("Ctrl-C stops an answer, Ctrl-D or Ctrl-C at the prompt ends the chat.");
         loop {
             let _ = write(&mut std::io::stderr(), "> ");
@@ -165,9 +195,9 @@ impl Talk<'_> {
             if line.trim().is_empty() {
                 continue;
             }
-            messages.push(Message { role: "user", content: line.trim().to_owned() });
+            messages.push(Message::text(Role::User, line.trim()));
             match self.answer_chat(template, &messages) {
-                Ok(content) => messages.push(Message { role: "assistant", content }),
+                Ok(content) => messages.push(Message::text(Role::Assistant, content)),
                 // A full context ends the turn, not the program.
                 Err(e) if e.exit() == Exit::Usage => {
                     note(&format!("brim: {e}"));
@@ -237,36 +267,4 @@ impl Talk<'_> {
 fn write(out: &mut impl Write, text: &str) -> std::io::Result<()> {
     out.write_all(text.as_bytes())?;
     out.flush()
-}
-
-/// Today as `23 Nov 2026`, for templates that ask (Gregorian calendar from days, after H. Hinnant's `civil_from_days`).
-fn today() -> String {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    date_text(since.as_secs() / 86_400)
-}
-
-fn date_text(days: u64) -> String {
-    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-    // Days since 1 March 0000; eras of 400 years are 146,097 days.
-    let z = days + 719_468;
-    let (era, day_of_era) = (z / 146_097, z % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let march_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * march_month + 2) / 5 + 1;
-    let month = (march_month + 2) % 12;
-    let year = era * 400 + year_of_era + u64::from(month < 2);
-    format!("{day:02} {} {year}", MONTHS[month as usize])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn dates() {
-        assert_eq!(date_text(0), "01 Jan 1970");
-        assert_eq!(date_text(11_016), "29 Feb 2000");
-        assert_eq!(date_text(20_780), "23 Nov 2026");
-    }
 }

@@ -44,6 +44,8 @@ pub struct Settings {
     pub isa_ceiling: Option<String>,
     /// How weights are read.
     pub io: Io,
+    /// The pre-tokenizer to use instead of the file's.
+    pub pre: Option<String>,
     /// Say more on stderr.
     pub verbose: bool,
     /// Tile sizes of the board.
@@ -221,6 +223,7 @@ impl Settings {
             isa: isa.map(|(isa, _)| isa),
             isa_ceiling: board.cpu.isa.clone(),
             io,
+            pre: pick(env, "pre", args.pre.clone(), None)?.map(|(pre, _)| pre),
             verbose: args.verbose || switch_from_env(env, "BRIM_VERBOSE")?.unwrap_or(false),
             tile: board.tile.clone(),
             keep_free_bytes: board.keep_free_bytes(),

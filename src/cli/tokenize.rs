@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::io::{ErrorKind, Read as _, Write as _};
 
 use super::args::Tokenize;
+use super::settings::env_or;
 use crate::boot;
 use crate::error::{Error, Exit, Result};
 use crate::tokenizer::{self, Decoder, TEXT_BYTES_MAX, Tokenizer};
@@ -12,13 +13,25 @@ use crate::tokenizer::{self, Decoder, TEXT_BYTES_MAX, Tokenizer};
 pub fn execute(args: &Tokenize) -> Result<()> {
     let path = args.model.as_deref().unwrap_or("embedded demo model");
     let model = boot::open(args.model.as_deref())?;
-    let source = tokenizer::source_from(&model.metadata()).map_err(|e| e.at(path))?;
+    let pre = env_or(args.pre.clone(), "BRIM_PRE")?;
+    let source = tokenizer::source_from(&model.metadata(), pre.as_deref()).map_err(|e| e.at(path))?;
     let bytes = tokenizer::region_bytes(&source).map_err(|e| Error::from(e).at(path))?;
     let too_big = || Error::new(Exit::Memory, format!("the vocabulary of {path} needs {bytes} bytes of memory"));
     let mut region = vec![0; usize::try_from(bytes).map_err(|_| too_big())?];
     let tokenizer = tokenizer::build(&source, &mut region).map_err(|e| Error::from(e).at(path))?;
-    let text = input()?;
-    let result = if args.decode { decode(&tokenizer, &text)? } else { encode(&tokenizer, &text, args.special)? };
+    if args.decode && (args.null || args.special) {
+        let why = "--null and --special are about text, which --decode writes; leave one or the other out";
+        return Err(Error::usage(why));
+    }
+    let text = if args.ends { String::new() } else { input()? };
+    let result = match (args.decode, args.null) {
+        _ if args.ends => line((0..tokenizer.n_tokens()).filter(|&id| tokenizer.is_end_of_generation(id)))?,
+        (true, _) => decode(&tokenizer, &text)?,
+        (false, false) => encode(&tokenizer, &text, args.special)?,
+        (false, true) => {
+            text.split_terminator('\0').map(|text| encode(&tokenizer, text, args.special)).collect::<Result<_>>()?
+        }
+    };
     match std::io::stdout().lock().write_all(result.as_bytes()).and_then(|()| std::io::stdout().flush()) {
         Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(Error::new(Exit::Unexpected, e).at("stdout")),
         _ => Ok(()),
@@ -44,8 +57,13 @@ fn input() -> Result<String> {
 fn encode(tokenizer: &Tokenizer<'_>, text: &str, special: bool) -> Result<String> {
     let mut ids = Vec::new();
     tokenizer.encode(text, special, &mut ids);
-    let mut line = String::with_capacity(ids.len() * 6 + 1);
-    for (i, id) in ids.iter().enumerate() {
+    line(ids.into_iter())
+}
+
+/// Ids with blanks between, on one line.
+fn line(ids: impl Iterator<Item = u32>) -> Result<String> {
+    let mut line = String::with_capacity(ids.size_hint().0 * 6 + 1);
+    for (i, id) in ids.enumerate() {
         let gap = if i > 0 { " " } else { "" };
         write!(line, "{gap}{id}").map_err(|e| Error::new(Exit::Unexpected, e))?;
     }

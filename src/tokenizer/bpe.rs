@@ -1,8 +1,10 @@
-//! Byte-level BPE (`tokenizer.ggml.model = "gpt2"`): inside each word the neighbours with the lowest merge rank are
-//! joined, leftmost first among equals, until no merge applies.
+//! BPE: inside each word the neighbours with the lowest merge rank are joined, leftmost first among equals, until no
+//! merge applies. Words start as bytes, written in printable characters (`tokenizer.ggml.model = "gpt2"`), or as the
+//! characters they are, with `<0xXX>` tokens for what the vocabulary lacks (`"gemma4"`).
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::ops::Range;
 
 use super::bytelevel;
 use super::table::{NONE, Table};
@@ -13,6 +15,18 @@ const SCAN_BYTES: usize = 32;
 
 /// End of a chain of symbols.
 const END: u32 = u32::MAX;
+
+/// What a word starts as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Units {
+    /// Its bytes; a word that is a token as a whole may stay one, merges or not.
+    Bytes {
+        /// It does.
+        ignore_merges: bool,
+    },
+    /// Its characters; a word of newlines that is a token stays one.
+    Characters,
+}
 
 /// The tokens that single bytes start as; [`NONE`] where the vocabulary lacks one, which drops the byte.
 pub fn byte_tokens(table: &Table<'_>) -> [u32; 256] {
@@ -51,24 +65,45 @@ pub struct Scratch {
 pub fn encode_word(
     table: &Table<'_>,
     byte_tokens: &[u32; 256],
-    ignore_merges: bool,
-    word: &[u8],
+    units: Units,
+    word: &str,
     scratch: &mut Scratch,
     out: &mut Vec<u32>,
 ) {
-    if ignore_merges && word.len() <= table.longest() {
-        scratch.written.clear();
-        bytelevel::write(word, &mut scratch.written);
-        match table.find(&scratch.written) {
-            NONE => {}
-            id => return out.push(id),
+    let whole = match units {
+        Units::Bytes { ignore_merges: true } if word.len() <= table.longest() => {
+            scratch.written.clear();
+            bytelevel::write(word.as_bytes(), &mut scratch.written);
+            table.find(&scratch.written)
         }
+        Units::Characters if word.starts_with('\n') => table.find(word.as_bytes()),
+        _ => NONE,
+    };
+    if whole != NONE {
+        return out.push(whole);
     }
-    if word.len() <= SCAN_BYTES {
-        scan(table, byte_tokens, word, &mut scratch.ids);
-        out.extend(scratch.ids.iter().filter(|&&id| id != NONE));
-    } else {
-        queued(table, byte_tokens, word, scratch, out);
+    match units {
+        Units::Bytes { .. } if word.len() <= SCAN_BYTES => {
+            scan(table, byte_tokens, word.as_bytes(), &mut scratch.ids);
+            out.extend(scratch.ids.iter().filter(|&&id| id != NONE));
+        }
+        Units::Bytes { .. } => {
+            let bytes = word.bytes().map(|byte| (byte_tokens[byte as usize], 1));
+            queued(table, bytes, scratch, |id, _| out.extend(Some(id).filter(|&id| id != NONE)));
+        }
+        Units::Characters => {
+            let characters = word.char_indices().map(|(at, c)| {
+                let bytes = c.len_utf8();
+                (table.find(&word.as_bytes()[at..at + bytes]), bytes as u32)
+            });
+            queued(table, characters, scratch, |id, span| match id {
+                NONE => {
+                    let bytes = word.as_bytes()[span].iter().map(|&byte| byte_tokens[byte as usize]);
+                    out.extend(bytes.filter(|&id| id != NONE));
+                }
+                id => out.push(id),
+            });
+        }
     }
 }
 
@@ -104,12 +139,18 @@ fn scan(table: &Table<'_>, byte_tokens: &[u32; 256], word: &[u8], ids: &mut Vec<
     }
 }
 
-fn queued(table: &Table<'_>, byte_tokens: &[u32; 256], word: &[u8], scratch: &mut Scratch, out: &mut Vec<u32>) {
+/// `units` are the tokens the word starts as, with their bytes; `emit` gets the tokens it ends as and where they lie.
+fn queued(
+    table: &Table<'_>,
+    units: impl Iterator<Item = (u32, u32)>,
+    scratch: &mut Scratch,
+    mut emit: impl FnMut(u32, Range<usize>),
+) {
     let Scratch { symbols, queue, .. } = scratch;
     symbols.clear();
     queue.clear();
-    for (at, &byte) in (0u32..).zip(word) {
-        symbols.push(Symbol { id: byte_tokens[byte as usize], bytes: 1, prev: at.wrapping_sub(1), next: at + 1 });
+    for (at, (id, bytes)) in (0u32..).zip(units) {
+        symbols.push(Symbol { id, bytes, prev: at.wrapping_sub(1), next: at + 1 });
     }
     let Some(last) = symbols.last_mut() else { return };
     last.next = END;
@@ -139,12 +180,11 @@ fn queued(table: &Table<'_>, byte_tokens: &[u32; 256], word: &[u8], scratch: &mu
         offer(queue, symbols, l.prev, left);
         offer(queue, symbols, left, r.next);
     }
-    let mut at = 0;
+    let (mut at, mut start) = (0, 0);
     while at != END {
         let symbol = symbols[at as usize];
-        if symbol.id != NONE {
-            out.push(symbol.id);
-        }
-        at = symbol.next;
+        let end = start + symbol.bytes as usize;
+        emit(symbol.id, start..end);
+        (at, start) = (symbol.next, end);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::pre;
 use crate::error::{Error, Exit};
 
 /// A name from the file, cut to what fits an error message.
@@ -87,13 +88,14 @@ impl fmt::Display for TokenizerError {
         match self {
             Self::UnknownModel(Named(name)) => write!(
                 f,
-                "tokenizer.ggml.model is {name:?}, brim has \"llama\" (SPM) and \"gpt2\" (byte-level BPE); \
-                 convert the model with one of these vocabularies"
+                "tokenizer.ggml.model is {name:?}; brim has \"llama\" (SPM), \"gpt2\" (byte-level BPE) and \"gemma4\", \
+                 and no architecture it runs comes with another"
             ),
             Self::UnknownPre(Named(name)) => write!(
                 f,
-                "tokenizer.ggml.pre is {name:?}, which brim does not know; cutting text another way would give wrong \
-                 tokens, so the model is refused"
+                "tokenizer.ggml.pre is {name:?}, which brim does not know, and to cut text another way would give wrong \
+                 tokens; if it cuts like one of these, name that with --pre: {}",
+                pre::list()
             ),
             Self::Missing(key) => write!(f, "the file has no {key}; convert the model again with its vocabulary"),
             Self::NoTokens => write!(f, "tokenizer.ggml.tokens is empty; convert the model again with its vocabulary"),

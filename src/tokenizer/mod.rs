@@ -7,6 +7,7 @@ mod bpe;
 mod bytelevel;
 mod decode;
 mod error;
+mod pattern;
 mod pre;
 mod source;
 mod special;
@@ -17,9 +18,9 @@ mod unicode;
 pub use decode::Decoder;
 pub use error::{Named, TokenizerError};
 pub use source::{VocabSource, source_from};
-pub use table::region_bytes;
 
-use pre::Pre;
+use bpe::Units;
+use pre::Splitter;
 use special::{Fragment, Specials};
 use table::{NONE, Table, attr};
 
@@ -29,7 +30,7 @@ pub const TEXT_BYTES_MAX: usize = 1 << 30;
 #[derive(Debug)]
 enum Kind {
     Spm { add_space_prefix: bool },
-    Bpe { pre: Pre },
+    Bpe { splitter: Splitter, units: Units },
 }
 
 /// A vocabulary ready for use. The tables are in the region it was built over.
@@ -46,6 +47,37 @@ pub struct Tokenizer<'m> {
     pad: Option<u32>,
     add_bos: bool,
     add_eos: bool,
+}
+
+/// Bytes of the region that [`build`] fills, from the header's counts alone.
+///
+/// # Errors
+/// If the kind of vocabulary is unknown, it has no tokens, or more than ids and offsets can express.
+pub fn region_bytes(source: &VocabSource) -> Result<u64, TokenizerError> {
+    kind_of(source)?;
+    table::region_bytes(source)
+}
+
+/// How the vocabulary encodes, and whether BOS is put in front of a prompt.
+fn kind_of(source: &VocabSource) -> Result<(Kind, bool), TokenizerError> {
+    let (kind, add_bos) = match source.model {
+        "llama" => {
+            (Kind::Spm { add_space_prefix: source.add_space_prefix.unwrap_or(true) }, source.add_bos.unwrap_or(true))
+        }
+        "gpt2" => {
+            let name = source.pre.unwrap_or("");
+            let pre = pre::by_name(name).ok_or_else(|| TokenizerError::UnknownPre(Named::new(name)))?;
+            let units = Units::Bytes { ignore_merges: pre.ignore_merges };
+            (Kind::Bpe { splitter: Splitter::new(pre), units }, source.add_bos.unwrap_or(pre.add_bos))
+        }
+        // Files that say not to put BOS in front are wrong (llama.cpp overrides them, too).
+        "gemma4" => (Kind::Bpe { splitter: Splitter::new(pre::GEMMA4), units: Units::Characters }, true),
+        other => return Err(TokenizerError::UnknownModel(Named::new(other))),
+    };
+    match (&kind, source.merges) {
+        (Kind::Bpe { .. }, None) => Err(TokenizerError::Missing("tokenizer.ggml.merges")),
+        _ => Ok((kind, add_bos)),
+    }
 }
 
 /// Builds the vocabulary into `region`, which holds at least [`region_bytes`] bytes.
@@ -67,19 +99,11 @@ pub fn build<'m>(source: &VocabSource, region: &'m mut [u8]) -> Result<Tokenizer
     let pad = in_range("tokenizer.ggml.padding_token_id", source.pad)?;
     in_range("tokenizer.ggml.eom_token_id", source.eom)?;
 
-    let (kind, add_bos) = match source.model {
-        "llama" => (Kind::Spm { add_space_prefix: source.add_space_prefix.unwrap_or(true) }, true),
-        "gpt2" => {
-            let name = source.pre.unwrap_or("");
-            let pre = pre::by_name(name).ok_or_else(|| TokenizerError::UnknownPre(Named::new(name)))?;
-            source.merges.ok_or(TokenizerError::Missing("tokenizer.ggml.merges"))?;
-            (Kind::Bpe { pre }, pre.add_bos)
-        }
-        other => return Err(TokenizerError::UnknownModel(Named::new(other))),
-    };
+    let (kind, add_bos) = kind_of(source)?;
     let table = Table::build(source, region, |table, changes| special::settle(source, eos, table, changes))?;
     let byte_tokens = match kind {
         Kind::Spm { .. } => spm::byte_tokens(&table, unk),
+        Kind::Bpe { units: Units::Characters, .. } => spm::byte_tokens(&table, None),
         Kind::Bpe { .. } => bpe::byte_tokens(&table),
     };
     Ok(Tokenizer {
@@ -92,7 +116,7 @@ pub fn build<'m>(source: &VocabSource, region: &'m mut [u8]) -> Result<Tokenizer
         eot,
         unk,
         pad,
-        add_bos: source.add_bos.unwrap_or(add_bos) && bos.is_some(),
+        add_bos: add_bos && bos.is_some(),
         add_eos: source.add_eos.unwrap_or(false) && eos.is_some(),
     })
 }
@@ -106,9 +130,9 @@ impl<'m> Tokenizer<'m> {
     pub fn encode(&self, text: &str, parse_special: bool, out: &mut Vec<u32>) {
         assert!(text.len() <= TEXT_BYTES_MAX, "{} bytes of text in one call", text.len());
         let fragments = self.specials.partition(&self.table, text, parse_special);
-        match self.kind {
-            Kind::Spm { add_space_prefix } => self.encode_spm(&fragments, add_space_prefix, out),
-            Kind::Bpe { pre } => self.encode_bpe(&fragments, pre, out),
+        match &self.kind {
+            Kind::Spm { add_space_prefix } => self.encode_spm(&fragments, *add_space_prefix, out),
+            Kind::Bpe { splitter, units } => self.encode_bpe(&fragments, splitter, *units, out),
         }
     }
 
@@ -123,12 +147,7 @@ impl<'m> Tokenizer<'m> {
                     if add_space_prefix && after_special {
                         escaped.push_str(spm::BLANK);
                     }
-                    for (i, part) in text.split(' ').enumerate() {
-                        if i > 0 {
-                            escaped.push_str(spm::BLANK);
-                        }
-                        escaped.push_str(part);
-                    }
+                    escape(text, &mut escaped);
                     spm::encode(&self.table, &self.byte_tokens, &escaped, out);
                 }
             }
@@ -136,21 +155,22 @@ impl<'m> Tokenizer<'m> {
         }
     }
 
-    fn encode_bpe(&self, fragments: &[Fragment<'_>], pre: Pre, out: &mut Vec<u32>) {
+    fn encode_bpe(&self, fragments: &[Fragment<'_>], splitter: &Splitter, units: Units, out: &mut Vec<u32>) {
         let mut scratch = bpe::Scratch::default();
+        let mut escaped = String::new();
         for fragment in fragments {
             match *fragment {
                 Fragment::Token(id) => out.push(id),
-                Fragment::Text(text) => pre::split(pre.stages, text, &mut |word| {
-                    bpe::encode_word(
-                        &self.table,
-                        &self.byte_tokens,
-                        pre.ignore_merges,
-                        word.as_bytes(),
-                        &mut scratch,
-                        out,
-                    );
-                }),
+                Fragment::Text(mut text) => {
+                    if units == Units::Characters {
+                        escaped.clear();
+                        escape(text, &mut escaped);
+                        text = &escaped;
+                    }
+                    splitter.split(text, &mut |word| {
+                        bpe::encode_word(&self.table, &self.byte_tokens, units, word, &mut scratch, out);
+                    });
+                }
             }
         }
     }
@@ -170,8 +190,8 @@ impl<'m> Tokenizer<'m> {
             out.extend(hex_byte(text));
         } else if attrs & attr::NORMAL != 0 {
             match self.kind {
-                Kind::Spm { .. } => unescape(text, out),
-                Kind::Bpe { .. } => byte_level(text, out),
+                Kind::Bpe { units: Units::Bytes { .. }, .. } => byte_level(text, out),
+                _ => unescape(text, out),
             }
         }
     }
@@ -246,6 +266,16 @@ impl<'m> Tokenizer<'m> {
 fn hex_byte(text: &[u8]) -> Option<u8> {
     let digits = std::str::from_utf8(text).ok()?.strip_prefix("<0x")?.strip_suffix('>')?;
     u8::from_str_radix(digits, 16).ok()
+}
+
+/// Appends text with its blanks as SPM writes them.
+fn escape(text: &str, out: &mut String) {
+    for (i, part) in text.split(' ').enumerate() {
+        if i > 0 {
+            out.push_str(spm::BLANK);
+        }
+        out.push_str(part);
+    }
 }
 
 /// Appends SPM text with its blanks as blanks.

@@ -1,13 +1,14 @@
 //! What a vocabulary is made of, before it is built: slices of the file's header.
 
 use super::error::TokenizerError;
+use super::pre;
 use crate::error::{Error, Result};
 use crate::gguf::{Metadata, Strings};
 
 /// The vocabulary as the file states it; every count and id in it is a claim.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct VocabSource<'a> {
-    /// `tokenizer.ggml.model`: `llama` (SPM) or `gpt2` (byte-level BPE).
+    /// `tokenizer.ggml.model`: `llama` (SPM), `gpt2` (byte-level BPE) or `gemma4` (BPE over characters).
     pub model: &'a str,
     /// `tokenizer.ggml.pre`: how byte-level BPE cuts text into words.
     pub pre: Option<&'a str>,
@@ -35,6 +36,12 @@ pub struct VocabSource<'a> {
     pub sep: Option<u32>,
     /// `tokenizer.ggml.padding_token_id`.
     pub pad: Option<u32>,
+    /// `tokenizer.ggml.fim_pre_token_id`, or `prefix_token_id` of older files.
+    pub fim_pre: Option<u32>,
+    /// `tokenizer.ggml.fim_suf_token_id`, or `suffix_token_id` of older files.
+    pub fim_suf: Option<u32>,
+    /// `tokenizer.ggml.fim_mid_token_id`, or `middle_token_id` of older files.
+    pub fim_mid: Option<u32>,
     /// `tokenizer.ggml.fim_pad_token_id`.
     pub fim_pad: Option<u32>,
     /// `tokenizer.ggml.fim_rep_token_id`.
@@ -49,17 +56,30 @@ pub struct VocabSource<'a> {
     pub add_space_prefix: Option<bool>,
 }
 
-/// The vocabulary of a model file.
+/// The vocabulary of a model file; `pre` replaces the file's pre-tokenizer.
 ///
 /// # Errors
-/// If the file has no vocabulary, or a key of it has the wrong type.
-pub fn source_from<'a>(metadata: &Metadata<'a>) -> Result<VocabSource<'a>> {
+/// If the file has no vocabulary, or a key of it has the wrong type; a usage error if `pre` is not known or the
+/// vocabulary has no pre-tokenizer.
+pub fn source_from<'a>(metadata: &Metadata<'a>, pre: Option<&'a str>) -> Result<VocabSource<'a>> {
     let missing = |key| Error::from(TokenizerError::Missing(key));
     // Converters write -1 where there is no such token.
     let id = |key: &str| metadata.u32(key).map(|id| id.filter(|&id| id != u32::MAX));
+    let model = metadata.str("tokenizer.ggml.model")?.ok_or(missing("tokenizer.ggml.model"))?;
+    match pre {
+        Some(name) if model != "gpt2" => {
+            let why = format!("--pre {name}: the vocabulary is {model:?}, which has no pre-tokenizer; leave --pre out");
+            return Err(Error::usage(why));
+        }
+        Some(name) if pre::by_name(name).is_none() => {
+            let known = pre::list();
+            return Err(Error::usage(format!("--pre {name}: no pre-tokenizer has this name; there are {known}")));
+        }
+        _ => {}
+    }
     Ok(VocabSource {
-        model: metadata.str("tokenizer.ggml.model")?.ok_or(missing("tokenizer.ggml.model"))?,
-        pre: metadata.str("tokenizer.ggml.pre")?,
+        model,
+        pre: if pre.is_some() { pre } else { metadata.str("tokenizer.ggml.pre")? },
         name: metadata.str("general.name").unwrap_or(None),
         tokens: metadata.strings("tokenizer.ggml.tokens")?.ok_or(missing("tokenizer.ggml.tokens"))?,
         scores: metadata.f32s("tokenizer.ggml.scores")?.map(|scores| scores.bytes()),
@@ -72,6 +92,9 @@ pub fn source_from<'a>(metadata: &Metadata<'a>) -> Result<VocabSource<'a>> {
         unk: id("tokenizer.ggml.unknown_token_id")?,
         sep: id("tokenizer.ggml.seperator_token_id")?,
         pad: id("tokenizer.ggml.padding_token_id")?,
+        fim_pre: id("tokenizer.ggml.fim_pre_token_id")?.or(id("tokenizer.ggml.prefix_token_id")?),
+        fim_suf: id("tokenizer.ggml.fim_suf_token_id")?.or(id("tokenizer.ggml.suffix_token_id")?),
+        fim_mid: id("tokenizer.ggml.fim_mid_token_id")?.or(id("tokenizer.ggml.middle_token_id")?),
         fim_pad: id("tokenizer.ggml.fim_pad_token_id")?,
         fim_rep: id("tokenizer.ggml.fim_rep_token_id")?,
         fim_sep: id("tokenizer.ggml.fim_sep_token_id")?,

@@ -105,9 +105,9 @@ impl Attrs<'_> {
 pub fn settle(source: &VocabSource, eos: Option<u32>, table: &Table<'_>, changes: &mut BTreeMap<u32, u16>) {
     let mut attrs = Attrs { table, changes };
     let roles = [
-        (FIM_PREFIX, None, false),
-        (FIM_SUFFIX, None, false),
-        (FIM_MIDDLE, None, false),
+        (FIM_PREFIX, source.fim_pre, false),
+        (FIM_SUFFIX, source.fim_suf, false),
+        (FIM_MIDDLE, source.fim_mid, false),
         (FIM_PAD, source.fim_pad, true),
         (FIM_REPO, source.fim_rep, true),
         (FIM_SEP, source.fim_sep, true),
