@@ -3,9 +3,10 @@
 //! A record holds the f32 values, then a block of 512 bytes for every 256 columns: 128 pairs of bf16; or int8 quants and,
 //! on the cache lines that follow them, what else a kernel needs of these columns:
 //! - the starting values of integer sums, which take out the offset of unsigned quants: one per 16 columns, or per 32;
-//! - the scales: eight, one per 32 columns; or one, followed by whether the block is dense ([`SUM16_MAX`]) and the sums of
-//!   sub-blocks as i16 pairs, which meet the minima;
-//! - the starting values per 8 columns, for kernels that meet a dense block.
+//! - the scales: eight, one per 32 columns, followed by the sums of these columns, which meet float minima; or one, followed
+//!   by whether the block is dense ([`SUM16_MAX`]) and the sums of sub-blocks as i16 pairs, which meet integer minima;
+//! - with a scale per 32 columns, the starting values and the sums per 16 columns; with one, the starting values per 8, for
+//!   kernels that meet a dense block.
 //!
 //! Where weights have integer scales, a kernel sums two neighbouring groups of 32 columns side by side: of each 64
 //! columns, the units of four quants, and the starting values, of the first and the second group alternate ([`paired`]).
@@ -55,6 +56,11 @@ const SCALES: usize = STARTS + SUPER / 16 * 4;
 const DENSE: usize = SCALES + 4;
 const PAIRS: usize = DENSE + 4;
 const STARTS8: usize = 384;
+/// With a scale per 32 columns: their sums, the starting values per 16, and the sums of these.
+const MASSES: usize = SCALES + SUPER / GROUP * 4;
+const STARTS16: usize = STARTS8;
+const MASSES16: usize = STARTS16 + SUPER / 16 * 4;
+const _: () = assert!(MASSES + SUPER / GROUP * 4 == STARTS16 && MASSES16 + SUPER / 16 * 4 == BLOCK);
 const _: () = assert!(PAIRS + SUPER / GROUP * 2 <= STARTS8 && SCALES + SUPER / GROUP * 4 <= STARTS8);
 const _: () = assert!(STARTS8 + SUPER / 8 * 4 == BLOCK && 2 * SUPER == BLOCK);
 
@@ -207,6 +213,21 @@ impl Rows<'_> {
     pub fn start8(&self, n: usize, block: usize, columns: usize) -> i32 {
         self.part(n, block, STARTS8 + columns * 4)
     }
+    /// Of a scale per 32 columns: the starting value of 16.
+    #[inline(always)]
+    pub fn start16(&self, n: usize, block: usize, columns: usize) -> i32 {
+        self.part(n, block, STARTS16 + columns * 4)
+    }
+    /// The sum of 32 columns.
+    #[inline(always)]
+    pub fn mass(&self, n: usize, block: usize, group: usize) -> f32 {
+        f32::from_bits(self.part(n, block, MASSES + group * 4).cast_unsigned())
+    }
+    /// The sum of 16 columns.
+    #[inline(always)]
+    pub fn mass16(&self, n: usize, block: usize, columns: usize) -> f32 {
+        f32::from_bits(self.part(n, block, MASSES16 + columns * 4).cast_unsigned())
+    }
     /// Four quants of each of two groups.
     #[inline(always)]
     pub fn quants_pair(&self, n: usize, block: usize, unit: usize) -> i64 {
@@ -288,7 +309,8 @@ fn to_q8x32<S: Simd>(s: S, values: &[f32], block: &mut [u8]) {
         }
     };
     let (quants, rest) = block.split_at_mut(STARTS);
-    let (starts, scales) = rest.split_at_mut(SCALES - STARTS);
+    let (starts, rest) = rest.split_at_mut(SCALES - STARTS);
+    let (scales, rest) = rest.split_at_mut(MASSES - SCALES);
     let scales: &mut [f32] = bytes::cast_mut(scales);
     let mut sums = [s.splat_i(0); VECTORS_MAX];
     let groups = 4 * S::LANES / GROUP;
@@ -306,12 +328,22 @@ fn to_q8x32<S: Simd>(s: S, values: &[f32], block: &mut [u8]) {
         s.store_bytes(bytes, q);
         sums[v] = sums_of_4(s, bytes);
     }
-    let mut n = SUPER / 4 / S::LANES;
-    for _ in 0..3 {
-        n = halve(s, &mut sums, n);
+    let (masses, rest) = rest.split_at_mut(STARTS16 - MASSES);
+    let (starts16, masses16) = rest.split_at_mut(MASSES16 - STARTS16);
+    let n = halve(s, &mut sums, SUPER / 4 / S::LANES);
+    let n = halve(s, &mut sums, n);
+    for (i, out) in masses16.chunks_exact_mut(4 * S::LANES).enumerate() {
+        s.store_bytes(s.as_i(s.to_f(sums[i])), out);
+        s.store_bytes(s.starts::<7>(sums[i]), &mut starts16[i * 4 * S::LANES..]);
     }
+    halve(s, &mut sums, n);
     let sums_of_32 = if S::VNNI { s.starts::<7>(sums[0]) } else { s.starts::<3>(sums[0]) };
     s.store_bytes(sums_of_32, starts);
+    let (masses, masses16): (&mut [f32], &mut [f32]) = (bytes::cast_mut(masses), bytes::cast_mut(masses16));
+    for ((mass, two), scale) in masses.iter_mut().zip(masses16.as_chunks_mut::<2>().0).zip(&*scales) {
+        *mass = (two[0] + two[1]) * scale;
+        *two = [two[0] * scale, two[1] * scale];
+    }
 }
 
 #[inline(always)]
@@ -430,8 +462,15 @@ mod tests {
         }
         let sums = |n: usize| quants.chunks(n).map(|q| q.iter().sum::<i32>());
         if kind == ActType::Q8x32 {
+            let scale = |at: usize| f32::from_le_bytes(*block[SCALES + 4 * at..].first_chunk().unwrap());
+            let scales: [f32; SUPER / GROUP] = std::array::from_fn(scale);
             for (i, sum) in sums(32).enumerate() {
                 block[STARTS + 4 * i..][..4].copy_from_slice(&start(vnni, sum, if vnni { 128 } else { 8 }));
+                block[MASSES + 4 * i..][..4].copy_from_slice(&(sum as f32 * scales[i]).to_le_bytes());
+            }
+            for (i, sum) in sums(16).enumerate() {
+                block[STARTS16 + 4 * i..][..4].copy_from_slice(&start(vnni, sum, 128));
+                block[MASSES16 + 4 * i..][..4].copy_from_slice(&(sum as f32 * scales[i / 2]).to_le_bytes());
             }
             return block;
         }

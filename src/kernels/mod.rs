@@ -18,6 +18,7 @@ mod portable;
 #[cfg(test)]
 mod reference;
 mod rows;
+mod scaled_formats;
 mod simd;
 #[cfg(target_arch = "x86_64")]
 #[allow(clippy::multiple_unsafe_ops_per_block, reason = "each block is one expression of register intrinsics")]
@@ -38,6 +39,7 @@ pub use rows::Biased;
 
 use crate::error::{Error, Exit};
 use crate::quant::{PANEL_ROWS, SUPER, WeightType};
+use matmul::scaled::Unpack;
 
 /// CPU tiers, weakest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -238,18 +240,26 @@ impl Tile {
 /// Tokens up to which weights are streamed through registers instead of being unpacked into a tile.
 pub const STREAM_TOKENS_MAX: usize = 8;
 
+/// Weight types with kernels of their own, F32 to Q6_K.
+const OWN_TYPES: usize = WeightType::Q6K as usize + 1;
+
 /// Most rows a prefill kernel takes at once.
 const STRIPE_ROWS_MAX: usize = 2 * PANEL_ROWS;
 
 type StreamFn = unsafe fn(&Matrix<'_>, &Acts<'_>, &mut Block<'_, f32>, bool, Ahead);
 type AttendFn = unsafe fn(&KvHead<'_>, &Queries<'_>, Range<usize>, &mut [f32], &mut dyn FnMut(RowResult<'_>));
+type ScaledFn = unsafe fn((&Matrix<'_>, &Unpack), &Acts<'_>, &mut Block<'_, f32>, bool, (&mut [u8], usize));
 type TiledFn = unsafe fn(&Matrix<'_>, &Acts<'_>, &mut Block<'_, f32>, bool, (&mut [u8], usize));
 
 /// The kernels of one tier.
 pub struct Kernels {
     tier: Tier,
-    stream: [StreamFn; WeightType::ALL.len()],
-    tiled: [TiledFn; WeightType::ALL.len()],
+    /// The types whose kernels are their own: the first ones.
+    stream: [StreamFn; OWN_TYPES],
+    tiled: [TiledFn; OWN_TYPES],
+    /// The others: how they are unpacked, and what multiplies them, by groups of 16 or 32 and by whether they have minima.
+    unpack: [Unpack; WeightType::ALL.len() - OWN_TYPES],
+    scaled: [[ScaledFn; 2]; 2],
     quantise: unsafe fn(ActLayout, ActType, &mut [u8]),
     attend: AttendFn,
     store_key: unsafe fn(KvType, &[f32], &mut [u8], usize),
@@ -312,6 +322,7 @@ impl Kernels {
             // A scale per block of the weights, as in the engine whose distance from the exact answer is the yardstick.
             WeightType::Q8_0 | WeightType::Q4_0 => ActType::Q8x32,
             WeightType::Q4K | WeightType::Q6K => ActType::Q8x256,
+            _ => ActType::Q8x32,
         }
     }
 
@@ -341,14 +352,21 @@ impl Kernels {
         assert!(out.rows == acts.n_tokens && out.cols.is_multiple_of(PANEL_ROWS));
         assert!((out.col0 + out.cols) / PANEL_ROWS * w.panel_bytes <= w.panels.len());
         assert!(acts.records.len() >= acts.n_tokens * acts.layout.bytes());
-        if acts.n_tokens <= STREAM_TOKENS_MAX {
+        let own = (ty as usize) < OWN_TYPES;
+        if own && acts.n_tokens <= STREAM_TOKENS_MAX {
             // SAFETY: the table of this tier was obtained through its probe; shapes were checked above.
             return unsafe { self.stream[ty as usize](w, acts, out, accumulate, tile.ahead) };
         }
         assert!(tile.k_cols.is_multiple_of(SUPER));
         assert!(scratch.len() >= tile.scratch_bytes() && scratch.as_ptr().addr().is_multiple_of(4));
-        // SAFETY: as above.
-        unsafe { self.tiled[ty as usize](w, acts, out, accumulate, (scratch, tile.k_cols)) }
+        if own {
+            // SAFETY: as above.
+            return unsafe { self.tiled[ty as usize](w, acts, out, accumulate, (scratch, tile.k_cols)) };
+        }
+        let unpack = &self.unpack[ty as usize - OWN_TYPES];
+        let product = self.scaled[usize::from(unpack.kind.0)][usize::from(unpack.kind.1)];
+        // SAFETY: as above; `unpack` is of the same table.
+        unsafe { product((w, unpack), acts, out, accumulate, (scratch, tile.k_cols)) }
     }
 
     /// Fills the int8 part of a record from its f32 part (see [`ActLayout`]).
@@ -488,7 +506,7 @@ macro_rules! streams {
         stream!(stream_q4_0, int, Q4_0);
         stream!(stream_q4k, int, Q4K);
         stream!(stream_q6k, int, Q6K);
-        const STREAM: [StreamFn; WeightType::ALL.len()] =
+        const STREAM: [StreamFn; OWN_TYPES] =
             [stream_f32, stream_f16, stream_bf16, stream_q8_0, stream_q4_0, stream_q4k, stream_q6k];
     };
 }
@@ -503,7 +521,7 @@ macro_rules! tier {
             use super::acts::quantise as quantise_row;
             use super::attention::{attend as attend_rows, store_key as store_one_key, store_value as store_one_value};
             use super::formats::*;
-            use super::matmul::{float, int};
+            use super::matmul::{float, int, scaled};
             use super::{rows, *};
 
             /// The CPU features of the tier.
@@ -550,6 +568,66 @@ macro_rules! tier {
             tiled!(tiled_q4_0, int, Q4_0, $n);
             tiled!(tiled_q4k, int, Q4K, $ns);
             tiled!(tiled_q6k, int, Q6K, $ns);
+
+            macro_rules! unpack {
+                ($format:ident) => {{
+                    $(#[target_feature(enable = $feature)])*
+                    fn fill(blocks: &[u8], tile: &mut scaled::Tile<'_>, lane_width: (usize, usize)) {
+                        scaled::fill::<_, scaled_formats::$format>($token, blocks, tile, lane_width);
+                    }
+                    Unpack::new::<scaled_formats::$format>(fill)
+                }};
+            }
+            const UNPACK: [Unpack; WeightType::ALL.len() - OWN_TYPES] = [
+                unpack!(Q4_1),
+                unpack!(Q5_0),
+                unpack!(Q5_1),
+                unpack!(Q2K),
+                unpack!(Q3K),
+                unpack!(Q5K),
+                unpack!(Iq1S),
+                unpack!(Iq1M),
+                unpack!(Iq2Xxs),
+                unpack!(Iq2Xs),
+                unpack!(Iq2S),
+                unpack!(Iq3Xxs),
+                unpack!(Iq3S),
+                unpack!(Iq4Nl),
+                unpack!(Iq4Xs),
+                unpack!(Tq1_0),
+                unpack!(Tq2_0),
+                unpack!(Mxfp4),
+                unpack!(Nvfp4),
+                unpack!(Q1_0),
+                unpack!(Q2_0),
+            ];
+
+            macro_rules! scaled {
+                ($name:ident, $group:literal, $mins:literal) => {
+                    $(#[target_feature(enable = $feature)])*
+                    fn $name(
+                        w: (&Matrix<'_>, &Unpack),
+                        acts: &Acts<'_>,
+                        out: &mut Block<'_, f32>,
+                        accumulate: bool,
+                        (scratch, k_cols): (&mut [u8], usize),
+                    ) {
+                        const V: usize = PANEL_ROWS / <$simd as super::simd::Simd>::LANES;
+                        let cols = out.cols;
+                        let whole = if acts.n_tokens <= STREAM_TOKENS_MAX { 0 } else { cols / STRIPE_ROWS * STRIPE_ROWS };
+                        let tile = (&mut *scratch, k_cols);
+                        scaled::product::<_, $group, $mins, $v, $n>($token, w, acts, (&mut *out, 0..whole), accumulate, tile);
+                        if whole < cols {
+                            let tile = (scratch, k_cols);
+                            scaled::product::<_, $group, $mins, V, $n>($token, w, acts, (out, whole..cols), accumulate, tile);
+                        }
+                    }
+                };
+            }
+            scaled!(scaled_32, 32, false);
+            scaled!(scaled_32_mins, 32, true);
+            scaled!(scaled_16, 16, false);
+            scaled!(scaled_16_mins, 16, true);
 
             $(#[target_feature(enable = $feature)])*
             fn quantise(layout: ActLayout, kind: ActType, record: &mut [u8]) {
@@ -638,6 +716,8 @@ macro_rules! tier {
                 tier: $tier,
                 stream: STREAM,
                 tiled: [tiled_f32, tiled_f16, tiled_bf16, tiled_q8_0, tiled_q4_0, tiled_q4k, tiled_q6k],
+                unpack: UNPACK,
+                scaled: [[scaled_32, scaled_32_mins], [scaled_16, scaled_16_mins]],
                 quantise,
                 attend,
                 store_key,

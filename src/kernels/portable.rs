@@ -171,6 +171,28 @@ impl Simd for Portable {
         a.map(|a| a << BITS)
     }
     #[inline(always)]
+    fn shr_by(self, a: Self::I, bits: u32) -> Self::I {
+        a.map(|a| (a.cast_unsigned() >> bits).cast_signed())
+    }
+    #[inline(always)]
+    fn shl_by(self, a: Self::I, bits: u32) -> Self::I {
+        a.map(|a| a << bits)
+    }
+    #[inline(always)]
+    fn look_up(self, table: [u8; 16], indices: Self::I) -> Self::I {
+        indices.map(|i| i32::from_le_bytes(i.to_le_bytes().map(|i| table[usize::from(i & 15)])))
+    }
+    #[inline(always)]
+    fn gather<const T: usize>(self, table: &[u32; T], indices: Self::I) -> Self::I {
+        const { assert!(T.is_power_of_two()) };
+        indices.map(|i| table[i as usize & (T - 1)].cast_signed())
+    }
+    #[inline(always)]
+    fn load_u16(self, x: &[u8]) -> Self::I {
+        let x = &x[..2 * N];
+        std::array::from_fn(|i| i32::from(u16::from_le_bytes([x[2 * i], x[2 * i + 1]])))
+    }
+    #[inline(always)]
     fn to_f(self, a: Self::I) -> Self::F {
         a.map(|a| a as f32)
     }

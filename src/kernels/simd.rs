@@ -86,6 +86,16 @@ pub trait Simd: Copy {
     fn shr<const N: u32>(self, a: Self::I) -> Self::I;
     /// Shift left of each 32-bit lane.
     fn shl<const N: u32>(self, a: Self::I) -> Self::I;
+    /// Logical shift right of each 32-bit lane by a number known to the caller alone, below 32.
+    fn shr_by(self, a: Self::I, bits: u32) -> Self::I;
+    /// Shift left likewise.
+    fn shl_by(self, a: Self::I, bits: u32) -> Self::I;
+    /// `table[index]` for each byte; indices below 16.
+    fn look_up(self, table: [u8; 16], indices: Self::I) -> Self::I;
+    /// `table[index mod N]` for each lane; `N` is a power of two.
+    fn gather<const N: usize>(self, table: &[u32; N], indices: Self::I) -> Self::I;
+    /// `LANES` half words, zero-extended.
+    fn load_u16(self, x: &[u8]) -> Self::I;
     /// Lanes to f32.
     fn to_f(self, a: Self::I) -> Self::F;
     /// Lanes to i32, round to nearest even.

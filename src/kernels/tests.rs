@@ -26,26 +26,20 @@ impl Random {
     }
 }
 
-/// A random weight file of `rows` x `cols` with finite, ordinary scales.
+/// A random weight file of `rows` x `cols` with finite, ordinary values.
 fn weights(ty: WeightType, rows: usize, cols: usize, random: &mut Random) -> Vec<u8> {
     let mut file = Vec::new();
+    let mut values = vec![0f32; ty.block_len()];
     for _ in 0..rows * cols / ty.block_len() {
-        let mut block: Vec<u8> = (0..ty.block_bytes()).map(|_| random.next() as u8).collect();
-        let mut scale = |at: usize, block: &mut Vec<u8>| {
-            let x = half::f16::from_f32(random.unit() * 0.05);
-            block[at..at + 2].copy_from_slice(&x.to_le_bytes());
-        };
-        match ty {
-            WeightType::F32 => block = random.unit().to_le_bytes().to_vec(),
-            WeightType::F16 => scale(0, &mut block),
-            WeightType::BF16 => block = half::bf16::from_f32(random.unit()).to_le_bytes().to_vec(),
-            WeightType::Q8_0 | WeightType::Q4_0 => scale(0, &mut block),
-            WeightType::Q4K => {
-                scale(0, &mut block);
-                scale(2, &mut block);
+        let block = loop {
+            // Scales lie somewhere in a block: it is drawn until its values are ordinary.
+            let block: Vec<u8> = (0..ty.block_bytes()).map(|_| random.next() as u8).collect();
+            ty.decode_row(&block, &mut values);
+            let largest = values.iter().fold(0f32, |a, x| a.max(x.abs()));
+            if values.iter().all(|x| x.is_finite()) && (1e-3..16.0).contains(&largest) {
+                break block;
             }
-            WeightType::Q6K => scale(208, &mut block),
-        }
+        };
         file.extend(block);
     }
     file
@@ -106,8 +100,10 @@ fn matmul_agrees_with_f64_on_every_tier_and_shape() {
                         let got = f64::from(out[i / rows * padded + i % rows]);
                         let want = value + if accumulate { 0.5 } else { 0.0 };
                         // Each of the at most cols + 8 roundings is relative to a partial sum of at most `size`;
-                        // Q4_K's minima are taken out of a sum up to 64 times larger than what remains.
-                        let cancelled = if ty == WeightType::Q4K { 64.0 } else { 1.0 };
+                        // minima are taken out of a sum up to 64 times larger than what remains.
+                        let minima =
+                            [WeightType::Q4K, WeightType::Q2K, WeightType::Q5K, WeightType::Q4_1, WeightType::Q5_1];
+                        let cancelled = if minima.contains(&ty) { 64.0 } else { 1.0 };
                         let bound = (cols as f64 + 8.0) * f64::from(f32::EPSILON) * (size * cancelled + 1.0);
                         assert!(
                             (got - want).abs() <= bound,

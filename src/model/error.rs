@@ -90,8 +90,8 @@ impl fmt::Display for ModelError {
             }
             ModelError::TensorType { tensor, ty } => write!(
                 f,
-                "tensor `{tensor}` has type {ty}, which has no kernels in this version: use a file in F32, F16, BF16, Q8_0, \
-                 Q4_0, Q4_K or Q6_K (any mix)"
+                "tensor `{tensor}` has type {ty}, which is no type of weights: use a file in any of ggml's float and \
+                 quantised types up to id 42"
             ),
             ModelError::UnknownTensor(name) => write!(
                 f,

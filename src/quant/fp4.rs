@@ -14,7 +14,7 @@ use super::bits::{head_first, head_last};
 use super::format::Layout;
 
 /// Twice the values of E2M1.
-pub(super) const VALUES: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+pub(crate) const VALUES: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
 pub(super) const MXFP4: Layout = Layout {
     body: 16,

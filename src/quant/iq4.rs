@@ -16,7 +16,7 @@ use super::bits::{f16_at, halve_nibbles, head_first, head_last, pair_nibbles, si
 use super::format::Layout;
 
 /// The values of the 16 codes.
-pub(super) const VALUES: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+pub(crate) const VALUES: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
 pub(super) const IQ4_NL: Layout = Layout {
     body: 16,

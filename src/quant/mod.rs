@@ -18,12 +18,12 @@ mod bits;
 mod codebook;
 mod float;
 mod format;
-mod fp4;
-mod grids;
+pub(crate) mod fp4;
+pub(crate) mod grids;
 mod iq1;
 mod iq2;
 mod iq3;
-mod iq4;
+pub(crate) mod iq4;
 mod k_quants;
 mod legacy;
 mod low_bit;
@@ -74,7 +74,12 @@ macro_rules! weight_types {
     };
 }
 
-weight_types! { F32 = F32, F16 = F16, BF16 = BF16, Q8_0 = Q8_0, Q4_0 = Q4_0, Q4K = Q4_K, Q6K = Q6_K }
+weight_types! {
+    F32 = F32, F16 = F16, BF16 = BF16, Q8_0 = Q8_0, Q4_0 = Q4_0, Q4K = Q4_K, Q6K = Q6_K,
+    Q4_1 = Q4_1, Q5_0 = Q5_0, Q5_1 = Q5_1, Q2K = Q2_K, Q3K = Q3_K, Q5K = Q5_K,
+    Iq1S = IQ1_S, Iq1M = IQ1_M, Iq2Xxs = IQ2_XXS, Iq2Xs = IQ2_XS, Iq2S = IQ2_S, Iq3Xxs = IQ3_XXS, Iq3S = IQ3_S,
+    Iq4Nl = IQ4_NL, Iq4Xs = IQ4_XS, Tq1_0 = TQ1_0, Tq2_0 = TQ2_0, Mxfp4 = MXFP4, Nvfp4 = NVFP4, Q1_0 = Q1_0, Q2_0 = Q2_0,
+}
 
 /// What [`Format`] says, see there.
 impl WeightType {

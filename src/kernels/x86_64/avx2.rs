@@ -62,6 +62,34 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         unsafe { _mm256_sll_epi32(a, _mm_cvtsi32_si128(N.cast_signed())) }
     }
     #[inline(always)]
+    fn shr_by(self, a: __m256i, bits: u32) -> __m256i {
+        // SAFETY: the tier is proven by `self`; register values only.
+        unsafe { _mm256_srl_epi32(a, _mm_cvtsi32_si128(bits.cast_signed())) }
+    }
+    #[inline(always)]
+    fn shl_by(self, a: __m256i, bits: u32) -> __m256i {
+        // SAFETY: the tier is proven by `self`; register values only.
+        unsafe { _mm256_sll_epi32(a, _mm_cvtsi32_si128(bits.cast_signed())) }
+    }
+    #[inline(always)]
+    fn look_up(self, table: [u8; 16], indices: __m256i) -> __m256i {
+        // SAFETY: the tier is proven by `self`; the load is unaligned and of the array's 16 bytes.
+        unsafe { _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast())), indices) }
+    }
+    #[inline(always)]
+    fn gather<const N: usize>(self, table: &[u32; N], indices: __m256i) -> __m256i {
+        const { assert!(N.is_power_of_two() && N <= 1 << 16) };
+        let inside = self.and(indices, self.splat_i(N as i32 - 1));
+        // SAFETY: the tier is proven by `self`; masked indices lie inside the table.
+        unsafe { _mm256_i32gather_epi32::<4>(table.as_ptr().cast(), inside) }
+    }
+    #[inline(always)]
+    fn load_u16(self, x: &[u8]) -> __m256i {
+        let p = source::<_, 16>(x);
+        // SAFETY: the tier is proven by `self`, the 16 bytes behind the pointer were checked, and the access is unaligned.
+        unsafe { _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast())) }
+    }
+    #[inline(always)]
     fn load(self, x: &[f32]) -> __m256 {
         let p = source::<_, 32>(x);
         // SAFETY: the tier is proven by `self`, the 32 bytes behind the pointer were checked, and the access is unaligned.

@@ -70,6 +70,34 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         unsafe { _mm512_slli_epi32::<N>(a) }
     }
     #[inline(always)]
+    fn shr_by(self, a: __m512i, bits: u32) -> __m512i {
+        // SAFETY: the tier is proven by `self`; register values only.
+        unsafe { _mm512_srl_epi32(a, _mm_cvtsi32_si128(bits.cast_signed())) }
+    }
+    #[inline(always)]
+    fn shl_by(self, a: __m512i, bits: u32) -> __m512i {
+        // SAFETY: the tier is proven by `self`; register values only.
+        unsafe { _mm512_sll_epi32(a, _mm_cvtsi32_si128(bits.cast_signed())) }
+    }
+    #[inline(always)]
+    fn look_up(self, table: [u8; 16], indices: __m512i) -> __m512i {
+        // SAFETY: the tier is proven by `self`; the load is unaligned and of the array's 16 bytes.
+        unsafe { _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast())), indices) }
+    }
+    #[inline(always)]
+    fn gather<const N: usize>(self, table: &[u32; N], indices: __m512i) -> __m512i {
+        const { assert!(N.is_power_of_two() && N <= 1 << 16) };
+        let inside = self.and(indices, self.splat_i(N as i32 - 1));
+        // SAFETY: the tier is proven by `self`; masked indices lie inside the table.
+        unsafe { _mm512_i32gather_epi32::<4>(inside, table.as_ptr().cast()) }
+    }
+    #[inline(always)]
+    fn load_u16(self, x: &[u8]) -> __m512i {
+        let p = source::<_, 32>(x);
+        // SAFETY: the tier is proven by `self`, the 32 bytes behind the pointer were checked, and the access is unaligned.
+        unsafe { _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast())) }
+    }
+    #[inline(always)]
     fn load(self, x: &[f32]) -> __m512 {
         let p = source::<_, 64>(x);
         // SAFETY: the tier is proven by `self`, the 64 bytes behind the pointer were checked, and the access is unaligned.

@@ -1,0 +1,603 @@
+//! How the panels of types with float scales are unpacked: signed bytes, scales, minima. Layouts and meanings are described
+//! in [`crate::quant`]; what integer scales and codebooks say there is worked into floats and bytes here.
+
+use super::simd::Simd;
+use crate::quant::{TensorType, UNIT, WeightType, fp4, grids, iq4};
+
+/// A weight type as groups of signed bytes with a float scale, 32 columns at a time.
+pub trait ScaledFormat {
+    /// The weight type.
+    const TYPE: WeightType;
+    /// Columns of a panel block.
+    const COLS: usize = Self::TYPE.block_len();
+    /// Bytes of a block's body.
+    const BODY: usize = Self::TYPE.panel_parts().0;
+    /// Bytes of a block's tail.
+    const TAIL: usize = Self::TYPE.panel_parts().1;
+    /// Columns under one scale: 16 or 32.
+    const GROUP: usize = 32;
+    /// Every value of a group has something added to it.
+    const MINS: bool = false;
+
+    /// The quants of the columns `32 g ..` of a block, as [`bytes`] makes them.
+    fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8];
+    /// The scales of these columns: one, or two of 16.
+    #[inline(always)]
+    fn scales<S: Simd>(s: S, (_body, tail): (&[u8], &[u8]), _g: usize, half: usize) -> [S::F; 2] {
+        [f16s(s, tail, 0, half); 2]
+    }
+    /// What is added to the values of these columns.
+    #[inline(always)]
+    fn mins<S: Simd>(s: S, (_body, tail): (&[u8], &[u8]), _g: usize, half: usize) -> [S::F; 2] {
+        [f16s(s, tail, 1, half); 2]
+    }
+}
+
+/// The vector of a unit.
+#[inline(always)]
+fn word<S: Simd>(s: S, body: &[u8], unit: usize, half: usize) -> S::I {
+    s.load_bytes(&body[unit * UNIT + half * S::LANES * 4..])
+}
+
+/// Field `i` of a tail of f16.
+#[inline(always)]
+fn f16s<S: Simd>(s: S, tail: &[u8], i: usize, half: usize) -> S::F {
+    s.load_f16(&tail[32 * i + half * S::LANES * 2..])
+}
+
+#[inline(always)]
+fn every<S: Simd>(s: S, byte: u8) -> S::I {
+    s.splat_i(i32::from_ne_bytes([byte; 4]))
+}
+
+/// Bits `shift ..` of every byte.
+#[inline(always)]
+fn bits<S: Simd>(s: S, a: S::I, shift: usize, mask: u8) -> S::I {
+    s.and(s.shr_by(a, shift as u32), every(s, mask))
+}
+
+/// Byte `i` of every lane.
+#[inline(always)]
+fn byte<S: Simd>(s: S, a: S::I, i: usize) -> S::I {
+    s.and(s.shr_by(a, 8 * i as u32), s.splat_i(0xff))
+}
+
+/// Bits `shift ..` of every lane.
+#[inline(always)]
+fn field<S: Simd>(s: S, a: S::I, shift: usize, mask: i32) -> S::I {
+    s.and(s.shr_by(a, shift as u32), s.splat_i(mask))
+}
+
+/// Bit `plane` of every byte, as bit `to`.
+#[inline(always)]
+fn plane<S: Simd>(s: S, planes: S::I, plane: usize, to: usize) -> S::I {
+    let moved = if plane < to { s.shl_by(planes, (to - plane) as u32) } else { s.shr_by(planes, (plane - to) as u32) };
+    s.and(moved, every(s, 1 << to))
+}
+
+/// The bytes that kernels multiply, from quants below 128 of which `OFFSET` is zero: signed, and 128 more with VNNI.
+#[inline(always)]
+fn bytes<S: Simd, const OFFSET: u8>(s: S, quants: S::I) -> S::I {
+    // No byte overflows into the next: OFFSET <= 128 and quants + 128 - OFFSET <= 255.
+    let above = s.add_i(quants, every(s, 128 - OFFSET));
+    if S::VNNI { above } else { s.xor(above, every(s, 0x80)) }
+}
+
+/// The same of a table's values by their indices.
+#[inline(always)]
+fn values<S: Simd>(s: S, table: [i8; 16], indices: S::I) -> S::I {
+    let table = table.map(|value| if S::VNNI { value.cast_unsigned() ^ 0x80 } else { value.cast_unsigned() });
+    s.look_up(table, indices)
+}
+
+/// `bytes` of eight vectors.
+#[inline(always)]
+fn all_bytes<S: Simd, const OFFSET: u8>(s: S, quants: [S::I; 8]) -> [S::I; 8] {
+    let mut out = quants;
+    for out in &mut out {
+        *out = bytes::<S, OFFSET>(s, *out);
+    }
+    out
+}
+
+/// `values` of eight vectors.
+#[inline(always)]
+fn all_values<S: Simd>(s: S, table: [i8; 16], indices: [S::I; 8]) -> [S::I; 8] {
+    let mut out = indices;
+    for out in &mut out {
+        *out = values(s, table, *out);
+    }
+    out
+}
+
+/// Nibbles of 32 columns in four units from `first` on: columns 0..16 low, 16..32 high.
+#[inline(always)]
+fn nibbles32<S: Simd>(s: S, body: &[u8], first: usize, half: usize) -> [S::I; 8] {
+    let mut out = [s.splat_i(0); 8];
+    for u in 0..4 {
+        let both = word(s, body, first + u, half);
+        out[u] = bits(s, both, 0, 15);
+        out[4 + u] = bits(s, both, 4, 15);
+    }
+    out
+}
+
+/// Nibbles of group `g` of 32 columns: two groups share the eight units from `first + 8 (g / 2)` on.
+#[inline(always)]
+fn nibbles64<S: Simd>(s: S, body: &[u8], first: usize, g: usize, half: usize) -> [S::I; 8] {
+    let mut out = [s.splat_i(0); 8];
+    for (l, out) in out.iter_mut().enumerate() {
+        *out = bits(s, word(s, body, first + 8 * (g / 2) + l, half), 4 * (g % 2), 15);
+    }
+    out
+}
+
+/// Bit pairs of group `g`: four groups share the eight units from `first + 8 (g / 4)` on.
+#[inline(always)]
+fn pairs128<S: Simd>(s: S, body: &[u8], first: usize, g: usize, half: usize) -> [S::I; 8] {
+    let mut out = [s.splat_i(0); 8];
+    for (l, out) in out.iter_mut().enumerate() {
+        *out = bits(s, word(s, body, first + 8 * (g / 4) + l, half), 2 * (g % 4), 3);
+    }
+    out
+}
+
+macro_rules! format {
+    ($(#[$doc:meta])* $name:ident, $ty:ident, { $($item:tt)* }) => {
+        $(#[$doc])*
+        pub struct $name;
+        impl ScaledFormat for $name {
+            const TYPE: WeightType = WeightType::of(TensorType::$ty).expect("a weight type");
+            $($item)*
+        }
+    };
+}
+
+format!(/** Q4_1. */ Q4_1, Q4_1, {
+    const MINS: bool = true;
+    #[inline(always)]
+    fn quants<S: Simd>(s: S, body: &[u8], _g: usize, half: usize) -> [S::I; 8] {
+        all_bytes::<S, 0>(s, nibbles32(s, body, 0, half))
+    }
+});
+
+/// Nibbles and fifth bits of 32 columns.
+#[inline(always)]
+fn fives32<S: Simd>(s: S, body: &[u8], half: usize) -> [S::I; 8] {
+    let (planes, mut out) = (word(s, body, 0, half), nibbles32(s, body, 1, half));
+    for (u, out) in out.iter_mut().enumerate() {
+        *out = s.or(*out, plane(s, planes, u, 4));
+    }
+    out
+}
+
+format!(/** Q5_0. */ Q5_0, Q5_0, {
+    #[inline(always)]
+    fn quants<S: Simd>(s: S, body: &[u8], _g: usize, half: usize) -> [S::I; 8] {
+        all_bytes::<S, 16>(s, fives32(s, body, half))
+    }
+});
+
+format!(/** Q5_1. */ Q5_1, Q5_1, {
+    const MINS: bool = true;
+    #[inline(always)]
+    fn quants<S: Simd>(s: S, body: &[u8], _g: usize, half: usize) -> [S::I; 8] {
+        all_bytes::<S, 0>(s, fives32(s, body, half))
+    }
+});
+
+/// Scale or minimum of Q2_K for the two groups of 16 in `g`.
+#[inline(always)]
+fn q2k_nibbles<S: Simd>(s: S, body: &[u8], g: usize, half: usize, shift: usize) -> [S::F; 2] {
+    let four = word(s, body, g / 2, half);
+    let of = |i: usize| s.to_f(field(s, four, 8 * (2 * (g % 2) + i) + shift, 15));
+    [of(0), of(1)]
+}
+
+format!(/** Q2_K. */ Q2K, Q2_K, {
+    const GROUP: usize = 16;
+    const MINS: bool = true;
+    #[inline(always)]
+    fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8] {
+        all_bytes::<S, 0>(s, pairs128(s, body, 4, g, half))
+    }
+    #[inline(always)]
+    fn scales<S: Simd>(s: S, (body, tail): (&[u8], &[u8]), g: usize, half: usize) -> [S::F; 2] {
+        let (d, [a, b]) = (f16s(s, tail, 0, half), q2k_nibbles(s, body, g, half, 0));
+        [s.mul(d, a), s.mul(d, b)]
+    }
+    #[inline(always)]
+    fn mins<S: Simd>(s: S, (body, tail): (&[u8], &[u8]), g: usize, half: usize) -> [S::F; 2] {
+        let (d, [a, b]) = (s.sub(s.splat(0.0), f16s(s, tail, 1, half)), q2k_nibbles(s, body, g, half, 4));
+        [s.mul(d, a), s.mul(d, b)]
+    }
+});
+
+format!(/** Q3_K. */ Q3K, Q3_K, {
+    const GROUP: usize = 16;
+    #[inline(always)]
+    fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8] {
+        let mut out = pairs128(s, body, 8, g, half);
+        for (l, out) in out.iter_mut().enumerate() {
+            *out = s.or(*out, plane(s, word(s, body, l, half), g, 2));
+        }
+        all_bytes::<S, 4>(s, out)
+    }
+    #[inline(always)]
+    fn scales<S: Simd>(s: S, (body, tail): (&[u8], &[u8]), g: usize, half: usize) -> [S::F; 2] {
+        let (d, i) = (f16s(s, tail, 0, half), g / 2);
+        let low = bits(s, word(s, body, 24 + i % 2, half), 4 * (i / 2), 15);
+        let all = s.or(low, s.shl::<4>(bits(s, word(s, body, 26, half), 2 * i, 3)));
+        let of = |j: usize| s.mul(d, s.to_f(s.sub_i(byte(s, all, j), s.splat_i(32))));
+        [of(2 * (g % 2)), of(2 * (g % 2) + 1)]
+    }
+});
+
+/// The six bits of scale (`at` 0) or minimum (`at` 1) of group `g` of Q5_K.
+#[inline(always)]
+fn q5k_six<S: Simd>(s: S, body: &[u8], g: usize, half: usize, at: usize) -> S::F {
+    let low = field(s, word(s, body, g / 4, half), 8 * (g % 4) + 4 * at, 15);
+    let top = field(s, word(s, body, 2, half), 8 * (g % 4) + 4 * (g / 4) + 2 * at, 3);
+    s.to_f(s.or(low, s.shl::<4>(top)))
+}
+
+format!(/** Q5_K. */ Q5K, Q5_K, {
+    const MINS: bool = true;
+    #[inline(always)]
+    fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8] {
+        let mut out = nibbles64(s, body, 11, g, half);
+        for (l, out) in out.iter_mut().enumerate() {
+            *out = s.or(*out, plane(s, word(s, body, 3 + l, half), g, 4));
+        }
+        all_bytes::<S, 0>(s, out)
+    }
+    #[inline(always)]
+    fn scales<S: Simd>(s: S, (body, tail): (&[u8], &[u8]), g: usize, half: usize) -> [S::F; 2] {
+        [s.mul(f16s(s, tail, 0, half), q5k_six(s, body, g, half, 0)); 2]
+    }
+    #[inline(always)]
+    fn mins<S: Simd>(s: S, (body, tail): (&[u8], &[u8]), g: usize, half: usize) -> [S::F; 2] {
+        [s.mul(s.sub(s.splat(0.0), f16s(s, tail, 1, half)), q5k_six(s, body, g, half, 1)); 2]
+    }
+});
+
+format!(/** IQ4_NL. */ Iq4Nl, IQ4_NL, {
+    #[inline(always)]
+    fn quants<S: Simd>(s: S, body: &[u8], _g: usize, half: usize) -> [S::I; 8] {
+        all_values(s, iq4::VALUES, nibbles32(s, body, 0, half))
+    }
+});
+
+format!(/** IQ4_XS. */ Iq4Xs, IQ4_XS, {
+    #[inline(always)]
+    fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8] {
+        all_values(s, iq4::VALUES, nibbles64(s, body, 1, g, half))
+    }
+    #[inline(always)]
+    fn scales<S: Simd>(s: S, (body, tail): (&[u8], &[u8]), g: usize, half: usize) -> [S::F; 2] {
+        let h = s.load_u16(&tail[32 + half * S::LANES * 2..]);
+        let tops = s.or(h, s.shl::<14>(h));
+        let top = if g < 4 { s.shl::<4>(tops) } else { tops };
+        let low = field(s, word(s, body, 0, half), 8 * (g % 4) + 4 * (g / 4), 15);
+        let six = s.or(low, s.and(byte(s, top, g % 4), s.splat_i(0x30)));
+        [s.mul(f16s(s, tail, 0, half), s.to_f(s.sub_i(six, s.splat_i(32)))); 2]
+    }
+});
+
+format!(/** MXFP4. A scale of 2^-128 is taken as 0: its products are below every normal number. */ Mxfp4, MXFP4, {
+    #[inline(always)]
+    fn quants<S: Simd>(s: S, body: &[u8], _g: usize, half: usize) -> [S::I; 8] {
+        all_values(s, fp4::VALUES, nibbles32(s, body, 0, half))
+    }
+    #[inline(always)]
+    fn scales<S: Simd>(s: S, (_body, tail): (&[u8], &[u8]), _g: usize, half: usize) -> [S::F; 2] {
+        // 2^(e - 128): the exponent's place holds e - 127.
+        let e = s.and(s.load_i8(&tail[half * S::LANES..]), s.splat_i(0xff));
+        [s.mul(s.as_f(s.shl::<23>(e)), s.splat(0.5)); 2]
+    }
+});
+
+format!(/** NVFP4. */ Nvfp4, NVFP4, {
+    const GROUP: usize = 16;
+    #[inline(always)]
+    fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8] {
+        let mut out = [s.splat_i(0); 8];
+        for (u, out) in out.iter_mut().enumerate() {
+            let unit = 2 * (2 * g + u / 4) + u % 2;
+            *out = bits(s, word(s, body, unit, half), 4 * (u / 2 % 2), 15);
+        }
+        all_values(s, fp4::VALUES, out)
+    }
+    #[inline(always)]
+    fn scales<S: Simd>(s: S, (_body, tail): (&[u8], &[u8]), g: usize, half: usize) -> [S::F; 2] {
+        let four = word(s, tail, 0, half);
+        let of = |i: usize| {
+            let bits = byte(s, four, 2 * g + i);
+            let magnitude = s.and(bits, s.splat_i(0x7f));
+            // 0x7f alone is no number and counts as 0: then, and only then, one more reaches bit 7, and the mask is 0.
+            let number = s.sub_i(s.shr::<7>(s.add_i(bits, s.splat_i(1))), s.splat_i(1));
+            // A set sign bit makes this 0 or 1: such bytes are taken by their magnitude.
+            let number = s.or(number, s.sub_i(s.splat_i(0), s.shr::<7>(bits)));
+            // Exponents of bias 7 in the place of those of bias 127, and half of it.
+            s.mul(s.as_f(s.shl::<20>(s.and(magnitude, number))), s.splat(f32::from_bits(0x7b00_0000)))
+        };
+        [of(0), of(1)]
+    }
+});
+
+format!(/** TQ2_0. */ Tq2_0, TQ2_0, {
+    #[inline(always)]
+    fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8] {
+        all_bytes::<S, 1>(s, pairs128(s, body, 0, g, half))
+    }
+});
+
+/// Digit `n` of every byte: the integer part of 3 times the fraction that `3^n` times the byte leaves.
+#[inline(always)]
+fn digit<S: Simd>(s: S, a: S::I, n: usize) -> S::I {
+    let times3 = |x: S::I| s.add_i(x, s.shl::<1>(x));
+    let even = s.splat_i(0x00ff_00ff);
+    let of = |mut x: S::I| {
+        for _ in 0..n {
+            x = s.and(times3(x), even);
+        }
+        s.and(s.shr::<8>(times3(x)), even)
+    };
+    s.or(of(s.and(a, even)), s.shl::<8>(of(s.and(s.shr::<8>(a), even))))
+}
+
+format!(/** TQ1_0. */ Tq1_0, TQ1_0, {
+    #[inline(always)]
+    fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8] {
+        let mut out = [s.splat_i(0); 8];
+        for (u, out) in out.iter_mut().enumerate() {
+            let (unit, n) = match 8 * g + u {
+                at @ 0..40 => (at % 8, at / 8),
+                at @ 40..60 => (8 + at % 4, (at - 40) / 4),
+                at => (12, at - 60),
+            };
+            *out = digit(s, word(s, body, unit, half), n);
+        }
+        all_bytes::<S, 1>(s, out)
+    }
+});
+
+format!(/** Q1_0. */ Q1_0, Q1_0, {
+    #[inline(always)]
+    fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8] {
+        let planes = word(s, body, g, half);
+        let mut out = [s.splat_i(0); 8];
+        for (u, out) in out.iter_mut().enumerate() {
+            *out = plane(s, planes, u, 1);
+        }
+        all_bytes::<S, 1>(s, out)
+    }
+});
+
+format!(/** Q2_0. */ Q2_0, Q2_0, {
+    #[inline(always)]
+    fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8] {
+        let mut out = [s.splat_i(0); 8];
+        for (u, out) in out.iter_mut().enumerate() {
+            *out = bits(s, word(s, body, 2 * g + u % 2, half), 2 * (u / 2), 3);
+        }
+        all_bytes::<S, 1>(s, out)
+    }
+});
+
+/// Grids of eight codes of two bits as a kernel looks them up: the first four in the low halves of the bytes, the others in
+/// the high ones.
+const fn by_nibbles<const N: usize>(grid: &[u16; N]) -> [u32; N] {
+    let mut table = [0; N];
+    let mut i = 0;
+    while i < N * 8 {
+        let code = (grid[i / 8] >> (2 * (i % 8)) & 3) as u32;
+        table[i / 8] |= code << (8 * (i % 4) + 4 * (i % 8 / 4));
+        i += 1;
+    }
+    table
+}
+
+/// Grids of four codes of four bits, a byte each.
+const fn by_bytes<const N: usize>(grid: &[u16; N]) -> [u32; N] {
+    let mut table = [0; N];
+    let mut i = 0;
+    while i < N * 4 {
+        table[i / 4] |= ((grid[i / 4] >> (4 * (i % 4)) & 15) as u32) << (8 * (i % 4));
+        i += 1;
+    }
+    table
+}
+
+static IQ1: [u32; 2048] = by_nibbles(&grids::IQ1);
+static IQ2_XXS: [u32; 256] = by_nibbles(&grids::IQ2_XXS);
+static IQ2_XS: [u32; 512] = by_nibbles(&grids::IQ2_XS);
+static IQ2_S: [u32; 1024] = by_nibbles(&grids::IQ2_S);
+static IQ3_XXS: [u32; 256] = by_bytes(&grids::IQ3_XXS);
+static IQ3_S: [u32; 512] = by_bytes(&grids::IQ3_S);
+
+/// Levels of IQ2 and their negatives, by code and then sign.
+const IQ2_LEVELS: [i8; 16] = [8, 25, 43, 0, -8, -25, -43, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+const IQ3_XXS_LEVELS: [i8; 16] = [4, 12, 20, 28, 36, 44, 52, 62, -4, -12, -20, -28, -36, -44, -52, -62];
+const IQ3_S_LEVELS: [i8; 16] = [1, 3, 5, 7, 9, 11, 13, 15, -1, -3, -5, -7, -9, -11, -13, -15];
+/// Eight times -1, 0, 1, and one more, or one less where the shift is down.
+const IQ1_LEVELS: [i8; 16] = [-7, 1, 9, 0, -9, -1, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
+/// The eighth signs worked out, and the four bits that lay in their places: see [`crate::quant`]'s codebook types.
+#[inline(always)]
+fn eighths<S: Simd>(s: S, signs: S::I) -> (S::I, S::I) {
+    let places = 0xaa00_0000_u32.cast_signed();
+    let sevens = s.and(signs, s.splat_i(!places));
+    let mut t = s.xor(sevens, s.shl::<16>(sevens));
+    t = s.xor(t, s.shl::<8>(t));
+    t = s.xor(t, s.shl::<1>(t));
+    let x = field(s, signs, 25, 0x55);
+    let x = s.and(s.or(x, s.shr::<1>(x)), s.splat_i(0x33));
+    let others = s.and(s.or(x, s.shr::<2>(x)), s.splat_i(0x0f));
+    (s.or(sevens, s.and(t, s.splat_i(places))), others)
+}
+
+/// 32 columns of IQ1 or IQ2: entry `index(k)` of the grid for eight of them, `signs` in planes on top of the codes.
+#[inline(always)]
+fn eights<S: Simd, const N: usize>(
+    s: S,
+    (grid, levels): (&[u32; N], [i8; 16]),
+    index: impl Fn(usize) -> S::I,
+    signs: impl Fn(usize) -> S::I,
+) -> [S::I; 8] {
+    let mut out = [s.splat_i(0); 8];
+    for k in 0..4 {
+        let entry = s.gather(grid, index(k));
+        for i in 0..2 {
+            let u = 2 * k + i;
+            out[u] = values(s, levels, s.or(bits(s, entry, 4 * i, 3), signs(u)));
+        }
+    }
+    out
+}
+
+/// 32 columns of IQ3: an entry for four of them.
+#[inline(always)]
+fn fours<S: Simd, const N: usize>(
+    s: S,
+    (grid, levels): (&[u32; N], [i8; 16]),
+    index: impl Fn(usize) -> S::I,
+    signs: S::I,
+) -> [S::I; 8] {
+    let mut out = [s.splat_i(0); 8];
+    for (u, out) in out.iter_mut().enumerate() {
+        *out = values(s, levels, s.or(s.gather(grid, index(u)), plane(s, signs, u, 3)));
+    }
+    out
+}
+
+/// `d * (k + 1/2) * factor`.
+#[inline(always)]
+fn and_a_half<S: Simd>(s: S, d: S::F, k: S::I, factor: f32) -> S::F {
+    s.mul(s.mul(d, s.add(s.to_f(k), s.splat(0.5))), s.splat(factor))
+}
+
+/// The four-bit scale of group `sub` of 16, of the units 0 and 1.
+#[inline(always)]
+fn scale16<S: Simd>(s: S, body: &[u8], sub: usize, half: usize) -> S::I {
+    field(s, word(s, body, sub / 4 % 2, half), 8 * (sub % 4) + 4 * (sub / 8), 15)
+}
+
+#[inline(always)]
+fn iq2_scales16<S: Simd>(s: S, body: &[u8], d: S::F, g: usize, half: usize) -> [S::F; 2] {
+    let of = |i: usize| and_a_half(s, d, scale16(s, body, 2 * g + i, half), 0.25);
+    [of(0), of(1)]
+}
+
+format!(/** IQ2_XXS. */ Iq2Xxs, IQ2_XXS, {
+    #[inline(always)]
+    fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8] {
+        let (indices, (signs, _)) = (word(s, body, 2 * g, half), eighths(s, word(s, body, 2 * g + 1, half)));
+        eights(s, (&IQ2_XXS, IQ2_LEVELS), |k| byte(s, indices, k), |u| plane(s, signs, u, 2))
+    }
+    #[inline(always)]
+    fn scales<S: Simd>(s: S, (body, tail): (&[u8], &[u8]), g: usize, half: usize) -> [S::F; 2] {
+        let (_, scale) = eighths(s, word(s, body, 2 * g + 1, half));
+        [and_a_half(s, f16s(s, tail, 0, half), scale, 0.25); 2]
+    }
+});
+
+format!(/** IQ2_XS. */ Iq2Xs, IQ2_XS, {
+    const GROUP: usize = 16;
+    #[inline(always)]
+    fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8] {
+        let (low, (signs, ninths)) = (word(s, body, 2 + 2 * g, half), eighths(s, word(s, body, 3 + 2 * g, half)));
+        let index = |k: usize| s.or(byte(s, low, k), s.shl::<8>(field(s, ninths, k, 1)));
+        eights(s, (&IQ2_XS, IQ2_LEVELS), index, |u| plane(s, signs, u, 2))
+    }
+    #[inline(always)]
+    fn scales<S: Simd>(s: S, (body, tail): (&[u8], &[u8]), g: usize, half: usize) -> [S::F; 2] {
+        iq2_scales16(s, body, f16s(s, tail, 0, half), g, half)
+    }
+});
+
+format!(/** IQ2_S. */ Iq2S, IQ2_S, {
+    const GROUP: usize = 16;
+    #[inline(always)]
+    fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8] {
+        let (low, signs) = (word(s, body, 4 + 2 * g, half), word(s, body, 5 + 2 * g, half));
+        let upper = word(s, body, 2 + g / 4, half);
+        let index = |k: usize| s.or(byte(s, low, k), s.shl::<8>(field(s, upper, 8 * (g % 4) + 2 * k, 3)));
+        eights(s, (&IQ2_S, IQ2_LEVELS), index, |u| plane(s, signs, u, 2))
+    }
+    #[inline(always)]
+    fn scales<S: Simd>(s: S, (body, tail): (&[u8], &[u8]), g: usize, half: usize) -> [S::F; 2] {
+        iq2_scales16(s, body, f16s(s, tail, 0, half), g, half)
+    }
+});
+
+format!(/** IQ3_XXS. */ Iq3Xxs, IQ3_XXS, {
+    #[inline(always)]
+    fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8] {
+        let (signs, _) = eighths(s, word(s, body, 3 * g + 2, half));
+        let indices = [word(s, body, 3 * g, half), word(s, body, 3 * g + 1, half)];
+        fours(s, (&IQ3_XXS, IQ3_XXS_LEVELS), |u| byte(s, indices[u / 4], u % 4), signs)
+    }
+    #[inline(always)]
+    fn scales<S: Simd>(s: S, (body, tail): (&[u8], &[u8]), g: usize, half: usize) -> [S::F; 2] {
+        let (_, scale) = eighths(s, word(s, body, 3 * g + 2, half));
+        [and_a_half(s, f16s(s, tail, 0, half), scale, 0.5); 2]
+    }
+});
+
+format!(/** IQ3_S. */ Iq3S, IQ3_S, {
+    #[inline(always)]
+    fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8] {
+        let low = [word(s, body, 3 + 3 * g, half), word(s, body, 4 + 3 * g, half)];
+        let (signs, ninths) = (word(s, body, 5 + 3 * g, half), word(s, body, 1 + g / 4, half));
+        let ninth = |u: usize| s.shl::<8>(field(s, ninths, 8 * (g % 4) + u, 1));
+        fours(s, (&IQ3_S, IQ3_S_LEVELS), |u| s.or(byte(s, low[u / 4], u % 4), ninth(u)), signs)
+    }
+    #[inline(always)]
+    fn scales<S: Simd>(s: S, (body, tail): (&[u8], &[u8]), g: usize, half: usize) -> [S::F; 2] {
+        let scale = field(s, word(s, body, 0, half), 8 * (g % 4) + 4 * (g / 4), 15);
+        [and_a_half(s, f16s(s, tail, 0, half), scale, 2.0); 2]
+    }
+});
+
+/// Whether the lowest bit of a lane is set, as bit 2 of each of its bytes.
+#[inline(always)]
+fn down<S: Simd>(s: S, bit: S::I) -> S::I {
+    s.and(s.sub_i(s.splat_i(0), s.and(bit, s.splat_i(1))), every(s, 4))
+}
+
+format!(/** IQ1_S. */ Iq1S, IQ1_S, {
+    #[inline(always)]
+    fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8] {
+        let (low, more) = (word(s, body, g, half), s.shr_by(word(s, body, 8 + g / 2, half), 16 * (g % 2) as u32));
+        let index = |k: usize| s.or(byte(s, low, k), s.shl::<8>(field(s, more, 3 * k, 7)));
+        let down = down(s, s.shr::<15>(more));
+        eights(s, (&IQ1, IQ1_LEVELS), index, |_| down)
+    }
+    #[inline(always)]
+    fn scales<S: Simd>(s: S, (body, tail): (&[u8], &[u8]), g: usize, half: usize) -> [S::F; 2] {
+        let scale = field(s, word(s, body, 8 + g / 2, half), 16 * (g % 2) + 12, 7);
+        [and_a_half(s, f16s(s, tail, 0, half), scale, 0.25); 2]
+    }
+});
+
+format!(/** IQ1_M. */ Iq1M, IQ1_M, {
+    const GROUP: usize = 16;
+    #[inline(always)]
+    fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8] {
+        let (low, more) = (word(s, body, 1 + g, half), s.shr_by(word(s, body, 9 + g / 2, half), 16 * (g % 2) as u32));
+        let index = |k: usize| s.or(byte(s, low, k), s.shl::<8>(field(s, more, 4 * k, 7)));
+        eights(s, (&IQ1, IQ1_LEVELS), index, |u| down(s, s.shr_by(more, 4 * (u / 2) as u32 + 3)))
+    }
+    #[inline(always)]
+    fn scales<S: Simd>(s: S, (body, tail): (&[u8], &[u8]), g: usize, half: usize) -> [S::F; 2] {
+        let (d, h) = (f16s(s, tail, 0, half), s.load_u16(&tail[32 + half * S::LANES * 2..]));
+        let (tops, low) = (s.or(h, s.shl::<12>(h)), word(s, body, 0, half));
+        let of = |sub: usize| {
+            let (i, j) = (sub / 4, sub % 4);
+            let scale = s.or(field(s, low, 8 * j + 2 * i, 3), s.shl::<2>(field(s, tops, 8 * j + i, 1)));
+            and_a_half(s, d, scale, 0.25)
+        };
+        [of(2 * g), of(2 * g + 1)]
+    }
+});
