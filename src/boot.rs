@@ -1,5 +1,6 @@
 //! The start-up story: header, plan, reserve, load, seal, run. The only place that knows every room.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -9,12 +10,15 @@ use crate::engine::pool::Pool;
 use crate::error::{Error, Exit, Result};
 use crate::kernels::{self, Kernels, KvType, Tier, Tile};
 use crate::load::header::ModelFiles;
-use crate::memory::{Arena, Plan, RegionName};
+use crate::load::reader::Traffic;
+use crate::load::resident::{Holder, Manifest, Resident};
+use crate::load::weights::{Job, Loading, readers};
+use crate::memory::{Arena, Grown, Host, MemoryError, PageKind, Plan, RegionName, Shared, arena};
 use crate::model::weights::Placement;
-use crate::model::{Model, ModelError, Sizes, step};
+use crate::model::{Embedding, Form, Model, ModelError, Sizes, step};
 use crate::tokenizer::{self, Tokenizer};
 use crate::units::{Human, MIB};
-use crate::{board, sys};
+use crate::{board, load, sys};
 
 /// The demo model: trained for this project by `tools/demo`.
 pub static DEMO: &[u8] = include_bytes!("demo/brim-demo.gguf");
@@ -26,6 +30,9 @@ pub const CTX_DEFAULT: usize = 4096;
 /// of the time their arithmetic takes; a stretch of 1,024 columns of their activations (384 KiB) stays in L2. 512 were
 /// not faster.
 const BATCH_DEFAULT: usize = 256;
+
+/// Bytes of the KV cache and of scratch that are cleared at a time, between reads.
+const POPULATE_BYTES: usize = 32 << 20;
 
 /// A model that is known but not loaded: headers have been read, nothing else.
 pub struct Prepared {
@@ -39,6 +46,16 @@ pub struct Prepared {
     pub plan: Plan,
     /// The kernels it will run on.
     pub kernels: &'static Kernels,
+}
+
+impl Prepared {
+    /// Type of the KV cache, as boards name it.
+    pub fn kv_type(&self) -> board::KvType {
+        match self.sizes.kv_type {
+            KvType::F16 => board::KvType::F16,
+            KvType::Q8_0 => board::KvType::Q8_0,
+        }
+    }
 }
 
 /// The kernels the settings ask for.
@@ -77,45 +94,126 @@ pub fn tile(settings: &Settings) -> Tile {
     tile
 }
 
+/// A model whose headers have been read, before anything is planned.
+struct Known {
+    files: ModelFiles,
+    model: Model,
+    kernels: &'static Kernels,
+    vocab_bytes: u64,
+    n_logits: usize,
+}
+
+impl Known {
+    fn read(settings: &Settings, n_logits: usize) -> Result<Known> {
+        let kernels = select_kernels(settings)?;
+        let files = open(settings.model.as_deref())?;
+        let embedding = match settings.board.memory.embedding {
+            board::Embedding::Memory => Embedding::InMemory,
+            board::Embedding::Disk => Embedding::InFile,
+        };
+        let model = Model::with_embedding(&files.metadata(), files.tensors(), embedding);
+        let model = model.map_err(|e| Error::from(e).at(files.name()))?;
+        if embedding == Embedding::InFile && model.weights.embedding.form != Form::File {
+            log::warn!(
+                "{}: the embedding table is the output matrix too, so it is in memory (memory.embedding = \"disk\")",
+                files.name()
+            );
+        }
+        let source =
+            tokenizer::source_from(&files.metadata(), settings.pre.as_deref()).map_err(|e| e.at(files.name()))?;
+        let vocab_bytes = tokenizer::region_bytes(&source).map_err(|e| Error::from(e).at(files.name()))?;
+        Ok(Known { files, model, kernels, vocab_bytes, n_logits })
+    }
+
+    /// The plan for a context of at least `ctx` tokens.
+    fn plan(&self, settings: &Settings, ctx: usize, kv_type: board::KvType) -> Result<(Sizes, Plan)> {
+        let model = &self.model;
+        let kv_type = match kv_type {
+            board::KvType::F16 => KvType::F16,
+            board::KvType::Q8_0 => KvType::Q8_0,
+        };
+        step::check_kv_type(&model.config, kv_type).map_err(|e| Error::usage(e.to_string()))?;
+        let ctx = ctx.next_multiple_of(CTX_STEP);
+        let n_batch = settings.tile.tokens.map_or(BATCH_DEFAULT, |n| n as usize).clamp(1, ctx);
+        let sizes = Sizes {
+            n_batch,
+            n_logits: self.n_logits.min(n_batch),
+            ctx,
+            kv_type,
+            workers: settings.threads,
+            tile: tile(settings),
+        };
+        let too_large = || Error::new(Exit::Memory, format!("--ctx {ctx}: the KV cache or scratch exceeds 2^64 bytes"));
+        let readers = readers(sizes.workers);
+        let is_resident = settings.resident.is_some();
+        // Resident weights are read by nobody here, so there are no buffers for it.
+        let buffers = if is_resident { 0 } else { readers * model.buffer_bytes(readers) };
+        let scratch = step::scratch_bytes(&model.config, model.weights.n_vocab(), &sizes).ok_or_else(too_large)?;
+        let mut plan = if settings.packed { Plan::packed() } else { Plan::new(settings.page) };
+        plan.add(RegionName::Weights, if is_resident { 0 } else { model.weights.bytes as u64 })?;
+        plan.add(RegionName::Vocab, self.vocab_bytes)?;
+        plan.add(RegionName::Kv, step::kv_bytes(&model.config, &sizes).ok_or_else(too_large)?)?;
+        // The loader's buffers are the scratch region before anything else uses it.
+        plan.add(RegionName::Scratch, scratch.max(buffers as u64))?;
+        Ok((sizes, plan))
+    }
+
+    /// The longest context that fits this box right now, at most what the model was trained for.
+    fn fit(&self, settings: &Settings, kv_type: board::KvType) -> Result<usize> {
+        let host = Host::default();
+        let most = self.model.config.ctx_train.clamp(1, CTX_MAX).div_ceil(CTX_STEP);
+        let fits = |steps: usize| -> Result<bool> {
+            let (_, plan) = self.plan(settings, steps * CTX_STEP, kv_type)?;
+            let reserve = settings.board.memory.reserve;
+            Ok(arena::check_growing(&host, &plan, settings.keep_free_bytes, reserve).is_ok())
+        };
+        // Between what fits and what does not; the need only grows with the context.
+        let (mut good, mut bad) = (0, most + 1);
+        while good + 1 < bad {
+            let middle = good + (bad - good) / 2;
+            if fits(middle)? { good = middle } else { bad = middle }
+        }
+        Ok(good * CTX_STEP)
+    }
+}
+
+/// Contexts are multiples of this: positions of a panel of keys.
+const CTX_STEP: usize = 16;
+
+/// The longest context that can be asked for.
+const CTX_MAX: usize = 1 << 24;
+
 /// Reads the headers and makes the plan. `n_logits` is how many rows of logits the command wants at once.
 ///
 /// # Errors
-/// What is wrong with the file (4), the options (2) or the CPU (6).
+/// What is wrong with the file (4), the options (2) or the CPU (6); exit 5 where not even the shortest context fits.
 pub fn prepare(settings: &Settings, n_logits: usize) -> Result<Prepared> {
-    let kernels = select_kernels(settings)?;
-    let files = open(settings.model.as_deref())?;
-    let model = Model::from_tables(&files.metadata(), files.tensors()).map_err(|e| Error::from(e).at(files.name()))?;
-    let kv_type = match settings.kv_type {
-        board::KvType::F16 => KvType::F16,
-        board::KvType::Q8_0 => KvType::Q8_0,
-    };
-    step::check_kv_type(&model.config, kv_type).map_err(|e| Error::usage(e.to_string()))?;
-    let wanted = settings.ctx.map_or(model.config.ctx_train.min(CTX_DEFAULT), |ctx| ctx as usize);
-    if wanted == 0 || wanted > 1 << 24 {
-        return Err(Error::usage(format!("--ctx {wanted}: needs 1 to 16777216 tokens")));
+    let known = Known::read(settings, n_logits)?;
+    let (mut wanted, mut kv_type) =
+        (settings.ctx.map_or(known.model.config.ctx_train.min(CTX_DEFAULT), |ctx| ctx as usize), settings.kv_type);
+    if settings.ctx_auto {
+        wanted = known.fit(settings, kv_type)?;
+        if settings.kv_auto && wanted < known.model.config.ctx_train {
+            let smaller = known.fit(settings, board::KvType::Q8_0)?;
+            if smaller > wanted {
+                (wanted, kv_type) = (smaller, board::KvType::Q8_0);
+            }
+        }
+        // Not even the shortest fits: mapping it says what is missing.
+        wanted = wanted.max(CTX_STEP);
+    } else if settings.kv_auto {
+        return Err(Error::usage("--kv-type auto: it goes with --ctx auto; name f16 or q8_0"));
     }
-    let ctx = wanted.next_multiple_of(16);
-    let n_batch = settings.tile.tokens.map_or(BATCH_DEFAULT, |n| n as usize).clamp(1, ctx);
-    let sizes = Sizes {
-        n_batch,
-        n_logits: n_logits.min(n_batch),
-        ctx,
-        kv_type,
-        workers: settings.threads,
-        tile: tile(settings),
-    };
-    let n_vocab = model.weights.n_vocab();
-    let too_large = || Error::new(Exit::Memory, format!("--ctx {ctx}: the KV cache or scratch exceeds 2^64 bytes"));
-    let buffers = sizes.workers * model.buffer_bytes();
-    let scratch = step::scratch_bytes(&model.config, n_vocab, &sizes).ok_or_else(too_large)?;
-    let source = tokenizer::source_from(&files.metadata(), settings.pre.as_deref()).map_err(|e| e.at(files.name()))?;
-    let vocab = tokenizer::region_bytes(&source).map_err(|e| Error::from(e).at(files.name()))?;
-    let mut plan = Plan::new(settings.page);
-    plan.add(RegionName::Weights, model.weights.bytes as u64)?;
-    plan.add(RegionName::Vocab, vocab)?;
-    plan.add(RegionName::Kv, step::kv_bytes(&model.config, &sizes).ok_or_else(too_large)?)?;
-    // The loader's buffers are the scratch region before anything else uses it.
-    plan.add(RegionName::Scratch, scratch.max(buffers as u64))?;
+    if wanted == 0 || wanted > CTX_MAX {
+        return Err(Error::usage(format!("--ctx {wanted}: needs 1 to {CTX_MAX} tokens")));
+    }
+    let (sizes, plan) = known.plan(settings, wanted, kv_type)?;
+    let Known { files, model, kernels, .. } = known;
+    let digests = settings.sha256.len();
+    if digests > 0 && settings.model.is_some() && digests != files.len() {
+        let text = format!("model.sha256 of the board file has {digests} checksums, the model {} files", files.len());
+        return Err(Error::new(Exit::Board, text));
+    }
     Ok(Prepared { files, model, sizes, plan, kernels })
 }
 
@@ -138,8 +236,10 @@ pub struct Running<'a> {
 pub struct LoadReport {
     /// Bytes read.
     pub bytes: u64,
-    /// Time from the first read to the last repack.
+    /// Time from the first read to the last repack, pages of every region cleared.
     pub elapsed: Duration,
+    /// Which way they came.
+    pub traffic: Traffic,
 }
 
 /// Maps the plan, loads the model into it, seals the weights and runs `work`; everything is given back afterwards.
@@ -152,39 +252,186 @@ pub fn run<T>(prepared: Prepared, settings: &Settings, work: impl FnOnce(Running
     }
     let Prepared { files, model, sizes, plan, kernels } = prepared;
     let at_file = |e: Error| e.at(files.name());
-    let mut arena = Arena::map(&plan, settings.keep_free_bytes)?;
-    let pool = Pool::start(&settings.cores)?;
     let begun = Instant::now();
+    let resident = match &settings.resident {
+        Some(socket) => {
+            let wanted = Manifest::new(&files, kernels.tier().name(), model.weights.bytes as u64, plan.page().bytes());
+            Some(Resident::connect(socket, &wanted)?)
+        }
+        None => None,
+    };
+    let (mut arena, plan) = map(&plan, settings)?;
+    if settings.for_good {
+        arena.keep();
+    }
+    let pages = arena.pages();
     let mut regions = arena.open();
     let source = tokenizer::source_from(&files.metadata(), settings.pre.as_deref()).map_err(at_file)?;
-    let tokenizer = tokenizer::build(&source, regions.vocab).map_err(|e| at_file(e.into()))?;
+    let total: u64 = model.weights.placements.iter().map(Placement::file_bytes).sum();
+    let n_readers = readers(sizes.workers);
+    let buffer_bytes = if resident.is_some() { 0 } else { n_readers * model.buffer_bytes(n_readers) };
+    let (buffers, scratch_rest) = regions.scratch.split_at_mut(buffer_bytes);
+    let done = AtomicU64::new(0);
+    let mut vocabulary = None;
+    let (vocab, built) = (regions.vocab, &mut vocabulary);
+    let mut meanwhile: Vec<Job<'_>> = vec![Box::new(|| {
+        pages.populate(vocab)?;
+        *built = Some(tokenizer::build(&source, vocab).map_err(|e| at_file(e.into()))?);
+        Ok(())
+    })];
+    // What the engine writes to later must be there as well before Ready.
+    for part in [scratch_rest, &mut *regions.kv].into_iter().flat_map(|region| region.chunks_mut(POPULATE_BYTES)) {
+        meanwhile.push(Box::new(move || Ok(pages.populate(part)?)));
+    }
+    let total = if resident.is_some() { 0 } else { total };
+    let traffic = with_progress(total, &done, || {
+        let populate = |place: &mut [u8]| Ok(pages.populate(place)?);
+        let loading = Loading {
+            io: settings.io,
+            cpus: &settings.cores,
+            readers: n_readers,
+            buffers,
+            populate: &populate,
+            meanwhile,
+            sha256: if settings.model.is_some() { &settings.sha256 } else { &[] },
+            done: &done,
+            source: None,
+        };
+        if resident.is_some() {
+            return load::weights::do_meanwhile(loading);
+        }
+        model.load(&files, regions.weights.bytes(), loading)
+    })?;
+    let tokenizer = vocabulary.expect("the load has done all its jobs");
     if tokenizer.n_tokens() as usize != model.weights.n_vocab() {
         let (tokens, rows) = (tokenizer.n_tokens() as usize, model.weights.n_vocab());
         return Err(at_file(ModelError::Vocabulary { tokens, rows }.into()));
     }
-    let total: u64 = model.weights.placements.iter().map(Placement::file_bytes).sum();
-    let buffers = sizes.workers * model.buffer_bytes();
-    let done = AtomicU64::new(0);
-    with_progress(total, &done, || {
-        model.load(&files, regions.weights.bytes(), &pool, &mut regions.scratch[..buffers], &done)
-    })?;
-    let loaded = LoadReport { bytes: done.into_inner(), elapsed: begun.elapsed() };
-    let weights = regions.weights.seal()?;
+    let loaded = LoadReport { bytes: done.into_inner(), elapsed: begun.elapsed(), traffic };
+    let pool = Pool::start(&settings.cores)?;
+    let weights = match &resident {
+        Some(resident) => resident.weights(),
+        None => regions.weights.seal()?,
+    };
     log::info!(
-        "{}: {} loaded in {:.2} s ({:.2} GB/s), {} pages of {}, kernels {}, {} workers",
+        "{}: {} loaded in {:.2} s ({:.2} GB/s; {} of it around the page cache), {} pages of {}, kernels {}, {} workers",
         files.name(),
         Human(loaded.bytes),
         loaded.elapsed.as_secs_f64(),
         loaded.bytes as f64 / 1e9 / loaded.elapsed.as_secs_f64(),
+        Human(loaded.traffic.direct_bytes),
         plan.total_pages(),
         plan.page(),
         kernels.tier().name(),
         sizes.workers
     );
+    let rows = model.embedding_rows(&files)?;
     // The headers have been read into the vocabulary region; the heap copy is not needed any more.
     drop(files);
     let engine = Engine::new(&model, kernels, &pool, sizes, (weights, regions.kv, regions.scratch));
+    let engine = engine.with_embedding_rows(rows);
     work(Running { engine, tokenizer: &tokenizer, weights, pool: &pool, loaded })
+}
+
+/// The NUMA nodes that pages are spread over; none on a box of one node, or where the board says so.
+fn nodes(settings: &Settings) -> Vec<u32> {
+    match settings.board.memory.numa {
+        board::Numa::Interleave => Host::default().memory_nodes(),
+        board::Numa::Local => Vec::new(),
+    }
+}
+
+/// Maps `plan`, growing the pool or falling back to ordinary pages where the board says so; returns what was mapped.
+fn map(plan: &Plan, settings: &Settings) -> Result<(Arena, Plan)> {
+    let memory = &settings.board.memory;
+    let grown = match plan.page() {
+        PageKind::Base4K => Ok(None),
+        page if memory.reserve => {
+            let host = Host::default();
+            Grown::make(&host, page, host.packing(plan).small_pages(plan), memory.hvo).map(Some)
+        }
+        _ => Ok(None),
+    };
+    let mapped = grown.and_then(|grown| {
+        let arena = Arena::reserve(plan, settings.keep_free_bytes)?;
+        arena.interleave(&nodes(settings))?;
+        if let Some(grown) = grown {
+            log::info!("{} pages of {} added to the pool until brim ends", grown.pages(), plan.page());
+            grown.hand_over();
+        }
+        Ok(arena)
+    });
+    match mapped {
+        Ok(arena) => Ok((arena, plan.clone())),
+        Err(
+            short @ (MemoryError::PoolShort { .. } | MemoryError::NotReserved { .. } | MemoryError::NoSuchPages { .. }),
+        ) if memory.fallback == board::Fallback::SmallPages => {
+            log::warn!("ordinary pages instead of {} ones (memory.fallback = \"small-pages\"): {short}", plan.page());
+            let plan = plan.with_page(PageKind::Base4K)?;
+            Ok((Arena::reserve(&plan, settings.keep_free_bytes)?, plan))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Loads the weights of `settings.model` into sealed memory and hands it out at `socket` until SIGTERM or SIGINT;
+/// `ready` is called once it is there.
+///
+/// # Errors
+/// As [`prepare`] and [`run`]; exit 7 where the socket cannot be had.
+pub fn hold(settings: &Settings, socket: &Path, ready: impl FnOnce(&Manifest, Duration)) -> Result<()> {
+    if settings.verbose {
+        log::set_max_level(log::LevelFilter::Info);
+    }
+    let begun = Instant::now();
+    let Known { files, model, kernels, .. } = Known::read(settings, 1)?;
+    // First of all, for another holder there means that loading would be in vain.
+    let holder = Holder::listen(socket)?;
+    let manifest = Manifest::new(&files, kernels.tier().name(), model.weights.bytes as u64, settings.page.bytes());
+    let memory = &settings.board.memory;
+    let mut plan = Plan::new(settings.page);
+    plan.add(RegionName::Weights, model.weights.bytes as u64)?;
+    let grown = match settings.page {
+        page if page != PageKind::Base4K && memory.reserve => {
+            Some(Grown::make(&Host::default(), page, plan.total_pages(), memory.hvo)?)
+        }
+        _ => None,
+    };
+    let mut shared = Shared::reserve(&plan, settings.keep_free_bytes)?;
+    shared.interleave(&nodes(settings))?;
+    if let Some(grown) = grown {
+        grown.hand_over();
+    }
+    let n_readers = readers(settings.threads);
+    let mut buffers = vec![0u8; n_readers * model.buffer_bytes(n_readers)];
+    let total: u64 = model.weights.placements.iter().map(Placement::file_bytes).sum();
+    let done = AtomicU64::new(0);
+    let (pages, bytes) = (shared.pages(), model.weights.bytes);
+    with_progress(total, &done, || {
+        let populate = |place: &mut [u8]| Ok(pages.populate(place)?);
+        let loading = Loading {
+            io: settings.io,
+            cpus: &settings.cores,
+            readers: n_readers,
+            buffers: &mut buffers,
+            populate: &populate,
+            meanwhile: Vec::new(),
+            sha256: &settings.sha256,
+            done: &done,
+            source: None,
+        };
+        model.load(&files, &mut shared.bytes_mut()[..bytes], loading)
+    })?;
+    drop((buffers, files, model));
+    let sealed = shared.seal()?;
+    let stop = sys::signal::terminations()?;
+    ready(&manifest, begun.elapsed());
+    if let Err(e) = sys::socket::notify_supervisor("READY=1") {
+        log::warn!("the supervisor could not be told: {e}");
+    }
+    let served = holder.serve(&manifest, &sealed, &stop);
+    let _ = sys::socket::notify_supervisor("STOPPING=1");
+    served
 }
 
 /// Shows a bar with GB/s on a terminal while `work` counts bytes in `done`; small loads are not worth one.

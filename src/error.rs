@@ -54,6 +54,13 @@ impl Error {
         self
     }
 
+    /// Adds what it was noticed by.
+    #[must_use]
+    pub fn also(self, noticed: &Error) -> Self {
+        let text = format!("{self}; noticed by: {noticed}");
+        Error::new(self.exit, text)
+    }
+
     /// The exit code of the process.
     pub fn exit(&self) -> Exit {
         self.exit

@@ -4,7 +4,10 @@ use brim::board::{Board, EMBEDDED};
 
 const KEYS: [(&str, &[&str]); 6] = [
     ("cpu", &["isa", "cores", "threads", "l1d_kib", "l2_kib", "l3_kib"]),
-    ("memory", &["hugepages", "page_size", "reserve", "hvo", "fallback", "keep_free_mib", "embedding"]),
+    (
+        "memory",
+        &["hugepages", "page_size", "reserve", "hvo", "fallback", "keep_free_mib", "embedding", "numa", "resident"],
+    ),
     ("bandwidth", &["read_gbs", "source", "date"]),
     ("tile", &["tokens", "k_bytes", "ahead_l1_bytes", "ahead_l2_bytes"]),
     ("model", &["path", "ctx", "kv_type", "sha256"]),

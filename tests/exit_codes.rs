@@ -77,7 +77,8 @@ fn code_2_words_that_make_no_command() {
     run(&["--frobnicate"]).fails(2, &["--frobnicate", "`brim --help`"]);
     run(&["run", "--frobnicate"]).fails(2, &["--frobnicate", "`brim run --help`"]);
     run(&["run", "-n", "many"]).fails(2, &["-n", "many", "`brim run --help`"]);
-    run(&["bench", "nonsense"]).fails(2, &["bench nonsense", "`model`, `kernels` or `memory`"]);
+    run(&["bench", "nonsense"]).fails(2, &["bench nonsense", "`model`, `kernels`, `memory` or `load`"]);
+    run(&["bench", "load"]).fails(2, &["bench load", "give a file with -m"]);
     run(&["bench", "model", "-p", "8,x"]).fails(2, &["-p 8,x", "\"x\""]);
     run(&["bench", "model", "-p", "8,0"]).fails(2, &["a list of -p has 0 in it", "leave it out"]);
     run(&["bench", "model", "-p", "0", "-n", "0"]).fails(2, &["nothing to measure"]);

@@ -52,6 +52,11 @@ pub enum BoardError {
         /// What was found.
         found: String,
     },
+    /// A checksum that is none.
+    NotSha256 {
+        /// What was found.
+        found: String,
+    },
     /// CPUs or threads this box does not have.
     Cpus {
         /// The whole sentence.
@@ -134,6 +139,9 @@ impl fmt::Display for BoardError {
             }
             BoardError::NoSuchTier { found } => {
                 write!(f, "cpu.isa is {found:?}, allowed are {}", TIERS.join(", "))
+            }
+            BoardError::NotSha256 { found } => {
+                write!(f, "model.sha256 is {found:?}: needs 64 hexadecimal digits, as `sha256sum` prints them")
             }
             BoardError::Cpus { message } => f.write_str(message),
             BoardError::NotSupported { setting } => {

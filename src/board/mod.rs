@@ -63,6 +63,83 @@ impl FromStr for KvType {
     }
 }
 
+/// Context length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ctx {
+    /// So many tokens.
+    Tokens(u32),
+    /// As many as fit the memory there is.
+    Auto,
+}
+
+impl FromStr for Ctx {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "auto" => Ok(Ctx::Auto),
+            _ => text.parse().map(Ctx::Tokens).map_err(|e| format!("{e}; expected a number of tokens, or auto")),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Ctx {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl serde::de::Visitor<'_> for Visitor {
+            type Value = Ctx;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number of tokens, or \"auto\"")
+            }
+
+            fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<Ctx, E> {
+                let out_of_range = |_| E::invalid_value(serde::de::Unexpected::Signed(value), &self);
+                u32::try_from(value).map(Ctx::Tokens).map_err(out_of_range)
+            }
+
+            fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<Ctx, E> {
+                match value {
+                    "auto" => Ok(Ctx::Auto),
+                    other => Err(E::invalid_value(serde::de::Unexpected::Str(other), &self)),
+                }
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+/// One SHA-256 in hexadecimal, or one for each file of a split set.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum Sha256 {
+    /// Of the only file.
+    One(String),
+    /// Of every file of a split set, in order.
+    Each(Vec<String>),
+}
+
+impl Sha256 {
+    /// The checksums as bytes.
+    ///
+    /// # Errors
+    /// [`BoardError::NotSha256`] with the first that is none.
+    pub fn digests(&self) -> Result<Vec<[u8; 32]>, BoardError> {
+        let texts = match self {
+            Sha256::One(text) => std::slice::from_ref(text),
+            Sha256::Each(texts) => texts,
+        };
+        let digest = |text: &String| -> Option<[u8; 32]> {
+            let mut digest = [0; 32];
+            for (i, byte) in digest.iter_mut().enumerate() {
+                *byte = u8::from_str_radix(text.get(i * 2..i * 2 + 2)?, 16).ok()?;
+            }
+            (text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(digest)
+        };
+        texts.iter().map(|text| digest(text).ok_or(BoardError::NotSha256 { found: text.clone() })).collect()
+    }
+}
+
 /// Size of huge pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 pub enum PageSize {
@@ -99,6 +176,17 @@ pub enum Fallback {
     Refuse,
     /// Ordinary pages instead.
     SmallPages,
+}
+
+/// Where memory comes from on a box of several NUMA nodes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Numa {
+    /// From all nodes in turn.
+    #[default]
+    Interleave,
+    /// As the kernel likes: from the node of whoever touches a page first.
+    Local,
 }
 
 /// Where the embedding table of an untied model lives.
@@ -166,6 +254,10 @@ pub struct Memory {
     pub keep_free_mib: Option<u32>,
     /// Where the embedding table lives.
     pub embedding: Embedding,
+    /// Where memory comes from on a box of several NUMA nodes.
+    pub numa: Numa,
+    /// Socket of a `brim hold` whose weights to use.
+    pub resident: Option<String>,
 }
 
 /// `[bandwidth]`
@@ -200,12 +292,12 @@ pub struct Tile {
 pub struct Model {
     /// The GGUF file.
     pub path: Option<String>,
-    /// Context length in tokens.
-    pub ctx: Option<u32>,
+    /// Context length.
+    pub ctx: Option<Ctx>,
     /// Type of the KV cache.
     pub kv_type: Option<KvType>,
-    /// Expected SHA-256 of the file.
-    pub sha256: Option<String>,
+    /// Expected SHA-256 of the file, or of each file of a split set.
+    pub sha256: Option<Sha256>,
 }
 
 /// `[serve]`
@@ -245,6 +337,10 @@ impl Board {
     }
 
     fn validate(&self) -> Result<(), BoardError> {
+        let tokens = |ctx| match ctx {
+            Ctx::Tokens(tokens) => Some(tokens),
+            Ctx::Auto => None,
+        };
         for (key, value, min, max) in [
             ("cpu.threads", self.cpu.threads, 1, 1024),
             ("cpu.l1d_kib", self.cpu.l1d_kib, 4, 4 << 10),
@@ -255,7 +351,7 @@ impl Board {
             ("tile.k_bytes", self.tile.k_bytes, 32, 1 << 24),
             ("tile.ahead_l1_bytes", self.tile.ahead_l1_bytes, 0, 1 << 20),
             ("tile.ahead_l2_bytes", self.tile.ahead_l2_bytes, 0, 1 << 20),
-            ("model.ctx", self.model.ctx, 1, 1 << 24),
+            ("model.ctx", self.model.ctx.and_then(tokens), 1, 1 << 24),
         ] {
             if let Some(found) = value.filter(|value| !(min..=max).contains(value)) {
                 return Err(BoardError::Range { key, found: found.into(), min: min.into(), max: max.into() });
@@ -267,18 +363,13 @@ impl Board {
         if let Some(found) = self.cpu.isa.as_ref().filter(|isa| !TIERS.contains(&isa.as_str())) {
             return Err(BoardError::NoSuchTier { found: found.clone() });
         }
+        self.model.sha256.as_ref().map(Sha256::digests).transpose()?;
         self.refuse_missing_features()
     }
 
     fn refuse_missing_features(&self) -> Result<(), BoardError> {
-        let (memory, serve) = (&self.memory, &self.serve);
+        let serve = &self.serve;
         for (asked, setting) in [
-            (memory.page_size == Some(PageSize::Auto), "memory.page_size = \"auto\""),
-            (memory.reserve, "memory.reserve = true"),
-            (memory.hvo, "memory.hvo = true"),
-            (memory.fallback != Fallback::Refuse, "memory.fallback = \"small-pages\""),
-            (memory.embedding != Embedding::Memory, "memory.embedding = \"disk\""),
-            (self.model.sha256.is_some(), "model.sha256"),
             (serve.listen.is_some(), "serve.listen"),
             (serve.slots.is_some(), "serve.slots"),
             (serve.keys_file.is_some(), "serve.keys_file"),
@@ -328,12 +419,14 @@ mod tests {
             ("[cpu]\nisa = \"sse9\"", "cpu.isa is \"sse9\""),
             ("[bandwidth]\nread_gbs = nan", "bandwidth.read_gbs is NaN"),
             ("[memory]\nfallback = \"big\"", "unknown value `big`"),
-            ("[memory]\nfallback = \"small-pages\"", "not supported by this version"),
-            ("[memory]\nreserve = true", "memory.reserve = true is not supported by this version"),
-            ("[memory]\nhvo = true", "not supported by this version"),
-            ("[memory]\npage_size = \"auto\"", "not supported by this version"),
-            ("[memory]\nembedding = \"disk\"", "not supported by this version"),
-            ("[model]\nsha256 = \"00\"", "not supported by this version"),
+            ("[model]\nsha256 = \"00\"", "model.sha256 is \"00\": needs 64 hexadecimal digits"),
+            ("[model]\nsha256 = [\"zz\"]", "model.sha256 is \"zz\""),
+            (
+                "[model]\nctx = \"big\"",
+                "line 2: invalid value: string \"big\", expected a number of tokens, or \"auto\"",
+            ),
+            ("[model]\nctx = -1", "line 2: invalid value"),
+            ("[model]\nctx = 0", "model.ctx is 0"),
             ("[serve]\nslots = 4", "serve.slots is not supported by this version"),
             ("[serve.limits]\nx = 4", "serve.limits is not supported by this version"),
         ] {

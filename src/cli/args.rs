@@ -20,6 +20,8 @@ struct Top {
 pub enum Command {
     /// generates text
     Run(Run),
+    /// keeps loaded weights resident for later processes
+    Hold(Hold),
     /// the memory plan
     Plan(Plan),
     /// metadata and tensors of a GGUF file
@@ -55,10 +57,10 @@ macro_rules! model_command {
             /// huge-page size: 2M, 1G or auto
             #[argh(option)]
             pub page_size: Option<String>,
-            /// context length in tokens
+            /// context length in tokens, or auto: as long as fits
             #[argh(option)]
-            pub ctx: Option<u32>,
-            /// KV cache type: f16 or q8_0
+            pub ctx: Option<String>,
+            /// KV cache type: f16 or q8_0; with --ctx auto also auto
             #[argh(option)]
             pub kv_type: Option<String>,
             /// worker threads
@@ -89,7 +91,7 @@ macro_rules! model_command {
                     board: self.board.clone(),
                     hugepages: self.hugepages,
                     page_size: self.page_size.clone(),
-                    ctx: self.ctx,
+                    ctx: self.ctx.clone(),
                     kv_type: self.kv_type.clone(),
                     threads: self.threads,
                     cores: self.cores.clone(),
@@ -111,7 +113,7 @@ pub struct ModelArgs {
     pub board: Option<String>,
     pub hugepages: bool,
     pub page_size: Option<String>,
-    pub ctx: Option<u32>,
+    pub ctx: Option<String>,
     pub kv_type: Option<String>,
     pub threads: Option<u32>,
     pub cores: Option<String>,
@@ -131,6 +133,9 @@ Run {
     /// file with the prompt
     #[argh(option, short = 'f')]
     pub file: Option<String>,
+    /// use the weights that a `brim hold` keeps, at its socket (default: brim.sock in $XDG_RUNTIME_DIR or /run)
+    #[argh(option)]
+    pub resident: Option<String>,
     /// most tokens to generate (default: until the model stops or the context is full)
     #[argh(option, short = 'n')]
     pub n_predict: Option<u32>,
@@ -165,9 +170,25 @@ Run {
 }
 
 model_command! {
+/// Loads weights once and keeps them for any number of `run --resident`, until SIGTERM.
+#[argh(subcommand, name = "hold")]
+Hold {
+    /// where to listen; owner and group may connect (default: brim.sock in $XDG_RUNTIME_DIR or /run)
+    #[argh(option)]
+    pub socket: Option<String>,
+}
+}
+
+model_command! {
 /// Prints the memory plan: regions, pages, pool, what is left; exit 5 if it does not fit.
 #[argh(subcommand, name = "plan")]
 Plan {
+    /// find the largest context that fits, and plan that; the same as --ctx auto
+    #[argh(switch)]
+    pub fit: bool,
+    /// plan for weights that a `brim hold` keeps
+    #[argh(option)]
+    pub resident: Option<String>,
     /// one JSON document on stdout
     #[argh(switch)]
     pub json: bool,
@@ -191,10 +212,10 @@ Eval {
 }
 
 model_command! {
-/// Measures this box: model, kernels or memory.
+/// Measures this box: model, kernels, memory or load.
 #[argh(subcommand, name = "bench")]
 Bench {
-    /// what to measure: model, kernels or memory
+    /// what to measure: model, kernels, memory or load
     #[argh(positional)]
     pub what: String,
     /// prompt tokens, or some counts: 128,512,2048 (default: 512; of kernels 1,2,4,8,64,512)
@@ -209,6 +230,9 @@ Bench {
     /// repetitions
     #[argh(option, short = 'r', default = "3")]
     pub repeat: u32,
+    /// of load: also with the weights that a `brim hold` keeps, at its socket
+    #[argh(option)]
+    pub resident: Option<String>,
     /// weight types of kernels, e.g. Q4_K,Q8_0 (default: all)
     #[argh(option, long = "type")]
     pub types: Option<String>,
@@ -285,7 +309,7 @@ pub enum Parsed {
 }
 
 /// Options without a value.
-const SWITCHES: [&str; 12] = [
+const SWITCHES: [&str; 13] = [
     "--help",
     "--version",
     "-V",
@@ -298,6 +322,7 @@ const SWITCHES: [&str; 12] = [
     "--special",
     "--null",
     "--ends",
+    "--fit",
 ];
 
 /// Parses the words after the program's name. `--option=value` is read as `--option value`.
@@ -308,7 +333,12 @@ pub fn parse(words: &[String]) -> Result<Parsed> {
     let mut split = Vec::with_capacity(words.len() + 4);
     // A word behind an option that takes a value is that value, whatever it looks like.
     let mut is_value = false;
-    for word in words {
+    for (index, word) in words.iter().enumerate() {
+        // The only option whose value may be left out: the default socket then.
+        if !is_value && word == "--resident" && words.get(index + 1).is_none_or(|next| next.starts_with('-')) {
+            split.extend(["--resident", ""]);
+            continue;
+        }
         match word.split_once('=') {
             Some((option, value)) if option.starts_with("--") && !is_value => {
                 split.extend([option, value]);
@@ -358,9 +388,12 @@ mod tests {
     fn values_behind_an_equals_sign_and_values_that_look_like_options() {
         let both = run(&["run", "--ctx=64", "--hugepages", "--prompt=a=b", "-n", "3"]);
         assert_eq!(
-            (both.ctx, both.hugepages, both.prompt.as_deref(), both.n_predict),
-            (Some(64), true, Some("a=b"), Some(3))
+            (both.ctx.clone(), both.hugepages, both.prompt.as_deref(), both.n_predict),
+            (Some("64".to_owned()), true, Some("a=b"), Some(3))
         );
+        assert_eq!(run(&["run", "--resident", "-p", "a"]).resident.as_deref(), Some(""));
+        assert_eq!(run(&["run", "-p", "a", "--resident"]).resident.as_deref(), Some(""));
+        assert_eq!(run(&["run", "--resident", "/s", "-p", "--resident"]).resident.as_deref(), Some("/s"));
         assert_eq!(run(&["run", "-p", "--a=b c"]).prompt.as_deref(), Some("--a=b c"));
         assert_eq!(run(&["run", "--raw", "--temp=0.5"]).temp, Some(0.5));
     }

@@ -10,7 +10,7 @@ use crate::board::{Board, EMBEDDED};
 use crate::error::Result;
 use crate::memory::{Host, Hvo, PageKind};
 use crate::sys::cpu::{Topology, format_list, online};
-use crate::sys::{file, limits};
+use crate::sys::{file, limits, map};
 use crate::units::Human;
 
 /// How much a finding matters.
@@ -132,6 +132,11 @@ impl Report {
         let gain: u64 = pools.iter().map(|pool| Hvo::saving_bytes(pool.page, pool.total)).sum();
         let pages = pools.iter().map(|pool| pool.total).sum::<u64>();
         let saved = Human(gain);
+        let given_back = host.memmap_given_back_bytes();
+        let counted = match given_back {
+            Some(bytes) => format!("{} given back now, by the kernel's counters", Human(bytes)),
+            None => "this kernel does not count what is given back (6.12 does)".to_owned(),
+        };
         match hvo {
             Hvo { available: false, .. } => self.say(
                 "HVO",
@@ -142,7 +147,9 @@ impl Report {
             Hvo { enabled: true, .. } => self.say(
                 "HVO",
                 State::Ok,
-                format!("on; saves up to {saved} for the present pool (pages reserved since it was switched on)"),
+                format!(
+                    "on; {counted}; {saved} for the present pool if all of it was reserved since it was switched on"
+                ),
                 None,
             ),
             _ => {
@@ -150,14 +157,33 @@ impl Report {
                 if pages > 0 {
                     mend.push_str("   # then reserve the pool anew: it counts for pages reserved afterwards");
                 }
-                self.say("HVO", State::Note, format!("off; would save {saved} for the present pool"), Some(mend));
+                self.say(
+                    "HVO",
+                    State::Note,
+                    format!("off; {counted}; it would be {saved} for the present pool"),
+                    Some(mend),
+                );
             }
         }
         let saved_bytes = if hvo.enabled { gain } else { 0 };
         self.fact(
             "hvo",
-            json!({"available": hvo.available, "enabled": hvo.enabled, "saved_bytes": saved_bytes, "gain_bytes": gain}),
+            json!({"available": hvo.available, "enabled": hvo.enabled, "saved_bytes": saved_bytes, "gain_bytes": gain,
+                   "given_back_bytes": given_back}),
         );
+        let kernel = [("MADV_POPULATE_WRITE", map::can_populate(), "5.14"), ("mseal", map::can_seal(), "6.10")];
+        for (name, has, since) in kernel {
+            let what = match (name, has) {
+                ("mseal", true) => "weights cannot be changed or unmapped once loaded".to_owned(),
+                ("mseal", false) => {
+                    format!("not in this kernel (since Linux {since}): weights are read-only, not sealed")
+                }
+                (_, true) => "pages are cleared by several threads".to_owned(),
+                (_, false) => format!("not in this kernel (since Linux {since}): one thread clears all pages"),
+            };
+            self.say(name, if has { State::Ok } else { State::Note }, what, None);
+        }
+        self.fact("kernel", json!({"populate_write": kernel[0].1, "mseal": kernel[1].1}));
         let thp = host.transparent_huge_pages();
         match thp.as_deref() {
             Some("never") => self.say(

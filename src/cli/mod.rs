@@ -4,6 +4,7 @@ mod args;
 mod bench;
 mod doctor;
 mod eval;
+mod hold;
 mod inspect;
 pub mod plan;
 mod run;
@@ -49,6 +50,7 @@ fn execute(command: Command) -> Result<()> {
         Command::Bench(args) => bench::execute(&args),
         Command::Doctor(args) => doctor::execute(args),
         Command::Eval(args) => eval::execute(&args),
+        Command::Hold(args) => hold::execute(&args),
         Command::Inspect(args) => inspect::execute(&args),
         Command::Plan(args) => plan::execute(&args),
         Command::Run(args) => run::execute(&args),

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::args::Plan as PlanArgs;
 use super::settings::Settings;
 use crate::boot;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::memory::{Host, Hvo, MemoryError, PageKind, Plan, PoolState, arena};
 use crate::units::Human;
 
@@ -32,6 +32,8 @@ pub struct PlanReport {
     pub pool: Option<PoolState>,
     /// HugeTLB Vmemmap Optimization.
     pub hvo: Hvo,
+    /// What it has given back on this box already, by the kernel's counters.
+    pub given_back_bytes: Option<u64>,
     /// MemTotal.
     pub memory_total_bytes: u64,
     /// MemAvailable.
@@ -49,8 +51,14 @@ pub struct PlanReport {
 /// # Errors
 /// What is wrong with the file (4), the options (2) or the CPU (6); exit 5 if the plan does not fit.
 pub fn execute(args: &PlanArgs) -> Result<()> {
-    let settings = Settings::resolve(&args.model_args())?;
+    let mut settings = Settings::resolve(&args.model_args())?;
+    settings.resolve_resident(args.resident.as_deref())?;
+    if args.fit && settings.ctx.is_some() && args.ctx.is_some() {
+        return Err(Error::usage("plan: --fit looks for the context that --ctx gives; leave one of them out"));
+    }
+    settings.ctx_auto |= args.fit;
     let prepared = boot::prepare(&settings, 1)?;
+    settings.kv_type = prepared.kv_type();
     let weights = &prepared.model.weights;
     let mut details: Vec<(String, u64)> = Vec::new();
     for (i, layer) in weights.layers.iter().enumerate() {
@@ -79,11 +87,12 @@ impl PlanReport {
             huge_page: settings.huge_page,
             pool: host.pool(settings.huge_page),
             hvo: host.hvo(),
+            given_back_bytes: host.memmap_given_back_bytes(),
             memory_total_bytes: host.memory_total_bytes(),
             memory_available_bytes: host.memory_available_bytes(),
             keep_free_bytes: settings.keep_free_bytes,
             decode_ceiling: None,
-            verdict: arena::check(&host, &plan, settings.keep_free_bytes),
+            verdict: arena::check_growing(&host, &plan, settings.keep_free_bytes, settings.board.memory.reserve),
             plan,
         }
     }
@@ -96,6 +105,12 @@ impl PlanReport {
         let text = if json { format!("{:#}", self.json()) } else { self.table() };
         super::out(text.trim_end());
         Ok(self.verdict?)
+    }
+
+    /// Of a packed plan, the 1 GiB pages it takes and the 2 MiB pages beside them.
+    fn packed_pages(&self) -> Option<(u64, u64)> {
+        let packing = Host::default().packing(&self.plan);
+        self.plan.is_packed().then(|| (packing.giant_pages(), packing.small_pages(&self.plan)))
     }
 
     /// Bytes missing; 0 where the plan fits.
@@ -147,6 +162,7 @@ impl PlanReport {
             "details": self.details.iter().map(|(name, bytes)| json!({"name": name, "bytes": bytes})).collect::<Vec<_>>(),
             "total_bytes": plan.total_bytes(),
             "total_pages": plan.total_pages(),
+            "packed": self.packed_pages().map(|(giant, small)| json!({"pages_1g": giant, "pages_2m": small})),
             "pool": {
                 "page_bytes": self.huge_page.bytes(),
                 "total": pool(|p| p.total),
@@ -157,6 +173,7 @@ impl PlanReport {
                 "available": self.hvo.available,
                 "enabled": self.hvo.enabled,
                 "saved_bytes": Hvo::saving_bytes(plan.page(), plan.total_pages()),
+                "given_back_bytes": self.given_back_bytes,
             },
             "with_hugepages": { "page_bytes": self.huge_page.bytes(), "total_pages": self.huge_pages() },
             "page_table_saving_bytes": plan.page_table_saving_bytes(),
@@ -190,6 +207,9 @@ impl PlanReport {
         }
         let (bytes, pages) = (plan.total_bytes(), plan.total_pages());
         writeln!(f, "{:<12}{bytes:>16}{:>12}{pages:>9}", "total", Human(bytes))?;
+        if let Some((giant, small)) = self.packed_pages() {
+            writeln!(f, "{:<12}{giant} pages of 1 GiB and {small} of 2 MiB", "packed")?;
+        }
         if !self.details.is_empty() {
             writeln!(f)?;
             for (name, bytes) in runs(&self.details) {
@@ -218,6 +238,9 @@ impl PlanReport {
                 "HVO       off; would save {gain} over {huge_pages} pages of {page}: run `sysctl -w \
                  vm.hugetlb_optimize_vmemmap=1` before pages are reserved"
             )?,
+        }
+        if let Some(bytes) = self.given_back_bytes {
+            writeln!(f, "          {} given back on this box now, by the kernel's counters", Human(bytes))?;
         }
         if self.hugepages {
             writeln!(f, "          page tables smaller by {}", Human(plan.page_table_saving_bytes()))?;
@@ -298,6 +321,7 @@ mod tests {
             huge_page: PageKind::Huge2M,
             pool: Some(pool),
             hvo: Hvo { available: true, enabled: false },
+            given_back_bytes: Some(5 << 20),
             memory_total_bytes: 64 << 30,
             memory_available_bytes: 32 << 30,
             keep_free_bytes: 0,
@@ -317,7 +341,10 @@ mod tests {
         );
         assert_eq!((&value["total_bytes"], &value["total_pages"]), (&json!(12 << 20), &json!(6)));
         assert_eq!(value["pool"], json!({"page_bytes": 2 << 20, "total": 9, "free": 9, "reserved": 1}));
-        assert_eq!(value["hvo"], json!({"available": true, "enabled": false, "saved_bytes": 6 * (28 << 10)}));
+        assert_eq!(
+            value["hvo"],
+            json!({"available": true, "enabled": false, "saved_bytes": 6 * (28 << 10), "given_back_bytes": 5 << 20})
+        );
         assert_eq!(value["memory_available_bytes"], 32_u64 << 30);
         assert_eq!((&value["fits"], &value["short_bytes"]), (&json!(true), &json!(0)));
     }

@@ -21,7 +21,9 @@ use crate::units::Human;
 /// # Errors
 /// Usage, and whatever stands in the way of loading and generating.
 pub fn execute(args: &Run) -> Result<()> {
-    let settings = Settings::resolve(&args.model_args())?;
+    let mut settings = Settings::resolve(&args.model_args())?;
+    settings.resolve_resident(args.resident.as_deref())?;
+    settings.for_good = true;
     let sampler = Sampler::new(sampling_params(args, settings.model.is_none())?)?;
     let prompt = prompt(args)?;
     let raw = env_or_switch(args.raw, "BRIM_RAW")?;

@@ -1,23 +1,14 @@
 //! One answer per option: flag, else `BRIM_<OPTION>`, else board, else default; contradictions are refused.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::args::ModelArgs;
-use crate::board::{Board, BoardError, EMBEDDED, KvType, PageSize, TIERS, Tile};
+use crate::board::{Board, BoardError, Ctx, EMBEDDED, KvType, PageSize, TIERS, Tile};
 use crate::error::{Error, Result};
+use crate::load::{Io, resident};
 use crate::memory::PageKind;
 use crate::sys::cpu::{ListError, Topology, format_list, parse_list};
-
-/// How weights are read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Io {
-    /// What suits the file; in this version the same as buffered.
-    #[default]
-    Auto,
-    /// Through the page cache.
-    Buffered,
-}
 
 /// The settings of a command that loads a model.
 #[derive(Clone, Debug)]
@@ -26,14 +17,26 @@ pub struct Settings {
     pub model: Option<String>,
     /// The page of all regions: `Base4K` without huge pages.
     pub page: PageKind,
+    /// Whether pages of 1 GiB come first, and `page` is for the rest.
+    pub packed: bool,
     /// Whether explicit huge pages were asked for.
     pub hugepages: bool,
     /// The page that huge pages have, or would have if they were asked for.
     pub huge_page: PageKind,
     /// Context length, `None` for the model's own.
     pub ctx: Option<u32>,
+    /// Whether the context is as long as fits instead.
+    pub ctx_auto: bool,
     /// Type of the KV cache.
     pub kv_type: KvType,
+    /// Whether the type of the KV cache may be another, for a longer context.
+    pub kv_auto: bool,
+    /// Socket of a holder whose weights are used instead of loading them.
+    pub resident: Option<PathBuf>,
+    /// SHA-256 that each file must have; empty if not known.
+    pub sha256: Vec<Option<[u8; 32]>>,
+    /// Whether the weights are sealed for as long as the process lives.
+    pub for_good: bool,
     /// Worker threads: at least 1, and as many as `cores`.
     pub threads: usize,
     /// The CPU each worker is pinned to, all different.
@@ -177,6 +180,28 @@ impl Settings {
         Settings::resolve_with(args, &process_env, Topology::probe()?)
     }
 
+    /// Takes the holder's socket from flag, environment or board: an empty one is the default socket.
+    ///
+    /// # Errors
+    /// A usage error that names the variable.
+    pub fn resolve_resident(&mut self, flag: Option<&str>) -> Result<()> {
+        // An empty variable counts as unset, an empty flag does not: it is the flag without a path.
+        let path = match flag {
+            Some(flag) => Some(flag.to_owned()),
+            None => from_env(&process_env, "BRIM_RESIDENT")?.or(self.board.memory.resident.clone()),
+        };
+        self.resident = path.map(|path| match path.is_empty() {
+            true => resident::default_socket(),
+            false => PathBuf::from(path),
+        });
+        match (&self.resident, &self.model) {
+            (Some(_), None) => {
+                Err(Error::usage("--resident: the demo model is in the binary; give the held file with -m"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn resolve_with(args: &ModelArgs, env: Env<'_>, mut topology: Topology) -> Result<Settings> {
         let board_name = pick(env, "board", args.board.clone(), None)?.map(|(name, _)| name);
         let board = board_name.as_deref().map_or(Ok(Board::default()), load_board)?;
@@ -184,25 +209,23 @@ impl Settings {
 
         let flag = args.hugepages.then_some(true);
         let hugepages = flag.or(switch_from_env(env, "BRIM_HUGEPAGES")?).or(board.memory.hugepages).unwrap_or(false);
-        let huge_page = huge_page(args, env, &board, hugepages)?;
-        let kv_type = pick(env, "kv-type", parse_flag("kv-type", args.kv_type.as_deref())?, board.model.kv_type)?;
-        let ctx = pick(env, "ctx", args.ctx, board.model.ctx)?;
-        if let Some((0, source)) = ctx {
+        let (huge_page, packed) = huge_page(args, env, &board, hugepages)?;
+        let kv_auto = from_env::<String>(env, "BRIM_KV_TYPE")?;
+        let kv_auto = args.kv_type.as_deref().or(kv_auto.as_deref()) == Some("auto");
+        let kv_type = match kv_auto {
+            true => None,
+            false => pick(env, "kv-type", parse_flag("kv-type", args.kv_type.as_deref())?, board.model.kv_type)?,
+        };
+        let ctx = pick(env, "ctx", parse_flag("ctx", args.ctx.as_deref())?, board.model.ctx)?;
+        let ctx_auto = matches!(ctx, Some((Ctx::Auto, _)));
+        if let Some((Ctx::Tokens(0), source)) = ctx {
             return Err(refuse("ctx", source, "a context of 0 tokens holds nothing; leave it out for the model's own"));
         }
         let isa = pick(env, "isa", args.isa.clone(), None)?;
         if let Some((found, source)) = isa.as_ref().filter(|(isa, _)| !TIERS.contains(&isa.as_str())) {
             return Err(refuse("isa", *source, format!("no tier is named {found}; there are {}", TIERS.join(", "))));
         }
-        let io = match pick(env, "io", args.io.clone(), None)? {
-            None => Io::Auto,
-            Some((io, _)) if io == "auto" => Io::Auto,
-            Some((io, _)) if io == "buffered" => Io::Buffered,
-            Some((io, source)) if io == "direct" => {
-                return Err(refuse("io", source, "direct is not supported by this version; use auto or buffered"));
-            }
-            Some((io, source)) => return Err(refuse("io", source, format!("{io}: expected auto, buffered or direct"))),
-        };
+        let io = pick(env, "io", parse_flag("io", args.io.as_deref())?, None)?;
         let cores = cores(args, env, &board, &topology).map_err(|e| match e.exit() {
             crate::error::Exit::Board => at_board(e),
             _ => e,
@@ -214,15 +237,27 @@ impl Settings {
         Ok(Settings {
             model: pick(env, "model", args.model.clone(), board.model.path.clone())?.map(|(model, _)| model),
             page: if hugepages { huge_page } else { PageKind::Base4K },
+            packed: packed && hugepages,
             hugepages,
             huge_page,
-            ctx: ctx.map(|(ctx, _)| ctx),
+            ctx: ctx.and_then(|(ctx, _)| match ctx {
+                Ctx::Tokens(tokens) => Some(tokens),
+                Ctx::Auto => None,
+            }),
+            ctx_auto,
+            kv_auto,
+            resident: None,
+            sha256: match &board.model.sha256 {
+                Some(sha256) => sha256.digests()?.into_iter().map(Some).collect(),
+                None => Vec::new(),
+            },
+            for_good: false,
             kv_type: kv_type.map(|(kv_type, _)| kv_type).unwrap_or_default(),
             threads: cores.len(),
             cores,
             isa: isa.map(|(isa, _)| isa),
             isa_ceiling: board.cpu.isa.clone(),
-            io,
+            io: io.map(|(io, _)| io).unwrap_or_default(),
             pre: pick(env, "pre", args.pre.clone(), None)?.map(|(pre, _)| pre),
             verbose: args.verbose || switch_from_env(env, "BRIM_VERBOSE")?.unwrap_or(false),
             tile: board.tile.clone(),
@@ -234,17 +269,16 @@ impl Settings {
     }
 }
 
-fn huge_page(args: &ModelArgs, env: Env<'_>, board: &Board, hugepages: bool) -> Result<PageKind> {
+/// The size of huge pages, and whether those of 1 GiB come first.
+fn huge_page(args: &ModelArgs, env: Env<'_>, board: &Board, hugepages: bool) -> Result<(PageKind, bool)> {
     let flag = parse_flag("page-size", args.page_size.as_deref())?;
     match pick(env, "page-size", flag, board.memory.page_size)? {
         Some((_, source @ (Source::Flag | Source::Env))) if !hugepages => {
             Err(refuse("page-size", source, "it sets the size of huge pages, which are not asked for; add --hugepages"))
         }
-        Some((PageSize::Auto, source)) => {
-            Err(refuse("page-size", source, "auto is not supported by this version; use 2M or 1G"))
-        }
-        Some((PageSize::G1, _)) => Ok(PageKind::Huge1G),
-        Some((PageSize::M2, _)) | None => Ok(PageKind::Huge2M),
+        Some((PageSize::Auto, _)) => Ok((PageKind::Huge2M, true)),
+        Some((PageSize::G1, _)) => Ok((PageKind::Huge1G, false)),
+        Some((PageSize::M2, _)) | None => Ok((PageKind::Huge2M, false)),
     }
 }
 
@@ -337,7 +371,7 @@ mod tests {
         let settings = resolve(&args, &vars).unwrap();
         assert_eq!((settings.ctx, settings.page), (Some(200), PageKind::Base4K));
         assert_eq!((settings.model.as_deref(), settings.hugepages), (Some("e.gguf"), false));
-        args.ctx = Some(300);
+        args.ctx = text("300");
         args.hugepages = true;
         args.page_size = text("1G");
         let settings = resolve(&args, &vars).unwrap();
@@ -365,7 +399,6 @@ mod tests {
         let cases: &[Case<'_>] = &[
             (|a| a.page_size = text("1G"), &[], "--page-size: it sets the size of huge pages"),
             (|_| (), &[("BRIM_PAGE_SIZE", "2M")], "BRIM_PAGE_SIZE: it sets"),
-            (|a| a.hugepages = true, &[("BRIM_PAGE_SIZE", "auto")], "not supported by this version"),
             (|a| a.page_size = text("4M"), &[], "--page-size 4M: expected 2M, 1G or auto"),
             (|a| a.threads = Some(0), &[], "--threads: at least 1"),
             (|a| a.threads = Some(9), &[], "9 threads, but this process may use 8 CPUs"),
@@ -381,11 +414,16 @@ mod tests {
                 &[],
                 "3 threads need as many CPUs",
             ),
-            (|a| a.io = text("direct"), &[], "--io: direct is not supported by this version"),
-            (|a| a.io = text("fast"), &[], "expected auto, buffered or direct"),
+            (|a| a.io = text("fast"), &[], "--io fast: expected auto, buffered or direct"),
+            (|_| (), &[("BRIM_IO", "fast")], "BRIM_IO=fast: expected auto, buffered or direct"),
             (|a| a.isa = text("mmx"), &[], "no tier is named mmx"),
             (|a| a.kv_type = text("q4"), &[], "--kv-type q4: expected f16 or q8_0"),
-            (|a| a.ctx = Some(0), &[], "--ctx: a context of 0"),
+            (|a| a.ctx = text("0"), &[], "--ctx: a context of 0"),
+            (
+                |a| a.ctx = text("all"),
+                &[],
+                "--ctx all: invalid digit found in string; expected a number of tokens, or auto",
+            ),
             (|_| (), &[("BRIM_HUGEPAGES", "yes")], "BRIM_HUGEPAGES=yes: expected 1, 0, true or false"),
         ];
         for (change, vars, want) in cases {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::error::{Error, Exit};
 use crate::kernels::{Kernels, Team};
+use crate::load::rows::{RowError, Rows};
 use crate::model::{Buffers, Kv, Model, Pass, Sizes};
 
 /// What a sequence cannot do.
@@ -26,6 +27,8 @@ pub enum EngineError {
         /// Tokens of the vocabulary.
         n_vocab: usize,
     },
+    /// A row of an embedding table on the disk that cannot be read.
+    Embedding(RowError),
 }
 
 impl fmt::Display for EngineError {
@@ -40,6 +43,7 @@ impl fmt::Display for EngineError {
             EngineError::Token { id, n_vocab } => {
                 write!(f, "token {id} does not exist: the model has {n_vocab} tokens")
             }
+            EngineError::Embedding(error) => error.fmt(f),
         }
     }
 }
@@ -48,7 +52,10 @@ impl std::error::Error for EngineError {}
 
 impl From<EngineError> for Error {
     fn from(e: EngineError) -> Self {
-        Error::new(Exit::Usage, e)
+        match e {
+            EngineError::Embedding(error) => error.into(),
+            other => Error::new(Exit::Usage, other),
+        }
     }
 }
 
@@ -65,6 +72,7 @@ pub struct Engine<'a> {
     /// Positions that the cache has seen since it was empty.
     written: usize,
     attention_time: Option<Duration>,
+    rows: Option<Rows>,
 }
 
 impl<'a> Engine<'a> {
@@ -85,7 +93,25 @@ impl<'a> Engine<'a> {
         let buffers = Buffers::carve(scratch, &model.config, model.weights.n_vocab(), &sizes, factors);
         let kv = Kv::new(kv, &model.config, &sizes);
         let region = weights;
-        Engine { model, kernels, team, region, buffers, kv, sizes, position: 0, written: 0, attention_time: None }
+        Engine {
+            model,
+            kernels,
+            team,
+            region,
+            buffers,
+            kv,
+            sizes,
+            position: 0,
+            written: 0,
+            attention_time: None,
+            rows: None,
+        }
+    }
+
+    /// Gives it the rows of an embedding table that is not in the weights region.
+    #[must_use]
+    pub fn with_embedding_rows(self, rows: Option<Rows>) -> Self {
+        Engine { rows, ..self }
     }
 
     /// Positions of the context.
@@ -138,13 +164,13 @@ impl<'a> Engine<'a> {
         let n_batch = self.sizes.n_batch;
         let last_batch = tokens.len().div_ceil(n_batch) - 1;
         for batch in tokens[..last_batch * n_batch].chunks_exact(n_batch) {
-            self.pass(batch, |_, _| ());
+            self.pass(batch, |_, _| ())?;
         }
         let n_vocab = self.model.weights.n_vocab();
         let last = &tokens[last_batch * n_batch..];
         self.pass(last, |pass, model| {
             pass.logits(&model.weights.output_norm, &model.weights.output, last.len() - 1, 1);
-        });
+        })?;
         Ok(&mut self.buffers.logits_mut()[..n_vocab])
     }
 
@@ -166,7 +192,7 @@ impl<'a> Engine<'a> {
                         each(b * n_batch + first + i, &row[..n_vocab]);
                     }
                 }
-            });
+            })?;
         }
         Ok(())
     }
@@ -183,7 +209,8 @@ impl<'a> Engine<'a> {
         }
     }
 
-    fn pass(&mut self, tokens: &[u32], finish: impl FnOnce(&mut Pass<'_, 'a>, &Model)) {
+    fn pass(&mut self, tokens: &[u32], finish: impl FnOnce(&mut Pass<'_, 'a>, &Model)) -> Result<(), EngineError> {
+        let mut failure = None;
         let mut pass = Pass {
             config: &self.model.config,
             region: self.region,
@@ -195,10 +222,15 @@ impl<'a> Engine<'a> {
             tokens,
             position: self.position,
             attention_time: self.attention_time.as_mut(),
+            rows: self.rows.as_ref().map(|rows| (rows, &mut failure)),
         };
         self.model.forward(&mut pass);
+        if let Some((_, Some(error))) = pass.rows {
+            return Err(EngineError::Embedding(*error));
+        }
         finish(&mut pass, self.model);
         self.position += tokens.len();
         self.written = self.written.max(self.position);
+        Ok(())
     }
 }

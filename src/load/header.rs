@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Exit, Result};
 use crate::gguf::{self, GgufError, Metadata, Tables, TensorInfo};
+use crate::sys::read::{FileId, cached_pages, drop_cached};
 
 /// Largest header. The vocabulary dominates it: 262k tokens with scores, types and 515k merges make 16 MiB.
 pub const MAX_HEADER_BYTES: u64 = 64 << 20;
@@ -27,6 +28,10 @@ struct ModelFile {
     path: PathBuf,
     source: Source,
     bytes: u64,
+    /// What it was when it was opened; `None` if embedded.
+    id: Option<FileId>,
+    /// Whether reading the header has brought it into the page cache.
+    header_is_new: bool,
 }
 
 /// The files of one model, opened, their headers read and checked.
@@ -72,7 +77,8 @@ impl ModelFiles {
     pub fn embedded(name: &str, bytes: &'static [u8]) -> Result<Self> {
         let mut tables = Tables::new_boxed();
         let len = bytes.len() as u64;
-        let file = ModelFile { path: PathBuf::from(name), source: Source::Embedded(bytes), bytes: len };
+        let source = Source::Embedded(bytes);
+        let file = ModelFile { path: PathBuf::from(name), source, bytes: len, id: None, header_is_new: false };
         let part = gguf::parse(bytes, len, 0, &mut tables).map_err(|e| file.error(e))?;
         Self::checked(vec![file], Cow::Borrowed(&bytes[..part.header_bytes as usize]), tables)
     }
@@ -135,6 +141,43 @@ impl ModelFiles {
         }
     }
 
+    /// What each file was when it was opened, in the order of the set; none for an embedded model.
+    pub fn ids(&self) -> impl Iterator<Item = FileId> + '_ {
+        self.files.iter().filter_map(|file| file.id)
+    }
+
+    /// The header of the first file, as it is there.
+    pub fn header_bytes(&self) -> &[u8] {
+        &self.header
+    }
+
+    /// Makes sure that no file was changed or replaced since it was opened: what was read of it belongs together.
+    ///
+    /// # Errors
+    /// Exit 4 with what has changed.
+    pub fn check_unchanged(&self) -> Result<()> {
+        self.files.iter().try_for_each(ModelFile::check_unchanged)
+    }
+
+    /// Gives back the page cache that reading the headers took.
+    pub fn drop_header_cache(&self) {
+        for (file, part) in self.files.iter().zip(self.tables.parts()) {
+            if let Source::File(open) = &file.source
+                && file.header_is_new
+            {
+                drop_cached(open, 0, part.data_start);
+            }
+        }
+    }
+
+    /// Reads some bytes of a file as `pread` does.
+    ///
+    /// # Errors
+    /// As `pread`.
+    pub fn pread(&self, file: u16, offset: u64, to: &mut [u8]) -> std::io::Result<usize> {
+        self.files[usize::from(file)].pread(offset, to)
+    }
+
     /// Fills `to` with the bytes of a file from `offset` on.
     ///
     /// # Errors
@@ -164,8 +207,15 @@ impl ModelFile {
             ));
         }
         let file = File::open(path).map_err(failed)?;
-        let bytes = file.metadata().map_err(failed)?.len();
-        Ok(ModelFile { path: path.to_owned(), source: Source::File(file), bytes })
+        let id = FileId::of(&file).map_err(|e| failed(std::io::Error::from_raw_os_error(e.errno)))?;
+        let header_is_new = cached_pages(&file, 0, FIRST_READ_BYTES.min(id.bytes)) == Some(0);
+        Ok(ModelFile {
+            path: path.to_owned(),
+            source: Source::File(file),
+            bytes: id.bytes,
+            id: Some(id),
+            header_is_new,
+        })
     }
 
     fn error(&self, error: GgufError) -> Error {
@@ -196,20 +246,43 @@ impl ModelFile {
     }
 
     fn read_at(&self, offset: u64, to: &mut [u8]) -> Result<()> {
+        fill(&self.path, offset, to, |rest, at| self.pread(at, rest))
+    }
+
+    fn pread(&self, offset: u64, to: &mut [u8]) -> std::io::Result<usize> {
         match &self.source {
-            Source::File(file) => fill(&self.path, offset, to, |rest, at| file.read_at(rest, at)),
-            Source::Embedded(bytes) => fill(&self.path, offset, to, |rest, at| {
-                let from = usize::try_from(at).ok().and_then(|at| bytes.get(at..)).unwrap_or_default();
-                let n = rest.len().min(from.len());
-                rest[..n].copy_from_slice(&from[..n]);
+            Source::File(file) => file.read_at(to, offset),
+            Source::Embedded(bytes) => {
+                let from = usize::try_from(offset).ok().and_then(|at| bytes.get(at..)).unwrap_or_default();
+                let n = to.len().min(from.len());
+                to[..n].copy_from_slice(&from[..n]);
                 Ok(n)
-            }),
+            }
+        }
+    }
+
+    fn check_unchanged(&self) -> Result<()> {
+        let (Source::File(file), Some(then)) = (&self.source, self.id) else { return Ok(()) };
+        let failed = |e| model_error(&self.path, format_args!("{e}: the file cannot be looked at any more"));
+        let now = FileId::of(file).map_err(failed)?;
+        let again = "nothing of it can be used; start again once it is in place";
+        if now != then {
+            let (was, is) = (then.bytes, now.bytes);
+            let text = format!("the file changed while it was being loaded (it had {was} bytes, now {is}): {again}");
+            return Err(model_error(&self.path, text));
+        }
+        match FileId::at(&self.path) {
+            Ok(named) if named.same_file(&then) => Ok(()),
+            Ok(_) => Err(model_error(&self.path, format!("the file was replaced while it was being loaded: {again}"))),
+            Err(e) => {
+                Err(model_error(&self.path, format!("the file went away while it was being loaded ({e}): {again}")))
+            }
         }
     }
 }
 
 /// Reads until `to` is full: interrupted reads are repeated, short ones continued, an early end is an error.
-fn fill(
+pub(super) fn fill(
     path: &Path,
     offset: u64,
     to: &mut [u8],
@@ -237,7 +310,7 @@ fn fill(
     Ok(())
 }
 
-fn model_error(path: &Path, text: impl fmt::Display) -> Error {
+pub(super) fn model_error(path: &Path, text: impl fmt::Display) -> Error {
     Error::new(Exit::Model, text.to_string()).at(path.display())
 }
 

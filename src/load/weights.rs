@@ -1,114 +1,231 @@
-//! Reads tensors straight into their final places, repacking on the way: file -> worker's buffer -> page. No second
-//! copy of the weights ever exists.
+//! Reads tensors straight into their final places with several threads, repacking on the way: file -> thread's buffer ->
+//! page. No second copy of the weights ever exists. A thread repacks while others read.
 
 use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use super::Io;
+use super::chunks::{Item, Piece, STEP_BYTES, chunk_bytes, cut};
+use super::digest::Digests;
 use super::header::ModelFiles;
-use crate::bytes;
-use crate::error::{Error, Result};
-use crate::gguf::TensorInfo;
-use crate::kernels::{Grid, Team};
-use crate::quant::PANEL_ROWS;
+use super::reader::{Found, Pread, Reader, SLACK_BYTES, Traffic};
+use crate::error::{Error, Exit, Result};
+use crate::sys::cpu;
 
-/// Bytes a worker asks for at a time: large enough to keep a disk busy, small enough to stay in L2 until repacked.
-const CHUNK_BYTES: usize = 1 << 20;
+pub use super::digest::Sha256Bytes;
 
-/// One tensor, or some of its rows, on the way to its place.
-pub struct Item<'a> {
-    /// Where it comes from.
-    pub tensor: &'a TensorInfo,
-    /// Which of its rows.
-    pub rows: Range<usize>,
-    /// How it is laid down: into panels, row by row as it is, or as one f32 vector.
-    pub form: ItemForm,
-    /// Its place, exactly.
-    pub place: &'a mut [u8],
+/// Threads that read: one stops at each read, so more of them than CPUs keep the disk busy while others repack. Disks are
+/// as fast as they get with four reads of a MiB under way; of six threads about two repack.
+pub const READERS_MIN: usize = 6;
+
+/// Stack of a loader thread; its buffer lies elsewhere.
+const STACK_BYTES: usize = 256 << 10;
+
+/// Something to be done while the weights are being read, such as clearing the pages of the KV cache.
+pub type Job<'a> = Box<dyn FnOnce() -> Result<()> + Send + 'a>;
+
+/// How a load is done.
+pub struct Loading<'a> {
+    /// Which way files are read.
+    pub io: Io,
+    /// CPUs the loader's threads may run on; all that the process may use if empty.
+    pub cpus: &'a [usize],
+    /// Threads.
+    pub readers: usize,
+    /// [`buffer_bytes`] for each of them.
+    pub buffers: &'a mut [u8],
+    /// Makes the pages below a stretch of the place present, before it is written.
+    pub populate: &'a (dyn Fn(&mut [u8]) -> Result<()> + Sync),
+    /// What is to be done meanwhile.
+    pub meanwhile: Vec<Job<'a>>,
+    /// The SHA-256 that each file must have, if it is known; empty if none is.
+    pub sha256: &'a [Option<Sha256Bytes>],
+    /// Counts the bytes that are in their place, for a progress bar.
+    pub done: &'a AtomicU64,
+    /// Reads the files instead of the system, with this alignment: faults for tests.
+    pub source: Option<(&'a dyn Pread, u64)>,
 }
 
-/// How an [`Item`] is laid down.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ItemForm {
-    /// Panels of 16 rows of the weight type.
-    Panels(crate::quant::WeightType),
-    /// The file's bytes.
-    Bytes,
-    /// Decoded to f32.
-    Vector(crate::quant::WeightType),
+/// Threads that load, given the workers of the engine.
+pub const fn readers(workers: usize) -> usize {
+    if workers > READERS_MIN { workers } else { READERS_MIN }
 }
 
-/// Bytes of buffer each worker needs, given the longest row of any tensor.
-pub const fn buffer_bytes(row_bytes_max: usize) -> usize {
-    let panel = PANEL_ROWS * row_bytes_max;
-    if panel > CHUNK_BYTES { panel } else { CHUNK_BYTES }
+/// Bytes of buffer each thread needs, given the longest row of any tensor and how much there is to share among `readers`.
+pub fn buffer_bytes(row_bytes_max: usize, total_bytes: u64, readers: usize) -> usize {
+    (chunk_bytes(row_bytes_max, total_bytes, readers) + SLACK_BYTES).next_multiple_of(64)
 }
 
-/// Loads all items with all workers of `team`; `done` counts the bytes read, for a progress bar.
+/// Loads all items.
 ///
 /// # Errors
-/// The first failed read, naming file and offset.
-pub fn load(
-    files: &ModelFiles,
-    items: Vec<Item<'_>>,
-    team: &dyn Team,
-    buffers: &mut [u8],
-    done: &AtomicU64,
-) -> Result<()> {
-    let each = buffers.len() / team.size();
-    let buffers: Vec<Mutex<&mut [u8]>> = buffers.chunks_exact_mut(each).map(Mutex::new).collect();
+/// The first failed read, naming file and offset; a file that changed meanwhile; what a job returns.
+pub fn load(files: &ModelFiles, items: Vec<Item<'_>>, loading: Loading<'_>) -> Result<Traffic> {
+    let Loading { io, cpus, readers, buffers, populate, meanwhile, sha256, done, source } = loading;
+    let each = buffers.len() / readers;
+    let sizes: Vec<u64> = (0..files.len()).map(|file| files.file_bytes(file as u16)).collect();
+    let chunks = cut(items, each - SLACK_BYTES, (!sha256.is_empty()).then_some(&sizes));
+    let reader = match source {
+        None => Reader::new(files, io)?,
+        Some((source, align)) => Reader::through(files, io, source, align),
+    };
+    let found = reader.find_cached(&chunks);
+    let stretches: Vec<_> = chunks.iter().map(|chunk| (chunk.file, chunk.bytes.clone())).collect();
+    // Nobody waits for a disk where all is copied: then more threads than CPUs only push each other out of L2.
+    let copied = !found.is_empty() && io != Io::Direct && found.iter().all(|&found| found == Found::All);
+    let threads = if copied && !cpus.is_empty() { cpus.len().min(readers) } else { readers };
+    let first_new = first_new(&stretches, &found);
+    let digests = (!sha256.is_empty()).then(|| Digests::new(sha256));
     let failure: Mutex<Option<Error>> = Mutex::new(None);
     let failed = AtomicBool::new(false);
-    for item in items {
-        let Item { tensor, rows, form, place } = item;
-        let cols = tensor.cols() as usize;
-        let first = tensor.row_bytes() * rows.start as u64;
-        let n_rows_bytes = tensor.row_bytes() * rows.len() as u64;
-        // A unit is what is laid down at once, `in_bytes` of the file becoming `out_bytes` of the place.
-        let (in_bytes, out_bytes) = match form {
-            ItemForm::Panels(ty) => (PANEL_ROWS * ty.row_bytes(cols), ty.panel_bytes(cols)),
-            ItemForm::Bytes => (place.len() / rows.len(), place.len() / rows.len()),
-            ItemForm::Vector(ty) => (ty.row_bytes(cols), cols * 4),
-        };
-        let units = place.len() / out_bytes;
-        let at_once = (each / in_bytes).clamp(1, (units / team.size()).max(1));
-        let grid = Grid::new(place, (1, units * out_bytes, units * out_bytes), (1, at_once * out_bytes));
-        team.run(&|worker| {
-            let Ok(mut buffer) = buffers[worker].lock() else { return };
-            while let Some(mut block) = grid.next() {
-                if failed.load(Ordering::Relaxed) {
-                    return;
-                }
-                let from = (block.col0 / out_bytes * in_bytes) as u64;
-                let n_bytes = (n_rows_bytes - from).min((block.cols / out_bytes * in_bytes) as u64) as usize;
-                let offset = tensor.offset + first + from;
-                let out = block.row(0);
-                let result = match form {
-                    ItemForm::Bytes => files.read_at(tensor.file, offset, &mut out[..n_bytes]),
-                    _ => files.read_at(tensor.file, offset, &mut buffer[..n_bytes]),
-                };
-                if let Err(error) = result {
-                    failed.store(true, Ordering::Relaxed);
-                    if let Ok(mut failure) = failure.lock() {
-                        failure.get_or_insert(error);
-                    }
-                    return;
-                }
-                match form {
-                    ItemForm::Bytes => {}
-                    ItemForm::Vector(ty) => ty.decode_row(&buffer[..n_bytes], bytes::cast_mut(out)),
-                    ItemForm::Panels(ty) => {
-                        for (rows, panel) in buffer[..n_bytes].chunks(in_bytes).zip(out.chunks_exact_mut(out_bytes)) {
-                            ty.repack_panel(rows, cols, panel);
+    let work = Mutex::new(Work::new(chunks, meanwhile));
+    let put = |piece: &mut Piece<'_>, bytes: &[u8]| -> Result<()> {
+        populate(piece.place)?;
+        piece.lay_down(bytes);
+        done.fetch_add(piece.file_bytes as u64, Ordering::Relaxed);
+        Ok(())
+    };
+    let one = |buffer: &mut [u8]| -> Result<()> {
+        while !failed.load(Ordering::Relaxed) {
+            let next = work.lock().ok().and_then(|mut work| work.next());
+            match next {
+                None => break,
+                Some(Step::Job(job)) => job()?,
+                Some(Step::Chunk(index, mut chunk)) => {
+                    let (file, cached) = (chunk.file, found[index] == Found::All);
+                    if digests.is_none() && reader.is_copied(&chunk, cached) {
+                        for piece in std::mem::take(&mut chunk.pieces) {
+                            let mut rest = Some(piece);
+                            while let Some(mut piece) = rest {
+                                rest = piece.split_off(STEP_BYTES);
+                                let bytes = reader.read(file, &piece.bytes(), cached, buffer)?;
+                                put(&mut piece, bytes)?;
+                            }
                         }
+                        continue;
+                    }
+                    let bytes = reader.read(file, &chunk.bytes, cached, buffer)?;
+                    for piece in &mut chunk.pieces {
+                        // Inside the chunk, whose bytes these are.
+                        let from = (piece.offset - chunk.bytes.start) as usize;
+                        put(piece, &bytes[from..][..piece.file_bytes])?;
+                    }
+                    if let Some(digests) = &digests {
+                        digests.add(files, index, &chunk, bytes, &|| failed.load(Ordering::Relaxed))?;
+                    }
+                    if found[index] == Found::None {
+                        reader.drop_behind(&chunk, first_new[index]);
                     }
                 }
-                done.fetch_add(n_bytes as u64, Ordering::Relaxed);
             }
+        }
+        Ok(())
+    };
+    let run = |buffer: &mut [u8]| {
+        if let Err(error) = one(buffer) {
+            failed.store(true, Ordering::Relaxed);
+            if let Ok(mut failure) = failure.lock() {
+                failure.get_or_insert(error);
+            }
+            if let Some(digests) = &digests {
+                digests.give_up();
+            }
+        }
+    };
+    std::thread::scope(|scope| -> Result<()> {
+        for (index, buffer) in buffers.chunks_exact_mut(each).enumerate().take(threads) {
+            let run = &run;
+            let thread = std::thread::Builder::new().name(format!("load-{index}")).stack_size(STACK_BYTES);
+            let started = thread.spawn_scoped(scope, move || {
+                // An optimisation: where it cannot be had, the threads run where their parent may.
+                let _ = if cpus.is_empty() { Ok(()) } else { cpu::confine_to(cpus) };
+                run(buffer);
+            });
+            if let Err(e) = started {
+                failed.store(true, Ordering::Relaxed);
+                return Err(Error::new(Exit::Unexpected, e).at("start a loader thread"));
+            }
+        }
+        Ok(())
+    })?;
+    if let Ok(Some(error)) = failure.into_inner() {
+        // A file that shrinks is found by a read first: what has become of it says more.
+        return Err(match files.check_unchanged() {
+            Err(changed) if error.exit() == Exit::Model => changed.also(&error),
+            _ => error,
         });
     }
+    files.check_unchanged()?;
+    reader.tidy(&stretches, &found);
+    files.drop_header_cache();
+    Ok(reader.traffic())
+}
+
+/// Does what is to be done meanwhile, where there is nothing to load.
+///
+/// # Errors
+/// What a job returns.
+pub fn do_meanwhile(loading: Loading<'_>) -> Result<Traffic> {
+    let jobs = Mutex::new(loading.meanwhile.into_iter());
+    let failure: Mutex<Option<Error>> = Mutex::new(None);
+    let work = || {
+        while let Some(job) = jobs.lock().ok().and_then(|mut jobs| jobs.next()) {
+            if let (Err(error), Ok(mut failure)) = (job(), failure.lock()) {
+                failure.get_or_insert(error);
+                return;
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        // All of it is work for a CPU; this thread is one of them.
+        for _ in 1..loading.cpus.len() {
+            scope.spawn(work);
+        }
+        work();
+    });
     match failure.into_inner() {
         Ok(Some(error)) => Err(error),
-        _ => Ok(()),
+        _ => Ok(Traffic::default()),
+    }
+}
+
+/// For each chunk of which nothing is cached, where the stretch of such chunks begins that it is in.
+fn first_new(chunks: &[(u16, Range<u64>)], found: &[Found]) -> Vec<u64> {
+    let mut first: Option<(u16, u64)> = None;
+    let each = chunks.iter().zip(found).map(|((file, bytes), found)| {
+        first = first.filter(|(of, _)| of == file && *found == Found::None);
+        first.get_or_insert((*file, bytes.start)).1
+    });
+    each.collect()
+}
+
+/// Chunks in order with the jobs spread evenly between them.
+struct Work<'a, C> {
+    chunks: std::iter::Enumerate<std::vec::IntoIter<C>>,
+    jobs: std::vec::IntoIter<Job<'a>>,
+    n_chunks: usize,
+    n_jobs: usize,
+}
+
+enum Step<'a, C> {
+    Chunk(usize, C),
+    Job(Job<'a>),
+}
+
+impl<'a, C> Work<'a, C> {
+    fn new(chunks: Vec<C>, jobs: Vec<Job<'a>>) -> Self {
+        let (n_chunks, n_jobs) = (chunks.len(), jobs.len());
+        Work { chunks: chunks.into_iter().enumerate(), jobs: jobs.into_iter(), n_chunks, n_jobs }
+    }
+
+    fn next(&mut self) -> Option<Step<'a, C>> {
+        let (chunks_left, jobs_left) = (self.chunks.len(), self.jobs.len());
+        // As far along in one list as in the other.
+        let job_first = (self.n_jobs - jobs_left) * self.n_chunks < (self.n_chunks - chunks_left) * self.n_jobs;
+        match job_first || chunks_left == 0 {
+            true => self.jobs.next().map(Step::Job),
+            false => self.chunks.next().map(|(index, chunk)| Step::Chunk(index, chunk)),
+        }
     }
 }

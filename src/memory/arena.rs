@@ -13,12 +13,14 @@
 #![allow(unsafe_code)]
 
 use std::ops::Range;
+use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 
 use super::error::MemoryError;
 use super::plan::{PageKind, Plan, RegionName};
 use super::pool::Host;
-use crate::sys::map::Mapping;
+use crate::sys::map::{Mapping, can_populate, populate};
+use crate::sys::{OsError, memfd};
 
 /// Mapped, writable memory for every region of a plan.
 #[derive(Debug)]
@@ -26,7 +28,37 @@ pub struct Arena {
     mapping: Mapping,
     /// Where each region lies, without the padding to its page; disjoint and in the order of `RegionName::ALL`.
     ranges: [Range<usize>; RegionName::ALL.len()],
-    page: PageKind,
+    /// How long each is with the padding to its page.
+    padded: [usize; RegionName::ALL.len()],
+    pages: Pages,
+    kept: bool,
+}
+
+/// The pages an arena is made of, and whether they are there yet.
+#[derive(Clone, Copy, Debug)]
+pub struct Pages {
+    kind: PageKind,
+    total: u64,
+    present: bool,
+}
+
+impl Pages {
+    /// Brings the pages below `bytes`, a part of the arena, before they are written: several threads may do so, each for
+    /// its own part. Nothing to do where all pages were there from the start, or are ordinary ones.
+    ///
+    /// # Errors
+    /// [`MemoryError::NotPopulated`].
+    pub fn populate(self, bytes: &mut [u8]) -> Result<(), MemoryError> {
+        if self.present {
+            return Ok(());
+        }
+        // A page is at most 1 GiB.
+        populate(bytes, self.kind.bytes() as usize).map_err(|cause| MemoryError::NotPopulated {
+            need: self.total,
+            page: self.kind,
+            cause,
+        })
+    }
 }
 
 /// All regions of an [`Arena`], each exactly as long as planned, zeroed at first and page-aligned.
@@ -56,6 +88,7 @@ pub struct Unsealed<'a> {
     bytes: &'a mut [u8],
     /// Up to the next region: whole pages.
     padded_bytes: usize,
+    for_good: bool,
 }
 
 impl<'a> Unsealed<'a> {
@@ -73,6 +106,11 @@ impl<'a> Unsealed<'a> {
         // live as long as 'a, and the exclusive borrow that could write to them ends here.
         unsafe { Mapping::protect_pages(NonNull::from(&mut *self.bytes).cast(), self.padded_bytes) }
             .map_err(MemoryError::Seal)?;
+        if self.for_good {
+            // SAFETY: as above, and the mapping knows that it stays.
+            unsafe { Mapping::seal_pages(NonNull::from(&mut *self.bytes).cast(), self.padded_bytes) }
+                .map_err(MemoryError::Seal)?;
+        }
         Ok(self.bytes)
     }
 }
@@ -87,15 +125,31 @@ impl Arena {
         Arena::map_on(&Host::default(), plan, keep_free_bytes)
     }
 
+    /// As [`Arena::map`], but huge pages are only promised: [`Pages::populate`] must bring each before it is written. So
+    /// several threads can clear pages, each right before it fills them. Before Linux 5.14 this is [`Arena::map`].
+    ///
+    /// # Errors
+    /// As [`Arena::map`].
+    pub fn reserve(plan: &Plan, keep_free_bytes: u64) -> Result<Arena, MemoryError> {
+        Arena::make(&Host::default(), plan, keep_free_bytes, !can_populate())
+    }
+
     /// As [`Arena::map`], with the state of the box read from `host`.
     ///
     /// # Errors
     /// As [`Arena::map`].
     pub fn map_on(host: &Host, plan: &Plan, keep_free_bytes: u64) -> Result<Arena, MemoryError> {
+        Arena::make(host, plan, keep_free_bytes, true)
+    }
+
+    fn make(host: &Host, plan: &Plan, keep_free_bytes: u64, present: bool) -> Result<Arena, MemoryError> {
         check(host, plan, keep_free_bytes)?;
         let total_bytes = plan.total_bytes();
         let too_large = MemoryError::TooLarge { region: RegionName::Weights, bytes: total_bytes };
         let len = usize::try_from(total_bytes).map_err(|_| too_large)?;
+        if plan.is_packed() && !present {
+            return Arena::make_packed(host, plan);
+        }
         let mapping = match plan.page().huge() {
             None => {
                 let mapping = Mapping::ordinary(len).map_err(|cause| MemoryError::Map { bytes: total_bytes, cause })?;
@@ -103,25 +157,44 @@ impl Arena {
                 mapping.advise_huge();
                 mapping
             }
-            Some(size) => Mapping::huge(len, size).map_err(|cause| {
-                let need = plan.total_pages();
-                match host.pool(plan.page()) {
-                    None => MemoryError::NoSuchPages { page: plan.page() },
-                    // A pool that has grown back since has lost a race all the same: its state says who has the pages.
-                    Some(pool) if cause.call == "mmap" && cause.is_out_of_memory() => {
-                        MemoryError::PoolShort { need, pool }
-                    }
-                    Some(_) if cause.call == "mmap" => MemoryError::Map { bytes: total_bytes, cause },
-                    Some(_) => MemoryError::NotPopulated { need, page: plan.page(), cause },
-                }
-            })?,
+            Some(size) => match present {
+                true => Mapping::huge(len, size),
+                false => Mapping::huge_reserved(len, size),
+            }
+            .map_err(|cause| not_mapped(host, plan, cause))?,
         };
-        Ok(Arena { ranges: lay_out(plan, mapping.len()), mapping, page: plan.page() })
+        let present = present || plan.page() == PageKind::Base4K;
+        let pages = Pages { kind: plan.page(), total: plan.total_pages(), present };
+        let padded = RegionName::ALL.map(|name| plan.mapped_bytes(name) as usize);
+        Ok(Arena { ranges: lay_out(plan, mapping.len()), padded, mapping, pages, kept: false })
+    }
+
+    /// As many 1 GiB pages as the pool has for it, the rest in 2 MiB pages.
+    fn make_packed(host: &Host, plan: &Plan) -> Result<Arena, MemoryError> {
+        let layout = host.packing(plan).lay_out(plan);
+        let mapping =
+            Mapping::huge_packed(layout.len, &layout.segments).map_err(|cause| not_mapped(host, plan, cause))?;
+        let pages = Pages { kind: plan.page(), total: plan.total_pages(), present: false };
+        let padded = RegionName::ALL.map(|name| plan.mapped_bytes(name) as usize);
+        Ok(Arena { mapping, ranges: layout.ranges, padded, pages, kept: false })
     }
 
     /// The page the arena is made of.
     pub fn page(&self) -> PageKind {
-        self.page
+        self.pages.kind
+    }
+
+    /// Spreads the pages that are still to come over these NUMA nodes; nothing to do for none.
+    ///
+    /// # Errors
+    /// [`MemoryError::Numa`].
+    pub fn interleave(&self, nodes: &[u32]) -> Result<(), MemoryError> {
+        if nodes.is_empty() { Ok(()) } else { self.mapping.interleave(nodes).map_err(MemoryError::Numa) }
+    }
+
+    /// Its pages, to be populated after [`Arena::reserve`].
+    pub fn pages(&self) -> Pages {
+        self.pages
     }
 
     /// Takes back the advice to use transparent huge pages, for measuring without them; before the first touch.
@@ -144,15 +217,97 @@ impl Arena {
 
     /// All regions at once, with weights that can be sealed on their own while the others stay in use.
     pub fn open(&mut self) -> OpenRegions<'_> {
-        let padded_bytes =
-            self.ranges[RegionName::Vocab as usize].start - self.ranges[RegionName::Weights as usize].start;
+        let for_good = self.kept;
+        let padded_bytes = self.padded[RegionName::Weights as usize];
         let Regions { weights, vocab, kv, scratch, .. } = self.split();
-        OpenRegions { weights: Unsealed { bytes: weights, padded_bytes }, vocab, kv, scratch }
+        OpenRegions { weights: Unsealed { bytes: weights, padded_bytes, for_good }, vocab, kv, scratch }
+    }
+
+    /// Makes the arena stay mapped until the process ends, and its weights, once sealed, unchangeable until then, by
+    /// whatever goes wrong (`mseal`, where the kernel has it).
+    pub fn keep(&mut self) {
+        self.mapping.keep();
+        self.kept = true;
     }
 
     /// Each region once, as address and length. Taking the arena exclusively is what makes it sound to write there.
     fn parts(&mut self) -> [(NonNull<u8>, usize); RegionName::ALL.len()] {
         self.ranges.each_ref().map(|range| self.mapping.part(range.clone()))
+    }
+}
+
+/// Why huge pages were not to be had.
+fn not_mapped(host: &Host, plan: &Plan, cause: OsError) -> MemoryError {
+    let need = plan.total_pages();
+    match host.pool(plan.page()) {
+        None => MemoryError::NoSuchPages { page: plan.page() },
+        // A pool that has grown back since has lost a race all the same: its state says who has the pages.
+        Some(pool) if cause.call == "mmap" && cause.is_out_of_memory() => MemoryError::PoolShort { need, pool },
+        Some(_) if cause.call == "mmap" => MemoryError::Map { bytes: plan.total_bytes(), cause },
+        Some(_) => MemoryError::NotPopulated { need, page: plan.page(), cause },
+    }
+}
+
+/// The weights of a plan in memory with a descriptor, for other processes to map once it is sealed.
+#[derive(Debug)]
+pub struct Shared {
+    fd: OwnedFd,
+    mapping: Mapping,
+    pages: Pages,
+}
+
+impl Shared {
+    /// Sets the pages of `plan` aside, after checking that it fits; [`Pages::populate`] must bring each before it is written.
+    ///
+    /// # Errors
+    /// As [`Arena::map`].
+    pub fn reserve(plan: &Plan, keep_free_bytes: u64) -> Result<Shared, MemoryError> {
+        let host = Host::default();
+        check(&host, plan, keep_free_bytes)?;
+        let map_failed = |cause| match plan.page() {
+            PageKind::Base4K => MemoryError::Map { bytes: plan.total_bytes(), cause },
+            _ => not_mapped(&host, plan, cause),
+        };
+        let fd = memfd::create("brim-weights", plan.total_bytes(), plan.page().huge()).map_err(map_failed)?;
+        let too_large = |_| MemoryError::TooLarge { region: RegionName::Weights, bytes: plan.total_bytes() };
+        let len = usize::try_from(plan.total_bytes()).map_err(too_large)?;
+        let present = plan.page() == PageKind::Base4K || !can_populate();
+        let mapping = match plan.page() != PageKind::Base4K && present {
+            true => Mapping::shared_present(&fd, len),
+            false => Mapping::shared(&fd, len),
+        };
+        let pages = Pages { kind: plan.page(), total: plan.total_pages(), present };
+        Ok(Shared { fd, mapping: mapping.map_err(map_failed)?, pages })
+    }
+
+    /// As [`Arena::interleave`].
+    ///
+    /// # Errors
+    /// As [`Arena::interleave`].
+    pub fn interleave(&self, nodes: &[u32]) -> Result<(), MemoryError> {
+        if nodes.is_empty() { Ok(()) } else { self.mapping.interleave(nodes).map_err(MemoryError::Numa) }
+    }
+
+    /// Its pages.
+    pub fn pages(&self) -> Pages {
+        self.pages
+    }
+
+    /// Its bytes, for loading.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        self.mapping.bytes_mut()
+    }
+
+    /// Seals the memory against every change and returns its descriptor, for reading only.
+    ///
+    /// # Errors
+    /// [`MemoryError::Seal`].
+    pub fn seal(self) -> Result<OwnedFd, MemoryError> {
+        let Shared { fd, mapping, .. } = self;
+        // Nothing can be sealed while it is mapped for writing.
+        drop(mapping);
+        memfd::seal(&fd).map_err(MemoryError::Seal)?;
+        memfd::reopen_read_only(&fd).map_err(MemoryError::Seal)
     }
 }
 
@@ -170,35 +325,59 @@ unsafe fn exclusive<'a>((start, len): (NonNull<u8>, usize)) -> &'a mut [u8] {
 /// The [`MemoryError`] that mapping would end in, as far as it can be known without mapping.
 pub fn check(host: &Host, plan: &Plan, keep_free_bytes: u64) -> Result<(), MemoryError> {
     let need_bytes = plan.total_bytes();
-    let cgroup_short = |what, limit: Option<super::pool::CgroupLimit>| match limit {
-        Some(limit) if limit.available_bytes() < need_bytes => Err(MemoryError::CgroupShort {
-            what,
-            need_bytes,
-            available_bytes: limit.available_bytes(),
-            file: limit.file.display().to_string(),
-        }),
-        _ => Ok(()),
-    };
     let page = plan.page();
+    let available_bytes = host.memory_available_bytes();
     if page != PageKind::Base4K {
         let pool = host.pool(page).ok_or(MemoryError::NoSuchPages { page })?;
-        if plan.shortfall(&pool) > 0 {
-            return Err(MemoryError::PoolShort { need: plan.total_pages(), pool });
+        let need = host.packing(plan).small_pages(plan);
+        if need > pool.available() {
+            return Err(MemoryError::PoolShort { need, pool });
         }
-        let what = if page == PageKind::Huge1G { "hugetlb.1GB" } else { "hugetlb.2MB" };
-        cgroup_short(what, host.cgroup_hugetlb(page))?;
+        check_cgroup(host, plan)?;
         // The pool is not part of what is available, so only the reserve itself has to be there.
-        let available_bytes = host.memory_available_bytes();
         return match keep_free_bytes > available_bytes {
             true => Err(MemoryError::BoxShort { need_bytes: 0, available_bytes, keep_free_bytes }),
             false => Ok(()),
         };
     }
-    let available_bytes = host.memory_available_bytes();
     if need_bytes.saturating_add(keep_free_bytes) > available_bytes {
         return Err(MemoryError::BoxShort { need_bytes, available_bytes, keep_free_bytes });
     }
-    cgroup_short("memory", host.cgroup_memory())
+    check_cgroup(host, plan)
+}
+
+/// Whether the cgroups above this process leave room for `plan`.
+fn check_cgroup(host: &Host, plan: &Plan) -> Result<(), MemoryError> {
+    let giant_bytes = host.packing(plan).giant_pages() * PageKind::Huge1G.bytes();
+    let rest_bytes = plan.total_bytes() - giant_bytes;
+    for (page, need_bytes) in [(plan.page(), rest_bytes), (PageKind::Huge1G, giant_bytes)] {
+        let (what, limit) = match page {
+            PageKind::Base4K => ("memory", host.cgroup_memory()),
+            PageKind::Huge2M => ("hugetlb.2MB", host.cgroup_hugetlb(page)),
+            PageKind::Huge1G => ("hugetlb.1GB", host.cgroup_hugetlb(page)),
+        };
+        if let Some(limit) = limit.filter(|limit| limit.available_bytes() < need_bytes) {
+            let available_bytes = limit.available_bytes();
+            let file = limit.file.display().to_string();
+            return Err(MemoryError::CgroupShort { what, need_bytes, available_bytes, file });
+        }
+    }
+    Ok(())
+}
+
+/// As [`check`]; with `may_grow` a pool that is short may be made larger out of ordinary memory.
+///
+/// # Errors
+/// As [`check`].
+pub fn check_growing(host: &Host, plan: &Plan, keep_free_bytes: u64, may_grow: bool) -> Result<(), MemoryError> {
+    match check(host, plan, keep_free_bytes) {
+        Err(short @ MemoryError::PoolShort { need, pool }) if may_grow => {
+            let missing_bytes = need.saturating_sub(pool.available()).saturating_mul(pool.page.bytes());
+            let available_bytes = host.memory_available_bytes().saturating_sub(keep_free_bytes);
+            if missing_bytes <= available_bytes { check_cgroup(host, plan) } else { Err(short) }
+        }
+        verdict => verdict,
+    }
 }
 
 /// Cuts `len` mapped bytes into the regions of `plan`.

@@ -18,6 +18,15 @@ pub enum MemoryError {
         /// The pool as it was.
         pool: PoolState,
     },
+    /// The pool could not be made larger.
+    NotReserved {
+        /// Pages needed.
+        need: u64,
+        /// The pool as it was.
+        pool: PoolState,
+        /// What stood in the way.
+        cause: String,
+    },
     /// The kernel has no pages of this size.
     NoSuchPages {
         /// The size.
@@ -59,6 +68,8 @@ pub enum MemoryError {
         /// The kernel's answer.
         cause: OsError,
     },
+    /// Pages could not be spread over the NUMA nodes.
+    Numa(OsError),
     /// Weights could not be made read-only.
     Seal(OsError),
     /// A region beyond what addresses can express.
@@ -119,6 +130,14 @@ impl fmt::Display for MemoryError {
                     pool.remedy(*need),
                 )
             }
+            MemoryError::NotReserved { need, pool, cause } => write!(
+                f,
+                "the huge-page pool could not be grown (memory.reserve): need {need} pages of {}, {} are to be had; {cause}; \
+                 {}",
+                pool.page,
+                pool.available(),
+                pool.remedy(*need),
+            ),
             MemoryError::NoSuchPages { page } => write!(
                 f,
                 "this kernel offers no huge pages of {page} (/sys/kernel/mm/hugepages has none of that size); choose \
@@ -144,6 +163,9 @@ impl fmt::Display for MemoryError {
             ),
             MemoryError::Map { bytes, cause } => {
                 write!(f, "cannot map {}: {cause}; look at `ulimit -v` and vm.overcommit_memory", Human(*bytes))
+            }
+            MemoryError::Numa(cause) => {
+                write!(f, "cannot spread the pages over the NUMA nodes: {cause}; set memory.numa = \"local\"")
             }
             MemoryError::Seal(cause) => write!(f, "cannot make the weights read-only: {cause}"),
             MemoryError::TooLarge { region, bytes } => {

@@ -2,10 +2,14 @@
 
 pub mod arena;
 mod error;
+mod packing;
 pub mod plan;
 pub mod pool;
+mod reserve;
 
-pub use arena::{Arena, OpenRegions, Regions, Unsealed};
+pub use arena::{Arena, OpenRegions, Pages, Regions, Shared, Unsealed};
 pub use error::MemoryError;
+pub use packing::Packing;
 pub use plan::{PageKind, Plan, Region, RegionName};
 pub use pool::{Host, Hvo, PoolState};
+pub use reserve::Grown;

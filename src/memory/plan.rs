@@ -114,13 +114,25 @@ pub struct Region {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     page: PageKind,
+    /// Whether pages of 1 GiB come first.
+    packed: bool,
     regions: [Region; RegionName::ALL.len()],
 }
 
 impl Plan {
     /// A plan without a byte in it.
     pub fn new(page: PageKind) -> Plan {
-        Plan { page, regions: RegionName::ALL.map(|name| Region { name, bytes: 0 }) }
+        Plan { page, packed: false, regions: RegionName::ALL.map(|name| Region { name, bytes: 0 }) }
+    }
+
+    /// A plan over 2 MiB pages, of which as many as the box has 1 GiB pages for are put together in those.
+    pub fn packed() -> Plan {
+        Plan { packed: true, ..Plan::new(PageKind::Huge2M) }
+    }
+
+    /// Whether pages of 1 GiB come first.
+    pub fn is_packed(&self) -> bool {
+        self.packed
     }
 
     /// The page it is rounded to.
@@ -133,7 +145,7 @@ impl Plan {
     /// # Errors
     /// [`MemoryError::TooLarge`] where the rounded total is beyond 64 bits.
     pub fn with_page(&self, page: PageKind) -> Result<Plan, MemoryError> {
-        Plan { page, regions: self.regions }.checked()
+        Plan { page, packed: false, regions: self.regions }.checked()
     }
 
     /// Adds bytes to a region; rounding to pages comes later and once, so parts may be stated one by one.

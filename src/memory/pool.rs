@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use super::error::PoolRemedy;
+use super::packing::Packing;
 use super::plan::{PageKind, Plan};
+use crate::sys::cpu::parse_list;
 use crate::sys::file;
 
 /// One pool of huge pages, in pages.
@@ -120,6 +122,22 @@ impl Host {
         })
     }
 
+    /// The NUMA nodes that have memory, where there are several; empty on a box of one.
+    pub fn memory_nodes(&self) -> Vec<u32> {
+        let list = file::text(self.path("/sys/devices/system/node/has_memory")).unwrap_or_default();
+        let nodes: Vec<u32> =
+            parse_list(&list).unwrap_or_default().into_iter().filter_map(|node| node.try_into().ok()).collect();
+        if nodes.len() > 1 { nodes } else { Vec::new() }
+    }
+
+    /// How `plan` is packed on this box: not at all unless it asks for that.
+    pub fn packing(&self, plan: &Plan) -> Packing {
+        match plan.is_packed() {
+            true => Packing::new(plan, self.pool(PageKind::Huge1G).map_or(0, |pool| pool.available())),
+            false => Packing::default(),
+        }
+    }
+
     /// The share of each NUMA node in the pool of `page`: node, pages, free pages. Empty without NUMA.
     pub fn node_pools(&self, page: PageKind) -> Vec<(u32, u64, u64)> {
         let Some(dir) = pool_dir(page) else { return Vec::new() };
@@ -138,6 +156,45 @@ impl Host {
             .collect();
         pools.sort_unstable();
         pools
+    }
+
+    /// Whose `nr_hugepages` to raise for `missing` more pages, and by how many: that of the pool on a box of one node, else
+    /// those of the nodes, each by its share of the free memory.
+    pub(super) fn room_for(&self, page: PageKind, missing: u64) -> Vec<(PathBuf, u64)> {
+        let Some(dir) = pool_dir(page) else { return Vec::new() };
+        let mut nodes: Vec<(u64, PathBuf)> = self
+            .node_pools(page)
+            .into_iter()
+            .filter_map(|(node, ..)| {
+                let node_dir = self.path("/sys/devices/system/node").join(format!("node{node}"));
+                let text = file::text(node_dir.join("meminfo"))?;
+                let free = text.lines().find(|line| line.contains("MemFree:"))?;
+                let free_kib: u64 = free.split_ascii_whitespace().rev().nth(1)?.parse().ok()?;
+                let pages = free_kib * 1024 / page.bytes();
+                (pages > 0).then(|| (pages, node_dir.join("hugepages").join(dir).join("nr_hugepages")))
+            })
+            .collect();
+        if nodes.len() < 2 {
+            return vec![(self.path("/sys/kernel/mm/hugepages").join(dir).join("nr_hugepages"), missing)];
+        }
+        nodes.sort_by_key(|&(pages, _)| std::cmp::Reverse(pages));
+        let free: u64 = nodes.iter().map(|(pages, _)| pages).sum();
+        let mut left = missing;
+        let mut shares: Vec<(PathBuf, u64)> = Vec::new();
+        for (pages, file) in nodes {
+            let share = (u128::from(missing) * u128::from(pages) / u128::from(free)) as u64;
+            left -= share.min(left);
+            shares.push((file, share));
+        }
+        // What rounding leaves over goes to the node with most room.
+        shares[0].1 += left;
+        shares.retain(|(_, pages)| *pages > 0);
+        shares
+    }
+
+    /// Writes a number to a kernel file.
+    pub(super) fn write(&self, path: &str, number: u64) -> Result<(), String> {
+        super::reserve::write_number(&self.path(path), number)
     }
 
     /// The page that `vm.nr_hugepages` counts.
@@ -159,10 +216,33 @@ impl Host {
         self.meminfo("MemTotal").unwrap_or(0)
     }
 
+    /// Page cache (Cached and Buffers, without shared memory).
+    pub fn page_cache_bytes(&self) -> u64 {
+        let field = |key| self.meminfo(key).unwrap_or(0);
+        (field("Cached") + field("Buffers")).saturating_sub(field("Shmem"))
+    }
+
     /// Whether HVO is there and on.
     pub fn hvo(&self) -> Hvo {
-        let switch = file::number(self.path("/proc/sys/vm/hugetlb_optimize_vmemmap"));
+        let switch = file::number(self.path(super::reserve::HVO_SWITCH));
         Hvo { available: switch.is_some(), enabled: switch == Some(1) }
+    }
+
+    /// Bytes of `struct page` that the kernel has given back, by its own counters (`nr_memmap_pages` and
+    /// `nr_memmap_boot_pages` in `/proc/vmstat`, Linux 6.12) against the 64 bytes that each 4 KiB of its memory blocks take
+    /// without HVO. `None` where it does not count.
+    pub fn memmap_given_back_bytes(&self) -> Option<u64> {
+        let vmstat = file::text(self.path("/proc/vmstat"))?;
+        let pages = |key: &str| -> Option<u64> {
+            vmstat.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
+        };
+        let have = (pages("nr_memmap_pages")? + pages("nr_memmap_boot_pages")?) * 4096;
+        let dir = self.path("/sys/devices/system/memory");
+        let block_bytes = u64::from_str_radix(&file::text(dir.join("block_size_bytes"))?, 16).ok()?;
+        let is_block = |name: &str| name.strip_prefix("memory").is_some_and(|number| number.parse::<u64>().is_ok());
+        let entries = std::fs::read_dir(dir).ok()?;
+        let blocks = entries.filter(|entry| entry.as_ref().is_ok_and(|e| e.file_name().to_str().is_some_and(is_block)));
+        Some((blocks.count() as u64 * (block_bytes / 4096 * 64)).saturating_sub(have))
     }
 
     /// The transparent huge-page mode: `always`, `madvise` or `never`.
@@ -246,7 +326,9 @@ impl Host {
 
     /// What HVO gives back for the pages of `plan`.
     pub fn hvo_saving_bytes(&self, plan: &Plan) -> u64 {
-        Hvo::saving_bytes(plan.page(), plan.total_pages())
+        let packing = self.packing(plan);
+        let giant = Hvo::saving_bytes(PageKind::Huge1G, packing.giant_pages());
+        giant + Hvo::saving_bytes(plan.page(), packing.small_pages(plan))
     }
 }
 
@@ -259,14 +341,14 @@ fn pool_dir(page: PageKind) -> Option<&'static str> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     /// A made-up root directory, removed on drop.
-    struct Fake(PathBuf);
+    pub struct Fake(PathBuf);
 
     impl Fake {
-        fn new(name: &str, files: &[(&str, &str)]) -> Fake {
+        pub fn new(name: &str, files: &[(&str, &str)]) -> Fake {
             let root = std::env::temp_dir().join(format!("brim-host-{name}-{}", std::process::id()));
             for (path, text) in files {
                 let path = root.join(path.trim_start_matches('/'));
@@ -276,7 +358,7 @@ mod tests {
             Fake(root)
         }
 
-        fn host(&self) -> Host {
+        pub fn host(&self) -> Host {
             Host::at(&self.0)
         }
     }
@@ -356,6 +438,39 @@ mod tests {
         );
         assert_eq!(fake.host().cgroup_memory().unwrap().available_bytes(), 4000);
         assert_eq!(fake.host().cgroup_hugetlb(PageKind::Huge1G), None);
+    }
+
+    #[test]
+    fn what_was_given_back_is_the_kernels_own_count() {
+        let memory = "/sys/devices/system/memory";
+        let files = |boot: &'static str| {
+            [
+                ("/proc/vmstat".to_owned(), boot.to_owned()),
+                (format!("{memory}/block_size_bytes"), "8000000".to_owned()),
+                (format!("{memory}/memory0/state"), "online".to_owned()),
+                (format!("{memory}/memory7/state"), "online".to_owned()),
+                (format!("{memory}/memory_notes"), "none".to_owned()),
+            ]
+        };
+        let found = |name: &str, boot| {
+            let files = files(boot);
+            let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect();
+            Fake::new(name, &files).host().memmap_given_back_bytes()
+        };
+        // Two blocks of 128 MiB: 2 x 2 MiB of struct pages, 1024 pages.
+        assert_eq!(found("memmap-all", "nr_x 7\nnr_memmap_pages 24\nnr_memmap_boot_pages 1000"), Some(0));
+        assert_eq!(found("memmap-less", "nr_memmap_pages 0\nnr_memmap_boot_pages 1010"), Some(14 * 4096));
+        assert_eq!(found("memmap-old", "nr_free_pages 9"), None);
+    }
+
+    #[test]
+    fn only_a_box_of_several_nodes_has_nodes() {
+        let nodes = |name: &str, list: &str| {
+            Fake::new(name, &[("/sys/devices/system/node/has_memory", list)]).host().memory_nodes()
+        };
+        assert!(nodes("nodes-one", "0").is_empty());
+        assert_eq!(nodes("nodes-three", "0-1,4"), [0, 1, 4]);
+        assert!(Host::at("/nonexistent").memory_nodes().is_empty());
     }
 
     #[test]

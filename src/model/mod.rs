@@ -22,15 +22,15 @@ pub mod weights;
 pub use config::{Arch, Config, Experts};
 pub use error::ModelError;
 pub use step::{Buffers, Kv, Pass, Sizes};
-pub use weights::{Form, Weight, Weights};
-
-use std::sync::atomic::AtomicU64;
+pub use weights::{Embedding, Form, Weight, Weights};
 
 use crate::error::Error;
 use crate::gguf::{Metadata, TensorInfo};
-use crate::kernels::Team;
+use crate::load::chunks::{Item, ItemForm};
 use crate::load::header::ModelFiles;
-use crate::load::weights::{Item, ItemForm, buffer_bytes, load};
+use crate::load::reader::Traffic;
+use crate::load::rows::Rows;
+use crate::load::weights::{Loading, buffer_bytes, load};
 use crate::quant::PANEL_ROWS;
 use weights::{Layer, Placement, Tensors};
 
@@ -81,24 +81,29 @@ impl Model {
     /// # Errors
     /// What makes it impossible to run.
     pub fn from_tables(meta: &Metadata<'_>, tensors: &[TensorInfo]) -> Result<Model, ModelError> {
+        Model::with_embedding(meta, tensors, Embedding::InMemory)
+    }
+
+    /// As [`Model::from_tables`], the embedding table of an untied model where `embedding` says.
+    ///
+    /// # Errors
+    /// As [`Model::from_tables`].
+    pub fn with_embedding(
+        meta: &Metadata<'_>,
+        tensors: &[TensorInfo],
+        embedding: Embedding,
+    ) -> Result<Model, ModelError> {
         let config = Config::from_metadata(meta)?;
-        let weights = Weights::place(&config, tensors)?;
+        let weights = Weights::place(&config, tensors, embedding)?;
         Ok(Model { config, weights })
     }
 
-    /// Reads every weight into its place in `region`, of [`Weights::bytes`]. `buffers` holds [`buffer_bytes`] for each
-    /// worker; `done` counts the bytes read.
+    /// Reads every weight into its place in `region`, of [`Weights::bytes`]. The buffers of `loading` hold
+    /// [`Model::buffer_bytes`] for each of its threads.
     ///
     /// # Errors
     /// The first failed read, naming file and offset.
-    pub fn load(
-        &self,
-        files: &ModelFiles,
-        region: &mut [u8],
-        team: &dyn Team,
-        buffers: &mut [u8],
-        done: &AtomicU64,
-    ) -> Result<(), Error> {
+    pub fn load(&self, files: &ModelFiles, region: &mut [u8], loading: Loading<'_>) -> Result<Traffic, Error> {
         let mut items = Vec::with_capacity(self.weights.placements.len());
         let (mut rest, mut at) = (region, 0);
         for &Placement { weight, tensor, first_row } in &self.weights.placements {
@@ -108,6 +113,7 @@ impl Model {
                 Form::Panels => ItemForm::Panels(weight.ty),
                 Form::Rows => ItemForm::Bytes,
                 Form::Vector => ItemForm::Vector(weight.ty),
+                Form::File => continue,
             };
             // Matrices of whole panels lie in the region as one tall matrix would.
             let parts = if weight.rows.is_multiple_of(PANEL_ROWS) { 1 } else { weight.n_matrices };
@@ -117,12 +123,24 @@ impl Model {
                 items.push(Item { tensor: &files.tensors()[tensor], rows, form, place });
             }
         }
-        load(files, items, team, buffers, done)
+        load(files, items, loading)
     }
 
-    /// Bytes of buffer that loading takes for each worker.
-    pub fn buffer_bytes(&self) -> usize {
-        buffer_bytes(self.weights.row_bytes_max())
+    /// The rows of an embedding table that was left in its file.
+    ///
+    /// # Errors
+    /// Exit 4: the file cannot be kept open.
+    pub fn embedding_rows(&self, files: &ModelFiles) -> Result<Option<Rows>, Error> {
+        let table = files.tensors().iter().find(|tensor| tensor.name() == "token_embd.weight");
+        match table.filter(|_| self.weights.embedding.form == Form::File) {
+            Some(tensor) => Rows::open(files, tensor).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Bytes of buffer that loading takes for each of `readers` threads.
+    pub fn buffer_bytes(&self, readers: usize) -> usize {
+        buffer_bytes(self.weights.row_bytes_max(), self.weights.bytes as u64, readers)
     }
 
     /// Runs all layers over the tokens of `pass`, leaving their hidden states in its residual stream.

@@ -18,6 +18,7 @@ use crate::bytes;
 use crate::kernels::{
     ActLayout, ActType, Acts, Grid, Kernels, KvType, Matrix, Team, Tile, attend_scratch, partials_len,
 };
+use crate::load::rows::{RowError, Rows};
 use crate::quant::PANEL_ROWS;
 use attend::Partials;
 pub use experts::Activation;
@@ -200,6 +201,9 @@ pub struct Pass<'p, 'a> {
     pub position: usize,
     /// Where the time spent in attention is added up, if anybody asks.
     pub attention_time: Option<&'p mut Duration>,
+    /// Of an embedding table that is not in the region, its rows, and where it is said that one could not be read: the pass
+    /// means nothing then.
+    pub rows: Option<(&'p Rows, &'p mut Option<RowError>)>,
 }
 
 /// Runs `job`, which draws its work, on the team, or right here when there is too little to share.
@@ -210,6 +214,9 @@ fn share(team: &dyn Team, n_tokens: usize, job: &(dyn Fn(usize) + Sync)) {
 impl Pass<'_, '_> {
     /// Rows of the embedding table, scaled, into the residual stream.
     pub fn embed(&mut self, table: &Weight) {
+        if table.form == Form::File {
+            return self.embed_from_file(table);
+        }
         let (n, e) = (self.tokens.len(), self.config.n_embd);
         let (tokens, data, ty) = (self.tokens, table.of(self.region), table.ty);
         let scale = self.config.embedding_scale;
@@ -231,6 +238,31 @@ impl Pass<'_, '_> {
                 }
             }
         });
+    }
+
+    fn embed_from_file(&mut self, table: &Weight) {
+        let (rows, failed) = self.rows.as_mut().expect("the engine has the rows of a table in a file");
+        let (e, ty, scale) = (self.config.n_embd, table.ty, self.config.embedding_scale);
+        if self.tokens.len() > 1 {
+            self.tokens.iter().for_each(|&token| rows.prefetch(token as usize));
+        }
+        // The records of activations are not in use yet, and hold some blocks of a row whatever its type.
+        let buffer = &mut *self.buffers.acts;
+        let blocks = buffer.len() / ty.block_bytes();
+        for (&token, out) in self.tokens.iter().zip(self.buffers.x.chunks_exact_mut(padded(e))) {
+            let pieces = out[..e].chunks_mut(blocks * ty.block_len());
+            for (i, out) in pieces.enumerate() {
+                let bytes = &mut buffer[..ty.row_bytes(out.len())];
+                if let Err(error) = rows.read(token as usize, i * blocks * ty.block_bytes(), bytes) {
+                    **failed = Some(error);
+                    return;
+                }
+                ty.decode_row(bytes, out);
+            }
+            if scale != 1.0 {
+                out[..e].iter_mut().for_each(|x| *x *= scale);
+            }
+        }
     }
 
     /// RMSNorm of the residual stream into the activation records.

@@ -21,6 +21,18 @@ pub enum Form {
     Rows,
     /// A vector in f32, or some of the same length.
     Vector,
+    /// Nowhere in the region: rows are read from the file when they are needed.
+    File,
+}
+
+/// Where the embedding table of an untied model is to be. That of a tied one is its output matrix and always in memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Embedding {
+    /// In the weights region.
+    #[default]
+    InMemory,
+    /// Left in the file.
+    InFile,
 }
 
 /// One weight in the weights region.
@@ -276,13 +288,17 @@ impl Weights {
     ///
     /// # Errors
     /// A tensor that is missing, of a wrong shape, of a type without kernels, or unknown to the architecture.
-    pub fn place(config: &Config, tensors: &[TensorInfo]) -> Result<Weights, ModelError> {
+    pub fn place(config: &Config, tensors: &[TensorInfo], embedding: Embedding) -> Result<Weights, ModelError> {
         let has = config.arch.tensors();
         let mut finder = Finder::new(tensors);
         let e = config.n_embd;
         let n_vocab = finder.rows("token_embd.weight")?;
         let tied = !finder.has("output.weight");
-        let form = if tied { Form::Panels } else { Form::Rows };
+        let form = match embedding {
+            _ if tied => Form::Panels,
+            Embedding::InMemory => Form::Rows,
+            Embedding::InFile => Form::File,
+        };
         let embedding = finder.take("token_embd.weight", form, n_vocab, e)?;
         let layers = (0..config.n_layers).map(|i| finder.layer(config, has, i)).collect::<Result<_, _>>()?;
         let output_norm = finder.vector("output_norm.weight", e)?;
@@ -547,11 +563,14 @@ impl<'t> Finder<'t> {
             Form::Panels => n_matrices * ty.matrix_bytes(rows, cols),
             Form::Rows => rows * ty.row_bytes(cols),
             Form::Vector => rows * cols * 4,
+            Form::File => 0,
         };
         let weight = Weight { ty, form, rows, cols, n_matrices, n_used, offset: self.bytes, bytes };
         self.bytes += bytes.next_multiple_of(ALIGN);
         self.used[index] = true;
-        self.placements.push(Placement { weight, tensor: index, first_row: own.start });
+        if form != Form::File {
+            self.placements.push(Placement { weight, tensor: index, first_row: own.start });
+        }
         Ok(weight)
     }
 }

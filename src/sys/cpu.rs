@@ -31,6 +31,16 @@ pub fn pin_to(cpu: usize) -> Result<(), OsError> {
     pin(None, cpu)
 }
 
+/// Lets the calling thread run on these CPUs only.
+///
+/// # Errors
+/// EINVAL where none of them exists or may be used.
+pub fn confine_to(cpus: &[usize]) -> Result<(), OsError> {
+    let mut set = CpuSet::new();
+    cpus.iter().filter(|&&cpu| cpu < CpuSet::MAX_CPU).for_each(|&cpu| set.set(cpu));
+    sched_setaffinity(None, &set).map_err(|e| OsError::new("sched_setaffinity", e))
+}
+
 /// Pins a thread of this process, by its [`thread_id`].
 ///
 /// # Errors

@@ -9,7 +9,10 @@ pub mod file;
 pub mod futex;
 pub mod limits;
 pub mod map;
+pub mod memfd;
+pub mod read;
 pub mod signal;
+pub mod socket;
 pub mod term;
 
 use std::fmt;

@@ -1,9 +1,11 @@
-//! Ctrl-C as a counter.
+//! Ctrl-C as a counter, and the end of a daemon as a descriptor.
 //!
 //! # Safety
-//! `sigaction` is not in rustix. The handler does one atomic addition, which is async-signal-safe.
+//! `sigaction`, `pthread_sigmask` and `signalfd` are not in rustix. The handler does one atomic addition, which is
+//! async-signal-safe.
 #![allow(unsafe_code)]
 
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::OsError;
@@ -43,6 +45,33 @@ fn set(handler: libc::sighandler_t) -> Result<(), OsError> {
     // the default, is `count`, which is async-signal-safe and lives as long as the program.
     let status = unsafe { libc::sigaction(libc::SIGINT, &raw const action, std::ptr::null_mut()) };
     if status == 0 { Ok(()) } else { Err(OsError { call: "sigaction", errno: last_errno() }) }
+}
+
+/// Blocks SIGTERM and SIGINT in the calling thread and those it starts; the descriptor can be read once one has come.
+///
+/// # Errors
+/// The errno of `pthread_sigmask` or `signalfd`.
+pub fn terminations() -> Result<OwnedFd, OsError> {
+    // SAFETY: a sigset_t is plain data; sigemptyset below gives it its value.
+    let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `set` is valid for writes.
+    unsafe { libc::sigemptyset(&raw mut set) };
+    for signal in [libc::SIGTERM, libc::SIGINT] {
+        // SAFETY: `set` is initialised, the signal exists.
+        unsafe { libc::sigaddset(&raw mut set, signal) };
+    }
+    // SAFETY: `set` is valid for reads, the old mask is not asked for.
+    let status = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
+    if status != 0 {
+        return Err(OsError { call: "pthread_sigmask", errno: status });
+    }
+    // SAFETY: `set` is valid for reads; -1 asks for a new descriptor.
+    let fd = unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC) };
+    if fd < 0 {
+        return Err(OsError { call: "signalfd", errno: last_errno() });
+    }
+    // SAFETY: the descriptor was just made and belongs to nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 fn last_errno() -> i32 {

@@ -1,12 +1,15 @@
 //! An engine over a model file in ordinary memory.
+#![allow(dead_code)]
 
 use std::path::Path;
 
 use brim::engine::Engine;
 use brim::engine::pool::Pool;
 use brim::kernels::{Kernels, KvType, Team, Tile};
+use brim::load::Io;
 use brim::load::header::ModelFiles;
-use brim::model::{Model, Sizes, step};
+use brim::load::weights::Loading;
+use brim::model::{Embedding, Model, Sizes, step};
 
 /// Loads a model and hands its engine to `work`.
 pub fn with_engine<R>(
@@ -15,8 +18,19 @@ pub fn with_engine<R>(
     n_batch: usize,
     work: impl FnOnce(&mut Engine<'_>) -> R,
 ) -> R {
+    with_embedding(path, kernels, n_batch, Embedding::InMemory, work)
+}
+
+/// The same, with the embedding table of an untied model where `embedding` says.
+pub fn with_embedding<R>(
+    path: &Path,
+    kernels: &'static Kernels,
+    n_batch: usize,
+    embedding: Embedding,
+    work: impl FnOnce(&mut Engine<'_>) -> R,
+) -> R {
     let files = ModelFiles::open(path).unwrap();
-    let model = Model::from_tables(&files.metadata(), files.tensors()).unwrap();
+    let model = Model::with_embedding(&files.metadata(), files.tensors(), embedding).unwrap();
     let pool = Pool::start(&brim::sys::cpu::allowed().unwrap()).unwrap();
     let sizes = Sizes {
         n_batch,
@@ -27,13 +41,26 @@ pub fn with_engine<R>(
         tile: Tile { k_cols: 256, ..Tile::default() },
     };
     let scratch_bytes = step::scratch_bytes(&model.config, model.weights.n_vocab(), &sizes).unwrap() as usize;
-    let buffers = model.buffer_bytes() * pool.size();
+    let readers = 3;
+    let buffers = model.buffer_bytes(readers) * readers;
     let words = |bytes: usize| vec![0f64; bytes.div_ceil(8)];
     let mut weights = words(model.weights.bytes);
     let mut kv = words(step::kv_bytes(&model.config, &sizes).unwrap() as usize);
     let mut scratch = words(scratch_bytes.max(buffers));
     let bytes = brim::bytes::words_as_bytes;
-    model.load(&files, bytes(&mut weights), &pool, &mut bytes(&mut scratch)[..buffers], &Default::default()).unwrap();
+    let loading = Loading {
+        io: Io::Auto,
+        cpus: &[],
+        readers,
+        buffers: &mut bytes(&mut scratch)[..buffers],
+        populate: &|_| Ok(()),
+        meanwhile: Vec::new(),
+        sha256: &[],
+        done: &Default::default(),
+        source: None,
+    };
+    model.load(&files, bytes(&mut weights), loading).unwrap();
     let regions = (&*bytes(&mut weights), bytes(&mut kv), bytes(&mut scratch));
-    work(&mut Engine::new(&model, kernels, &pool, sizes, regions))
+    let rows = model.embedding_rows(&files).unwrap();
+    work(&mut Engine::new(&model, kernels, &pool, sizes, regions).with_embedding_rows(rows))
 }

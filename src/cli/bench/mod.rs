@@ -5,6 +5,7 @@
 
 mod attention;
 mod kernels;
+mod load;
 mod memory;
 mod model;
 
@@ -26,7 +27,15 @@ use crate::quant::WeightType;
 /// # Errors
 /// Usage, or whatever stands in the way of loading and running.
 pub fn execute(args: &Bench) -> Result<()> {
-    let settings = Settings::resolve(&args.model_args())?;
+    let mut settings = Settings::resolve(&args.model_args())?;
+    if args.what == "load" {
+        settings.resolve_resident(args.resident.as_deref())?;
+    } else if args.resident.is_some() {
+        return Err(Error::usage(format!(
+            "--resident is for `bench load`, not for `bench {}`; leave it out",
+            args.what
+        )));
+    }
     if args.repeat == 0 || args.repeat > 1000 {
         return Err(Error::usage(format!("-r {}: needs 1 to 1000 repetitions", args.repeat)));
     }
@@ -40,7 +49,8 @@ pub fn execute(args: &Bench) -> Result<()> {
         "model" => model::measure(args, settings)?,
         "kernels" => kernels::measure(args, &settings)?,
         "memory" => memory::measure(args, &settings)?,
-        other => return Err(Error::usage(format!("bench {other}: measures `model`, `kernels` or `memory`"))),
+        "load" => load::measure(args, &settings)?,
+        other => return Err(Error::usage(format!("bench {other}: measures `model`, `kernels`, `memory` or `load`"))),
     };
     if args.json {
         out(&serde_json::to_string_pretty(&report).unwrap_or_default());

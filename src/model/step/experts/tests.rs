@@ -271,6 +271,7 @@ fn run(
         tokens: &ids,
         position: 0,
         attention_time: None,
+        rows: None,
     };
     let moe = layer.mixture(kind);
     pass.route(&moe);

@@ -1,0 +1,178 @@
+//! Growing the pool of huge pages by exactly what a plan is short of, and giving that back.
+//!
+//! Once the plan is mapped, the pool's size is set back to what it was. The kernel then counts the added pages as surplus:
+//! they stay with the mapping that has them, and go back to ordinary memory when it ends, however it ends; even after
+//! SIGKILL nothing is left behind (kernel: Documentation/admin-guide/mm/hugetlbpage.rst, surplus pages).
+
+use std::path::PathBuf;
+
+use super::error::MemoryError;
+use super::plan::PageKind;
+use super::pool::Host;
+use crate::sys::file;
+
+/// How often the kernel is asked for what is missing, memory being compacted in between.
+const TRIES: u32 = 4;
+
+/// A pool that was made larger; made smaller again when this is dropped.
+#[derive(Debug)]
+pub struct Grown {
+    host: Host,
+    /// What was added, by the file that holds the number: that of the pool, or those of nodes.
+    added: Vec<(PathBuf, u64)>,
+    /// Whether HVO was off before.
+    hvo_was_off: bool,
+}
+
+impl Grown {
+    /// Makes room for `need` pages; with `hvo` switches HVO on before.
+    ///
+    /// # Errors
+    /// [`MemoryError::NotReserved`] with what the kernel could find; everything is as before then.
+    pub fn make(host: &Host, page: PageKind, need: u64, hvo: bool) -> Result<Grown, MemoryError> {
+        let pool = host.pool(page).ok_or(MemoryError::NoSuchPages { page })?;
+        let mut grown = Grown { host: host.clone(), added: Vec::new(), hvo_was_off: false };
+        let missing = need.saturating_sub(pool.available());
+        if missing == 0 {
+            return Ok(grown);
+        }
+        let failed = |cause: String| MemoryError::NotReserved { need, pool, cause };
+        let before = host.hvo();
+        if hvo && before.available && !before.enabled {
+            host.write(HVO_SWITCH, 1).map_err(failed)?;
+            grown.hvo_was_off = true;
+        }
+        for round in 0..TRIES {
+            let missing = need.saturating_sub(host.pool(page).map_or(0, |pool| pool.available()));
+            if missing == 0 {
+                return Ok(grown);
+            }
+            if round > 0 {
+                // Advice: where it is not taken, the next try finds what the last one did.
+                let _ = host.write("/proc/sys/vm/compact_memory", 1);
+            }
+            for (file, pages) in host.room_for(page, missing) {
+                grown.add(file, pages).map_err(failed)?;
+            }
+        }
+        let found = host.pool(page).map_or(0, |pool| pool.available());
+        match found >= need {
+            true => Ok(grown),
+            false => Err(failed(format!("the kernel found {found} of them; memory is too fragmented or too full"))),
+        }
+    }
+
+    fn add(&mut self, file: PathBuf, pages: u64) -> Result<(), String> {
+        let read = |file: &PathBuf| file::number(file).ok_or(format!("{} cannot be read", file.display()));
+        let before = read(&file)?;
+        write_number(&file, before + pages)?;
+        let added = read(&file)?.saturating_sub(before);
+        self.added.push((file, added));
+        Ok(())
+    }
+
+    /// Pages that were added.
+    pub fn pages(&self) -> u64 {
+        self.added.iter().map(|(_, pages)| pages).sum()
+    }
+
+    /// Gives the added pages to the mapping that has taken them: from here on they go when it does.
+    pub fn hand_over(self) {
+        drop(self);
+    }
+
+    fn give_back(&mut self) -> Result<(), String> {
+        for (file, pages) in self.added.drain(..) {
+            let now = file::number(&file).ok_or(format!("{} cannot be read", file.display()))?;
+            write_number(&file, now.saturating_sub(pages))?;
+        }
+        match std::mem::take(&mut self.hvo_was_off) {
+            true => self.host.write(HVO_SWITCH, 0),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Drop for Grown {
+    fn drop(&mut self) {
+        if let Err(why) = self.give_back() {
+            log::warn!("the huge-page pool stays {} pages larger than it was: {why}", self.pages());
+        }
+    }
+}
+
+/// Where HVO is switched.
+pub(super) const HVO_SWITCH: &str = "/proc/sys/vm/hugetlb_optimize_vmemmap";
+
+pub(super) fn write_number(file: &PathBuf, number: u64) -> Result<(), String> {
+    std::fs::write(file, number.to_string())
+        .map_err(|e| format!("{}: {e}; growing the pool needs root", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::pool::tests::Fake;
+    use super::*;
+
+    fn fake(name: &str, writable: bool) -> Fake {
+        let pool = "/sys/kernel/mm/hugepages/hugepages-2048kB";
+        let total = if writable { "nr_hugepages" } else { "nr_hugepages/x" };
+        Fake::new(
+            name,
+            &[
+                (&format!("{pool}/{total}"), "10"),
+                (&format!("{pool}/free_hugepages"), "4"),
+                ("/proc/sys/vm/hugetlb_optimize_vmemmap", "0"),
+                ("/proc/sys/vm/compact_memory", "0"),
+            ],
+        )
+    }
+
+    #[test]
+    fn enough_is_left_alone_and_a_kernel_without_pages_is_refused() {
+        let fake = fake("reserve-enough", true);
+        let host = fake.host();
+        let grown = Grown::make(&host, PageKind::Huge2M, 4, true).unwrap();
+        assert_eq!(grown.pages(), 0);
+        assert!(!host.hvo().enabled, "what is not needed is not switched on");
+        assert!(matches!(Grown::make(&host, PageKind::Huge1G, 1, false), Err(MemoryError::NoSuchPages { .. })));
+    }
+
+    #[test]
+    fn what_cannot_be_had_leaves_everything_as_it_was() {
+        // In this made-up box the number can be written, but no page ever becomes free.
+        let fake = fake("reserve-short", true);
+        let host = fake.host();
+        let refused = Grown::make(&host, PageKind::Huge2M, 7, true).unwrap_err();
+        assert!(refused.to_string().contains("the kernel found 4 of them"), "{refused}");
+        assert_eq!(host.pool(PageKind::Huge2M).unwrap().total, 10);
+        assert!(!host.hvo().enabled);
+    }
+
+    #[test]
+    fn pages_are_asked_of_the_nodes_that_have_room() {
+        let pool = "/sys/kernel/mm/hugepages/hugepages-2048kB";
+        let node = |n: u32, file: &str| format!("/sys/devices/system/node/node{n}/{file}");
+        let nr = "hugepages/hugepages-2048kB/nr_hugepages";
+        let fake = Fake::new(
+            "reserve-nodes",
+            &[
+                (&format!("{pool}/nr_hugepages"), "0"),
+                (&node(0, nr), "0"),
+                (&node(1, nr), "0"),
+                (&node(2, nr), "0"),
+                (&node(0, "meminfo"), "Node 0 MemTotal: 99999 kB\nNode 0 MemFree: 30720 kB"),
+                (&node(1, "meminfo"), "Node 1 MemFree: 10240 kB"),
+                (&node(2, "meminfo"), "Node 2 MemFree: 0 kB"),
+            ],
+        );
+        let host = fake.host();
+        let pages = |missing| -> Vec<u64> {
+            host.room_for(PageKind::Huge2M, missing).into_iter().map(|(_, pages)| pages).collect()
+        };
+        assert_eq!(pages(8), [6, 2]);
+        assert_eq!(pages(20), [15, 5]);
+        // More than all have free: the rest is asked of the first, for the kernel may reclaim.
+        assert_eq!(pages(40).iter().sum::<u64>(), 40);
+    }
+}
