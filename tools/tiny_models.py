@@ -19,6 +19,8 @@ import gguf
 import numpy as np
 from gguf import GGMLQuantizationType as T
 
+import goldens_quant
+
 SCORE_STD = 2.5  # spread of attention scores: a few keys take most of the weight
 LOGIT_STD = 3.5  # spread of logits: a few tokens take most of the probability
 ROUTER_STD = 1.5  # spread of the experts' scores: the best has a few times the weight of the next
@@ -82,6 +84,15 @@ SPECS = {
         "embd": T.Q6_K,
         "q.0": T.Q4_K, "k.0": T.F32, "v.0": T.F16, "o.0": T.BF16, "gate.0": T.Q4_0, "up.0": T.Q6_K, "down.0": T.Q8_0,
         "q.1": T.Q4_K, "k.1": T.Q8_0, "v.1": T.Q4_0, "o.1": T.Q4_0, "gate.1": T.Q4_0, "up.1": T.Q4_K, "down.1": T.F16}),
+    # All others but Q1_0 and Q2_0, which the package cannot expand.
+    "qwen3-all": Spec("qwen3", 256, 256, 4, 1, 16, 5, T.Q4_0, base=1e6, types={
+        "embd": T.Q5_K,
+        "q.0": T.Q4_1, "k.0": T.Q5_0, "v.0": T.Q5_1, "o.0": T.IQ4_NL, "gate.0": T.Q2_K, "up.0": T.Q3_K, "down.0": T.Q5_K,
+        "q.1": T.IQ1_S, "k.1": T.IQ1_M, "v.1": T.IQ4_XS, "o.1": T.MXFP4, "gate.1": T.IQ2_XXS, "up.1": T.IQ2_XS,
+        "down.1": T.IQ2_S, "q.2": T.IQ3_XXS, "k.2": T.IQ3_S, "v.2": T.TQ2_0, "o.2": T.NVFP4, "gate.2": T.TQ1_0,
+        "up.2": T.TQ2_0, "down.2": T.IQ4_XS, "q.3": T.Q2_K, "k.3": T.Q3_K, "v.3": T.Q5_K, "o.3": T.Q4_1, "gate.3": T.IQ3_S,
+        "up.3": T.IQ1_S, "down.3": T.IQ3_XXS, "q.4": T.NVFP4, "k.4": T.MXFP4, "v.4": T.Q6_K, "o.4": T.Q5_1,
+        "gate.4": T.IQ4_NL, "up.4": T.Q5_0, "down.4": T.IQ1_M}),
     # Other architectures, over so many tokens that windows are crossed many times and a ring begins anew.
     "mixtral-f32": Spec("llama", 32, 24, 4, 2, 8, 2, T.F32, tied=False, experts=4, used=2, tokens=320),
     "llama-linear-f32": Spec("llama", 32, 48, 4, 2, 8, 1, T.F32, scaling={"type": "linear", "factor": 4.0}, tokens=320),
@@ -178,8 +189,42 @@ def matrix(rng, kind, rows, cols, std):
         sc = (rng.integers(30, 128, (n, 16)) * rng.choice([-1, 1], (n, 16))).astype(np.int8).view(np.uint8)
         block = [rng.integers(0, 256, (n, 192), np.uint8), sc, halves(sign * wobble * std / (18.5 * 79))]
     else:
-        raise ValueError(f"no generator for {kind.name}")
+        return random_blocks(rng, kind, n, wobble * std).reshape(rows, -1)
     return np.concatenate(block, axis=1).reshape(rows, -1)
+
+
+def random_blocks(rng, kind, n, std):
+    """Any type: random bytes under scales that give values of mean 0, where the type can, and deviations `std`."""
+    ggml = goldens_quant.Ggml()
+    blocks = rng.integers(0, 256, (n, ggml.traits(kind.name).block_bytes), np.uint8)
+    if kind == T.MXFP4:  # powers of two; values 0 to 12
+        blocks[:, 0] = 128 + np.rint(np.log2(std / 5.3))
+        return blocks
+    if kind == T.NVFP4:  # E4M3 from 2^-6 to 2^-5: deviations near 0.06, whatever was asked for
+        blocks[:, :4] = rng.integers(8, 17, (n, 4))
+        return blocks
+
+    def put(field, values):
+        bits = np.asarray(values).astype("<f2").view("<u2")
+        for i, nibble in enumerate(goldens_quant.fields(kind.name)[1][field]):
+            shift = 4 * (nibble % 2)
+            kept = blocks[:, nibble // 2] & (0xF0 >> shift)
+            blocks[:, nibble // 2] = kept | ((bits >> (4 * i) & 15) << shift).astype(np.uint8)
+
+    def values(*scales):
+        for field, scale in enumerate(scales):
+            put(field, np.full(n, scale))
+        return ggml.decode(kind.name, blocks).reshape(n, -1)
+
+    if len(goldens_quant.fields(kind.name)[1]) == 1:
+        put(0, std / values(1.0).std())
+        return blocks
+    # A minimum, or a constant, that takes the mean out.
+    offset = -values(1.0, 0.0).mean() / values(0.0, 1.0).mean()
+    scale = std / values(1.0, offset).std()
+    put(0, scale)
+    put(1, scale * offset)
+    return blocks
 
 
 def vocabulary(n_merges):

@@ -79,7 +79,7 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     #[inline(always)]
     fn gather<const N: usize>(self, table: &[u32; N], indices: __m256i) -> __m256i {
         const { assert!(N.is_power_of_two() && N <= 1 << 16) };
-        let inside = self.and(indices, self.splat_i(N as i32 - 1));
+        let inside = self.and(indices, self.splat_i((N as u32 - 1).cast_signed()));
         // SAFETY: the tier is proven by `self`; masked indices lie inside the table.
         unsafe { _mm256_i32gather_epi32::<4>(table.as_ptr().cast(), inside) }
     }

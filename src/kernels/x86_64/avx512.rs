@@ -87,7 +87,7 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     #[inline(always)]
     fn gather<const N: usize>(self, table: &[u32; N], indices: __m512i) -> __m512i {
         const { assert!(N.is_power_of_two() && N <= 1 << 16) };
-        let inside = self.and(indices, self.splat_i(N as i32 - 1));
+        let inside = self.and(indices, self.splat_i((N as u32 - 1).cast_signed()));
         // SAFETY: the tier is proven by `self`; masked indices lie inside the table.
         unsafe { _mm512_i32gather_epi32::<4>(inside, table.as_ptr().cast()) }
     }
