@@ -127,6 +127,34 @@ fn tokenize_and_back_gives_the_same_text() {
 }
 
 #[test]
+fn many_texts_at_once_and_the_tokens_that_end_generation() {
+    let vocabulary = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/tokenizer/bpe.gguf");
+    let one = |text: &str, pre: &str| {
+        run_with(&["tokenize", "-m", vocabulary, "--pre", pre], text.as_bytes()).good().trim_end().to_owned()
+    };
+    let texts = ["It's 12345\n", "", "pages\0"];
+    let lines =
+        run_with(&["tokenize", "-m", vocabulary, "--null", "--pre", "qwen2"], texts.join("\0").as_bytes()).good();
+    assert_eq!(lines.lines().collect::<Vec<_>>(), [one("It's 12345\n", "qwen2"), String::new(), one("pages", "qwen2")]);
+    assert_ne!(one("12345678", "qwen2"), one("12345678", "bloom"));
+    let ends = run(&["tokenize", "-m", vocabulary, "--ends"]).good();
+    assert_eq!(
+        run_with(&["tokenize", "-m", vocabulary, "--decode"], ends.as_bytes()).good(),
+        "<|endoftext|><|im_end|>"
+    );
+}
+
+#[test]
+fn a_chat_template_of_choice_shapes_the_prompt() {
+    let dir = Dir::new("template");
+    let chatml = dir.file("chatml.jinja", include_str!("../src/chat/templates/chatml.jinja"));
+    let answer = |template: &str| run(&["run", "-p", QUESTION, "-n", "8", "--chat-template", template]).good();
+    assert_eq!(answer(&chatml), answer("chatml"));
+    let fixed = dir.file("fixed.jinja", "{{ '<|im_start|>user\nbye<|im_end|>\n<|im_start|>assistant\n' }}");
+    assert_eq!(answer(&fixed), run(&["run", "-p", "bye", "-n", "8", "--chat-template", "chatml"]).good());
+}
+
+#[test]
 fn nobody_listening_is_no_reason_to_crash() {
     let dir = Dir::new("pipes");
     let (model, text) = (golden("qwen3-f32"), dir.file("text.txt", "A text of a few words."));

@@ -92,10 +92,19 @@ fn code_2_words_that_make_no_command() {
 
 #[test]
 fn code_2_options_that_contradict_or_are_out_of_range() {
-    let cases: [(&[&str], &[&str]); 14] = [
+    let cases: [(&[&str], &[&str]); 20] = [
         (&["run", "-p", "a", "-f", "b"], &["-p and -f", "give one of them"]),
         (&["run", "-p", ""], &["the prompt is empty"]),
         (&["run", "-p", "a", "--system", "b", "--raw"], &["--system", "--raw", "give one of the two"]),
+        (
+            &["run", "-p", "a", "--chat-template", "chatml", "--raw"],
+            &["--chat-template", "--raw", "give one of the two"],
+        ),
+        (&["run", "-p", "a", "--chat-template", "no-such"], &["--chat-template no-such", "there are chatml, gemma"]),
+        (&["run", "-p", "a", "--pre", "no-such"], &["--pre no-such"]),
+        (&["tokenize", "-m", BPE, "--pre", "no-such"], &["--pre no-such", "there are default, gpt-2", "tekken"]),
+        (&["tokenize", "-m", SPM, "--pre", "qwen2"], &["--pre qwen2", "\"llama\"", "leave --pre out"]),
+        (&["tokenize", "--decode", "--null"], &["--null", "--decode"]),
         (&["run", "-p", "a", "--page-size", "2M"], &["--page-size", "add --hugepages"]),
         (&["run", "-p", "a", "--page-size", "4M", "--hugepages"], &["--page-size 4M", "2M, 1G"]),
         (&["run", "-p", "a", "-t", "0"], &["--threads", "at least 1"]),
@@ -113,6 +122,10 @@ fn code_2_options_that_contradict_or_are_out_of_range() {
     }
 }
 
+/// Vocabularies without a model.
+const BPE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/tokenizer/bpe.gguf");
+const SPM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/tokenizer/spm.gguf");
+
 #[test]
 fn code_2_environment_and_input() {
     let with = |name: &str, value: &str| brim(&["run", "-p", "a"]).env(name, value).output().unwrap().into();
@@ -122,6 +135,11 @@ fn code_2_environment_and_input() {
     ran.fails(2, &["BRIM_HUGEPAGES=perhaps", "1, 0, true or false"]);
 
     run_with(&["tokenize"], b"caf\xe9").fails(2, &["0xe9", "offset 3", "iconv"]);
+    let dir = Dir::new("template");
+    let template = dir.file("mine.jinja", "{% for %}");
+    run(&["run", "-p", "a", "--chat-template", &template]).fails(2, &["chat template", &template, "syntax error"]);
+    let template = dir.file("mine.jinja", "{{ raise_exception('no system messages here') }}");
+    run(&["run", "-p", "a", "--chat-template", &template]).fails(2, &[&template, "no system messages here"]);
     run_with(&["tokenize", "--decode"], b"12 x").fails(2, &["\"x\" is no token id"]);
     run_with(&["tokenize", "--decode"], b"99999999").fails(2, &["99999999", "vocabulary of"]);
     run_with(&["run"], b"").fails(2, &["the prompt is empty"]);

@@ -291,6 +291,6 @@ mod tests {
             cut("deepseek-llm", "Hi  there!\n  汉字 12  "),
             ["Hi", " ", " there", "!", "\n", "  ", "汉字", " ", "12", "  "]
         );
-        assert_eq!(cut("deepseek-v3", "1234 .com かな"), ["123", "4", " ", ".com", " ", "かな"]);
+        assert_eq!(cut("deepseek-v3", "1234.com .a かな"), ["123", "4", ".com", " .", "a", " ", "かな"]);
     }
 }
