@@ -20,6 +20,7 @@ mod reference;
 mod rows;
 mod scaled_formats;
 mod simd;
+mod tier;
 #[cfg(target_arch = "x86_64")]
 #[allow(clippy::multiple_unsafe_ops_per_block, reason = "each block is one expression of register intrinsics")]
 mod x86_64;
@@ -36,154 +37,10 @@ pub use ceiling::ReadWay;
 pub use grid::{Block, Grid, Team};
 pub use matmul::{Matrix, tile_bytes};
 pub use rows::Biased;
+pub use tier::{Tier, TierError, available, select};
 
-use crate::error::{Error, Exit};
 use crate::quant::{PANEL_ROWS, SUPER, WeightType};
 use matmul::scaled::Unpack;
-
-/// CPU tiers, weakest first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Tier {
-    /// Any CPU.
-    Scalar,
-    /// AVX2, FMA, F16C.
-    Avx2,
-    /// The same with AVX-VNNI.
-    Avx2Vnni,
-    /// AVX-512 F, BW, DQ, VL and VNNI.
-    Avx512,
-    /// The same with AVX-512 BF16 for bf16 weights in prefill.
-    Avx512Bf16,
-}
-
-/// A tier this CPU does not have, or one that does not exist.
-#[derive(Debug, PartialEq, Eq)]
-pub enum TierError {
-    /// No tier of that name.
-    Unknown(String),
-    /// The CPU lacks the tier.
-    Missing {
-        /// What was asked for.
-        asked: Tier,
-        /// The best there is.
-        best: Tier,
-    },
-}
-
-impl fmt::Display for TierError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            TierError::Unknown(name) => {
-                write!(f, "no kernel tier `{name}`: use {}", Tier::ALL.map(Tier::name).join(", "))
-            }
-            TierError::Missing { asked, best } => write!(
-                f,
-                "this CPU lacks the kernel tier {}: it needs {}; the best here is {}: leave --isa out, or use --isa {}",
-                asked.name(),
-                asked.features(),
-                best.name(),
-                best.name()
-            ),
-        }
-    }
-}
-
-impl std::error::Error for TierError {}
-
-impl From<TierError> for Error {
-    fn from(e: TierError) -> Self {
-        let exit = match e {
-            TierError::Unknown(_) => Exit::Usage,
-            TierError::Missing { .. } => Exit::Cpu,
-        };
-        Error::new(exit, e)
-    }
-}
-
-impl Tier {
-    /// All tiers, weakest first.
-    pub const ALL: [Tier; 5] = [Tier::Scalar, Tier::Avx2, Tier::Avx2Vnni, Tier::Avx512, Tier::Avx512Bf16];
-
-    /// The name, as in `--isa`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Tier::Scalar => "scalar",
-            Tier::Avx2 => "avx2",
-            Tier::Avx2Vnni => "avx2vnni",
-            Tier::Avx512 => "avx512",
-            Tier::Avx512Bf16 => "avx512bf16",
-        }
-    }
-
-    /// The CPU features it takes.
-    pub fn features(self) -> &'static str {
-        match self {
-            Tier::Scalar => "nothing",
-            #[cfg(target_arch = "x86_64")]
-            Tier::Avx2 => avx2::FEATURES,
-            #[cfg(target_arch = "x86_64")]
-            Tier::Avx2Vnni => avx2vnni::FEATURES,
-            #[cfg(target_arch = "x86_64")]
-            Tier::Avx512 => avx512::FEATURES,
-            #[cfg(target_arch = "x86_64")]
-            Tier::Avx512Bf16 => avx512bf16::FEATURES,
-            #[cfg(not(target_arch = "x86_64"))]
-            _ => "an x86-64 CPU",
-        }
-    }
-
-    /// The kernels of this tier, if this CPU can run them.
-    pub fn kernels(self) -> Option<&'static Kernels> {
-        match self {
-            Tier::Scalar => Some(&scalar::KERNELS),
-            #[cfg(target_arch = "x86_64")]
-            Tier::Avx2 => avx2::probe().then_some(&avx2::KERNELS),
-            #[cfg(target_arch = "x86_64")]
-            Tier::Avx2Vnni => avx2vnni::probe().then_some(&avx2vnni::KERNELS),
-            #[cfg(target_arch = "x86_64")]
-            Tier::Avx512 => avx512::probe().then_some(&avx512::KERNELS),
-            #[cfg(target_arch = "x86_64")]
-            Tier::Avx512Bf16 => avx512bf16::probe().then_some(&avx512bf16::KERNELS),
-            #[cfg(not(target_arch = "x86_64"))]
-            _ => None,
-        }
-    }
-}
-
-impl std::str::FromStr for Tier {
-    type Err = TierError;
-
-    fn from_str(name: &str) -> Result<Self, TierError> {
-        Tier::ALL.into_iter().find(|t| t.name() == name).ok_or_else(|| TierError::Unknown(name.to_owned()))
-    }
-}
-
-/// The kernels of every tier this CPU has, weakest first.
-pub fn available() -> impl Iterator<Item = &'static Kernels> {
-    Tier::ALL.into_iter().filter_map(Tier::kernels)
-}
-
-/// Chooses the tier: the one asked for, or the best under `ceiling`.
-///
-/// # Errors
-/// The tier asked for is not had by this CPU.
-pub fn select(asked: Option<Tier>, ceiling: Option<Tier>) -> Result<&'static Kernels, TierError> {
-    let gains = |k: &&Kernels| k.tier != Tier::Avx512Bf16 || bf16_dots_gain();
-    let best = available().filter(gains).last().unwrap_or(&scalar::KERNELS);
-    match asked {
-        Some(asked) => asked.kernels().ok_or(TierError::Missing { asked, best: best.tier }),
-        None => Ok(available().filter(gains).filter(|k| ceiling.is_none_or(|c| k.tier <= c)).last().unwrap_or(best)),
-    }
-}
-
-/// Whether `vdpbf16ps` is faster than two f32 multiply-adds: twice as fast on AMD since Zen 4; on Intel, where AMX is
-/// the bf16 unit, half as fast (1.7 against 6.7 thousand million a second were measured on one core of a Xeon).
-fn bf16_dots_gain() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return x86_64::maker_and_family().0 == *b"AuthenticAMD";
-    #[cfg(not(target_arch = "x86_64"))]
-    return false;
-}
 
 /// How many bytes ahead of their use weights that are read once are asked for; 0: not at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

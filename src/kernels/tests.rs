@@ -1,6 +1,7 @@
 //! One corpus of shapes for every kernel of every tier this CPU has.
 
 use super::*;
+use crate::error::Error;
 
 /// Set in CI to turn a tier this CPU lacks from a printed skip into a failure, e.g. `REQUIRE_ISA=avx512`.
 pub(super) fn tiers() -> Vec<&'static Kernels> {
