@@ -474,9 +474,10 @@ macro_rules! tier {
                         let whole = if acts.n_tokens <= STREAM_TOKENS_MAX { 0 } else { cols / STRIPE_ROWS * STRIPE_ROWS };
                         let tile = (&mut *scratch, k_cols);
                         scaled::product::<_, $group, $mins, $v, $n>($token, w, acts, (&mut *out, 0..whole), accumulate, tile);
-                        if whole < cols {
-                            let tile = (scratch, k_cols);
-                            scaled::product::<_, $group, $mins, V, $n>($token, w, acts, (out, whole..cols), accumulate, tile);
+                        // One panel after the other, so that few tokens read them front to back.
+                        for col in (whole..cols).step_by(PANEL_ROWS) {
+                            let (tile, one) = ((&mut *scratch, k_cols), col..col + PANEL_ROWS);
+                            scaled::product::<_, $group, $mins, V, $n>($token, w, acts, (&mut *out, one), accumulate, tile);
                         }
                     }
                 };
