@@ -123,7 +123,7 @@ macro_rules! in_blocks {
 use in_blocks;
 
 /// Bytes of tile scratch a worker needs for `k_cols` columns of `rows` rows of any type: quants, scales per 16
-/// columns, minima per 64, floats per 32; or (fewer columns of) f32 values.
+/// columns, minima per 64, floats per 32; or two floats per 16; or (fewer columns of) f32 values.
 pub const fn tile_bytes(k_cols: usize, rows: usize) -> usize {
     rows * (k_cols + k_cols / 16 * 4 + k_cols / 64 * 4 + 2 * (k_cols / 32 * 4))
 }
