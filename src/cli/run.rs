@@ -103,6 +103,7 @@ fn sampling_params(args: &Run, is_demo: bool) -> Result<SamplingParams> {
         min_p: env_or(args.min_p, "BRIM_MIN_P")?.unwrap_or(default.min_p),
         repeat_penalty: env_or(args.repeat_penalty, "BRIM_REPEAT_PENALTY")?.unwrap_or(default.repeat_penalty),
         seed: env_or(args.seed, "BRIM_SEED")?.unwrap_or(default.seed),
+        ..default
     })
 }
 

@@ -1,6 +1,8 @@
 //! The engine: one sequence over a model, its KV cache and the worker pool.
 
+mod handle;
 pub mod pool;
+mod request;
 
 use std::fmt;
 use std::time::Duration;
@@ -9,9 +11,15 @@ use crate::error::{Error, Exit};
 use crate::kernels::{Kernels, Team};
 use crate::load::rows::{RowError, Rows};
 use crate::model::{Buffers, Kv, Model, Pass, Sizes};
+use crate::sampling::SamplingError;
+pub use handle::{EVENTS_MAX, EngineHandle, SlotState, Stats, Ticket};
+pub use request::{
+    BAN_BIAS, Event, Finish, LOGIT_BIAS_MAX, Limits, QUEUE_MAX, Request, RequestError, SLOTS_MAX, Step, SubmitError,
+    TOP_LOGPROBS_MAX, Timings,
+};
 
 /// What a sequence cannot do.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum EngineError {
     /// More tokens than the context holds.
     ContextFull {
@@ -29,6 +37,8 @@ pub enum EngineError {
     },
     /// A row of an embedding table on the disk that cannot be read.
     Embedding(RowError),
+    /// Logits that no token can be drawn from.
+    Sampling(SamplingError),
 }
 
 impl fmt::Display for EngineError {
@@ -44,6 +54,7 @@ impl fmt::Display for EngineError {
                 write!(f, "token {id} does not exist: the model has {n_vocab} tokens")
             }
             EngineError::Embedding(error) => error.fmt(f),
+            EngineError::Sampling(error) => error.fmt(f),
         }
     }
 }
@@ -54,6 +65,7 @@ impl From<EngineError> for Error {
     fn from(e: EngineError) -> Self {
         match e {
             EngineError::Embedding(error) => error.into(),
+            EngineError::Sampling(error) => error.into(),
             other => Error::new(Exit::Usage, other),
         }
     }

@@ -26,18 +26,31 @@ pub struct SamplingParams {
     pub min_p: f32,
     /// Logits of recent tokens are divided (or, below zero, multiplied) by this; 1 changes nothing.
     pub repeat_penalty: f32,
+    /// Subtracted from the logits of tokens that have been generated; 0 changes nothing.
+    pub presence_penalty: f32,
+    /// Subtracted from the logits of tokens as many times as they have been generated; 0 changes nothing.
+    pub frequency_penalty: f32,
     /// Same seed, same draws.
     pub seed: u64,
 }
 
 impl Default for SamplingParams {
     fn default() -> Self {
-        SamplingParams { temp: 0.8, top_k: 40, top_p: 0.95, min_p: 0.05, repeat_penalty: 1.0, seed: 0 }
+        SamplingParams {
+            temp: 0.8,
+            top_k: 40,
+            top_p: 0.95,
+            min_p: 0.05,
+            repeat_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            seed: 0,
+        }
     }
 }
 
 /// Why there is no next token.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum SamplingError {
     /// A parameter out of its range.
     Param {
@@ -109,7 +122,7 @@ impl Sampler {
     /// # Errors
     /// [`SamplingError::Param`].
     pub fn new(params: SamplingParams) -> Result<Sampler, SamplingError> {
-        let SamplingParams { temp, top_p, min_p, repeat_penalty, .. } = params;
+        let SamplingParams { temp, top_p, min_p, repeat_penalty, presence_penalty, frequency_penalty, .. } = params;
         let check = |option, found: f32, good: bool, need| match good {
             true => Ok(()),
             false => Err(SamplingError::Param { option, found, need }),
@@ -118,6 +131,9 @@ impl Sampler {
         check("top-p", top_p, top_p > 0.0 && top_p <= 1.0, "more than 0, at most 1")?;
         check("min-p", min_p, (0.0..=1.0).contains(&min_p), "0 to 1")?;
         check("repeat-penalty", repeat_penalty, (0.1..=10.0).contains(&repeat_penalty), "0.1 to 10")?;
+        let signed = |penalty: f32| (-2.0..=2.0).contains(&penalty);
+        check("presence-penalty", presence_penalty, signed(presence_penalty), "-2 to 2")?;
+        check("frequency-penalty", frequency_penalty, signed(frequency_penalty), "-2 to 2")?;
         Ok(Sampler { params, random: Pcg32::new(params.seed), recent: [0; PENALTY_WINDOW], n_recent: 0 })
     }
 

@@ -1,7 +1,7 @@
 use super::*;
 
 fn params() -> SamplingParams {
-    SamplingParams { temp: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, repeat_penalty: 1.0, seed: 7 }
+    SamplingParams { temp: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 7, ..SamplingParams::default() }
 }
 
 fn draws(params: SamplingParams, logits: &[f32], n: usize) -> Vec<u32> {

@@ -1,0 +1,256 @@
+//! What a client wants of the engine, and what it gets back: plain data of fixed size.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::EngineError;
+use crate::sampling::{Sampler, SamplingError, SamplingParams};
+
+/// Most sequences that are worked on at once: more would make no pass over the weights much cheaper per token, and each
+/// costs its share of the KV cache.
+pub const SLOTS_MAX: usize = 64;
+
+/// Most requests that wait for a slot: more than a box answers within a client's patience.
+pub const QUEUE_MAX: usize = 256;
+
+/// Most likeliest tokens that a [`Step`] reports, as in OpenAI's API.
+pub const TOP_LOGPROBS_MAX: usize = 20;
+
+/// Most tokens with a bias of their own.
+pub const LOGIT_BIAS_MAX: usize = 1024;
+
+/// A bias from which on a token is never chosen, as in OpenAI's API.
+pub const BAN_BIAS: f32 = -100.0;
+
+/// What a client wants of the engine. It is built and dropped on the client's thread; the engine only moves the box.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Request {
+    /// The prompt: at least one token, all of the vocabulary.
+    pub prompt: Vec<u32>,
+    /// Most tokens to generate, at least one; prompt and these must fit the context together.
+    pub max_tokens: usize,
+    /// How tokens are drawn. The repeat penalty looks at the end of the context; presence and frequency penalties at
+    /// what this request has generated.
+    pub sampling: SamplingParams,
+    /// Added to the logits of these tokens; [`BAN_BIAS`] and below bans them.
+    pub logit_bias: Vec<(u32, f32)>,
+    /// `None`: no logprobs. `Some(n)`: that of the chosen token and of the `n` likeliest.
+    pub n_top_logprobs: Option<u8>,
+    /// Goes on after tokens that end generation.
+    pub ignore_eos: bool,
+    /// Every token waits for a mask from [`Ticket::set_mask`](super::Ticket::set_mask).
+    pub constraint: bool,
+}
+
+/// What the engine can do for one request; the same for as long as it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Most tokens of one sequence, prompt and answer together.
+    pub ctx: usize,
+    /// Tokens of the vocabulary.
+    pub n_vocab: usize,
+    /// Sequences that are worked on at once.
+    pub slots: usize,
+    /// Requests that may wait for a slot.
+    pub queue: usize,
+    /// Tokens that the KV cache holds, of all sequences together.
+    pub kv_tokens: usize,
+}
+
+impl Limits {
+    /// Whether `request` can be served at all.
+    ///
+    /// # Errors
+    /// The first thing that is wrong with it.
+    pub fn check(&self, request: &Request) -> Result<(), RequestError> {
+        let Request { prompt, max_tokens, sampling, logit_bias, n_top_logprobs, .. } = request;
+        if prompt.is_empty() {
+            return Err(RequestError::NoPrompt);
+        }
+        if *max_tokens == 0 {
+            return Err(RequestError::NoTokens);
+        }
+        let n_vocab = self.n_vocab;
+        let unknown = |id: &u32| *id as usize >= n_vocab;
+        if let Some(id) = prompt.iter().copied().find(unknown) {
+            return Err(RequestError::PromptToken { id, n_vocab });
+        }
+        let fits = |limit: usize| prompt.len().checked_add(*max_tokens).is_some_and(|need| need <= limit);
+        if !fits(self.ctx.min(self.kv_tokens)) {
+            let limit = self.ctx.min(self.kv_tokens);
+            return Err(RequestError::Context { prompt: prompt.len(), max_tokens: *max_tokens, limit });
+        }
+        if logit_bias.len() > LOGIT_BIAS_MAX {
+            return Err(RequestError::Biases { found: logit_bias.len() });
+        }
+        if let Some(id) = logit_bias.iter().map(|(id, _)| *id).find(unknown) {
+            return Err(RequestError::BiasToken { id, n_vocab });
+        }
+        if let Some((id, _)) = logit_bias.iter().find(|(_, bias)| bias.is_nan()) {
+            return Err(RequestError::BiasNaN { id: *id });
+        }
+        if let Some(found) = n_top_logprobs.filter(|n| usize::from(*n) > TOP_LOGPROBS_MAX) {
+            return Err(RequestError::TopLogprobs { found });
+        }
+        Sampler::new(*sampling).map(|_| ()).map_err(RequestError::Sampling)
+    }
+}
+
+/// What is wrong with a request.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum RequestError {
+    /// An empty prompt.
+    NoPrompt,
+    /// No token asked for.
+    NoTokens,
+    /// A token of the prompt that the model does not have.
+    PromptToken {
+        /// The id.
+        id: u32,
+        /// Tokens of the vocabulary.
+        n_vocab: usize,
+    },
+    /// More tokens than a sequence can have.
+    Context {
+        /// Tokens of the prompt.
+        prompt: usize,
+        /// Tokens asked for.
+        max_tokens: usize,
+        /// Tokens there can be.
+        limit: usize,
+    },
+    /// More than [`LOGIT_BIAS_MAX`] biases.
+    Biases {
+        /// How many.
+        found: usize,
+    },
+    /// A bias of a token that the model does not have.
+    BiasToken {
+        /// The id.
+        id: u32,
+        /// Tokens of the vocabulary.
+        n_vocab: usize,
+    },
+    /// A bias that is not a number.
+    BiasNaN {
+        /// Of this token.
+        id: u32,
+    },
+    /// More than [`TOP_LOGPROBS_MAX`].
+    TopLogprobs {
+        /// How many.
+        found: u8,
+    },
+    /// A sampling parameter out of its range.
+    Sampling(SamplingError),
+}
+
+impl fmt::Display for RequestError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RequestError::NoPrompt => f.write_str("the prompt has no tokens, needed at least one"),
+            RequestError::NoTokens => f.write_str("no tokens are asked for, needed at least one"),
+            RequestError::PromptToken { id, n_vocab } => {
+                write!(f, "token {id} of the prompt does not exist: the model has {n_vocab} tokens")
+            }
+            RequestError::Context { prompt, max_tokens, limit } => write!(
+                f,
+                "the context holds {limit} tokens: {prompt} of the prompt and {max_tokens} to generate do not fit; use a \
+                 shorter prompt or ask for fewer tokens"
+            ),
+            RequestError::Biases { found } => {
+                write!(f, "{found} tokens have a logit bias, at most {LOGIT_BIAS_MAX} may")
+            }
+            RequestError::BiasToken { id, n_vocab } => {
+                write!(f, "token {id} has a logit bias and does not exist: the model has {n_vocab} tokens")
+            }
+            RequestError::BiasNaN { id } => write!(f, "the logit bias of token {id} is not a number"),
+            RequestError::TopLogprobs { found } => {
+                write!(f, "{found} top logprobs are asked for, at most {TOP_LOGPROBS_MAX} are given")
+            }
+            RequestError::Sampling(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for RequestError {}
+
+/// Why a request was not taken; it is handed back.
+#[derive(Debug, PartialEq)]
+pub enum SubmitError {
+    /// The queue is full.
+    Busy(Box<Request>),
+    /// The engine takes no more requests.
+    Stopping(Box<Request>),
+    /// It cannot be served.
+    Invalid(Box<Request>, RequestError),
+}
+
+impl fmt::Display for SubmitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SubmitError::Busy(_) => f.write_str("the queue is full: try again later"),
+            SubmitError::Stopping(_) => f.write_str("the engine is stopping and takes no more requests"),
+            SubmitError::Invalid(_, error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for SubmitError {}
+
+/// One generated token.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Step {
+    /// The token; that which ends generation is reported too, as the last.
+    pub token: u32,
+    /// Natural logarithm of its probability before penalties, biases, mask and temperature; 0 unless asked for.
+    pub logprob: f32,
+    /// The likeliest tokens and their logprobs, likeliest first; the first [`Step::n_top`] count.
+    pub top: [(u32, f32); TOP_LOGPROBS_MAX],
+    /// How many of `top` there are.
+    pub n_top: u8,
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Finish {
+    /// By a token that ends generation.
+    EndOfGeneration,
+    /// With as many tokens as were asked for.
+    Length,
+    /// Its client has gone. Only the statistics see this.
+    Cancelled,
+    /// It could not go on; other requests do.
+    Failed(EngineError),
+}
+
+/// Where the time of a request went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timings {
+    /// From [`EngineHandle::submit`](super::EngineHandle::submit) until a slot was free.
+    pub queued: Duration,
+    /// From there to the first token.
+    pub prefill: Duration,
+    /// From the first token to the last.
+    pub decode: Duration,
+    /// Tokens of the prompt.
+    pub prompt_tokens: u32,
+    /// How many of them were in the cache already.
+    pub reused_tokens: u32,
+    /// Tokens generated.
+    pub generated_tokens: u32,
+}
+
+/// What happens to a request, in this order: `Started`, any number of `Step`s, `Finished`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Event {
+    /// It has a slot.
+    Started {
+        /// Tokens of the prompt that were in the cache already.
+        reused_tokens: u32,
+    },
+    /// A token.
+    Step(Step),
+    /// The end.
+    Finished(Finish, Timings),
+}
