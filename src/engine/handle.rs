@@ -91,7 +91,6 @@ impl SlotState {
 }
 
 /// Counters that the engine writes and anybody reads.
-#[allow(dead_code, reason = "the scheduler, the other side, comes next")]
 pub(super) struct Counters {
     start: Instant,
     /// A [`SlotState`] in the high bits, tokens in the context in the low 32.
@@ -110,7 +109,6 @@ pub(super) struct Counters {
     pub(super) kv_pages: AtomicU64,
 }
 
-#[allow(dead_code, reason = "the scheduler, the other side, comes next")]
 impl Counters {
     fn new() -> Counters {
         let zero = || AtomicU64::new(0);
@@ -176,7 +174,6 @@ pub struct Stats {
 }
 
 /// What clients and the engine share.
-#[allow(dead_code, reason = "the scheduler, the other side, comes next")]
 pub(super) struct Shared {
     limits: Limits,
     doors: Box<[Door]>,
@@ -190,7 +187,6 @@ pub(super) struct Shared {
 }
 
 /// A request that the engine has taken out of the queue.
-#[allow(dead_code, reason = "the scheduler, the other side, comes next")]
 #[derive(Debug)]
 pub(super) struct Job {
     pub door: u16,
@@ -390,7 +386,6 @@ impl Drop for Ticket {
     }
 }
 
-#[allow(dead_code, reason = "the scheduler, the other side, comes next")]
 impl Shared {
     /// The counter, seen from both sides.
     pub(super) fn new(limits: Limits) -> (Arc<Shared>, EngineHandle) {

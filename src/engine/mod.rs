@@ -3,6 +3,7 @@
 mod handle;
 pub mod pool;
 mod request;
+mod scheduler;
 
 use std::fmt;
 use std::time::Duration;
@@ -11,12 +12,14 @@ use crate::error::{Error, Exit};
 use crate::kernels::{Kernels, Team};
 use crate::load::rows::{RowError, Rows};
 use crate::model::{Buffers, Kv, Model, Pass, Sizes};
+pub use crate::sampling::BAN_BIAS;
 use crate::sampling::SamplingError;
 pub use handle::{EVENTS_MAX, EngineHandle, SlotState, Stats, Ticket};
 pub use request::{
-    BAN_BIAS, Event, Finish, LOGIT_BIAS_MAX, Limits, QUEUE_MAX, Request, RequestError, SLOTS_MAX, Step, SubmitError,
+    Event, Finish, LOGIT_BIAS_MAX, Limits, QUEUE_MAX, Request, RequestError, SLOTS_MAX, Step, SubmitError,
     TOP_LOGPROBS_MAX, Timings,
 };
+pub use scheduler::Scheduler;
 
 /// What a sequence cannot do.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -129,6 +132,17 @@ impl<'a> Engine<'a> {
     /// Positions of the context.
     pub fn ctx(&self) -> usize {
         self.sizes.ctx
+    }
+
+    /// Most tokens of one pass.
+    pub fn n_batch(&self) -> usize {
+        self.sizes.n_batch
+    }
+
+    /// The logits of the last token that was fed, `[n_vocab]`, as they have been left.
+    pub fn last_logits(&mut self) -> &mut [f32] {
+        let n_vocab = self.model.weights.n_vocab();
+        &mut self.buffers.logits_mut()[..n_vocab]
     }
 
     /// Tokens in the context.

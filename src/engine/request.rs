@@ -19,9 +19,6 @@ pub const TOP_LOGPROBS_MAX: usize = 20;
 /// Most tokens with a bias of their own.
 pub const LOGIT_BIAS_MAX: usize = 1024;
 
-/// A bias from which on a token is never chosen, as in OpenAI's API.
-pub const BAN_BIAS: f32 = -100.0;
-
 /// What a client wants of the engine. It is built and dropped on the client's thread; the engine only moves the box.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Request {
@@ -32,7 +29,7 @@ pub struct Request {
     /// How tokens are drawn. The repeat penalty looks at the end of the context; presence and frequency penalties at
     /// what this request has generated.
     pub sampling: SamplingParams,
-    /// Added to the logits of these tokens; [`BAN_BIAS`] and below bans them.
+    /// Added to the logits of these tokens; [`BAN_BIAS`](crate::sampling::BAN_BIAS) and below bans them.
     pub logit_bias: Vec<(u32, f32)>,
     /// `None`: no logprobs. `Some(n)`: that of the chosen token and of the `n` likeliest.
     pub n_top_logprobs: Option<u8>,

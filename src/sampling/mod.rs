@@ -1,17 +1,23 @@
 //! From logits to the next token: a leaf without clock or I/O, the seed is passed in.
 //!
-//! Order: repeat penalty, then (unless greedy) top-k, top-p, min-p, temperature, draw. Penalty as in CTRL
-//! (arXiv:1909.05858), top-p as in arXiv:1904.09751, min-p as in arXiv:2407.01082.
+//! Order: repeat, presence and frequency penalties, biases, mask; then (unless greedy) top-k, top-p, min-p, temperature,
+//! draw. Repeat penalty as in CTRL (arXiv:1909.05858), presence and frequency penalties and biases as in OpenAI's API,
+//! top-p as in arXiv:1904.09751, min-p as in arXiv:2407.01082.
 
+mod logprobs;
 mod random;
 
 use std::fmt;
 
 use crate::error::{Error, Exit};
+pub use logprobs::logprobs;
 use random::Pcg32;
 
 /// How many recent tokens the repeat penalty looks at.
 pub const PENALTY_WINDOW: usize = 64;
+
+/// A bias from which on a token is never drawn, as in OpenAI's API.
+pub const BAN_BIAS: f32 = -100.0;
 
 /// What the sampler does.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -66,7 +72,7 @@ pub enum SamplingError {
         /// Of this token.
         token: usize,
     },
-    /// No token has a finite logit.
+    /// No token has a finite logit and is allowed.
     NoCandidate,
 }
 
@@ -79,9 +85,10 @@ impl fmt::Display for SamplingError {
                 "the logit of token {token} is not a number: the weights or the memory are damaged; check the file's \
                  checksum and run `brim selftest`"
             ),
-            SamplingError::NoCandidate => {
-                write!(f, "no token has a finite logit: the weights or the memory are damaged; run `brim selftest`")
-            }
+            SamplingError::NoCandidate => f.write_str(
+                "no token is left to draw: a mask or biases exclude all, or no logit is finite because the weights or the \
+                 memory are damaged; run `brim selftest`",
+            ),
         }
     }
 }
@@ -105,6 +112,26 @@ pub struct Candidate {
     pub token: u32,
     /// Its logit; later its weight.
     pub value: f32,
+}
+
+/// What else one token depends on.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Steering<'s> {
+    /// What presence and frequency penalties look at.
+    pub generated: &'s [u32],
+    /// Added to the logits of these tokens.
+    pub biases: &'s [(u32, f32)],
+    /// The tokens that may be drawn: bit `id % 32` of word `id / 32`.
+    pub allowed: Option<&'s [u32]>,
+}
+
+/// Room for one draw at a time.
+#[derive(Debug)]
+pub struct Scratch<'s> {
+    /// [`Sampler::scratch_len`] of them.
+    pub candidates: &'s mut [Candidate],
+    /// A bit for each token, zero: with presence penalties. Zero again afterwards.
+    pub seen: &'s mut [u32],
 }
 
 /// Draws tokens; allocates nothing.
@@ -156,10 +183,40 @@ impl Sampler {
     /// # Panics
     /// If `scratch` is shorter than [`Sampler::scratch_len`].
     pub fn sample(&mut self, logits: &mut [f32], scratch: &mut [Candidate]) -> Result<u32, SamplingError> {
+        self.sample_with(logits, Steering::default(), Scratch { candidates: scratch, seen: &mut [] })
+    }
+
+    /// As [`Sampler::sample`], steered.
+    ///
+    /// # Errors
+    /// As [`Sampler::sample`].
+    ///
+    /// # Panics
+    /// If `scratch` is too small.
+    pub fn sample_with(
+        &mut self,
+        logits: &mut [f32],
+        steering: Steering<'_>,
+        Scratch { candidates: scratch, seen }: Scratch<'_>,
+    ) -> Result<u32, SamplingError> {
         if let Some(token) = logits.iter().position(|x| x.is_nan()) {
             return Err(SamplingError::NotANumber { token });
         }
         self.penalise(logits);
+        self.penalise_generated(logits, steering.generated, seen);
+        for &(token, bias) in steering.biases {
+            if let Some(x) = logits.get_mut(token as usize) {
+                *x = if bias <= BAN_BIAS { f32::NEG_INFINITY } else { *x + bias };
+            }
+        }
+        if let Some(allowed) = steering.allowed {
+            for (x, word) in logits.chunks_mut(32).zip(allowed) {
+                if *word != u32::MAX {
+                    let excluded = x.iter_mut().enumerate().filter(|(bit, _)| word >> bit & 1 == 0);
+                    excluded.for_each(|(_, x)| *x = f32::NEG_INFINITY);
+                }
+            }
+        }
         let best = argmax(logits);
         if logits.get(best).is_none_or(|x| *x == f32::NEG_INFINITY) {
             return Err(SamplingError::NoCandidate);
@@ -186,6 +243,23 @@ impl Sampler {
             if let Some(x) = logits.get_mut(token as usize).filter(|_| !seen_before) {
                 *x = if *x > 0.0 { *x / self.params.repeat_penalty } else { *x * self.params.repeat_penalty };
             }
+        }
+    }
+
+    fn penalise_generated(&self, logits: &mut [f32], generated: &[u32], seen: &mut [u32]) {
+        let SamplingParams { presence_penalty, frequency_penalty, .. } = self.params;
+        if frequency_penalty != 0.0 {
+            generated.iter().for_each(|&token| logits[token as usize] -= frequency_penalty);
+        }
+        if presence_penalty != 0.0 {
+            for &token in generated {
+                let (word, bit) = (&mut seen[token as usize / 32], 1 << (token % 32));
+                if *word & bit == 0 {
+                    *word |= bit;
+                    logits[token as usize] -= presence_penalty;
+                }
+            }
+            generated.iter().for_each(|&token| seen[token as usize / 32] = 0);
         }
     }
 

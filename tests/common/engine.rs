@@ -29,6 +29,21 @@ pub fn with_embedding<R>(
     embedding: Embedding,
     work: impl FnOnce(&mut Engine<'_>) -> R,
 ) -> R {
+    own(path, kernels, n_batch, embedding, |mut engine| work(&mut engine))
+}
+
+/// Loads a model and gives its engine away.
+pub fn own_engine<R>(path: &Path, kernels: &'static Kernels, n_batch: usize, work: impl FnOnce(Engine<'_>) -> R) -> R {
+    own(path, kernels, n_batch, Embedding::InMemory, work)
+}
+
+fn own<R>(
+    path: &Path,
+    kernels: &'static Kernels,
+    n_batch: usize,
+    embedding: Embedding,
+    work: impl FnOnce(Engine<'_>) -> R,
+) -> R {
     let files = ModelFiles::open(path).unwrap();
     let model = Model::with_embedding(&files.metadata(), files.tensors(), embedding).unwrap();
     let pool = Pool::start(&brim::sys::cpu::allowed().unwrap()).unwrap();
@@ -62,5 +77,5 @@ pub fn with_embedding<R>(
     model.load(&files, bytes(&mut weights), loading).unwrap();
     let regions = (&*bytes(&mut weights), bytes(&mut kv), bytes(&mut scratch));
     let rows = model.embedding_rows(&files).unwrap();
-    work(&mut Engine::new(&model, kernels, &pool, sizes, regions).with_embedding_rows(rows))
+    work(Engine::new(&model, kernels, &pool, sizes, regions).with_embedding_rows(rows))
 }
