@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::cli::settings::Settings;
-use crate::engine::Engine;
 use crate::engine::pool::Pool;
+use crate::engine::{Engine, SLOTS_MAX, scheduler_bytes};
 use crate::error::{Error, Exit, Result};
 use crate::kernels::{self, Kernels, KvType, Tier, Tile};
 use crate::load::header::ModelFiles;
@@ -101,6 +101,17 @@ struct Known {
     kernels: &'static Kernels,
     vocab_bytes: u64,
     n_logits: usize,
+    serving: Option<Serving>,
+}
+
+/// What serving takes beyond one sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Serving {
+    /// Sequences that are worked on at once, at most [`SLOTS_MAX`].
+    pub slots: usize,
+    /// Tokens that the KV cache holds, of all sequences together; `None`: a whole context for every slot. It is never less
+    /// than one context.
+    pub kv_tokens: Option<usize>,
 }
 
 impl Known {
@@ -122,7 +133,7 @@ impl Known {
         let source =
             tokenizer::source_from(&files.metadata(), settings.pre.as_deref()).map_err(|e| e.at(files.name()))?;
         let vocab_bytes = tokenizer::region_bytes(&source).map_err(|e| Error::from(e).at(files.name()))?;
-        Ok(Known { files, model, kernels, vocab_bytes, n_logits })
+        Ok(Known { files, model, kernels, vocab_bytes, n_logits, serving: None })
     }
 
     /// The plan for a context of at least `ctx` tokens.
@@ -135,10 +146,16 @@ impl Known {
         step::check_kv_type(&model.config, kv_type).map_err(|e| Error::usage(e.to_string()))?;
         let ctx = ctx.next_multiple_of(CTX_STEP);
         let n_batch = settings.tile.tokens.map_or(BATCH_DEFAULT, |n| n as usize).clamp(1, ctx);
+        let slots = self.serving.map_or(1, |serving| serving.slots);
+        // Beside a whole chunk of a prompt, all other slots may have a token.
+        let n_batch = if self.serving.is_some() { n_batch + slots } else { n_batch };
+        let kv_tokens = self.serving.and_then(|serving| serving.kv_tokens);
         let sizes = Sizes {
             n_batch,
-            n_logits: self.n_logits.min(n_batch),
+            n_logits: self.serving.map_or(self.n_logits.min(n_batch), |serving| serving.slots),
             ctx,
+            sequences: slots,
+            kv_tokens: kv_tokens.map_or(ctx.saturating_mul(slots), |tokens| tokens.max(ctx)),
             kv_type,
             workers: settings.threads,
             tile: tile(settings),
@@ -148,7 +165,11 @@ impl Known {
         let is_resident = settings.resident.is_some();
         // Resident weights are read by nobody here, so there are no buffers for it.
         let buffers = if is_resident { 0 } else { readers * model.buffer_bytes(readers) };
-        let scratch = step::scratch_bytes(&model.config, model.weights.n_vocab(), &sizes).ok_or_else(too_large)?;
+        let n_vocab = model.weights.n_vocab();
+        let mut scratch = step::scratch_bytes(&model.config, n_vocab, &sizes).ok_or_else(too_large)?;
+        if self.serving.is_some() {
+            scratch = scratch.saturating_add(scheduler_bytes(&model.config, n_vocab, &sizes));
+        }
         let mut plan = if settings.packed { Plan::packed() } else { Plan::new(settings.page) };
         plan.add(RegionName::Weights, if is_resident { 0 } else { model.weights.bytes as u64 })?;
         plan.add(RegionName::Vocab, self.vocab_bytes)?;
@@ -188,7 +209,22 @@ const CTX_MAX: usize = 1 << 24;
 /// # Errors
 /// What is wrong with the file (4), the options (2) or the CPU (6); exit 5 where not even the shortest context fits.
 pub fn prepare(settings: &Settings, n_logits: usize) -> Result<Prepared> {
-    let known = Known::read(settings, n_logits)?;
+    plan_of(Known::read(settings, n_logits)?, settings)
+}
+
+/// As [`prepare`], for a [`Scheduler`](crate::engine::Scheduler) over the engine.
+///
+/// # Errors
+/// As [`prepare`]; exit 2 where there can be no so many slots.
+pub fn prepare_serving(settings: &Settings, serving: Serving) -> Result<Prepared> {
+    if !(1..=SLOTS_MAX).contains(&serving.slots) {
+        return Err(Error::usage(format!("serve.slots {}: needs 1 to {SLOTS_MAX}", serving.slots)));
+    }
+    let known = Known::read(settings, serving.slots)?;
+    plan_of(Known { serving: Some(serving), ..known }, settings)
+}
+
+fn plan_of(known: Known, settings: &Settings) -> Result<Prepared> {
     let (mut wanted, mut kv_type) =
         (settings.ctx.map_or(known.model.config.ctx_train.min(CTX_DEFAULT), |ctx| ctx as usize), settings.kv_type);
     if settings.ctx_auto {

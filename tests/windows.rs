@@ -26,17 +26,21 @@ fn the_cache_keeps_the_window_and_a_pass_of_layers_that_have_one() {
     let files = ModelFiles::open(golden(MODEL)).unwrap();
     let model = Model::from_tables(&files.metadata(), files.tensors()).unwrap();
     assert_eq!([0, 1, 2].map(|layer| model.config.window_of(layer)), [32, usize::MAX, 32]);
-    let bytes = |n_batch, ctx, kv_type| {
-        let sizes = Sizes { n_batch, n_logits: 1, ctx, kv_type, workers: 1, tile: Tile::default() };
+    let bytes = |sequences, n_batch, ctx, kv_type| {
+        let tile = Tile::default();
+        let sizes =
+            Sizes { n_batch, n_logits: 1, ctx, sequences, kv_tokens: sequences * ctx, kv_type, workers: 1, tile };
         step::kv_bytes(&model.config, &sizes).unwrap()
     };
     let position = 2 * 2 * 16 * 2;
-    // 31 before a token and all of the pass, in whole tiles of 64.
-    assert_eq!(bytes(16, 4096, KvType::F16), (4096 + 2 * 64) * position);
-    assert_eq!(bytes(33, 4096, KvType::F16), (4096 + 2 * 64) * position);
-    assert_eq!(bytes(34, 4096, KvType::F16), (4096 + 2 * 128) * position);
-    // Never more than the context.
-    assert_eq!(bytes(34, 80, KvType::F16), 3 * 80 * position);
+    // 31 before a token and all of the pass, in pages of 64 wherever it begins.
+    assert_eq!(bytes(1, 16, 4096, KvType::F16), (4096 + 2 * 128) * position);
+    assert_eq!(bytes(1, 34, 4096, KvType::F16), (4096 + 2 * 128) * position);
+    assert_eq!(bytes(1, 35, 4096, KvType::F16), (4096 + 2 * 192) * position);
+    // Never more than the context, in whole pages.
+    assert_eq!(bytes(1, 36, 80, KvType::F16), 3 * 128 * position);
+    // With several sequences, once more than they need.
+    assert_eq!(bytes(3, 16, 4096, KvType::F16), (3 * 4096 + 2 * 4 * 128) * position);
 }
 
 #[test]
@@ -53,14 +57,14 @@ fn rewinding_goes_as_far_as_the_windows_reach_and_else_to_the_start() {
         };
         let want = fresh(engine, 170);
         fresh(engine, 200);
-        // 201 positions were written into rings of 64: the first that is left is 137, and token 168 sees from there on.
-        assert_eq!(engine.rewind(168), 168);
-        for token in &tokens[168..170] {
+        // At 200 the window reached back to 169, so that the page of 128 to 191 is left, and token 159 sees from 128 on.
+        assert_eq!(engine.rewind(159), 159);
+        for token in &tokens[159..170] {
             engine.feed(std::slice::from_ref(token)).unwrap();
         }
         assert_eq!(engine.feed(&tokens[170..171]).unwrap(), want);
-        // What was written counts, not where the sequence has gone back to.
-        assert_eq!((engine.position(), engine.rewind(167)), (171, 0));
+        // What was given up counts, not where the sequence has gone back to.
+        assert_eq!((engine.position(), engine.rewind(158)), (171, 0));
         assert_eq!(fresh(engine, 170), want);
         // A short context has lost nothing.
         engine.rewind(0);

@@ -1,6 +1,8 @@
 //! The engine: one sequence over a model, its KV cache and the worker pool.
 
+mod core;
 mod handle;
+mod pages;
 pub mod pool;
 mod request;
 mod scheduler;
@@ -11,15 +13,17 @@ use std::time::Duration;
 use crate::error::{Error, Exit};
 use crate::kernels::{Kernels, Team};
 use crate::load::rows::{RowError, Rows};
-use crate::model::{Buffers, Kv, Model, Pass, Sizes};
+use crate::model::{Model, Pass, Sizes, Span};
 pub use crate::sampling::BAN_BIAS;
 use crate::sampling::SamplingError;
+use core::Core;
 pub use handle::{EVENTS_MAX, EngineHandle, SlotState, Stats, Ticket};
+use pages::{Pages, Table};
 pub use request::{
     Event, Finish, LOGIT_BIAS_MAX, Limits, QUEUE_MAX, Request, RequestError, SLOTS_MAX, Step, SubmitError,
     TOP_LOGPROBS_MAX, Timings,
 };
-pub use scheduler::Scheduler;
+pub use scheduler::{Scheduler, scheduler_bytes};
 
 /// What a sequence cannot do.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -76,18 +80,13 @@ impl From<EngineError> for Error {
 
 /// A sequence: tokens go in, logits come out.
 pub struct Engine<'a> {
-    model: &'a Model,
-    kernels: &'a Kernels,
-    team: &'a dyn Team,
-    region: &'a [u8],
-    buffers: Buffers<'a>,
-    kv: Kv<'a>,
-    sizes: Sizes,
+    core: Core<'a>,
+    /// All of them are this sequence's.
+    pages: Pages<'a>,
+    table: Table,
     position: usize,
-    /// Positions that the cache has seen since it was empty.
-    written: usize,
-    attention_time: Option<Duration>,
-    rows: Option<Rows>,
+    /// What the scratch region has beyond what passes need.
+    spare: &'a mut [u8],
 }
 
 impl<'a> Engine<'a> {
@@ -97,52 +96,25 @@ impl<'a> Engine<'a> {
         kernels: &'a Kernels,
         team: &'a dyn Team,
         sizes: Sizes,
-        (weights, kv, scratch): (&'a [u8], &'a mut [u8], &'a mut [u8]),
+        regions: (&'a [u8], &'a mut [u8], &'a mut [u8]),
     ) -> Engine<'a> {
-        assert_eq!(team.size(), sizes.workers);
-        let factors = model
-            .weights
-            .rope_factors
-            .as_ref()
-            .map(|factors| factors.of(sizes.ctx, model.config.rope.ctx_original).values(weights));
-        let buffers = Buffers::carve(scratch, &model.config, model.weights.n_vocab(), &sizes, factors);
-        let kv = Kv::new(kv, &model.config, &sizes);
-        let region = weights;
-        Engine {
-            model,
-            kernels,
-            team,
-            region,
-            buffers,
-            kv,
-            sizes,
-            position: 0,
-            written: 0,
-            attention_time: None,
-            rows: None,
-        }
+        let (core, spare) = Core::new(model, kernels, team, sizes, regions);
+        let window = model.config.window.as_ref().map(|window| window.len);
+        let pages = Pages::new(core.kv.n_pages(), window.unwrap_or(usize::MAX), &mut []);
+        let table = Table::new(sizes.ctx, window.is_some());
+        Engine { core, pages, table, position: 0, spare }
     }
 
     /// Gives it the rows of an embedding table that is not in the weights region.
     #[must_use]
-    pub fn with_embedding_rows(self, rows: Option<Rows>) -> Self {
-        Engine { rows, ..self }
+    pub fn with_embedding_rows(mut self, rows: Option<Rows>) -> Self {
+        self.core.rows = rows;
+        self
     }
 
     /// Positions of the context.
     pub fn ctx(&self) -> usize {
-        self.sizes.ctx
-    }
-
-    /// Most tokens of one pass.
-    pub fn n_batch(&self) -> usize {
-        self.sizes.n_batch
-    }
-
-    /// The logits of the last token that was fed, `[n_vocab]`, as they have been left.
-    pub fn last_logits(&mut self) -> &mut [f32] {
-        let n_vocab = self.model.weights.n_vocab();
-        &mut self.buffers.logits_mut()[..n_vocab]
+        self.core.sizes.ctx
     }
 
     /// Tokens in the context.
@@ -151,31 +123,29 @@ impl<'a> Engine<'a> {
     }
 
     /// Forgets all but the first `position` tokens, and returns how many are left: none where those in the window of
-    /// the next token have been overwritten, so that all must be fed again.
+    /// the next token have been given up, so that all must be fed again.
     pub fn rewind(&mut self, position: usize) -> usize {
         self.position = self.position.min(position);
-        if !self.kv.holds(self.position, self.written, &self.model.config) {
+        if !self.pages.holds(&self.table, self.position) {
             self.position = 0;
         }
-        if self.position == 0 {
-            self.written = 0;
-        }
+        self.pages.truncate(&mut self.table, self.position);
         self.position
     }
 
     /// Measures the time spent in attention from here on, and returns what was measured since the last call.
     pub fn take_attention_time(&mut self) -> Duration {
-        self.attention_time.replace(Duration::ZERO).unwrap_or_default()
+        self.core.attention_time.replace(Duration::ZERO).unwrap_or_default()
     }
 
     /// The kernels it runs on.
     pub fn kernels(&self) -> &'a Kernels {
-        self.kernels
+        self.core.kernels
     }
 
     /// The model.
     pub fn model(&self) -> &'a Model {
-        self.model
+        self.core.model
     }
 
     /// Takes tokens into the context and returns the logits of the last, `[n_vocab]`.
@@ -187,17 +157,17 @@ impl<'a> Engine<'a> {
     /// If there are no tokens.
     pub fn feed(&mut self, tokens: &[u32]) -> Result<&mut [f32], EngineError> {
         self.check(tokens)?;
-        let n_batch = self.sizes.n_batch;
+        let n_batch = self.core.sizes.n_batch;
         let last_batch = tokens.len().div_ceil(n_batch) - 1;
         for batch in tokens[..last_batch * n_batch].chunks_exact(n_batch) {
             self.pass(batch, |_, _| ())?;
         }
-        let n_vocab = self.model.weights.n_vocab();
+        let n_vocab = self.core.model.weights.n_vocab();
         let last = &tokens[last_batch * n_batch..];
         self.pass(last, |pass, model| {
-            pass.logits(&model.weights.output_norm, &model.weights.output, last.len() - 1, 1);
+            pass.logits((&model.weights.output_norm, &model.weights.output), 1, &|_| last.len() - 1);
         })?;
-        Ok(&mut self.buffers.logits_mut()[..n_vocab])
+        Ok(&mut self.core.buffers.logits_mut()[..n_vocab])
     }
 
     /// Takes tokens into the context and hands the logits of every one to `each(index, logits)`.
@@ -206,13 +176,14 @@ impl<'a> Engine<'a> {
     /// As [`Engine::feed`].
     pub fn feed_all(&mut self, tokens: &[u32], mut each: impl FnMut(usize, &[f32])) -> Result<(), EngineError> {
         self.check(tokens)?;
-        let n_vocab = self.model.weights.n_vocab();
-        let (n_batch, n_logits) = (self.sizes.n_batch, self.sizes.n_logits);
+        let n_vocab = self.core.model.weights.n_vocab();
+        let (n_batch, n_logits) = (self.core.sizes.n_batch, self.core.sizes.n_logits);
         for (b, batch) in tokens.chunks(n_batch).enumerate() {
             self.pass(batch, |pass, model| {
                 for first in (0..batch.len()).step_by(n_logits) {
                     let n = n_logits.min(batch.len() - first);
-                    let rows = pass.logits(&model.weights.output_norm, &model.weights.output, first, n);
+                    let output = (&model.weights.output_norm, &model.weights.output);
+                    let rows = pass.logits(output, n, &|row| first + row);
                     let stride = rows.len() / n;
                     for (i, row) in rows.chunks_exact(stride).enumerate() {
                         each(b * n_batch + first + i, &row[..n_vocab]);
@@ -225,38 +196,22 @@ impl<'a> Engine<'a> {
 
     fn check(&self, tokens: &[u32]) -> Result<(), EngineError> {
         assert!(!tokens.is_empty());
-        let n_vocab = self.model.weights.n_vocab();
+        let n_vocab = self.core.model.weights.n_vocab();
         if let Some(&id) = tokens.iter().find(|&&id| id as usize >= n_vocab) {
             return Err(EngineError::Token { id, n_vocab });
         }
         match self.position + tokens.len() {
-            need if need > self.sizes.ctx => Err(EngineError::ContextFull { need, ctx: self.sizes.ctx }),
+            need if need > self.ctx() => Err(EngineError::ContextFull { need, ctx: self.ctx() }),
             _ => Ok(()),
         }
     }
 
     fn pass(&mut self, tokens: &[u32], finish: impl FnOnce(&mut Pass<'_, 'a>, &Model)) -> Result<(), EngineError> {
-        let mut failure = None;
-        let mut pass = Pass {
-            config: &self.model.config,
-            region: self.region,
-            kernels: self.kernels,
-            team: self.team,
-            tile: self.sizes.tile,
-            buffers: &mut self.buffers,
-            kv: &mut self.kv,
-            tokens,
-            position: self.position,
-            attention_time: self.attention_time.as_mut(),
-            rows: self.rows.as_ref().map(|rows| (rows, &mut failure)),
-        };
-        self.model.forward(&mut pass);
-        if let Some((_, Some(error))) = pass.rows {
-            return Err(EngineError::Embedding(*error));
-        }
-        finish(&mut pass, self.model);
+        let has_pages = self.pages.extend(&mut self.table, self.position, tokens.len());
+        assert!(has_pages, "the cache has pages for the whole context");
+        let span = Span { first: 0, n: tokens.len(), position: self.position, pages: self.table.pages() };
+        self.core.pass(tokens, &[span], finish)?;
         self.position += tokens.len();
-        self.written = self.written.max(self.position);
         Ok(())
     }
 }

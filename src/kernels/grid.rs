@@ -36,6 +36,8 @@ enum Bands<'a> {
     Even(usize),
     /// Groups of rows from one cut to the next, `copies` bands each: see [`Grid::grouped`].
     Groups { cuts: &'a [u32], copies: usize },
+    /// Some of the rows, one each: see [`Grid::picked`].
+    Rows(&'a [u32]),
 }
 
 /// A matrix `[rows, cols]` with `stride` elements from row to row, cut into blocks.
@@ -90,6 +92,18 @@ impl<'a, T> Grid<'a, T> {
         Grid::over(data, (rows, cols, stride), Bands::Groups { cuts, copies }, block_cols)
     }
 
+    /// Only the rows `picks` of `data`, which rise, each of `stride` elements; a row is cut into blocks of `block_cols`.
+    /// Band `i` is row `picks[i]`.
+    ///
+    /// # Panics
+    /// If the picks do not rise, or do not lie in `data`, or a block is empty.
+    pub fn picked(data: &'a mut [T], stride: usize, picks: &'a [u32], block_cols: usize) -> Self {
+        assert!(picks.is_sorted_by(|a, b| a < b) && block_cols > 0);
+        let rows = picks.last().map_or(0, |last| *last as usize + 1);
+        assert!(rows * stride <= data.len(), "{rows} rows of {stride} do not fit");
+        Grid::over(data, (rows, stride, stride), Bands::Rows(picks), block_cols)
+    }
+
     fn over(
         data: &'a mut [T],
         (rows, cols, stride): (usize, usize, usize),
@@ -122,6 +136,7 @@ impl<'a, T> Grid<'a, T> {
         let down = match self.bands {
             Bands::Even(block_rows) => self.rows.div_ceil(block_rows),
             Bands::Groups { cuts, copies } => (cuts.len() - 1) * copies,
+            Bands::Rows(picks) => picks.len(),
         };
         let blocks = down * across;
         let index = (0..self.parts).find_map(|turn| {
@@ -138,6 +153,8 @@ impl<'a, T> Grid<'a, T> {
                 let (first, end) = (cuts[band / copies] as usize, cuts[band / copies + 1] as usize);
                 (first * copies + band % copies * (end - first), end - first)
             }
+            // They rise, so different bands are different rows.
+            Bands::Rows(picks) => (picks[band] as usize, 1),
         };
         let col0 = right * self.block_cols;
         // SAFETY: index < blocks and bands are not empty, hence row0 < rows and col0 < cols, so the first element lies inside
@@ -237,6 +254,31 @@ mod tests {
         }
         let mut none = [0u8; 0];
         assert!(Grid::grouped(&mut none, (4, 4), (&[0], 2), 1).next().is_none());
+    }
+
+    #[test]
+    fn every_element_of_the_picked_rows_is_handed_out_once() {
+        let mut data = vec![0usize; 6 * 5];
+        let grid = Grid::picked(&mut data, 5, &[0, 2, 5], 2);
+        while let Some(mut block) = grid.next() {
+            let value = 10 * (block.band + 1) + block.row0;
+            block.row(0).iter_mut().for_each(|x| *x += value);
+        }
+        let rows: Vec<&[usize]> = data.chunks(5).collect();
+        assert_eq!(rows, [&[10; 5], &[0; 5], &[22; 5], &[0; 5], &[0; 5], &[35; 5]]);
+        assert!(Grid::picked(&mut data, 5, &[], 2).next().is_none());
+    }
+
+    #[test]
+    #[should_panic(expected = "is_sorted_by")]
+    fn rows_picked_twice_are_refused() {
+        Grid::picked(&mut [0u8; 8], 2, &[1, 1], 1);
+    }
+
+    #[test]
+    #[should_panic(expected = "do not fit")]
+    fn rows_beyond_the_end_are_refused() {
+        Grid::picked(&mut [0u8; 8], 2, &[1, 4], 1);
     }
 
     #[test]

@@ -31,7 +31,7 @@ use std::ops::Range;
 pub use acts::{ActLayout, ActType, Acts};
 pub use attention::{
     KEY_TILE, KvHead, KvType, QUERY_ROWS_MAX, Queries, RANGE_KEYS_MIN, RowResult, attend_scratch, key_ranges, merge,
-    partials_len, ring_slots,
+    partials_len,
 };
 pub use ceiling::ReadWay;
 pub use grid::{Block, Grid, Team};
@@ -248,12 +248,7 @@ impl Kernels {
         assert!((1..=QUERY_ROWS_MAX).contains(&queries.rows()), "{} query rows", queries.rows());
         assert!(keys.start.is_multiple_of(KEY_TILE) && keys.end <= queries.keys() && queries.window > 0);
         assert!(queries.sinks.is_none_or(|sinks| sinks.len() == queries.group));
-        let slots = kv.slots();
-        assert!(slots.is_multiple_of(PANEL_ROWS) && kv.keys.len() == kv.values.len() && keys.len() <= slots + KEY_TILE);
-        assert!(
-            keys.end <= slots || slots.is_multiple_of(KEY_TILE),
-            "a ring of {slots} slots would wrap within a tile"
-        );
+        assert!(keys.end.div_ceil(KEY_TILE) <= kv.pages.len(), "{} keys in {} pages", keys.end, kv.pages.len());
         assert!(scratch.len() >= attend_scratch(kv.head_dim));
         // SAFETY: the table of this tier was obtained through its probe.
         unsafe { (self.attend)(kv, queries, keys, scratch, put) }

@@ -21,7 +21,7 @@ pub mod weights;
 
 pub use config::{Arch, Config, Experts};
 pub use error::ModelError;
-pub use step::{Buffers, Kv, Pass, Sizes};
+pub use step::{Buffers, Kv, Pass, Sizes, Span};
 pub use weights::{Embedding, Form, Weight, Weights};
 
 use crate::error::Error;
@@ -146,7 +146,7 @@ impl Model {
     /// Runs all layers over the tokens of `pass`, leaving their hidden states in its residual stream.
     pub fn forward(&self, pass: &mut Pass<'_, '_>) {
         pass.embed(&self.weights.embedding);
-        pass.rotate();
+        pass.locate();
         let layer = self.config.arch.layer();
         for (index, weights) in self.weights.layers.iter().enumerate() {
             layer(pass, index, weights);

@@ -20,12 +20,12 @@ use crate::kernels::{
 };
 use crate::load::rows::{RowError, Rows};
 use crate::quant::PANEL_ROWS;
-use attend::Partials;
+use attend::{Band, Partials, Ranged};
 pub use experts::Activation;
 use experts::Routed;
 use heads::Rotation;
 pub use heads::{HeadSteps, Pairing};
-pub use kv::{Kv, check_kv_type, kv_bytes};
+pub use kv::{Kv, PAGE_TOKENS, Reach, check_kv_type, kv_bytes, page_counts, window_pages};
 
 /// Tokens up to which work on single rows is not worth waking the team.
 const ALONE_TOKENS_MAX: usize = 2;
@@ -37,8 +37,12 @@ pub struct Sizes {
     pub n_batch: usize,
     /// Most rows of logits asked for at once.
     pub n_logits: usize,
-    /// Positions of the KV cache; a multiple of 16.
+    /// Positions of one sequence.
     pub ctx: usize,
+    /// Most sequences of one pass.
+    pub sequences: usize,
+    /// Positions that the KV cache holds, of all sequences together; rounded up to whole pages.
+    pub kv_tokens: usize,
     /// How K and V are kept.
     pub kv_type: KvType,
     /// Workers of the team.
@@ -69,7 +73,7 @@ fn buffer_sizes(config: &Config, n_vocab: usize, sizes: &Sizes) -> [usize; 12] {
         n * padded(n_ff) * f32s,
         Rotation::bytes(config, sizes),
         sizes.n_logits * padded(n_vocab) * f32s,
-        config.n_kv_heads * partials_len(sizes.ctx, config.head_dim) * f32s,
+        sizes.sequences * config.n_kv_heads * partials_len(sizes.ctx, config.head_dim) * f32s,
         Routed::bytes(config, sizes),
     ]
 }
@@ -106,12 +110,68 @@ pub struct Buffers<'a> {
     rotations: Vec<Rotation<'a>>,
     /// `[n_logits, padded(n_vocab)]`.
     logits: &'a mut [f32],
-    /// Results of key ranges, one buffer per KV head.
+    /// Results of key ranges, one buffer per sequence and KV head.
     partials: Vec<Mutex<Partials<'a>>>,
+    /// Which part of a pass is where; as long as a pass can need.
+    lists: Lists,
     /// The experts' rows.
     routed: Routed<'a>,
     /// One scratch buffer per worker; each worker locks its own.
     workers: Vec<Mutex<WorkerScratch<'a>>>,
+}
+
+/// What a pass is made of, made anew for each without allocating.
+struct Lists {
+    /// The pages that the pass writes to, in rising order, and what is written there; of either [`Reach`].
+    picks: [Vec<u32>; 2],
+    writes: [Vec<Write>; 2],
+    /// Where the bands of tokens of attention end, the first begins at 0; and the span of each.
+    cuts: Vec<u32>,
+    bands: Vec<Band>,
+    /// Spans whose keys are shared out in ranges.
+    ranged: Vec<Ranged>,
+}
+
+/// A page of a sequence, some positions of which a pass writes.
+#[derive(Clone, Copy)]
+struct Write {
+    page: u32,
+    span: u32,
+    /// Which page of its sequence.
+    index: u32,
+}
+
+impl Lists {
+    fn new(sizes: &Sizes) -> Lists {
+        // A sequence begins and ends within a page.
+        let writes = sizes.n_batch.div_ceil(PAGE_TOKENS) + 2 * sizes.sequences;
+        Lists {
+            picks: [(); 2].map(|()| Vec::with_capacity(writes)),
+            writes: [(); 2].map(|()| Vec::with_capacity(writes)),
+            cuts: Vec::with_capacity(sizes.n_batch + 1),
+            bands: Vec::with_capacity(sizes.n_batch),
+            ranged: Vec::with_capacity(sizes.sequences),
+        }
+    }
+
+    /// Which pages the spans write to.
+    fn list_writes(&mut self, spans: &[Span<'_>]) {
+        for reach in Reach::BOTH {
+            let (picks, writes) = (&mut self.picks[reach as usize], &mut self.writes[reach as usize]);
+            picks.clear();
+            writes.clear();
+            for (number, span) in (0..).zip(spans) {
+                let pages = span.position / PAGE_TOKENS..(span.position + span.n).div_ceil(PAGE_TOKENS);
+                // A model without such layers has no pages of them.
+                for index in pages.filter(|_| !span.pages[reach as usize].is_empty()) {
+                    let page = span.pages[reach as usize][index];
+                    writes.push(Write { page, span: number, index: index as u32 });
+                }
+            }
+            writes.sort_unstable_by_key(|write| write.page);
+            picks.extend(writes.iter().map(|write| write.page));
+        }
+    }
 }
 
 /// The scratch of one worker.
@@ -142,7 +202,7 @@ impl<'a> Buffers<'a> {
                 &mut part[..bytes]
             });
         let mut waiting: &mut [f32] = bytes::cast_mut(waiting);
-        let partials = (0..config.n_kv_heads).map(|_| {
+        let partials = (0..sizes.sequences * config.n_kv_heads).map(|_| {
             let (rows, tail) = std::mem::take(&mut waiting).split_at_mut(partials_len(sizes.ctx, config.head_dim));
             waiting = tail;
             Mutex::new(Partials { done: 0, rows })
@@ -166,6 +226,7 @@ impl<'a> Buffers<'a> {
             rotations: Rotation::carve(rotations, config, sizes, rope_factors),
             logits: bytes::cast_mut(logits),
             partials,
+            lists: Lists::new(sizes),
             routed: Routed::carve(routed, config, sizes),
             workers,
         }
@@ -177,9 +238,27 @@ impl Buffers<'_> {
     pub fn logits_mut(&mut self) -> &mut [f32] {
         self.logits
     }
+
+    /// Values from row to row of logits.
+    pub fn logits_stride(&self, n_vocab: usize) -> usize {
+        padded(n_vocab)
+    }
 }
 
-/// Some consecutive tokens on their way through the layers.
+/// Some consecutive tokens of one sequence, which has the pages for them.
+#[derive(Clone, Copy, Debug)]
+pub struct Span<'p> {
+    /// Which token of the pass is the first.
+    pub first: usize,
+    /// How many there are.
+    pub n: usize,
+    /// Position of the first.
+    pub position: usize,
+    /// The sequence's pages in order, of either [`Reach`]. No two sequences have the same page where one writes.
+    pub pages: [&'p [u32]; 2],
+}
+
+/// Tokens on their way through the layers.
 pub struct Pass<'p, 'a> {
     /// The model's numbers.
     pub config: &'p Config,
@@ -197,8 +276,8 @@ pub struct Pass<'p, 'a> {
     pub kv: &'p mut Kv<'a>,
     /// The tokens; ids below the vocabulary's size.
     pub tokens: &'p [u32],
-    /// Position of the first.
-    pub position: usize,
+    /// Whose they are: without a gap, at most [`Sizes::sequences`].
+    pub spans: &'p [Span<'p>],
     /// Where the time spent in attention is added up, if anybody asks.
     pub attention_time: Option<&'p mut Duration>,
     /// Of an embedding table that is not in the region, its rows, and where it is said that one could not be read: the pass
@@ -267,10 +346,11 @@ impl Pass<'_, '_> {
 
     /// RMSNorm of the residual stream into the activation records.
     pub fn norm(&mut self, weight: &Weight) {
-        self.norm_rows(weight, 0, self.tokens.len());
+        self.norm_rows(weight, self.tokens.len(), &|row| row);
     }
 
-    fn norm_rows(&mut self, weight: &Weight, first: usize, n: usize) {
+    /// Of `n` tokens, the `i`-th being `token_of(i)`.
+    fn norm_rows(&mut self, weight: &Weight, n: usize, token_of: &(dyn Fn(usize) -> usize + Sync)) {
         let e = self.config.n_embd;
         let layout = ActLayout::new(e);
         let weight = weight.values(self.region);
@@ -278,7 +358,7 @@ impl Pass<'_, '_> {
         let grid = Grid::new(self.buffers.acts, (n, layout.bytes(), layout.bytes()), (1, layout.bytes()));
         share(self.team, n, &|_| {
             while let Some(mut block) = grid.next() {
-                let x = &x[(first + block.row0) * padded(e)..][..e];
+                let x = &x[token_of(block.row0) * padded(e)..][..e];
                 kernels.rms_norm(x, weight, eps, layout.values_mut(block.row(0)));
             }
         });
@@ -349,13 +429,19 @@ impl Pass<'_, '_> {
         });
     }
 
-    /// Logits of tokens `first .. first + n`, rows of `padded(n_vocab)` values of which `n_vocab` count.
+    /// Logits of `n` tokens, the `i`-th being `token_of(i)`: rows of `padded(n_vocab)` values of which `n_vocab` count.
     ///
     /// # Panics
-    /// If more rows are asked for than the buffers were sized for.
-    pub fn logits(&mut self, norm: &Weight, output: &Weight, first: usize, n: usize) -> &mut [f32] {
-        assert!(n * padded(output.rows) <= self.buffers.logits.len() && first + n <= self.tokens.len());
-        self.norm_rows(norm, first, n);
+    /// If more rows are asked for than the buffers were sized for, or of a token that is not in the pass.
+    pub fn logits(
+        &mut self,
+        (norm, output): (&Weight, &Weight),
+        n: usize,
+        token_of: &(dyn Fn(usize) -> usize + Sync),
+    ) -> &mut [f32] {
+        assert!(n * padded(output.rows) <= self.buffers.logits.len());
+        assert!((0..n).all(|i| token_of(i) < self.tokens.len()));
+        self.norm_rows(norm, n, token_of);
         let Buffers { acts, logits, workers, .. } = &mut *self.buffers;
         multiply(self.kernels, self.team, self.region, (self.tile, workers), acts, n, [(output, &mut **logits)], false);
         let logits = &mut self.buffers.logits[..n * padded(output.rows)];

@@ -105,13 +105,11 @@ impl From<SamplingError> for Error {
     }
 }
 
-/// A token and what speaks for it.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Candidate {
-    /// The token.
-    pub token: u32,
-    /// Its logit; later its weight.
-    pub value: f32,
+/// A token, and the bits of its logit, later of its weight: plain numbers, so that any memory holds them.
+pub type Candidate = [u32; 2];
+
+fn value([_, bits]: &Candidate) -> f32 {
+    f32::from_bits(*bits)
 }
 
 /// What else one token depends on.
@@ -226,8 +224,8 @@ impl Sampler {
             return Ok(best as u32);
         }
         let scratch = &mut scratch[..logits.len()];
-        for (i, (candidate, value)) in scratch.iter_mut().zip(&*logits).enumerate() {
-            *candidate = Candidate { token: i as u32, value: *value };
+        for (token, (candidate, logit)) in (0..).zip(scratch.iter_mut().zip(&*logits)) {
+            *candidate = [token, logit.to_bits()];
         }
         let kept = self.truncate(scratch, logits[best]);
         Ok(self.draw(kept))
@@ -265,7 +263,7 @@ impl Sampler {
 
     /// Top-k, top-p and min-p; what is left is sorted, likeliest first.
     fn truncate<'s>(&self, mut all: &'s mut [Candidate], best: f32) -> &'s mut [Candidate] {
-        let likeliest = |a: &Candidate, b: &Candidate| b.value.total_cmp(&a.value).then(a.token.cmp(&b.token));
+        let likeliest = |a: &Candidate, b: &Candidate| value(b).total_cmp(&value(a)).then(a[0].cmp(&b[0]));
         let k = match self.params.top_k as usize {
             0 => all.len(),
             k => k.min(all.len()),
@@ -278,14 +276,14 @@ impl Sampler {
         let floor = best - 30.0 * self.params.temp.max(1.0);
         let mut n = 0;
         for i in 0..all.len() {
-            if all[i].value >= floor {
+            if value(&all[i]) >= floor {
                 all.swap(i, n);
                 n += 1;
             }
         }
         all = &mut all[..n];
         all.sort_unstable_by(likeliest);
-        let weight = |c: &Candidate| f64::from(c.value - best).exp();
+        let weight = |c: &Candidate| f64::from(value(c) - best).exp();
         let total: f64 = all.iter().map(weight).sum();
         let (mut sum, mut n) = (0.0, 0);
         while n < all.len() && (n == 0 || sum < f64::from(self.params.top_p) * total) {
@@ -299,20 +297,21 @@ impl Sampler {
     }
 
     fn draw(&mut self, kept: &mut [Candidate]) -> u32 {
-        let best = kept[0].value;
+        let best = value(&kept[0]);
         let mut total = 0.0;
         for c in kept.iter_mut() {
-            c.value = ((c.value - best) / self.params.temp).exp();
-            total += f64::from(c.value);
+            let weight = ((value(c) - best) / self.params.temp).exp();
+            c[1] = weight.to_bits();
+            total += f64::from(weight);
         }
         let mut mark = self.random.unit() * total;
         for c in &*kept {
-            mark -= f64::from(c.value);
+            mark -= f64::from(value(c));
             if mark < 0.0 {
-                return c.token;
+                return c[0];
             }
         }
-        kept[0].token
+        kept[0][0]
     }
 }
 

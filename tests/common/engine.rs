@@ -3,8 +3,8 @@
 
 use std::path::Path;
 
-use brim::engine::Engine;
 use brim::engine::pool::Pool;
+use brim::engine::{Engine, scheduler_bytes};
 use brim::kernels::{Kernels, KvType, Team, Tile};
 use brim::load::Io;
 use brim::load::header::ModelFiles;
@@ -29,33 +29,44 @@ pub fn with_embedding<R>(
     embedding: Embedding,
     work: impl FnOnce(&mut Engine<'_>) -> R,
 ) -> R {
-    own(path, kernels, n_batch, embedding, |mut engine| work(&mut engine))
+    own(path, kernels, (n_batch, embedding, None), |mut engine| work(&mut engine))
 }
 
-/// Loads a model and gives its engine away.
-pub fn own_engine<R>(path: &Path, kernels: &'static Kernels, n_batch: usize, work: impl FnOnce(Engine<'_>) -> R) -> R {
-    own(path, kernels, n_batch, Embedding::InMemory, work)
+/// An engine for a scheduler of so many slots, over a KV cache of so many tokens, of chunks of 128.
+pub fn for_scheduler<R>(
+    path: &Path,
+    kernels: &'static Kernels,
+    slots: usize,
+    kv_tokens: usize,
+    work: impl FnOnce(Engine<'_>) -> R,
+) -> R {
+    own(path, kernels, (128, Embedding::InMemory, Some((slots, kv_tokens))), work)
 }
 
 fn own<R>(
     path: &Path,
     kernels: &'static Kernels,
-    n_batch: usize,
-    embedding: Embedding,
+    (n_batch, embedding, serving): (usize, Embedding, Option<(usize, usize)>),
     work: impl FnOnce(Engine<'_>) -> R,
 ) -> R {
     let files = ModelFiles::open(path).unwrap();
     let model = Model::with_embedding(&files.metadata(), files.tensors(), embedding).unwrap();
     let pool = Pool::start(&brim::sys::cpu::allowed().unwrap()).unwrap();
+    let (slots, kv_tokens) = serving.unwrap_or((1, 512));
     let sizes = Sizes {
-        n_batch,
-        n_logits: 8.min(n_batch),
+        n_batch: if serving.is_some() { n_batch + slots } else { n_batch },
+        n_logits: serving.map_or(8.min(n_batch), |(slots, _)| slots),
         ctx: 512,
+        sequences: slots,
+        kv_tokens,
         kv_type: KvType::F16,
         workers: pool.size(),
         tile: Tile { k_cols: 256, ..Tile::default() },
     };
-    let scratch_bytes = step::scratch_bytes(&model.config, model.weights.n_vocab(), &sizes).unwrap() as usize;
+    let n_vocab = model.weights.n_vocab();
+    let scratch_bytes = step::scratch_bytes(&model.config, n_vocab, &sizes).unwrap()
+        + serving.map_or(0, |_| scheduler_bytes(&model.config, n_vocab, &sizes));
+    let scratch_bytes = scratch_bytes as usize;
     let readers = 3;
     let buffers = model.buffer_bytes(readers) * readers;
     let words = |bytes: usize| vec![0f64; bytes.div_ceil(8)];

@@ -11,7 +11,7 @@ use super::super::out;
 use super::{PeakRounds, ReadRounds, Spread};
 use crate::engine::pool::Pool;
 use crate::kernels::{
-    Kernels, KvHead, KvType, QUERY_ROWS_MAX, Queries, RANGE_KEYS_MIN, STREAM_TOKENS_MAX, Team, attend_scratch,
+    KEY_TILE, Kernels, KvHead, KvType, QUERY_ROWS_MAX, Queries, RANGE_KEYS_MIN, STREAM_TOKENS_MAX, Team, attend_scratch,
 };
 
 /// Values of a head.
@@ -59,6 +59,9 @@ impl Case {
             scale: (HEAD_DIM as f32).sqrt().recip(),
             sinks: None,
         };
+        // A cache of one head and one sequence, its pages in order.
+        let pages: Vec<u32> = (0..self.keys.div_ceil(KEY_TILE) as u32).collect();
+        let page_bytes = 2 * KEY_TILE * self.kv_type.row_bytes(HEAD_DIM);
         let (begun, mut heads) = (Instant::now(), 0);
         while heads == 0 || !self.is_decode() && begun.elapsed().as_secs_f64() < SECONDS {
             let next = AtomicUsize::new(0);
@@ -66,8 +69,14 @@ impl Case {
                 let Ok(mut scratch) = scratch[worker].lock() else { return };
                 let head_of = |index| room.chunks_exact(self.head_bytes()).nth(index);
                 while let Some(head) = head_of(next.fetch_add(1, Ordering::Relaxed)) {
-                    let (keys, values) = head.split_at(head.len() / 2);
-                    let kv = KvHead { kv_type: self.kv_type, keys, values, head_dim: HEAD_DIM };
+                    let kv = KvHead {
+                        kv_type: self.kv_type,
+                        head_dim: HEAD_DIM,
+                        bytes: head,
+                        page_bytes,
+                        offset: 0,
+                        pages: &pages,
+                    };
                     kernels.attend(&kv, &queries, 0..self.keys, &mut scratch, &mut |row| {
                         std::hint::black_box(row.values);
                     });

@@ -41,34 +41,54 @@ impl KvType {
     }
 }
 
-/// One head's cache: a ring of slots, position `p` in slot `p % slots`.
+/// One head's cache of one sequence, in pages of [`KEY_TILE`] positions that lie anywhere among a layer's pages.
 #[derive(Clone, Copy)]
 pub struct KvHead<'a> {
     /// How it is kept.
     pub kv_type: KvType,
-    /// K, in panels of 16 slots.
-    pub keys: &'a [u8],
-    /// V, row by row.
-    pub values: &'a [u8],
     /// Values per position.
     pub head_dim: usize,
+    /// The layer's pages.
+    pub bytes: &'a [u8],
+    /// Bytes of a page, of all heads.
+    pub page_bytes: usize,
+    /// Where in a page this head's K starts; its V follows.
+    pub offset: usize,
+    /// Which page holds positions `i * KEY_TILE` and on. Those of positions that no query sees are not looked at.
+    pub pages: &'a [u32],
+}
+
+/// One head's K and V of one page.
+#[derive(Clone, Copy)]
+pub(super) struct KvTile<'a> {
+    pub kv_type: KvType,
+    pub head_dim: usize,
+    /// In panels of 16 positions.
+    keys: &'a [u8],
+    /// Row by row.
+    values: &'a [u8],
 }
 
 impl<'a> KvHead<'a> {
-    /// Slots there are.
+    /// The page of the positions from `first` on, a multiple of [`KEY_TILE`].
     #[inline(always)]
-    pub fn slots(&self) -> usize {
-        self.values.len() / self.kv_type.row_bytes(self.head_dim)
+    pub(super) fn tile(&self, first: usize) -> KvTile<'a> {
+        let bytes = KEY_TILE * self.kv_type.row_bytes(self.head_dim);
+        let start = self.pages[first / KEY_TILE] as usize * self.page_bytes + self.offset;
+        let (keys, values) = self.bytes[start..][..2 * bytes].split_at(bytes);
+        KvTile { kv_type: self.kv_type, head_dim: self.head_dim, keys, values }
     }
+}
 
-    /// The panel that holds `slot`.
+impl<'a> KvTile<'a> {
+    /// The panel that holds position `at` of the page.
     #[inline(always)]
-    pub(super) fn panel(&self, slot: usize) -> &'a [u8] {
+    pub(super) fn panel(&self, at: usize) -> &'a [u8] {
         let bytes = self.kv_type.panel_bytes(self.head_dim);
-        &self.keys[slot / PANEL_ROWS * bytes..][..bytes]
+        &self.keys[at / PANEL_ROWS * bytes..][..bytes]
     }
 
-    /// The rows of V of `n` slots.
+    /// The rows of V of `n` positions of the page.
     #[inline(always)]
     pub(super) fn rows(&self, first: usize, n: usize) -> std::slice::ChunksExact<'a, u8> {
         let bytes = self.kv_type.row_bytes(self.head_dim);
@@ -84,16 +104,16 @@ pub(super) struct Ahead(Option<*const u8>);
 impl Ahead {
     pub(super) const NOTHING: Ahead = Ahead(None);
 
-    /// K from `slot` on.
+    /// K of a page.
     #[inline(always)]
-    pub(super) fn keys(kv: &KvHead<'_>, slot: usize) -> Ahead {
-        Ahead(Some(kv.keys.as_ptr())).skip(slot * kv.kv_type.row_bytes(kv.head_dim))
+    pub(super) fn keys(tile: &KvTile<'_>) -> Ahead {
+        Ahead(Some(tile.keys.as_ptr()))
     }
 
-    /// V from `slot` on.
+    /// V of a page.
     #[inline(always)]
-    pub(super) fn values(kv: &KvHead<'_>, slot: usize) -> Ahead {
-        Ahead(Some(kv.values.as_ptr())).skip(slot * kv.kv_type.row_bytes(kv.head_dim))
+    pub(super) fn values(tile: &KvTile<'_>) -> Ahead {
+        Ahead(Some(tile.values.as_ptr()))
     }
 
     /// What comes `bytes` later.
@@ -212,15 +232,15 @@ pub(super) fn load_value<S: Simd, const V: usize>(s: S, kv_type: KvType, row: &[
     values
 }
 
-/// The keys of slots `first .. first + n` to f32, `[head_dim][KEY_TILE]`. Whole panels are read; the surplus is masked later.
+/// The first `n` keys of a page to f32, `[head_dim][KEY_TILE]`. Whole panels are read; the surplus is masked later.
 #[inline(always)]
-pub(super) fn keys_to_tile<S: Simd>(s: S, kv: &KvHead<'_>, first: usize, n: usize, tile: &mut [[f32; KEY_TILE]]) {
+pub(super) fn keys_to_tile<S: Simd>(s: S, kv: &KvTile<'_>, n: usize, tile: &mut [[f32; KEY_TILE]]) {
     for lane0 in (0..KEY_TILE).step_by(PANEL_ROWS) {
         if lane0 >= n {
             tile.iter_mut().for_each(|keys| keys[lane0..].fill(0.0));
             return;
         }
-        let panel = kv.panel(first + lane0);
+        let panel = kv.panel(lane0);
         for lane in (0..PANEL_ROWS).step_by(S::LANES) {
             match kv.kv_type {
                 KvType::F16 => {
@@ -244,14 +264,14 @@ pub(super) fn keys_to_tile<S: Simd>(s: S, kv: &KvHead<'_>, first: usize, n: usiz
     }
 }
 
-/// The values of slots `first .. first + n` to f32, `[dims / 64][KEY_TILE][64]`, zeros beyond `head_dim` up to a whole vector.
+/// The first `n` values of a page to f32, `[dims / 64][KEY_TILE][64]`, zeros beyond `head_dim` up to a whole vector.
 #[inline(always)]
-pub(super) fn values_to_tile<S: Simd>(s: S, kv: &KvHead<'_>, first: usize, n: usize, tile: &mut [[f32; KEY_TILE]]) {
+pub(super) fn values_to_tile<S: Simd>(s: S, kv: &KvTile<'_>, n: usize, tile: &mut [[f32; KEY_TILE]]) {
     let d = kv.head_dim;
     let whole = d / S::LANES * S::LANES;
     for (span, tile) in tile.as_chunks_mut::<KEY_TILE>().0.iter_mut().enumerate() {
         let span = span * KEY_TILE;
-        for (row, out) in kv.rows(first, n).zip(tile) {
+        for (row, out) in kv.rows(0, n).zip(tile) {
             if span + KEY_TILE <= d {
                 for at in (0..KEY_TILE).step_by(4 * S::LANES) {
                     let x = load_value::<S, 4>(s, kv.kv_type, row, span + at);

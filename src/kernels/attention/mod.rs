@@ -1,13 +1,14 @@
 //! Attention over the KV cache with running maximum and sum: no `n x n` buffer, any context length.
 //!
 //! # Cache layout
-//! One cache per layer and KV head, `slots` positions (a multiple of 16) of `head_dim` values.
-//! - K is kept in panels of 16 positions, `[slots / 16][head_dim][16]`: one vector load holds the same dimension of 16
-//!   keys, so scores need no horizontal adds. q8_0: `[slots / 16][head_dim / 32]{16 f16 scales, [32][16] i8}`.
-//! - V is kept row by row, `[slots][head_dim]`; q8_0: `[slots][head_dim / 32]{f16 scale, 32 i8}`.
+//! A layer's cache is pages of [`KEY_TILE`] positions, `[n_kv_heads]{K, V}` each; a sequence has a table of the pages that
+//! hold its positions, in order. Of a page, a head has
+//! - K in panels of 16 positions, `[4][head_dim][16]`: one vector load holds the same dimension of 16 keys, so scores need
+//!   no horizontal adds. q8_0: `[4][head_dim / 32]{16 f16 scales, [32][16] i8}`.
+//! - V row by row, `[64][head_dim]`; q8_0: `[64][head_dim / 32]{f16 scale, 32 i8}`.
 //!
-//! A layer whose tokens see a window of the last `w` positions keeps no more than those and the tokens of a pass
-//! ([`ring_slots`]); position `p` is in slot `p % slots`, and a tile of keys never wraps.
+//! A page is what is taken at a time anyway, so that finding it costs one look into the table for 64 keys; 32 KiB a head at
+//! 128 dimensions of f16 are long enough a stretch of memory to be read at full speed.
 //!
 //! # Algorithm
 //! Keys are taken [`KEY_TILE`] at a time. For each query row (the heads of a GQA group times some tokens) the running
@@ -103,17 +104,6 @@ impl Queries<'_> {
     pub const fn first_key(&self) -> usize {
         (self.position + 1).saturating_sub(self.window) / KEY_TILE * KEY_TILE
     }
-}
-
-/// Slots that a layer's cache needs in a context of `ctx` positions (a multiple of 16), if tokens see `window` positions
-/// and come up to `n_batch` at a time: the window of the first of them and all of them, in whole [`KEY_TILE`]s.
-pub const fn ring_slots(ctx: usize, window: usize, n_batch: usize) -> usize {
-    let seen = (window - 1).saturating_add(n_batch);
-    if seen >= ctx {
-        return ctx;
-    }
-    let slots = seen.next_multiple_of(KEY_TILE);
-    if slots < ctx { slots } else { ctx }
 }
 
 /// One row's result over a range of keys.
@@ -228,15 +218,16 @@ fn attend_rows<S: Simd, const N: usize, const STREAMED: bool>(
         }
     }
 
-    let slots = kv.slots();
     let tile_bytes = kv.kv_type.row_bytes(d) * KEY_TILE;
     let ask_bytes = tile_bytes.div_ceil(rows_padded / N).next_multiple_of(64);
-    Ahead::keys(kv, keys.start % slots).ask(s, tile_bytes);
+    if !keys.is_empty() {
+        Ahead::keys(&kv.tile(keys.start)).ask(s, tile_bytes);
+    }
     for first in keys.clone().step_by(KEY_TILE) {
-        let (n, slot) = (KEY_TILE.min(keys.end - first), first % slots);
+        let (n, tile) = (KEY_TILE.min(keys.end - first), kv.tile(first));
         // While K is worked on V comes from memory, and the other way round.
-        let next_values = Ahead::values(kv, slot);
-        let next_keys = if first + n < keys.end { Ahead::keys(kv, (first + n) % slots) } else { Ahead::NOTHING };
+        let next_values = Ahead::values(&tile);
+        let next_keys = if first + n < keys.end { Ahead::keys(&kv.tile(first + n)) } else { Ahead::NOTHING };
         // Before which key of the tile a row sees none, and before which all; rows are in the order of their tokens.
         let hidden = |row: usize| match queries.keys().saturating_sub(queries.window) <= first {
             true => 0,
@@ -248,14 +239,14 @@ fn attend_rows<S: Simd, const N: usize, const STREAMED: bool>(
         };
         let seen_of = |block: usize| hidden(block * N)..seen(block * N + N - 1);
         if !STREAMED {
-            cache::keys_to_tile(s, kv, slot, n, k_tile);
+            cache::keys_to_tile(s, &tile, n, k_tile);
         }
         for (block, (q, scores)) in q.chunks_exact(d).zip(scores.as_chunks_mut::<N>().0).enumerate() {
             if seen_of(block).is_empty() {
                 continue;
             }
             match STREAMED {
-                true => streamed::score(s, Keys { kv, slot, n, ahead: next_values }, q, scores),
+                true => streamed::score(s, Keys { kv: tile, n, ahead: next_values }, q, scores),
                 false => {
                     next_values.skip(block * ask_bytes).ask(s, ask_bytes);
                     tiled::score(s, k_tile, q, scores);
@@ -268,7 +259,7 @@ fn attend_rows<S: Simd, const N: usize, const STREAMED: bool>(
             }
         }
         if !STREAMED {
-            cache::values_to_tile(s, kv, slot, n, v_tile);
+            cache::values_to_tile(s, &tile, n, v_tile);
         }
         for (block, scores) in scores.as_chunks::<N>().0.iter().enumerate() {
             let keys = seen_of(block);
@@ -278,7 +269,7 @@ fn attend_rows<S: Simd, const N: usize, const STREAMED: bool>(
             let sums = &mut sums[block * N * padded..][..N * padded];
             match STREAMED {
                 true => {
-                    let seen = Keys { kv, slot, n: keys.end, ahead: next_keys };
+                    let seen = Keys { kv: tile, n: keys.end, ahead: next_keys };
                     streamed::weigh(s, seen, keys.start, scores, sums, padded);
                 }
                 false => {

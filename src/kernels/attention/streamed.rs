@@ -1,16 +1,15 @@
 //! Few rows: K and V from the cache through registers, each load used by all `N` rows.
 
 use super::block::{add_products, load_block, store_block};
-use super::cache::{Ahead, KvHead, KvType, load_value};
+use super::cache::{Ahead, KvTile, KvType, load_value};
 use super::{KEY_TILE, STREAMED_ROWS_MAX};
 use crate::kernels::simd::Simd;
 use crate::quant::{GROUP, PANEL_ROWS};
 
-/// Some consecutive keys, from a slot on.
+/// The first keys of a page.
 #[derive(Clone, Copy)]
 pub(super) struct Keys<'a> {
-    pub kv: &'a KvHead<'a>,
-    pub slot: usize,
+    pub kv: KvTile<'a>,
     pub n: usize,
     /// What is asked for meanwhile, a line for every line read.
     pub ahead: Ahead,
@@ -20,12 +19,12 @@ pub(super) struct Keys<'a> {
 #[inline(always)]
 pub(super) fn score<S: Simd, const N: usize>(
     s: S,
-    Keys { kv, slot, n, ahead }: Keys<'_>,
+    Keys { kv, n, ahead }: Keys<'_>,
     q: &[[f32; N]],
     scores: &mut [[f32; KEY_TILE]; N],
 ) {
     for lane0 in (0..n).step_by(PANEL_ROWS) {
-        let panel = kv.panel(slot + lane0);
+        let panel = kv.panel(lane0);
         let ahead = ahead.skip(lane0 / PANEL_ROWS * panel.len());
         for lane in (0..PANEL_ROWS).step_by(S::LANES) {
             let sums = match kv.kv_type {
@@ -125,7 +124,7 @@ pub(super) fn weigh<S: Simd, const N: usize>(
 #[inline(always)]
 fn weigh_vectors<S: Simd, const N: usize, const V: usize>(
     s: S,
-    Keys { kv, slot, n, ahead }: Keys<'_>,
+    Keys { kv, n, ahead }: Keys<'_>,
     hidden: usize,
     weights: &[[f32; KEY_TILE]; N],
     sums: &mut [f32],
@@ -133,7 +132,7 @@ fn weigh_vectors<S: Simd, const N: usize, const V: usize>(
 ) -> usize {
     let part = V * S::LANES * kv.kv_type.row_bytes(kv.head_dim) / kv.head_dim;
     let mut acc = load_block::<S, N, V>(s, sums, stride, at);
-    for (key, row) in (hidden..n.min(KEY_TILE)).zip(kv.rows(slot + hidden, n - hidden)) {
+    for (key, row) in (hidden..n.min(KEY_TILE)).zip(kv.rows(hidden, n - hidden)) {
         ahead.skip(key * part).ask(s, part);
         let values = load_value::<S, V>(s, kv.kv_type, row, at);
         add_products(s, values, |row| &weights[row][key], &mut acc);

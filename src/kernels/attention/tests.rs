@@ -18,9 +18,12 @@ struct Case {
     k: Vec<f32>,
     v: Vec<f32>,
     q: Vec<f32>,
-    keys: Vec<u8>,
-    values: Vec<u8>,
+    bytes: Vec<u8>,
+    pages: Vec<u32>,
 }
+
+/// Heads of a page, of which the last is used.
+const HEADS: usize = 2;
 
 impl Case {
     fn new(
@@ -29,11 +32,11 @@ impl Case {
         (d, group, n_tokens, position): (usize, usize, usize, usize),
         size: f32,
     ) -> Case {
-        Case::in_ring(kernels, kv_type, (d, group, n_tokens, position), size, usize::MAX)
+        Case::in_window(kernels, kv_type, (d, group, n_tokens, position), size, usize::MAX)
     }
 
-    /// Only what tokens see in a window of `window` positions is kept.
-    fn in_ring(
+    /// Only what tokens see in a window of `window` positions is kept. Pages lie in reverse order, others between them.
+    fn in_window(
         kernels: &Kernels,
         kv_type: KvType,
         (d, group, n_tokens, position): (usize, usize, usize, usize),
@@ -42,20 +45,26 @@ impl Case {
     ) -> Case {
         let mut random = Random((d + group + position) as u64);
         let n = position + n_tokens;
-        let slots = ring_slots(n.next_multiple_of(PANEL_ROWS), window, n_tokens);
-        let bytes = slots * kv_type.row_bytes(d);
-        let (mut keys, mut values) = (vec![0xff; bytes], vec![0xff; bytes]);
+        let n_pages = n.div_ceil(KEY_TILE);
+        let first_page = (position + 1).saturating_sub(window) / KEY_TILE;
+        let (row_bytes, panel_bytes) = (kv_type.row_bytes(d), kv_type.panel_bytes(d));
+        let head_bytes = 2 * KEY_TILE * row_bytes;
+        let mut bytes = vec![0xff; 2 * n_pages * HEADS * head_bytes];
+        let page_of = |page: usize| if page < first_page { u32::MAX } else { 2 * (n_pages - 1 - page) as u32 };
         let k: Vec<f32> = (0..n * d).map(|_| random.unit() * size).collect();
         let v: Vec<f32> = (0..n * d).map(|_| random.unit() * size).collect();
-        for (i, (k, v)) in k.chunks_exact(d).zip(v.chunks_exact(d)).enumerate() {
-            let (slot, panel_bytes) = (i % slots, kv_type.panel_bytes(d));
-            let panel = &mut keys[slot / PANEL_ROWS * panel_bytes..][..panel_bytes];
-            kernels.store_key(kv_type, k, panel, slot % PANEL_ROWS);
-            kernels.store_value(kv_type, v, &mut values[slot * kv_type.row_bytes(d)..][..kv_type.row_bytes(d)]);
+        for (i, (k, v)) in k.chunks_exact(d).zip(v.chunks_exact(d)).enumerate().skip(first_page * KEY_TILE) {
+            let (page, at) = (page_of(i / KEY_TILE) as usize, i % KEY_TILE);
+            let head = &mut bytes[(page * HEADS + HEADS - 1) * head_bytes..][..head_bytes];
+            let (keys, values) = head.split_at_mut(head_bytes / 2);
+            let panel = &mut keys[at / PANEL_ROWS * panel_bytes..][..panel_bytes];
+            kernels.store_key(kv_type, k, panel, at % PANEL_ROWS);
+            kernels.store_value(kv_type, v, &mut values[at * row_bytes..][..row_bytes]);
         }
+        let pages = (0..n_pages).map(page_of).collect();
         let q = (0..n_tokens * (group * d + 3)).map(|_| random.unit() * size).collect();
         let scale = (d as f32).sqrt().recip();
-        Case { d, group, n_tokens, position, window, scale, sinks: None, kv_type, k, v, q, keys, values }
+        Case { d, group, n_tokens, position, window, scale, sinks: None, kv_type, k, v, q, bytes, pages }
     }
 
     /// The same with sinks as large as scores are, some below and some above them.
@@ -71,7 +80,15 @@ impl Case {
     }
 
     fn kv(&self) -> KvHead<'_> {
-        KvHead { kv_type: self.kv_type, keys: &self.keys, values: &self.values, head_dim: self.d }
+        let head_bytes = 2 * KEY_TILE * self.kv_type.row_bytes(self.d);
+        KvHead {
+            kv_type: self.kv_type,
+            head_dim: self.d,
+            bytes: &self.bytes,
+            page_bytes: HEADS * head_bytes,
+            offset: (HEADS - 1) * head_bytes,
+            pages: &self.pages,
+        }
     }
 
     fn stride(&self) -> usize {
@@ -175,7 +192,7 @@ fn ranges_agree_with_f64() {
 }
 
 #[test]
-fn windows_in_rings_and_sinks_agree_with_f64() {
+fn windows_and_sinks_agree_with_f64() {
     // Streamed and tiled rows; windows within a tile, of whole tiles, across them, larger than what there is.
     let shapes =
         [(64, 2, 1, 700), (32, 8, 1, 130), (32, 2, 40, 260), (48, 3, 7, 333), (128, 1, 150, 191), (40, 1, 3, 90)];
@@ -183,7 +200,7 @@ fn windows_in_rings_and_sinks_agree_with_f64() {
         for shape in shapes {
             for kv_type in types(shape.0) {
                 for window in [1, 5, 64, 65, 128, 200, 4096] {
-                    let mut case = Case::in_ring(kernels, kv_type, shape, 2.0, window);
+                    let mut case = Case::in_window(kernels, kv_type, shape, 2.0, window);
                     case.check(kernels, &case.run(kernels, usize::MAX / 2));
                     case.check(kernels, &case.run(kernels, 64));
                     case.scale = 0.05;
@@ -194,18 +211,6 @@ fn windows_in_rings_and_sinks_agree_with_f64() {
             }
         }
     }
-}
-
-#[test]
-fn a_ring_holds_the_window_and_a_pass_in_whole_tiles() {
-    assert_eq!(ring_slots(4096, 1024, 256), 1280);
-    assert_eq!(ring_slots(4096, 1025, 256), 1280);
-    assert_eq!(ring_slots(4096, 1026, 256), 1344);
-    assert_eq!(ring_slots(4096, 128, 1), 128);
-    // Never more than the context, whole tiles or not.
-    assert_eq!(ring_slots(1296, 1026, 256), 1296);
-    assert_eq!(ring_slots(4096, usize::MAX, 256), 4096);
-    assert_eq!(ring_slots(16, 1, 16), 16);
 }
 
 #[test]

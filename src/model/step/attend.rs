@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use super::{Buffers, Pass, Weight, padded};
+use super::{Buffers, Lists, PAGE_TOKENS, Pass, Span, Weight, padded};
 use crate::bytes;
 use crate::kernels::{ActLayout, Grid, KvHead, QUERY_ROWS_MAX, Queries, attend_scratch, key_ranges, merge};
 
@@ -28,97 +28,142 @@ impl Pass<'_, '_> {
     fn attend_over(&mut self, layer: usize, sinks: Option<&Weight>) {
         let (n, d, heads, group) =
             (self.tokens.len(), self.config.head_dim, self.config.n_kv_heads, self.config.group());
-        let (position, kernels) = (self.position, self.kernels);
+        let (spans, kernels) = (self.spans, self.kernels);
         let (window, scale) = (self.config.window_of(layer), self.config.attention_scale);
         let sinks = sinks.map(|sinks| sinks.values(self.region));
-        let cache = self.kv.layer(layer, self.config);
-        let (kv_type, cache_bytes) = (cache.kv_type, cache.slots * cache.kv_type.row_bytes(d));
-        let Buffers { acts, q, workers, partials, .. } = &mut *self.buffers;
+        let cache = self.kv.layer(layer);
+        let Buffers { acts, q, workers, partials, lists, .. } = &mut *self.buffers;
         let (q, q_width) = (&**q, padded(heads * group * d));
-        let job = |worker: usize, task: &mut dyn FnMut(&mut [f32])| {
-            let Ok(mut scratch) = workers[worker].lock() else { return };
-            task(bytes::cast_mut(&mut scratch.kernels[..attend_scratch(d) * 4]));
+        let head_bytes = 2 * PAGE_TOKENS * cache.kv_type.row_bytes(d);
+        let head_of = |span: usize, head: usize| KvHead {
+            kv_type: cache.kv_type,
+            head_dim: d,
+            bytes: cache.bytes,
+            page_bytes: cache.page_bytes,
+            offset: head * head_bytes,
+            pages: spans[span].pages[cache.reach as usize],
         };
-        let head_of = |head: usize| {
-            let (keys, values) = cache.bytes[2 * head * cache_bytes..][..2 * cache_bytes].split_at(cache_bytes);
-            KvHead { kv_type, keys, values, head_dim: d }
-        };
-        let queries_of = |head: usize, first: usize, n_tokens: usize| Queries {
+        // Of the tokens of a span from `first` of the pass on.
+        let queries_of = |span: usize, head: usize, first: usize, n_tokens: usize| Queries {
             values: &q[first * q_width + head * group * d..],
             stride: q_width,
             group,
             n_tokens,
-            position: position + first,
+            position: spans[span].position + first - spans[span].first,
             window,
             scale,
             sinks: sinks.map(|sinks| &sinks[head * group..][..group]),
         };
+        lists.list_bands(spans, (heads, group, window), self.team.size());
+        let Lists { cuts, bands, ranged, .. } = &*lists;
+        let n_tasks = ranged.last().map_or(0, |last| last.first_task + heads * last.n_ranges);
         let layout = ActLayout::new(heads * group * d);
-        let n_rows = n * group;
-        let first_key = queries_of(0, 0, n).first_key();
-        let (n_ranges, range_len) = key_ranges(position + n - first_key, n_rows);
-        if n_rows > QUERY_ROWS_MAX || n_ranges == 1 {
-            // As many rows at once as a call takes; half of them where that leaves too few blocks to share out evenly.
-            let (fewest, most) = (n.div_ceil(QUERY_ROWS_MAX / group), n.div_ceil((QUERY_ROWS_MAX / 2 / group).max(1)));
-            let bands = (4 * self.team.size()).div_ceil(heads).clamp(fewest, most);
-            let columns = group * d * 4;
-            let grid = Grid::new(acts, (n, heads * columns, layout.bytes()), (n.div_ceil(bands), columns));
-            // Later tokens see more keys.
-            let grid = grid.last_first();
-            return self.team.drain(&|worker| {
-                job(worker, &mut |scratch| {
-                    while let Some(mut block) = grid.next() {
-                        let queries = queries_of(block.col0 / columns, block.row0, block.rows);
-                        kernels.attend(
-                            &head_of(block.col0 / columns),
-                            &queries,
-                            queries.first_key()..queries.keys(),
-                            scratch,
-                            &mut |result| {
-                                let row: &mut [f32] = bytes::cast_mut(block.row(result.token));
-                                row[result.head * d..][..d].copy_from_slice(result.values);
-                            },
-                        );
-                    }
-                });
-            });
-        }
-        // Few rows over many keys: ranges of keys are shared out, and who finishes a head's last range merges them.
+        let columns = group * d * 4;
         let width = d + 1;
         let next = AtomicUsize::new(0);
+        // Later tokens see more keys, and tokens of prompts come last.
+        let grid = Grid::grouped(acts, (heads * columns, layout.bytes()), (cuts, 1), columns).last_first();
         self.team.drain(&|worker| {
-            job(worker, &mut |scratch| {
-                loop {
-                    let task = next.fetch_add(1, Ordering::Relaxed);
-                    let (head, range) = (task / n_ranges, task % n_ranges);
-                    if head >= heads {
-                        break;
-                    }
-                    let mut queries = queries_of(head, 0, n);
-                    let start = first_key + range * range_len;
-                    let keys = start..queries.keys().min(start + range_len);
-                    queries.sinks = queries.sinks.filter(|_| range == 0);
-                    kernels.attend(&head_of(head), &queries, keys, scratch, &mut |result| {
-                        let Ok(mut partials) = partials[head].lock() else { return };
-                        let row = range * n_rows + result.token * group + result.head;
-                        let part = &mut partials.rows[row * width..][..width];
-                        part[..d].copy_from_slice(result.values);
-                        part[d] = result.mass;
-                    });
-                    let Ok(mut partials) = partials[head].lock() else { return };
-                    partials.done += 1;
-                    if partials.done == n_ranges {
-                        partials.done = 0;
-                        merge(&mut partials.rows[..n_ranges * n_rows * width], n_rows, d);
-                    }
+            let Ok(mut scratch) = workers[worker].lock() else { return };
+            let scratch: &mut [f32] = bytes::cast_mut(&mut scratch.kernels[..attend_scratch(d) * 4]);
+            while let Some(mut block) = grid.next() {
+                let (Band { span, is_ranged }, head) = (bands[block.band], block.col0 / columns);
+                if is_ranged {
+                    continue;
                 }
-            });
+                let queries = queries_of(span, head, block.row0, block.rows);
+                let keys = queries.first_key()..queries.keys();
+                kernels.attend(&head_of(span, head), &queries, keys, scratch, &mut |result| {
+                    let row: &mut [f32] = bytes::cast_mut(block.row(result.token));
+                    row[result.head * d..][..d].copy_from_slice(result.values);
+                });
+            }
+            // Few rows over many keys: ranges of keys are shared out, and who finishes a head's last range merges them.
+            loop {
+                let task = next.fetch_add(1, Ordering::Relaxed);
+                if task >= n_tasks {
+                    break;
+                }
+                let place = ranged.partition_point(|ranged| ranged.first_task <= task) - 1;
+                let Ranged { span, first_task, n_ranges, range_len, .. } = ranged[place];
+                let (head, range) = ((task - first_task) / n_ranges, (task - first_task) % n_ranges);
+                let mut queries = queries_of(span, head, spans[span].first, spans[span].n);
+                let n_rows = queries.rows();
+                let start = queries.first_key() + range * range_len;
+                let keys = start..queries.keys().min(start + range_len);
+                queries.sinks = queries.sinks.filter(|_| range == 0);
+                let partials = &partials[place * heads + head];
+                kernels.attend(&head_of(span, head), &queries, keys, scratch, &mut |result| {
+                    let Ok(mut partials) = partials.lock() else { return };
+                    let row = range * n_rows + result.token * group + result.head;
+                    let part = &mut partials.rows[row * width..][..width];
+                    part[..d].copy_from_slice(result.values);
+                    part[d] = result.mass;
+                });
+                let Ok(mut partials) = partials.lock() else { continue };
+                partials.done += 1;
+                if partials.done == n_ranges {
+                    partials.done = 0;
+                    merge(&mut partials.rows[..n_ranges * n_rows * width], n_rows, d);
+                }
+            }
         });
-        for (head, partials) in partials.iter_mut().enumerate() {
-            let Ok(partials) = partials.get_mut() else { return };
-            for (row, part) in partials.rows.chunks_exact(width).take(n_rows).enumerate() {
-                let record = &mut acts[row / group * layout.bytes()..][..layout.bytes()];
-                layout.values_mut(record)[(head * group + row % group) * d..][..d].copy_from_slice(&part[..d]);
+        debug_assert!(cuts.last() == Some(&(n as u32)));
+        for (place, Ranged { span, .. }) in ranged.iter().enumerate() {
+            let Span { first, n, .. } = spans[*span];
+            for (head, partials) in partials[place * heads..][..heads].iter_mut().enumerate() {
+                let Ok(partials) = partials.get_mut() else { return };
+                for (row, part) in partials.rows.chunks_exact(width).take(n * group).enumerate() {
+                    let record = &mut acts[(first + row / group) * layout.bytes()..][..layout.bytes()];
+                    layout.values_mut(record)[(head * group + row % group) * d..][..d].copy_from_slice(&part[..d]);
+                }
+            }
+        }
+    }
+}
+
+/// Tokens of one span that are worked on together, head by head.
+#[derive(Clone, Copy)]
+pub(super) struct Band {
+    span: usize,
+    /// They are not: the span's keys are shared out.
+    is_ranged: bool,
+}
+
+/// A span whose keys are shared out.
+#[derive(Clone, Copy)]
+pub(super) struct Ranged {
+    span: usize,
+    /// The number of its first task; it has as many as heads times ranges.
+    first_task: usize,
+    n_ranges: usize,
+    range_len: usize,
+}
+
+impl Lists {
+    /// How the attention of a layer is shared out. What becomes of a span depends on nothing but itself and the team.
+    fn list_bands(&mut self, spans: &[Span<'_>], (heads, group, window): (usize, usize, usize), workers: usize) {
+        self.cuts.clear();
+        self.bands.clear();
+        self.ranged.clear();
+        self.cuts.push(0);
+        let mut n_tasks = 0;
+        for (number, &Span { first, n, position, .. }) in spans.iter().enumerate() {
+            let (n_rows, first_key) = (n * group, (position + 1).saturating_sub(window) / PAGE_TOKENS * PAGE_TOKENS);
+            let (n_ranges, range_len) = key_ranges(position + n - first_key, n_rows);
+            if n_rows <= QUERY_ROWS_MAX && n_ranges > 1 {
+                self.ranged.push(Ranged { span: number, first_task: n_tasks, n_ranges, range_len });
+                n_tasks += heads * n_ranges;
+                self.cuts.push((first + n) as u32);
+                self.bands.push(Band { span: number, is_ranged: true });
+                continue;
+            }
+            // As many rows at once as a call takes; half of them where that leaves too few blocks to share out evenly.
+            let (fewest, most) = (n.div_ceil(QUERY_ROWS_MAX / group), n.div_ceil((QUERY_ROWS_MAX / 2 / group).max(1)));
+            let band = n.div_ceil((4 * workers).div_ceil(heads).clamp(fewest, most));
+            for start in (0..n).step_by(band) {
+                self.cuts.push((first + n.min(start + band)) as u32);
+                self.bands.push(Band { span: number, is_ranged: false });
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Q, K and V: projection, norms, rotation, and the way into the cache.
 
-use super::{Buffers, Config, HEAD_DIM_MAX, Pass, Sizes, Weight, multiply, padded, share};
+use super::{Buffers, Config, HEAD_DIM_MAX, PAGE_TOKENS, Pass, Sizes, Span, Weight, multiply, padded, share};
 use crate::bytes;
 use crate::kernels::Grid;
 use crate::model::rope::Rope;
@@ -73,12 +73,12 @@ impl<'a> Rotation<'a> {
         rotations.collect()
     }
 
-    /// Of the `n` positions from `first` on.
-    fn turn_to(&mut self, first: usize, n: usize) {
+    /// Of the positions of one sequence's tokens.
+    fn turn_to(&mut self, span: &Span<'_>) {
         let half = self.frequencies.len();
         let rows = self.cos.chunks_exact_mut(half).zip(self.sin.chunks_exact_mut(half));
-        for (t, (cos, sin)) in rows.take(n).enumerate() {
-            let position = (first + t) as f64;
+        for (t, (cos, sin)) in rows.skip(span.first).take(span.n).enumerate() {
+            let position = (span.position + t) as f64;
             for ((cos, sin), frequency) in cos.iter_mut().zip(sin).zip(self.frequencies.iter()) {
                 let (s, c) = (position * frequency).sin_cos();
                 (*cos, *sin) = ((c * self.magnitude) as f32, (s * self.magnitude) as f32);
@@ -88,11 +88,13 @@ impl<'a> Rotation<'a> {
 }
 
 impl Pass<'_, '_> {
-    /// Cosines and sines of every token's position.
-    pub fn rotate(&mut self) {
+    /// Finds every token's place: cosines and sines of its position, and its page.
+    pub fn locate(&mut self) {
+        assert!(self.spans.iter().map(|span| span.n).sum::<usize>() == self.tokens.len());
         for rotation in &mut self.buffers.rotations {
-            rotation.turn_to(self.position, self.tokens.len());
+            self.spans.iter().for_each(|span| rotation.turn_to(span));
         }
+        self.buffers.lists.list_writes(self.spans);
     }
 
     /// Q, K and V of the normed stream.
@@ -125,7 +127,7 @@ impl Pass<'_, '_> {
     pub fn prepare_heads(&mut self, layer: usize, steps: &HeadSteps<'_>) {
         let (n, d, half) = (self.tokens.len(), self.config.head_dim, self.config.rope.dim / 2);
         let (n_heads, n_kv_heads, group) = (self.config.n_heads, self.config.n_kv_heads, self.config.group());
-        let (position, kernels) = (self.position, self.kernels);
+        let (spans, kernels) = (self.spans, self.kernels);
         let (eps, region) = (self.config.norm_eps, self.region);
         let bias = |i: usize| steps.biases.map(|biases| biases[i].values(region));
         let [q_bias, k_bias, v_bias] = [bias(0), bias(1), bias(2)];
@@ -136,9 +138,9 @@ impl Pass<'_, '_> {
                 *x += b;
             }
         };
-        let windowed = self.config.window_of(layer) != usize::MAX;
-        let Buffers { q, k, v, rotations, .. } = &mut *self.buffers;
-        let Rotation { cos, sin, .. } = &rotations[usize::from(windowed)];
+        let cache = self.kv.layer_mut(layer);
+        let Buffers { q, k, v, rotations, lists, .. } = &mut *self.buffers;
+        let Rotation { cos, sin, .. } = &rotations[cache.reach as usize];
         let (k, v) = (&**k, &**v);
         let turn = |head: &[f32], norm: Option<&[f32]>, token: usize, out: &mut [f32]| {
             match norm {
@@ -153,60 +155,48 @@ impl Pass<'_, '_> {
         };
         let turned = Grid::new(q, (n, n_heads * d, padded(n_heads * d)), (PANEL_ROWS, group * d));
         let width = padded(n_kv_heads * d);
-        let cache = self.kv.layer_mut(layer, self.config);
         let kv_type = cache.kv_type;
-        let (row_bytes, panel_bytes, head_bytes) =
-            (kv_type.row_bytes(d), kv_type.panel_bytes(d), cache.slots * kv_type.row_bytes(d));
-        // Positions before the ring is full, and those that begin it again.
-        let end = position + n;
-        let full = end.min((position / cache.slots + 1) * cache.slots);
-        for span in [position..full, full..end] {
-            if span.is_empty() {
-                continue;
+        let (row_bytes, panel_bytes) = (kv_type.row_bytes(d), kv_type.panel_bytes(d));
+        let half_bytes = PAGE_TOKENS * row_bytes;
+        // K or V of one head and page at a time: tokens of one panel share cache lines.
+        let (picks, writes) = (&lists.picks[cache.reach as usize], &lists.writes[cache.reach as usize]);
+        let cached = Grid::picked(cache.bytes, cache.page_bytes, picks, half_bytes);
+        share(self.team, n, &|_| {
+            let (mut raw, mut ready) = ([0f32; HEAD_DIM_MAX], [0f32; HEAD_DIM_MAX]);
+            let (raw, ready) = (&mut raw[..d], &mut ready[..d]);
+            while let Some(mut block) = cached.next() {
+                let half = block.col0 / half_bytes;
+                let (head, is_value) = (half / 2, half % 2 == 1);
+                let write = writes[block.band];
+                let (span, start) = (&spans[write.span as usize], write.index as usize * PAGE_TOKENS);
+                let positions = span.position.max(start)..(span.position + span.n).min(start + PAGE_TOKENS);
+                for at in positions {
+                    let token = span.first + at - span.position;
+                    let from = token * width + head * d;
+                    let at = at - start;
+                    if is_value {
+                        raw.copy_from_slice(&v[from..][..d]);
+                        add_bias(raw, v_bias, head * d);
+                        kernels.store_value(kv_type, raw, &mut block.row(0)[at * row_bytes..][..row_bytes]);
+                    } else {
+                        raw.copy_from_slice(&k[from..][..d]);
+                        add_bias(raw, k_bias, head * d);
+                        turn(raw, k_norm, token, ready);
+                        let panel = &mut block.row(0)[at / PANEL_ROWS * panel_bytes..][..panel_bytes];
+                        kernels.store_key(kv_type, ready, panel, at % PANEL_ROWS);
+                    }
+                }
             }
-            // K and V of the heads in turn, in blocks of whole panels: tokens of one panel share cache lines.
-            let panels = span.start / PANEL_ROWS..span.end.div_ceil(PANEL_ROWS);
-            let first_slot = panels.start * PANEL_ROWS % cache.slots;
-            let cached = Grid::new(
-                &mut cache.bytes[first_slot * row_bytes..],
-                (2 * n_kv_heads, panels.len() * panel_bytes, head_bytes),
-                (1, 4 * panel_bytes),
-            );
-            share(self.team, n, &|_| {
-                let (mut raw, mut ready) = ([0f32; HEAD_DIM_MAX], [0f32; HEAD_DIM_MAX]);
-                let (raw, ready) = (&mut raw[..d], &mut ready[..d]);
-                while let Some(mut block) = cached.next() {
-                    let (head, is_value) = (block.row0 / 2, block.row0 % 2 == 1);
-                    let first = panels.start * PANEL_ROWS + block.col0 / panel_bytes * PANEL_ROWS;
-                    for (i, panel) in block.row(0).chunks_exact_mut(panel_bytes).enumerate() {
-                        let positions = first + i * PANEL_ROWS..first + (i + 1) * PANEL_ROWS;
-                        for at in positions.start.max(span.start)..positions.end.min(span.end) {
-                            let (token, lane) = (at - position, at % PANEL_ROWS);
-                            let from = token * width + head * d;
-                            if is_value {
-                                raw.copy_from_slice(&v[from..][..d]);
-                                add_bias(raw, v_bias, head * d);
-                                kernels.store_value(kv_type, raw, &mut panel[lane * row_bytes..][..row_bytes]);
-                            } else {
-                                raw.copy_from_slice(&k[from..][..d]);
-                                add_bias(raw, k_bias, head * d);
-                                turn(raw, k_norm, token, ready);
-                                kernels.store_key(kv_type, ready, panel, lane);
-                            }
-                        }
+            while let Some(mut block) = turned.next() {
+                for t in 0..block.rows {
+                    let (token, col0) = (block.row0 + t, block.col0);
+                    for (h, head) in block.row(t).chunks_exact_mut(d).enumerate() {
+                        raw.copy_from_slice(head);
+                        add_bias(raw, q_bias, col0 + h * d);
+                        turn(raw, q_norm, token, head);
                     }
                 }
-                while let Some(mut block) = turned.next() {
-                    for t in 0..block.rows {
-                        let (token, col0) = (block.row0 + t, block.col0);
-                        for (h, head) in block.row(t).chunks_exact_mut(d).enumerate() {
-                            raw.copy_from_slice(head);
-                            add_bias(raw, q_bias, col0 + h * d);
-                            turn(raw, q_norm, token, head);
-                        }
-                    }
-                }
-            });
-        }
+            }
+        });
     }
 }

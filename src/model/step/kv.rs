@@ -1,77 +1,120 @@
-//! The KV cache of all layers.
+//! The KV cache of all layers, in pages.
+//!
+//! A page is [`PAGE_TOKENS`] positions of one sequence in all layers of one [`Reach`]. Which sequence has which page is not
+//! known here: a [`Span`](super::Span) brings its tables along.
 
 use super::{Config, Sizes};
-use crate::kernels::{KvType, ring_slots};
+use crate::kernels::{KEY_TILE, KvType};
 use crate::model::error::ModelError;
 use crate::quant::GROUP;
 
-/// The KV cache: layer after layer, `[n_kv_heads]{K, V}` of as many slots as the layer's tokens see.
+/// Positions of a page.
+pub const PAGE_TOKENS: usize = KEY_TILE;
+
+/// Which positions a layer's tokens see. The layers of each kind have pages of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// All before them.
+    All = 0,
+    /// Those of a sliding window.
+    Window = 1,
+}
+
+impl Reach {
+    /// Both.
+    pub const BOTH: [Reach; 2] = [Reach::All, Reach::Window];
+
+    /// Of a layer.
+    pub fn of(config: &Config, layer: usize) -> Reach {
+        if config.window_of(layer) == usize::MAX { Reach::All } else { Reach::Window }
+    }
+}
+
+/// The KV cache: layer after layer, `[n_pages][n_kv_heads]{K, V}`.
 pub struct Kv<'a> {
     bytes: &'a mut [u8],
     kv_type: KvType,
+    page_bytes: usize,
     layers: Vec<Place>,
+    n_pages: [usize; 2],
 }
 
-/// Where a layer's cache is.
+/// Where a layer's pages are.
 #[derive(Clone, Copy)]
 struct Place {
     start: usize,
-    slots: usize,
+    reach: Reach,
 }
 
-/// The cache of one layer.
+/// The pages of one layer.
 pub(super) struct Cache<B> {
-    /// `[n_kv_heads]{K, V}`.
+    /// `[n_pages][n_kv_heads]{K, V}`.
     pub bytes: B,
-    /// Positions that K or V of a head have room for.
-    pub slots: usize,
+    pub page_bytes: usize,
     pub kv_type: KvType,
+    pub reach: Reach,
 }
 
 impl<'a> Kv<'a> {
     /// Lays the cache out in the first [`kv_bytes`] of `bytes`.
     pub fn new(bytes: &'a mut [u8], config: &Config, sizes: &Sizes) -> Kv<'a> {
+        let page_bytes = page_bytes(config, sizes.kv_type);
+        let n_pages = page_counts(config, sizes);
         let mut start = 0;
         let layers = (0..config.n_layers).map(|layer| {
-            let slots = slots(config, sizes, layer);
-            let place = Place { start, slots };
-            start += 2 * config.n_kv_heads * slots * sizes.kv_type.row_bytes(config.head_dim);
+            let place = Place { start, reach: Reach::of(config, layer) };
+            start += n_pages[place.reach as usize] * page_bytes;
             place
         });
-        Kv { layers: layers.collect(), bytes, kv_type: sizes.kv_type }
+        Kv { layers: layers.collect(), bytes, kv_type: sizes.kv_type, page_bytes, n_pages }
     }
 
-    pub(super) fn layer(&self, layer: usize, config: &Config) -> Cache<&[u8]> {
-        let Place { start, slots } = self.layers[layer];
-        let n_bytes = 2 * config.n_kv_heads * slots * self.kv_type.row_bytes(config.head_dim);
-        Cache { bytes: &self.bytes[start..][..n_bytes], slots, kv_type: self.kv_type }
+    pub(super) fn layer(&self, layer: usize) -> Cache<&[u8]> {
+        let Place { start, reach } = self.layers[layer];
+        let Kv { page_bytes, kv_type, n_pages, .. } = *self;
+        Cache { bytes: &self.bytes[start..][..n_pages[reach as usize] * page_bytes], page_bytes, kv_type, reach }
     }
 
-    pub(super) fn layer_mut(&mut self, layer: usize, config: &Config) -> Cache<&mut [u8]> {
-        let Place { start, slots } = self.layers[layer];
-        let n_bytes = 2 * config.n_kv_heads * slots * self.kv_type.row_bytes(config.head_dim);
-        Cache { bytes: &mut self.bytes[start..][..n_bytes], slots, kv_type: self.kv_type }
+    pub(super) fn layer_mut(&mut self, layer: usize) -> Cache<&mut [u8]> {
+        let Place { start, reach } = self.layers[layer];
+        let Kv { page_bytes, kv_type, n_pages, .. } = *self;
+        Cache { bytes: &mut self.bytes[start..][..n_pages[reach as usize] * page_bytes], page_bytes, kv_type, reach }
     }
 
-    /// Whether tokens that continue after the first `position`, of `written` that once were there, find all they see.
-    pub fn holds(&self, position: usize, written: usize, config: &Config) -> bool {
-        self.layers.iter().enumerate().all(|(layer, place)| {
-            let seen_from = (position + 1).saturating_sub(config.window_of(layer));
-            position == 0 || seen_from + place.slots >= written
-        })
+    /// Pages there are for each [`Reach`].
+    pub fn n_pages(&self) -> [usize; 2] {
+        self.n_pages
     }
 }
 
-/// Positions that a layer keeps.
-fn slots(config: &Config, sizes: &Sizes, layer: usize) -> usize {
-    ring_slots(sizes.ctx, config.window_of(layer), sizes.n_batch)
+/// Pages of layers with a window that one sequence has at most: those of the window of a pass's first token and of the
+/// pass, wherever in a page they begin.
+pub fn window_pages(config: &Config, sizes: &Sizes) -> usize {
+    let Some(window) = &config.window else { return 0 };
+    let positions = (window.len - 1).saturating_add(sizes.n_batch);
+    let straddled = positions.saturating_add(PAGE_TOKENS - 2) / PAGE_TOKENS + 1;
+    straddled.min(sizes.ctx.div_ceil(PAGE_TOKENS))
+}
+
+/// Pages of each [`Reach`]: those of all positions; and of windows what every sequence needs, and once more, so that
+/// prefixes stay while all are busy.
+pub fn page_counts(config: &Config, sizes: &Sizes) -> [usize; 2] {
+    let sequences = if sizes.sequences > 1 { sizes.sequences + 1 } else { 1 };
+    [sizes.kv_tokens.div_ceil(PAGE_TOKENS), sequences * window_pages(config, sizes)]
+}
+
+/// Bytes of one page of one layer.
+fn page_bytes(config: &Config, kv_type: KvType) -> usize {
+    2 * config.n_kv_heads * PAGE_TOKENS * kv_type.row_bytes(config.head_dim)
 }
 
 /// Bytes of the KV cache; `None` if the product overflows.
 pub fn kv_bytes(config: &Config, sizes: &Sizes) -> Option<u64> {
-    let slot = (2 * config.n_kv_heads * sizes.kv_type.row_bytes(config.head_dim)) as u64;
-    (0..config.n_layers)
-        .try_fold(0u64, |sum, layer| sum.checked_add((slots(config, sizes, layer) as u64).checked_mul(slot)?))
+    let (page_bytes, n_pages) = (page_bytes(config, sizes.kv_type) as u64, page_counts(config, sizes));
+    (0..config.n_layers).try_fold(0u64, |sum, layer| {
+        let n_pages = n_pages[Reach::of(config, layer) as usize] as u64;
+        sum.checked_add(n_pages.checked_mul(page_bytes)?)
+    })
 }
 
 /// Whether the cache type suits the model.

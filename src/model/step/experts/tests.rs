@@ -251,7 +251,16 @@ fn run(
         ctx_train: 16,
     };
     let tile = Tile { k_cols: 256, ..Tile::default() };
-    let sizes = Sizes { n_batch: n, n_logits: 1, ctx: 16, kv_type: KvType::F16, workers: team.size(), tile };
+    let sizes = Sizes {
+        n_batch: n,
+        n_logits: 1,
+        ctx: 16,
+        sequences: 1,
+        kv_tokens: 16,
+        kv_type: KvType::F16,
+        workers: team.size(),
+        tile,
+    };
     let mut words = vec![f64::NAN; scratch_bytes(&config, 16, &sizes).unwrap().div_ceil(8) as usize];
     let mut buffers = Buffers::carve(bytes::words_as_bytes(&mut words), &config, 16, &sizes, None);
     let layout = ActLayout::new(E);
@@ -269,7 +278,7 @@ fn run(
         buffers: &mut buffers,
         kv: &mut Kv::new(&mut [], &config, &sizes),
         tokens: &ids,
-        position: 0,
+        spans: &[],
         attention_time: None,
         rows: None,
     };

@@ -1,0 +1,80 @@
+//! What one sequence and many have in common: a model in its regions, and a pass over its weights.
+
+use std::time::Duration;
+
+use super::EngineError;
+use crate::kernels::{Kernels, Team};
+use crate::load::rows::Rows;
+use crate::model::step::scratch_bytes;
+use crate::model::{Buffers, Kv, Model, Pass, Sizes, Span};
+
+/// A model that is ready to run.
+pub(super) struct Core<'a> {
+    pub model: &'a Model,
+    pub kernels: &'a Kernels,
+    pub team: &'a dyn Team,
+    pub region: &'a [u8],
+    pub buffers: Buffers<'a>,
+    pub kv: Kv<'a>,
+    pub sizes: Sizes,
+    pub attention_time: Option<Duration>,
+    pub rows: Option<Rows>,
+}
+
+impl<'a> Core<'a> {
+    /// Over loaded regions, and what is left of scratch; `sizes` are those the regions were planned with.
+    pub fn new(
+        model: &'a Model,
+        kernels: &'a Kernels,
+        team: &'a dyn Team,
+        sizes: Sizes,
+        (weights, kv, scratch): (&'a [u8], &'a mut [u8], &'a mut [u8]),
+    ) -> (Core<'a>, &'a mut [u8]) {
+        assert_eq!(team.size(), sizes.workers);
+        let factors = model
+            .weights
+            .rope_factors
+            .as_ref()
+            .map(|factors| factors.of(sizes.ctx, model.config.rope.ctx_original).values(weights));
+        let n_vocab = model.weights.n_vocab();
+        let need = scratch_bytes(&model.config, n_vocab, &sizes).expect("the sizes have been planned");
+        let (scratch, spare) = scratch.split_at_mut(need as usize);
+        let buffers = Buffers::carve(scratch, &model.config, n_vocab, &sizes, factors);
+        let kv = Kv::new(kv, &model.config, &sizes);
+        let region = weights;
+        let core = Core { model, kernels, team, region, buffers, kv, sizes, attention_time: None, rows: None };
+        (core, spare)
+    }
+
+    /// One pass over the weights; `finish` sees the hidden states of its tokens.
+    ///
+    /// # Errors
+    /// [`EngineError::Embedding`]; the pass has then done nothing that counts.
+    pub fn pass(
+        &mut self,
+        tokens: &[u32],
+        spans: &[Span<'_>],
+        finish: impl FnOnce(&mut Pass<'_, 'a>, &Model),
+    ) -> Result<(), EngineError> {
+        let mut failure = None;
+        let mut pass = Pass {
+            config: &self.model.config,
+            region: self.region,
+            kernels: self.kernels,
+            team: self.team,
+            tile: self.sizes.tile,
+            buffers: &mut self.buffers,
+            kv: &mut self.kv,
+            tokens,
+            spans,
+            attention_time: self.attention_time.as_mut(),
+            rows: self.rows.as_ref().map(|rows| (rows, &mut failure)),
+        };
+        self.model.forward(&mut pass);
+        if let Some((_, Some(error))) = pass.rows {
+            return Err(EngineError::Embedding(*error));
+        }
+        finish(&mut pass, self.model);
+        Ok(())
+    }
+}
