@@ -80,9 +80,9 @@ pub fn open(model: Option<&str>) -> Result<ModelFiles> {
 
 /// The sizes of the board, or what this CPU and its L1d suggest.
 pub fn tile(settings: &Settings) -> Tile {
-    // 32 rows of k_cols int8 in half of L1d: their scales and the activations take as much. (Zen 4, Q4_K_M: 67 % of the
-    // peak with half, 66 with three quarters, 62 to 66 with the whole.)
-    let from_cache = settings.topology.l1d_bytes as usize / 2 / 32;
+    // 32 rows of k_cols int8 in three quarters of L1d; their scales and the activations take the rest. (Zen 4, Q4_K and
+    // Q8_0: 1 to 4 points of the peak above half of it.)
+    let from_cache = settings.topology.l1d_bytes as usize * 3 / 4 / 32;
     let k_cols = settings.tile.k_bytes.map_or(from_cache, |k| k as usize);
     let mut tile = Tile::default();
     if k_cols > 0 {

@@ -94,6 +94,12 @@ impl Tile {
     }
 }
 
+/// Values from one row of a product's result to the next: whole panels, as the kernels write them, and an odd number of
+/// them, so that the rows of a stripe do not fall on the same cache sets.
+pub const fn row_stride(rows: usize) -> usize {
+    (rows.div_ceil(PANEL_ROWS) | 1) * PANEL_ROWS
+}
+
 /// Tokens up to which weights are streamed through registers instead of being unpacked into a tile.
 pub const STREAM_TOKENS_MAX: usize = 8;
 
@@ -159,15 +165,16 @@ impl Kernels {
         self.stripe_rows
     }
 
-    /// How the result `[n_tokens, width]` of a product is shared out among `workers`, one stretch of panels each. A block is
+    /// How the result `[n_tokens, row_stride(rows)]` of a product is shared out among `workers`, one stretch of panels each. A block is
     /// some panels: in decode a straight stream, in prefill stripes that share what activations are in L2; but few enough
     /// that workers finish together.
-    pub fn share<'a>(&self, out: &'a mut [f32], n_tokens: usize, width: usize, workers: usize) -> Grid<'a, f32> {
+    pub fn share<'a>(&self, out: &'a mut [f32], n_tokens: usize, rows: usize, workers: usize) -> Grid<'a, f32> {
+        let width = rows.next_multiple_of(PANEL_ROWS);
         let block = match n_tokens <= STREAM_TOKENS_MAX {
             true => (width / PANEL_ROWS / (workers * 16)).clamp(1, 8) * PANEL_ROWS,
             false => (width / self.stripe_rows / (workers * 4)).clamp(1, 8) * self.stripe_rows,
         };
-        Grid::new(out, (n_tokens, width, width), (n_tokens.max(1), block)).in_parts(workers)
+        Grid::new(out, (n_tokens, width, row_stride(rows)), (n_tokens.max(1), block)).in_parts(workers)
     }
 
     /// The form of activations that `n_tokens` must have to meet weights of this type.
@@ -636,7 +643,7 @@ tier!(
     unsafe { x86_64::avx512::Avx512::<false>::assume() },
     ["avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "avx2", "fma", "f16c"],
     V = 2,
-    N = 6,
+    N = 4,
     NS = 4,
     NF = 12
 );

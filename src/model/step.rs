@@ -16,7 +16,7 @@ use super::config::{Config, HEAD_DIM_MAX};
 use super::weights::{Form, Gated, Weight};
 use crate::bytes;
 use crate::kernels::{
-    ActLayout, ActType, Acts, Grid, Kernels, KvType, Matrix, Team, Tile, attend_scratch, partials_len,
+    ActLayout, ActType, Acts, Grid, Kernels, KvType, Matrix, Team, Tile, attend_scratch, partials_len, row_stride,
 };
 use crate::load::rows::{RowError, Rows};
 use crate::quant::PANEL_ROWS;
@@ -51,8 +51,9 @@ pub struct Sizes {
     pub tile: Tile,
 }
 
+/// Values from row to row of a buffer of `n` values a row.
 fn padded(n: usize) -> usize {
-    n.next_multiple_of(PANEL_ROWS)
+    row_stride(n)
 }
 
 /// Bytes of each buffer, in the order of [`Buffers`].
@@ -473,7 +474,7 @@ fn multiply<const N: usize>(
     let cols = products[0].0.cols;
     let layout = ActLayout::new(cols);
     let kinds: [ActType; N] = std::array::from_fn(|i| kernels.act_type(products[i].0.ty, n));
-    let jobs = products.map(|(w, out)| (w, kernels.share(out, n, padded(w.rows), team.size())));
+    let jobs = products.map(|(w, out)| (w, kernels.share(out, n, w.rows, team.size())));
     for kind in ActType::ALL {
         if !kinds.contains(&kind) {
             continue;

@@ -14,7 +14,7 @@ use crate::boot;
 use crate::bytes;
 use crate::engine::pool::Pool;
 use crate::error::{Error, Result};
-use crate::kernels::{ActLayout, Acts, Kernels, Matrix, STREAM_TOKENS_MAX, Team, Tile};
+use crate::kernels::{ActLayout, Acts, Kernels, Matrix, STREAM_TOKENS_MAX, Team, Tile, row_stride};
 use crate::memory::{Arena, Plan, RegionName};
 use crate::quant::{PANEL_ROWS, WeightType};
 
@@ -175,7 +175,7 @@ fn rounds(
     let case = |&n_tokens: &usize| Case {
         n_tokens,
         records: records(bed.kernels, of.ty, layout, n_tokens),
-        result: vec![0f32; n_tokens * of.rows],
+        result: vec![0f32; n_tokens * row_stride(of.rows)],
         cached: Vec::new(),
         streamed: Vec::new(),
     };

@@ -326,7 +326,7 @@ fn multiply_groups<const N: usize>(
     weights: [&Weight; N],
     out: &mut [f32],
 ) {
-    let (cols, width) = (weights[0].cols, padded(weights[0].rows));
+    let (cols, width) = (weights[0].cols, weights[0].rows.next_multiple_of(PANEL_ROWS));
     let layout = ActLayout::new(cols);
     let record_bytes = layout.bytes();
     let sizes = || groups.cuts.windows(2).map(|cut| (cut[1] - cut[0]) as usize);
@@ -352,7 +352,7 @@ fn multiply_groups<const N: usize>(
         let records = &*records;
         // A record's f32 values come first, whatever was made of them follows.
         let needed = if kind == ActType::F32 { 0..cols * 4 } else { cols * 4..record_bytes };
-        let grid = Grid::grouped(out, (width, width), (groups.cuts, N), stripe).in_parts(team.size());
+        let grid = Grid::grouped(out, (width, padded(width)), (groups.cuts, N), stripe).in_parts(team.size());
         team.drain(&|worker| {
             let Ok(mut scratch) = workers[worker].lock() else { return };
             let WorkerScratch { kernels: tile_scratch, gathered } = &mut *scratch;
