@@ -52,6 +52,9 @@ pub struct Ahead {
 }
 
 impl Ahead {
+    /// Nothing is asked for.
+    pub const NONE: Ahead = Ahead { l1_bytes: 0, l2_bytes: 0 };
+
     /// What suits this CPU.
     ///
     /// Measured with Q4_K as shares of the best read loop. Zen 4, two workers, whose own prefetcher does best alone on a
@@ -64,7 +67,7 @@ impl Ahead {
         #[cfg(target_arch = "x86_64")]
         match x86_64::maker_and_family() {
             (maker, 0x1a..) if maker == *b"AuthenticAMD" => return Ahead { l1_bytes: 6144, l2_bytes: 0 },
-            (maker, _) if maker == *b"AuthenticAMD" => return Ahead { l1_bytes: 0, l2_bytes: 0 },
+            (maker, _) if maker == *b"AuthenticAMD" => return Ahead::NONE,
             _ => (),
         }
         Ahead { l1_bytes: 1024, l2_bytes: 32768 }
@@ -347,29 +350,6 @@ impl Kernels {
     }
 }
 
-/// Emits a tier's kernels for few tokens.
-macro_rules! streams {
-    ($token:expr, [$($feature:tt),*]) => {
-        macro_rules! stream {
-            ($name:ident, $kind:ident, $format:ty) => {
-                $(#[target_feature(enable = $feature)])*
-                fn $name(w: &Matrix<'_>, acts: &Acts<'_>, out: &mut Block<'_, f32>, accumulate: bool, ahead: Ahead) {
-                    $kind::stream::<_, $format>($token, w, acts, out, accumulate, ahead);
-                }
-            };
-        }
-        stream!(stream_f32, float, F32);
-        stream!(stream_f16, float, F16);
-        stream!(stream_bf16, float, Bf16);
-        stream!(stream_q8_0, int, Q8_0);
-        stream!(stream_q4_0, int, Q4_0);
-        stream!(stream_q4k, int, Q4K);
-        stream!(stream_q6k, int, Q6K);
-        const STREAM: [StreamFn; OWN_TYPES] =
-            [stream_f32, stream_f16, stream_bf16, stream_q8_0, stream_q4_0, stream_q4k, stream_q6k];
-    };
-}
-
 /// Emits one tier: the probe, the entry points with the very same feature list, and the table. `V` vectors of rows and
 /// `N` tokens are the register block of integer prefill, `NS` tokens where scales are integers (their sums take three
 /// registers where the others take two), `NF` tokens that of float prefill. A tier that extends another names what it
@@ -395,10 +375,24 @@ macro_rules! tier {
 
             const STRIPE_ROWS: usize = $v * <$simd as super::simd::Simd>::LANES;
 
-            streams!($token, [$($feature),*]);
+            macro_rules! stream {
+                ($name:ident, $kind:ident, $format:ty) => {
+                    $(#[target_feature(enable = $feature)])*
+                    fn $name(w: &Matrix<'_>, acts: &Acts<'_>, out: &mut Block<'_, f32>, accumulate: bool, ahead: Ahead) {
+                        $kind::stream::<_, $format>($token, w, acts, out, accumulate, ahead);
+                    }
+                };
+            }
+            stream!(stream_f32, float, F32);
+            stream!(stream_f16, float, F16);
+            stream!(stream_bf16, float, Bf16);
+            stream!(stream_q8_0, int, Q8_0);
+            stream!(stream_q4_0, int, Q4_0);
+            stream!(stream_q4k, int, Q4K);
+            stream!(stream_q6k, int, Q6K);
 
             macro_rules! tiled {
-                ($name:ident, $kind:ident, $format:ty, $tokens:literal) => {
+                ($name:ident, $few:ident, $kind:ident, $format:ty, $tokens:literal) => {
                     $(#[target_feature(enable = $feature)])*
                     fn $name(
                         w: &Matrix<'_>,
@@ -407,6 +401,9 @@ macro_rules! tier {
                         accumulate: bool,
                         tile: (&mut [u8], usize),
                     ) {
+                        if !<$simd as super::simd::Simd>::TILES {
+                            return $few(w, acts, out, accumulate, Ahead::NONE);
+                        }
                         let (scratch, k_cols) = tile;
                         let (whole, cols) = (out.cols / STRIPE_ROWS * STRIPE_ROWS, out.cols);
                         let tile = (&mut *scratch, k_cols);
@@ -420,13 +417,13 @@ macro_rules! tier {
                     }
                 };
             }
-            tiled!(tiled_f32, float, F32, $nf);
-            tiled!(tiled_f16, float, F16, $nf);
-            tiled!(tiled_bf16, float, Bf16, $nf);
-            tiled!(tiled_q8_0, int, Q8_0, $n);
-            tiled!(tiled_q4_0, int, Q4_0, $n);
-            tiled!(tiled_q4k, int, Q4K, $ns);
-            tiled!(tiled_q6k, int, Q6K, $ns);
+            tiled!(tiled_f32, stream_f32, float, F32, $nf);
+            tiled!(tiled_f16, stream_f16, float, F16, $nf);
+            tiled!(tiled_bf16, stream_bf16, float, Bf16, $nf);
+            tiled!(tiled_q8_0, stream_q8_0, int, Q8_0, $n);
+            tiled!(tiled_q4_0, stream_q4_0, int, Q4_0, $n);
+            tiled!(tiled_q4k, stream_q4k, int, Q4K, $ns);
+            tiled!(tiled_q6k, stream_q6k, int, Q6K, $ns);
 
             macro_rules! unpack {
                 ($format:ident) => {{
@@ -574,7 +571,7 @@ macro_rules! tier {
 
             pub const TABLE: Kernels = Kernels {
                 tier: $tier,
-                stream: STREAM,
+                stream: [stream_f32, stream_f16, stream_bf16, stream_q8_0, stream_q4_0, stream_q4k, stream_q6k],
                 tiled: [tiled_f32, tiled_f16, tiled_bf16, tiled_q8_0, tiled_q4_0, tiled_q4k, tiled_q6k],
                 unpack: UNPACK,
                 scaled: [[scaled_32, scaled_32_mins], [scaled_16, scaled_16_mins]],
@@ -651,8 +648,7 @@ tier!(
 /// The avx512 tier with bf16 dot products.
 #[cfg(target_arch = "x86_64")]
 mod avx512bf16 {
-    use super::formats::*;
-    use super::matmul::{float, int};
+    use super::matmul::float;
     use super::*;
 
     pub const FEATURES: &str = "avx512f avx512bw avx512dq avx512vl avx512vnni avx512bf16 avx2 fma f16c ";
@@ -678,12 +674,6 @@ mod avx512bf16 {
         }
     }
 
-    streams!(
-        // SAFETY: as above.
-        unsafe { x86_64::avx512::Avx512::<true>::assume() },
-        ["avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "avx512bf16", "avx2", "fma", "f16c"]
-    );
-
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
     fn bf16_dots(rounds: usize) -> u64 {
         // SAFETY: as above.
@@ -694,7 +684,6 @@ mod avx512bf16 {
         let mut table = avx512::TABLE;
         table.bf16_dots = Some(bf16_dots);
         table.tier = Tier::Avx512Bf16;
-        table.stream = STREAM;
         table.tiled[WeightType::BF16 as usize] = tiled_bf16;
         table.bf16_acts = ActType::Bf16;
         table
