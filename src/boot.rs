@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::cli::settings::Settings;
 use crate::engine::pool::Pool;
-use crate::engine::{Engine, SLOTS_MAX, scheduler_bytes};
+use crate::engine::{self, Engine, Identity, SLOTS_MAX, scheduler_bytes};
 use crate::error::{Error, Exit, Result};
 use crate::kernels::{self, Kernels, KvType, Tier, Tile};
 use crate::load::header::ModelFiles;
@@ -46,6 +46,7 @@ pub struct Prepared {
     pub plan: Plan,
     /// The kernels it will run on.
     pub kernels: &'static Kernels,
+    serving: Option<Serving>,
 }
 
 impl Prepared {
@@ -244,13 +245,13 @@ fn plan_of(known: Known, settings: &Settings) -> Result<Prepared> {
         return Err(Error::usage(format!("--ctx {wanted}: needs 1 to {CTX_MAX} tokens")));
     }
     let (sizes, plan) = known.plan(settings, wanted, kv_type)?;
-    let Known { files, model, kernels, .. } = known;
+    let Known { files, model, kernels, serving, .. } = known;
     let digests = settings.sha256.len();
     if digests > 0 && settings.model.is_some() && digests != files.len() {
         let text = format!("model.sha256 of the board file has {digests} checksums, the model {} files", files.len());
         return Err(Error::new(Exit::Board, text));
     }
-    Ok(Prepared { files, model, sizes, plan, kernels })
+    Ok(Prepared { files, model, sizes, plan, kernels, serving })
 }
 
 /// A loaded model, for as long as the command runs.
@@ -265,6 +266,8 @@ pub struct Running<'a> {
     pub pool: &'a Pool,
     /// How the load went.
     pub loaded: LoadReport,
+    /// What a saved prefix cache must be of; of [`prepare_serving`] alone.
+    pub identity: Option<Identity>,
 }
 
 /// How a load went.
@@ -286,7 +289,7 @@ pub fn run<T>(prepared: Prepared, settings: &Settings, work: impl FnOnce(Running
     if settings.verbose {
         log::set_max_level(log::LevelFilter::Info);
     }
-    let Prepared { files, model, sizes, plan, kernels } = prepared;
+    let Prepared { files, model, sizes, plan, kernels, serving } = prepared;
     let at_file = |e: Error| e.at(files.name());
     let begun = Instant::now();
     let resident = match &settings.resident {
@@ -362,11 +365,16 @@ pub fn run<T>(prepared: Prepared, settings: &Settings, work: impl FnOnce(Running
         sizes.workers
     );
     let rows = model.embedding_rows(&files)?;
+    let identity = serving.map(|_| {
+        let ids: Vec<u8> =
+            files.ids().flat_map(|id| [id.inode, id.bytes, id.modified_ns as u64]).flat_map(u64::to_le_bytes).collect();
+        engine::identity(&[files.header_bytes(), &ids, kernels.tier().name().as_bytes()])
+    });
     // The headers have been read into the vocabulary region; the heap copy is not needed any more.
     drop(files);
     let engine = Engine::new(&model, kernels, &pool, sizes, (weights, regions.kv, regions.scratch));
     let engine = engine.with_embedding_rows(rows);
-    work(Running { engine, tokenizer: &tokenizer, weights, pool: &pool, loaded })
+    work(Running { engine, tokenizer: &tokenizer, weights, pool: &pool, loaded, identity })
 }
 
 /// The NUMA nodes that pages are spread over; none on a box of one node, or where the board says so.

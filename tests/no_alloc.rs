@@ -6,10 +6,13 @@ mod common;
 
 use std::path::Path;
 
+use brim::engine::{Event, Request, Scheduler, Ticket};
 use brim::kernels;
+use brim::kernels::Kernels;
 use brim::model::Embedding;
+use brim::sampling::SamplingParams;
 use brim::sys::alloc;
-use common::engine::with_embedding;
+use common::engine::{for_scheduler, with_embedding};
 
 #[global_allocator]
 static ALLOCATOR: alloc::Counting = alloc::Counting;
@@ -46,5 +49,75 @@ fn main() {
             println!("no_alloc {kernels:?} {name:?}: 0 allocations in a prefill of 100 tokens and 64 decode steps");
         });
     }
+    for path in &models {
+        for kernels in kernels::available() {
+            n_cases += 1;
+            serve(path, kernels);
+        }
+    }
     println!("test result: ok. {} passed; 0 failed", n_cases);
+}
+
+/// Clients come and go on this thread, and the scheduler's rounds, the only ones that are counted, run between them: eight
+/// sequences at once with prompts that begin alike, of which some end, some are cancelled, some wait for masks or for pages.
+fn serve(path: &Path, kernels: &'static Kernels) {
+    for_scheduler(path, kernels, 8, 20 * 64, |engine| {
+        let (mut scheduler, handle) = Scheduler::new(engine, 16, vec![3]);
+        let mut tickets: Vec<Option<Ticket>> = Vec::new();
+        let (mut made, mut rounds, mut tokens) = (0, 0, 0);
+        let masks = vec![0xffff_0000u32; handle.limits().n_vocab.div_ceil(32)];
+        for i in 0..40u32 {
+            let prompt: Vec<u32> =
+                (0..130 + i % 7 * 20).map(|t| if t < 128 { t % 200 } else { (t * i) % 199 }).collect();
+            let sampling = SamplingParams {
+                temp: if i.is_multiple_of(3) { 0.0 } else { 1.0 },
+                presence_penalty: 0.5,
+                frequency_penalty: 0.5,
+                repeat_penalty: 1.1,
+                seed: u64::from(i),
+                ..SamplingParams::default()
+            };
+            let request = Request {
+                prompt,
+                max_tokens: 5 + i as usize % 30,
+                sampling,
+                logit_bias: vec![(5, 1.0), (6, -100.0)],
+                n_top_logprobs: i.is_multiple_of(2).then_some(20),
+                ignore_eos: i.is_multiple_of(4),
+                constraint: i.is_multiple_of(5),
+            };
+            tickets.extend(handle.submit(Box::new(request)).ok().map(Some));
+            for _ in 0..4 {
+                let before = alloc::calls();
+                scheduler.round();
+                made += alloc::calls() - before;
+                rounds += 1;
+            }
+            for (n, place) in tickets.iter_mut().enumerate() {
+                let Some(ticket) = place else { continue };
+                let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+                let mut is_over = n % 6 == 5 && i > n as u32 + 5;
+                while let std::task::Poll::Ready(Some(event)) = ticket.poll_event(&mut cx) {
+                    match event {
+                        Event::Started { .. } | Event::Step(_) => tokens += 1,
+                        Event::Finished(..) => is_over = true,
+                    }
+                }
+                if n % 5 == 0 && !is_over {
+                    ticket.set_mask(&masks);
+                }
+                if is_over {
+                    *place = None;
+                }
+            }
+        }
+        let stats = handle.stats();
+        let name = path.file_stem();
+        assert_eq!(made, 0, "{made} allocations of the scheduler on {kernels:?}, {name:?}");
+        assert!(tokens > 100 && stats.finished > 5 && stats.cancelled > 0 && stats.tokens_reused > 0, "{stats:?}");
+        println!(
+            "no_alloc {kernels:?} {name:?}: 0 allocations in {rounds} rounds, {} finished, {} cancelled, {} tokens reused",
+            stats.finished, stats.cancelled, stats.tokens_reused
+        );
+    });
 }

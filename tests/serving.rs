@@ -418,3 +418,80 @@ fn tokens_that_end_generation_do_and_the_same_seed_draws_the_same() {
         assert_ne!(draw(5, 0.0), draw(5, 2.0));
     });
 }
+
+#[test]
+fn a_saved_cache_is_there_again_and_a_damaged_one_is_refused_whole() {
+    let dir = Dir::new("serving-saved");
+    let file = dir.at("cache");
+    let file = Path::new(&file);
+    for name in ["qwen3-f32", "gemma3-f32"] {
+        let path = golden(name);
+        let id = brim::engine::identity(&[name.as_bytes()]);
+        // One request is served between `load` and `save`; returns the tokens that it found in the cache.
+        let once = |prompt: &[u32], cap: u64, id: &brim::engine::Identity| {
+            for_scheduler(&path, best(), SLOTS, SLOTS * 512, |engine| {
+                let (mut scheduler, handle) = Scheduler::new(engine, 8, Vec::new());
+                let loaded = scheduler.load_cache(file, id);
+                let ticket = handle.submit(greedy(prompt.to_vec(), 4)).unwrap();
+                while scheduler.round() {}
+                let answer = collect(ticket);
+                check_alone(&path, best(), prompt, &answer, NOISE);
+                let saved = scheduler.save_cache(file, cap, id).unwrap();
+                (loaded, answer.reused, saved)
+            })
+        };
+        let _ = std::fs::remove_file(file);
+        let (loaded, reused, saved) = once(&tokens(1, 400), u64::MAX, &id);
+        assert_eq!((loaded.unwrap(), reused, saved), (0, 0, 6));
+        let (loaded, reused, _) = once(&tokens(1, 400), u64::MAX, &id);
+        assert_eq!((loaded.unwrap(), reused), (6, 6 * PAGE));
+        let bytes = std::fs::read(file).unwrap();
+        let size = bytes.len() as u64;
+        // A cap is kept to the byte, and the beginning is what stays.
+        let (_, _, saved) = once(&tokens(1, 400), size, &id);
+        assert_eq!((saved, std::fs::metadata(file).unwrap().len()), (6, size));
+        let (_, _, saved) = once(&tokens(1, 400), size - 1, &id);
+        assert_eq!(saved, 5);
+        assert!(std::fs::metadata(file).unwrap().len() < size);
+        if name == "qwen3-f32" {
+            let (loaded, reused, _) = once(&tokens(1, 400), u64::MAX, &id);
+            assert_eq!((loaded.unwrap(), reused), (5, 5 * PAGE));
+        }
+        // Another model, torn at any place, a byte that is wrong anywhere, a byte too many.
+        std::fs::write(file, &bytes).unwrap();
+        let (loaded, reused, _) = once(&tokens(1, 400), u64::MAX, &[7; 32]);
+        assert!(matches!(loaded, Err(brim::engine::CacheError::Identity)) && reused == 0, "{loaded:?}");
+        let step = bytes.len() / 23;
+        for at in (0..bytes.len()).step_by(step) {
+            let mut wrong = bytes.clone();
+            wrong[at] ^= 0x10;
+            for damaged in [&bytes[..at], &wrong] {
+                std::fs::write(file, damaged).unwrap();
+                let (loaded, reused, _) = once(&tokens(1, 100), u64::MAX, &id);
+                assert!(loaded.is_err() && reused == 0, "{at}: {loaded:?}");
+            }
+        }
+        std::fs::write(file, [&bytes[..], &[0]].concat()).unwrap();
+        assert!(once(&tokens(1, 100), u64::MAX, &id).0.is_err());
+    }
+    // More than there is room for: what was used last.
+    let path = golden("qwen3-f32");
+    let id = [1; 32];
+    let _ = std::fs::remove_file(file);
+    let fill = |kv_tokens: usize, prompts: &[u32]| {
+        for_scheduler(&path, best(), 2, kv_tokens, |engine| {
+            let (mut scheduler, handle) = Scheduler::new(engine, 8, Vec::new());
+            let loaded = scheduler.load_cache(file, &id).unwrap();
+            let mut reused = Vec::new();
+            for &seed in prompts {
+                let ticket = handle.submit(greedy(tokens(seed, 200), 1)).unwrap();
+                while scheduler.round() {}
+                reused.push(collect(ticket).reused / PAGE);
+            }
+            scheduler.save_cache(file, u64::MAX, &id).unwrap();
+            (loaded, reused)
+        })
+    };
+    assert_eq!(fill(16 * PAGE, &[1, 2, 3, 4]), (0, vec![0; 4]));
+    assert_eq!(fill(8 * PAGE, &[4, 3]), (8, vec![3, 3]));
+}

@@ -230,6 +230,9 @@ Bench {
     /// repetitions
     #[argh(option, short = 'r', default = "3")]
     pub repeat: u32,
+    /// of model: so many sequences at once instead, e.g. 1,2,4,8; -p is then the prompt that comes in beside them
+    #[argh(option)]
+    pub streams: Option<String>,
     /// of load: also with the weights that a `brim hold` keeps, at its socket
     #[argh(option)]
     pub resident: Option<String>,

@@ -5,6 +5,7 @@ mod handle;
 mod pages;
 pub mod pool;
 mod request;
+mod saved;
 mod scheduler;
 
 use std::fmt;
@@ -23,6 +24,7 @@ pub use request::{
     Event, Finish, LOGIT_BIAS_MAX, Limits, QUEUE_MAX, Request, RequestError, SLOTS_MAX, Step, SubmitError,
     TOP_LOGPROBS_MAX, Timings,
 };
+pub use saved::{CacheError, Identity, identity};
 pub use scheduler::{Scheduler, scheduler_bytes};
 
 /// What a sequence cannot do.

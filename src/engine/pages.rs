@@ -265,7 +265,8 @@ impl<'a> Pages<'a> {
         table.first_window = table.first_window.min(table.len);
     }
 
-    fn page_tokens(&self, page: u32) -> &[u32] {
+    /// The tokens of a published page.
+    pub fn page_tokens(&self, page: u32) -> &[u32] {
         &self.tokens[page as usize * PAGE_TOKENS..][..PAGE_TOKENS]
     }
 
@@ -336,7 +337,7 @@ impl<'a> Pages<'a> {
     }
 
     /// A page is no longer found; without owners it is free.
-    fn withdraw(&mut self, page: u32) {
+    pub fn withdraw(&mut self, page: u32) {
         let Node { serial, parent, next, .. } = self.nodes[page as usize];
         if serial == ROOT {
             return;
@@ -354,6 +355,47 @@ impl<'a> Pages<'a> {
         }
         self.nodes[page as usize] = UNPUBLISHED;
         self.pools[0].withdraw(page);
+    }
+
+    /// Published pages without owners, the one that was given back last first.
+    pub fn idle_newest_first(&self) -> impl Iterator<Item = u32> + '_ {
+        let pool = &self.pools[0];
+        let step = |page: &u32| Some(pool.links[*page as usize][PREV]);
+        std::iter::successors(step(&pool.head()), step).take_while(|page| *page != pool.head())
+    }
+
+    /// What is known of a page.
+    pub fn node(&self, page: u32) -> Node {
+        self.nodes[page as usize]
+    }
+
+    /// A page for `tokens` after `parent`, published and owned, the page of windows that goes with it, if there is to be one,
+    /// and its serial; `None` if it is there already or there is no free page for it.
+    pub fn take_saved(&mut self, parent: u64, tokens: &[u32], has_window: bool) -> Option<(u32, u32, u64)> {
+        if self.find(parent, tokens).is_some() || self.pools[0].free.is_empty() {
+            return None;
+        }
+        let page = self.take(Reach::All)?;
+        self.insert(page, parent, tokens);
+        let mut window = NONE;
+        if has_window && let Some(free) = self.pools[1].free.pop() {
+            window = free;
+            // Published and without owners.
+            self.pools[1].push_idle(window);
+            (self.nodes[page as usize].window, self.window_of[window as usize]) = (window, page);
+        }
+        Some((page, window, self.nodes[page as usize].serial))
+    }
+
+    /// Ends the ownership that [`Pages::take_saved`] has begun.
+    pub fn give_back(&mut self, page: u32) {
+        let window = self.nodes[page as usize].window;
+        if window != NONE && self.pools[1].owners[window as usize] == 0 {
+            // As new as the page itself.
+            self.pools[1].unlink_idle(window);
+            self.pools[1].push_idle(window);
+        }
+        self.release(Reach::All, page);
     }
 
     /// Nothing of a table's pages is found any more.

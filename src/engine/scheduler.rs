@@ -30,8 +30,8 @@ const SHARED_CHUNK: usize = 4;
 
 /// Serves requests until it is told to stop.
 pub struct Scheduler<'a> {
-    core: Core<'a>,
-    pages: Pages<'a>,
+    pub(super) core: Core<'a>,
+    pub(super) pages: Pages<'a>,
     shared: Arc<Shared>,
     /// Tokens that end generation, sorted.
     ends: Vec<u32>,

@@ -8,6 +8,7 @@ mod kernels;
 mod load;
 mod memory;
 mod model;
+mod streams;
 
 use std::fmt;
 use std::str::FromStr;
@@ -45,7 +46,11 @@ pub fn execute(args: &Bench) -> Result<()> {
             args.what
         )));
     }
+    if args.streams.is_some() && (args.what != "model" || args.depth > 0) {
+        return Err(Error::usage("--streams is for `bench model`, without -d"));
+    }
     let report = match args.what.as_str() {
+        "model" if args.streams.is_some() => streams::measure(args, settings)?,
         "model" => model::measure(args, settings)?,
         "kernels" => kernels::measure(args, &settings)?,
         "memory" => memory::measure(args, &settings)?,

@@ -81,6 +81,35 @@ impl<'a> Kv<'a> {
         Cache { bytes: &mut self.bytes[start..][..n_pages[reach as usize] * page_bytes], page_bytes, kv_type, reach }
     }
 
+    /// Bytes of a page of one layer.
+    pub fn page_bytes(&self) -> usize {
+        self.page_bytes
+    }
+
+    /// A page, layer by layer.
+    pub fn page(&self, reach: Reach, page: u32) -> impl Iterator<Item = &[u8]> {
+        let layers = self.layers.iter().filter(move |place| place.reach == reach);
+        layers.map(move |place| &self.bytes[place.start + page as usize * self.page_bytes..][..self.page_bytes])
+    }
+
+    /// A page, layer by layer, for writing; `None` for each layer if there is no such page.
+    ///
+    /// # Errors
+    /// The first of `each`.
+    pub fn each_layer_mut<E>(
+        &mut self,
+        reach: Reach,
+        page: u32,
+        mut each: impl FnMut(Option<&mut [u8]>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let is_there = (page as usize) < self.n_pages[reach as usize];
+        for place in self.layers.iter().filter(|place| place.reach == reach) {
+            let start = place.start + page as usize * self.page_bytes;
+            each(is_there.then(|| &mut self.bytes[start..start + self.page_bytes]))?;
+        }
+        Ok(())
+    }
+
     /// Pages there are for each [`Reach`].
     pub fn n_pages(&self) -> [usize; 2] {
         self.n_pages
