@@ -5,8 +5,8 @@ use std::fmt::Write;
 use serde_json::{Value, json};
 
 use super::args::Plan as PlanArgs;
-use super::settings::Settings;
-use crate::boot;
+use super::settings::{Settings, env_or};
+use crate::boot::{self, Prepared, Serving};
 use crate::error::{Error, Result};
 use crate::memory::{Host, Hvo, MemoryError, PageKind, Plan, PoolState, arena};
 use crate::units::Human;
@@ -57,24 +57,35 @@ pub fn execute(args: &PlanArgs) -> Result<()> {
         return Err(Error::usage("plan: --fit looks for the context that --ctx gives; leave one of them out"));
     }
     settings.ctx_auto |= args.fit;
-    let prepared = boot::prepare(&settings, 1)?;
-    settings.kv_type = prepared.kv_type();
-    let weights = &prepared.model.weights;
-    let mut details: Vec<(String, u64)> = Vec::new();
-    for (i, layer) in weights.layers.iter().enumerate() {
-        let end = weights.layers.get(i + 1).map_or(weights.output_norm.offset, |next| next.attn_norm.offset);
-        details.push((format!("layer {i}"), (end - layer.attn_norm.offset) as u64));
-    }
-    let rest = weights.bytes as u64 - details.iter().map(|(_, bytes)| bytes).sum::<u64>();
-    details.push(("embedding, output and norms".to_owned(), rest));
-    let mut report = PlanReport::gather(prepared.files.name().to_string(), prepared.plan, &settings, details);
-    report.ctx = u32::try_from(prepared.sizes.ctx).ok();
-    report.decode_ceiling =
-        settings.board.bandwidth.read_gbs.map(|gbs| gbs * 1e9 / prepared.model.weights.bytes_per_token as f64);
-    report.print(args.json)
+    let serve = &settings.board.serve;
+    let slots = env_or(args.slots, "BRIM_SLOTS")?.or(serve.slots);
+    let kv_tokens = env_or(args.kv_tokens, "BRIM_KV_TOKENS")?.or(serve.kv_tokens);
+    let prepared = match (slots, kv_tokens) {
+        (None, None) => boot::prepare(&settings, 1)?,
+        _ => boot::prepare_serving(&settings, Serving::new(slots, kv_tokens))?,
+    };
+    PlanReport::of(&prepared, &mut settings).print(args.json)
 }
 
 impl PlanReport {
+    /// The report on a model that has been prepared.
+    pub fn of(prepared: &Prepared, settings: &mut Settings) -> PlanReport {
+        settings.kv_type = prepared.kv_type();
+        let weights = &prepared.model.weights;
+        let mut details: Vec<(String, u64)> = Vec::new();
+        for (i, layer) in weights.layers.iter().enumerate() {
+            let end = weights.layers.get(i + 1).map_or(weights.output_norm.offset, |next| next.attn_norm.offset);
+            details.push((format!("layer {i}"), (end - layer.attn_norm.offset) as u64));
+        }
+        let rest = weights.bytes as u64 - details.iter().map(|(_, bytes)| bytes).sum::<u64>();
+        details.push(("embedding, output and norms".to_owned(), rest));
+        let name = prepared.files.name().to_string();
+        let mut report = PlanReport::gather(name, prepared.plan.clone(), settings, details);
+        report.ctx = u32::try_from(prepared.sizes.ctx).ok();
+        report.decode_ceiling = settings.board.bandwidth.read_gbs.map(|gbs| gbs * 1e9 / weights.bytes_per_token as f64);
+        report
+    }
+
     /// Sets `plan` beside this box.
     pub fn gather(model: String, plan: Plan, settings: &Settings, details: Vec<(String, u64)>) -> PlanReport {
         let host = Host::default();
@@ -148,7 +159,8 @@ impl PlanReport {
         self.plan.with_page(self.huge_page).ok().map(|plan| plan.total_pages())
     }
 
-    fn json(&self) -> Value {
+    /// The report as one document.
+    pub fn json(&self) -> Value {
         let plan = &self.plan;
         let region = |name: &str, bytes: u64, pages: u64| json!({"name": name, "bytes": bytes, "pages": pages});
         let pool = |field: fn(&PoolState) -> u64| self.pool.as_ref().map_or(0, field);
