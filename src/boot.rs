@@ -13,9 +13,9 @@ use crate::load::header::ModelFiles;
 use crate::load::reader::Traffic;
 use crate::load::resident::{Holder, Manifest, Resident};
 use crate::load::weights::{Job, Loading, readers};
-use crate::memory::{Arena, Grown, Host, MemoryError, PageKind, Plan, RegionName, Shared, arena};
+use crate::memory::{Arena, Growing, Grown, Host, MemoryError, PageKind, Plan, RegionName, Shared, arena};
 use crate::model::weights::Placement;
-use crate::model::{Embedding, Form, Model, ModelError, Sizes, step};
+use crate::model::{Embedding, Form, Model, ModelError, Sizes, Weights, step};
 use crate::tokenizer::{self, Tokenizer};
 use crate::units::{Human, MIB};
 use crate::{board, load, sys};
@@ -31,7 +31,7 @@ pub const CTX_DEFAULT: usize = 4096;
 /// not faster.
 const BATCH_DEFAULT: usize = 256;
 
-/// Bytes of the KV cache and of scratch that are cleared at a time, between reads.
+/// Bytes of scratch (and of the KV cache) that are cleared at a time, between reads.
 const POPULATE_BYTES: usize = 32 << 20;
 
 /// A model that is known but not loaded: headers have been read, nothing else.
@@ -335,7 +335,7 @@ fn run_on<'a, T>(
     let at_file = |e: Error| e.at(files.name());
     let begun = Instant::now();
     if let Some(socket) = &settings.resident {
-        let wanted = Manifest::new(&files, kernels.tier().name(), model.weights.bytes as u64, plan.page().bytes());
+        let wanted = manifest(&files, model, kernels, plan.page());
         ground.resident = Some(Resident::connect(socket, &wanted)?);
     }
     let resident = ground.resident.as_ref();
@@ -359,9 +359,15 @@ fn run_on<'a, T>(
         *built = Some(tokenizer::build(&source, vocab).map_err(|e| at_file(e.into()))?);
         Ok(())
     })];
-    // What the engine writes to later must be there as well before Ready.
-    for part in [scratch_rest, &mut *regions.kv].into_iter().flat_map(|region| region.chunks_mut(POPULATE_BYTES)) {
+    // What every pass writes to must be there as well before Ready.
+    for part in scratch_rest.chunks_mut(POPULATE_BYTES) {
         meanwhile.push(Box::new(move || Ok(pages.populate(part)?)));
+    }
+    // The KV cache comes as the context grows, unless the pages of this process are limited: then before others take them.
+    if Host::default().cgroup_hugetlb(plan.page()).is_some() {
+        for part in regions.kv.chunks_mut(POPULATE_BYTES) {
+            meanwhile.push(Box::new(move || Ok(pages.populate(part)?)));
+        }
     }
     let total = if resident.is_some() { 0 } else { total };
     settings.progress.total.store(total, Ordering::Relaxed);
@@ -414,9 +420,16 @@ fn run_on<'a, T>(
     });
     // The headers have been read into the vocabulary region; the heap copy is not needed any more.
     drop(files);
-    let engine = Engine::new(model, kernels, pool, sizes, (weights, regions.kv, regions.scratch));
+    let kv = Growing::new(regions.kv, pages);
+    let engine = Engine::new(model, kernels, pool, sizes, (weights, kv, regions.scratch));
     let engine = engine.with_embedding_rows(rows);
     work(Running { engine, tokenizer, weights, pool, loaded, identity })
+}
+
+/// What must be the same in a holder and those who use its weights.
+fn manifest(files: &ModelFiles, model: &Model, kernels: &Kernels, page: PageKind) -> Manifest {
+    let Weights { bytes, .. } = model.weights;
+    Manifest::new(files, model.weights.layout_sha256(), kernels.tier().name(), bytes as u64, page.bytes())
 }
 
 /// The NUMA nodes that pages are spread over; none on a box of one node, or where the board says so.
@@ -473,7 +486,7 @@ pub fn hold(settings: &Settings, socket: &Path, ready: impl FnOnce(&Manifest, Du
     let Known { files, model, kernels, .. } = Known::read(settings, 1)?;
     // First of all, for another holder there means that loading would be in vain.
     let holder = Holder::listen(socket)?;
-    let manifest = Manifest::new(&files, kernels.tier().name(), model.weights.bytes as u64, settings.page.bytes());
+    let manifest = manifest(&files, &model, kernels, settings.page);
     let memory = &settings.board.memory;
     let mut plan = Plan::new(settings.page);
     plan.add(RegionName::Weights, model.weights.bytes as u64)?;

@@ -159,6 +159,72 @@ fn without_pages_of_1_gib_the_message_says_how() {
     run(&demo(&["--page-size", "1G"])).fails(5, &parts);
 }
 
+#[test]
+fn the_whole_program_runs_in_pages_of_1_gib_from_the_pool_and_reserved() {
+    let Some(pool) = Pool::with_room(0) else { return };
+    let plan = run(&["plan", "--hugepages", "--page-size", "1G", "--ctx", "64", "--json"]);
+    let plan: serde_json::Value = serde_json::from_str(&plan.stdout).unwrap();
+    let need = plan["total_pages"].as_u64().unwrap();
+    assert!(need >= 4 && plan["page_bytes"].as_u64() == Some(GIB), "a page for each region: {plan}");
+    let Some(giants) = Giants::new(need) else { return skip("as many pages of 1 GiB are not to be had") };
+    let host = Host::default();
+    let state = || host.pool(PageKind::Huge1G).unwrap();
+    let before = state();
+    let want = run(&demo(&[])[..1].iter().cloned().chain(demo(&[])[2..].iter().cloned()).collect::<Vec<_>>()).good();
+    let ran: Ran = brim(&demo(&["--page-size", "1G", "-v"])).output().unwrap().into();
+    assert!(ran.stderr.contains(&format!("{need} pages of 1 GiB")), "{ran:?}");
+    assert_eq!(ran.good(), want);
+    assert_eq!(state(), before);
+    // One page short, then added for the length of the run.
+    drop(giants);
+    let Some(_giants) = Giants::new(need - 1) else { return skip("as many pages of 1 GiB are not to be had") };
+    let before = state();
+    if before.available() >= need {
+        return skip("the pool has pages of 1 GiB to spare");
+    }
+    run(&demo(&["--page-size", "1G"])).fails(5, &["short by 1 pages of 1 GiB", GIANTS]);
+    let dir = Dir::new("box-giants");
+    let board = dir.file("board.toml", "[memory]\nreserve = true\n");
+    let ran: Ran = brim(&demo(&["--page-size", "1G", "-v", "--board", &board])).output().unwrap().into();
+    assert!(ran.stderr.contains("1 pages of 1 GiB added to the pool"), "{ran:?}");
+    assert_eq!(ran.good(), want);
+    assert_eq!(state(), before);
+    drop(pool);
+}
+
+#[test]
+fn a_pool_that_shrinks_during_the_start_is_exit_5_or_no_harm() {
+    let plan = run(&["plan", "--hugepages", "--ctx", "64", "--json"]);
+    let plan: serde_json::Value = serde_json::from_str(&plan.stdout).unwrap();
+    let need = plan["total_pages"].as_u64().unwrap();
+    let Some(pool) = Pool::with_room(need) else { return };
+    let setting = "/proc/sys/vm/nr_hugepages";
+    let before = pool.state();
+    let (mut good, mut refused) = (0, 0);
+    // From before brim has looked at the pool to long after it has loaded.
+    for round in 0..60u64 {
+        fs::write(setting, (before.total - before.surplus).to_string()).unwrap();
+        if pool.state().available() < need {
+            return skip("pages that were given back are not to be had again");
+        }
+        let child = brim(&demo(&[])).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_micros(round * 500));
+        fs::write(setting, "0").unwrap();
+        let ran: Ran = child.wait_with_output().unwrap().into();
+        match ran.code {
+            Some(0) => good += 1,
+            _ => {
+                refused += 1;
+                ran.fails(5, &["the huge-page pool is short by", "`sysctl -w vm.nr_hugepages="]);
+            }
+        }
+        let left = pool.state();
+        assert_eq!((left.total, left.free, left.reserved), (0, 0, 0), "round {round}: nothing is left behind");
+    }
+    println!("{good} runs began before the pool had shrunk, {refused} were refused");
+    assert!(good > 0 && refused > 0, "{good} good, {refused} refused");
+}
+
 /// A cgroup (v2) with a limit of 2 MiB pages, removed on drop.
 struct Group(PathBuf);
 
@@ -172,6 +238,10 @@ impl Group {
         fs::create_dir(&group.0).ok()?;
         fs::write(group.0.join("hugetlb.2MB.max"), limit_bytes.to_string()).ok()?;
         Some(group)
+    }
+
+    fn limit(&self, bytes: u64) {
+        fs::write(self.0.join("hugetlb.2MB.max"), bytes.to_string()).unwrap();
     }
 
     /// Runs brim in the group; `hidden` in a namespace in which it cannot see the limit.
@@ -201,6 +271,18 @@ fn a_cgroup_limit_is_exit_5_before_and_during_the_load() {
     // Where brim cannot see it, the kernel still refuses the pages: an error of madvise, never a SIGBUS.
     let ran = group.run(&words, true);
     ran.fails(5, &["could not be faulted in", "madvise", "cgroup hugetlb limits"]);
+    assert_eq!(pool.state(), before);
+    // All but the last page are there at Ready, and that one comes with the first token: an error all the same.
+    let plan = run(&["plan", "--hugepages", "--ctx", "64", "--json"]);
+    let plan: serde_json::Value = serde_json::from_str(&plan.stdout).unwrap();
+    let need = plan["total_pages"].as_u64().unwrap();
+    group.limit((need - 1) * (2 << 20));
+    let ran = group.run(&demo(&["-v"]), true);
+    assert!(ran.stderr.contains("loaded in"), "{ran:?}");
+    assert!(ran.code == Some(5) && ran.stderr.contains("could not be faulted in"), "{ran:?}");
+    // Where it sees a limit that is wide enough, it takes all pages at once: others in the group cannot take them later.
+    group.limit(need * (2 << 20));
+    group.run(&words, false).good();
     assert_eq!(pool.state(), before);
 }
 

@@ -19,7 +19,7 @@ const ROOMS: [(&str, &[&str]); 16] = [
     ("chat", &["error"]),
     ("load", &["kernels", "gguf", "quant", "sys", "bytes", "units", "error"]),
     ("model", &["load", "kernels", "gguf", "quant", "memory", "bytes", "units", "error"]),
-    ("engine", &["model", "load", "kernels", "sampling", "sys", "bytes", "units", "error"]),
+    ("engine", &["model", "load", "kernels", "memory", "sampling", "sys", "bytes", "units", "error"]),
     ("serve", &["engine", "chat", "tokenizer", "sampling", "board", "load", "sys", "error"]),
 ];
 

@@ -1,12 +1,17 @@
-//! No heap allocation after Ready: prefill, 64 decode steps and a refused request, on every tier. Its own binary without
-//! the test harness, so that worker threads count and nothing else does.
+//! No heap allocation after Ready: prefill, 64 decode steps and a refused request, on every tier, with weights of its own
+//! and with those of a holder. Its own binary without the test harness, so that worker threads count and nothing else does.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test that cannot go on has failed; it has no harness")]
 
 mod common;
 
+use std::io::{BufRead, BufReader};
 use std::path::Path;
+use std::process::{Command, Stdio};
 
-use brim::engine::{Event, Request, Scheduler, Ticket};
+use brim::boot;
+use brim::cli::ModelArgs;
+use brim::cli::settings::Settings;
+use brim::engine::{Engine, Event, Request, Scheduler, Ticket};
 use brim::kernels;
 use brim::kernels::Kernels;
 use brim::model::Embedding;
@@ -31,23 +36,12 @@ fn main() {
         cases.flat_map(|case| [Embedding::InMemory, Embedding::InFile].map(|embedding| (case, embedding)))
     {
         n_cases += 1;
-        with_embedding(path, kernels, 32, embedding, |engine| {
-            let prompt: Vec<u32> = (0..100).map(|i| i % 200).collect();
-            let too_long = vec![1u32; engine.ctx() + 1];
-            let before = alloc::calls();
-            engine.feed(&prompt).unwrap();
-            let mut token = [7u32];
-            for _ in 0..64 {
-                let logits = engine.feed(&token).unwrap();
-                let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b]));
-                token[0] = best.unwrap() as u32;
-            }
-            assert!(engine.feed(&too_long).is_err());
-            let made = alloc::calls() - before;
-            let name = path.file_stem();
-            assert_eq!(made, 0, "{made} allocations after Ready on {kernels:?}, {name:?}");
-            println!("no_alloc {kernels:?} {name:?}: 0 allocations in a prefill of 100 tokens and 64 decode steps");
-        });
+        let name = format!("{kernels:?} {:?} {embedding:?}", path.file_stem());
+        with_embedding(path, kernels, 32, embedding, |engine| allocates_nothing(engine, &name));
+    }
+    for path in &models {
+        n_cases += 1;
+        resident(path);
     }
     for path in &models {
         for kernels in kernels::available() {
@@ -120,4 +114,50 @@ fn serve(path: &Path, kernels: &'static Kernels) {
             stats.finished, stats.cancelled, stats.tokens_reused
         );
     });
+}
+
+/// Prefill, decode and a refusal.
+fn allocates_nothing(engine: &mut Engine<'_>, name: &str) {
+    let prompt: Vec<u32> = (0..100).map(|i| i % 200).collect();
+    let too_long = vec![1u32; engine.ctx() + 1];
+    let before = alloc::calls();
+    engine.feed(&prompt).unwrap();
+    let mut token = [7u32];
+    for _ in 0..64 {
+        let logits = engine.feed(&token).unwrap();
+        let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b]));
+        token[0] = best.unwrap() as u32;
+    }
+    assert!(engine.feed(&too_long).is_err());
+    let made = alloc::calls() - before;
+    assert_eq!(made, 0, "{made} allocations after Ready on {name}");
+    println!("no_alloc {name}: 0 allocations in a prefill of 100 tokens and 64 decode steps");
+}
+
+/// The same with weights that a holder keeps, started as `run --resident` would start.
+fn resident(path: &Path) {
+    let socket = std::env::temp_dir().join(format!("brim-no-alloc-{}.sock", std::process::id()));
+    let mut holder = Command::new(env!("CARGO_BIN_EXE_brim"));
+    holder.args(["hold", "-m"]).arg(path).arg("--socket").arg(&socket).stdout(Stdio::piped());
+    let mut holder = holder.spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(holder.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.starts_with("ready: "), "{line:?}");
+    let args = ModelArgs {
+        model: Some(path.to_str().unwrap().to_owned()),
+        ctx: Some("512".to_owned()),
+        ..ModelArgs::default()
+    };
+    let mut settings = Settings::resolve(&args).unwrap();
+    settings.resident = Some(socket.clone());
+    let prepared = boot::prepare(&settings, 1).unwrap();
+    let name = format!("{:?} {:?} resident", prepared.kernels, path.file_stem());
+    boot::run(prepared, &settings, |mut running| {
+        allocates_nothing(&mut running.engine, &name);
+        Ok(())
+    })
+    .unwrap();
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    let _ = std::fs::remove_file(socket);
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::EngineError;
 use crate::kernels::{Kernels, Team};
 use crate::load::rows::Rows;
+use crate::memory::Growing;
 use crate::model::step::scratch_bytes;
 use crate::model::{Buffers, Kv, Model, Pass, Sizes, Span};
 
@@ -28,7 +29,7 @@ impl<'a> Core<'a> {
         kernels: &'a Kernels,
         team: &'a dyn Team,
         sizes: Sizes,
-        (weights, kv, scratch): (&'a [u8], &'a mut [u8], &'a mut [u8]),
+        (weights, kv, scratch): (&'a [u8], impl Into<Growing<'a>>, &'a mut [u8]),
     ) -> (Core<'a>, &'a mut [u8]) {
         assert_eq!(team.size(), sizes.workers);
         let factors = model
@@ -49,13 +50,16 @@ impl<'a> Core<'a> {
     /// One pass over the weights; `finish` sees the hidden states of its tokens.
     ///
     /// # Errors
-    /// [`EngineError::Embedding`]; the pass has then done nothing that counts.
+    /// [`EngineError::Embedding`] or [`EngineError::Memory`]; the pass has then done nothing that counts.
     pub fn pass(
         &mut self,
         tokens: &[u32],
         spans: &[Span<'_>],
         finish: impl FnOnce(&mut Pass<'_, 'a>, &Model),
     ) -> Result<(), EngineError> {
+        for span in spans {
+            self.kv.bring(span).map_err(EngineError::Memory)?;
+        }
         let mut failure = None;
         let mut pass = Pass {
             config: &self.model.config,

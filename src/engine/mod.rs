@@ -14,6 +14,7 @@ use std::time::Duration;
 use crate::error::{Error, Exit};
 use crate::kernels::{Kernels, Team};
 use crate::load::rows::{RowError, Rows};
+use crate::memory::{Growing, MemoryError, NotPopulated};
 use crate::model::{Model, Pass, Sizes, Span};
 pub use crate::sampling::BAN_BIAS;
 use crate::sampling::SamplingError;
@@ -48,6 +49,8 @@ pub enum EngineError {
     Embedding(RowError),
     /// Logits that no token can be drawn from.
     Sampling(SamplingError),
+    /// Memory that was set aside for the KV cache cannot be had after all.
+    Memory(NotPopulated),
 }
 
 impl fmt::Display for EngineError {
@@ -64,6 +67,7 @@ impl fmt::Display for EngineError {
             }
             EngineError::Embedding(error) => error.fmt(f),
             EngineError::Sampling(error) => error.fmt(f),
+            EngineError::Memory(error) => error.fmt(f),
         }
     }
 }
@@ -75,6 +79,7 @@ impl From<EngineError> for Error {
         match e {
             EngineError::Embedding(error) => error.into(),
             EngineError::Sampling(error) => error.into(),
+            EngineError::Memory(error) => MemoryError::from(error).into(),
             other => Error::new(Exit::Usage, other),
         }
     }
@@ -98,7 +103,7 @@ impl<'a> Engine<'a> {
         kernels: &'a Kernels,
         team: &'a dyn Team,
         sizes: Sizes,
-        regions: (&'a [u8], &'a mut [u8], &'a mut [u8]),
+        regions: (&'a [u8], impl Into<Growing<'a>>, &'a mut [u8]),
     ) -> Engine<'a> {
         let (core, spare) = Core::new(model, kernels, team, sizes, regions);
         let window = model.config.window.as_ref().map(|window| window.len);

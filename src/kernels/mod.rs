@@ -17,6 +17,7 @@ mod matmul;
 mod portable;
 #[cfg(test)]
 mod reference;
+mod repack;
 mod rows;
 mod scaled_formats;
 mod simd;
@@ -36,6 +37,7 @@ pub use attention::{
 pub use ceiling::ReadWay;
 pub use grid::{Block, Grid, Team};
 pub use matmul::{Matrix, tile_bytes};
+pub use repack::repack_panel;
 pub use rows::Biased;
 pub use tier::{Tier, TierError, available, select};
 

@@ -5,11 +5,18 @@ use std::ops::Range;
 
 use crate::bytes;
 use crate::gguf::TensorInfo;
+use crate::kernels::repack_panel;
 use crate::quant::{PANEL_ROWS, WeightType};
+use crate::sys::map::HugeSize;
 
-/// Bytes of a stretch: large enough to keep a disk busy, small enough that no thread is long without a read under way while
-/// it repacks.
-pub const CHUNK_BYTES: usize = 1 << 20;
+/// Bytes of a stretch at most: a huge page, what is left of the one before, and a unit of 16 long rows.
+pub const CHUNK_BYTES: usize = PAGE_BYTES + TURN_BYTES + (256 << 10);
+
+/// Stretches end where a page of this size is full, so that no two threads wait for the same page to be cleared.
+const PAGE_BYTES: usize = HugeSize::M2.bytes();
+
+/// But not before they have this many bytes.
+const TURN_BYTES: usize = 256 << 10;
 
 /// Bytes that are copied from the page cache and repacked at a time: they stay in L2 in between.
 pub const STEP_BYTES: usize = 256 << 10;
@@ -84,15 +91,17 @@ impl<'a> Piece<'a> {
         self.offset..self.offset + self.file_bytes as u64
     }
 
-    /// Lays down the bytes of the file.
-    pub fn lay_down(&mut self, from: &[u8]) {
+    /// Lays down the bytes of the file; `far` if they have not been through a cache yet.
+    pub fn lay_down(&mut self, from: &[u8], far: bool) {
         let (in_bytes, out_bytes) = self.unit_bytes;
         match self.form {
             ItemForm::Bytes => self.place.copy_from_slice(from),
             ItemForm::Vector(ty) => ty.decode_row(from, bytes::cast_mut(self.place)),
             ItemForm::Panels(ty) => {
-                for (rows, panel) in from.chunks(in_bytes).zip(self.place.chunks_exact_mut(out_bytes)) {
-                    ty.repack_panel(rows, self.cols, panel);
+                let next = from.chunks(in_bytes).skip(1).map(|next| if far { next } else { &[] });
+                let panels = self.place.chunks_exact_mut(out_bytes);
+                for ((rows, panel), next) in from.chunks(in_bytes).zip(panels).zip(next.chain([&[][..]])) {
+                    repack_panel(ty, rows, self.cols, panel, next);
                 }
             }
         }
@@ -148,11 +157,15 @@ pub fn cut<'a>(mut items: Vec<Item<'a>>, limit_bytes: usize, whole: Option<&[u64
         let mut rest = place;
         while file_bytes > 0 {
             let room = cutter.room(tensor.file, offset, unit_bytes.0.min(file_bytes));
-            let units = (room / unit_bytes.0).max(1);
+            let page_units = (PAGE_BYTES - rest.as_ptr().addr() % PAGE_BYTES).div_ceil(unit_bytes.1);
+            let units = (room / unit_bytes.0).clamp(1, page_units);
             let taken = file_bytes.min(units * unit_bytes.0);
             let (place, tail) = rest.split_at_mut(taken.div_ceil(unit_bytes.0) * unit_bytes.1);
             rest = tail;
             cutter.push(Piece { offset, file_bytes: taken, unit_bytes, cols, form, place });
+            if units == page_units {
+                cutter.page_is_full();
+            }
             offset += taken as u64;
             file_bytes -= taken;
         }
@@ -224,6 +237,13 @@ impl<'a> Cutter<'a, '_> {
         if let Some(open) = self.open.as_mut() {
             open.bytes.end = piece.offset + piece.file_bytes as u64;
             open.pieces.push(piece);
+        }
+    }
+
+    /// Ends the open chunk with the page that has been filled, unless it is short.
+    fn page_is_full(&mut self) {
+        if let Some(open) = self.open.as_ref().filter(|open| open.len() >= TURN_BYTES) {
+            self.turn(open.bytes.end);
         }
     }
 

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::sys::map::BASE_PAGE_BYTES;
 use crate::sys::read::{Direct, cached_pages, drop_cached};
 
-/// What a buffer must be longer than the longest chunk: direct reads begin and end on a boundary.
+/// What a buffer must be longer than the longest chunk: reads lie in it as pages do in the file.
 pub const SLACK_BYTES: usize = 3 * BASE_PAGE_BYTES;
 
 /// How far behind a chunk the page cache is given back: farther than readers are apart, and than pages of the cache are
@@ -187,7 +187,9 @@ impl<'a> Reader<'a> {
                 Err(Stop::Failed(error)) => return Err(error),
             }
         }
-        let to = &mut buffer[..len];
+        // At the same place in a page as in the file: the kernel's copy is half as fast between places that differ.
+        let at = buffer.as_ptr().align_offset(BASE_PAGE_BYTES) + bytes.start as usize % BASE_PAGE_BYTES;
+        let to = &mut buffer[at..][..len];
         self.fill(file, bytes.start, to)?;
         self.cached_bytes.fetch_add(len as u64, Ordering::Relaxed);
         Ok(to)

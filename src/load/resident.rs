@@ -15,15 +15,11 @@ use crate::sys::map::Mapping;
 use crate::sys::read::FileId;
 use crate::sys::{memfd, socket};
 
-/// Version of the way weights lie in their region: panels, order, alignment. Whoever changes any of it counts up, so that
-/// a holder of another version is found out.
-pub const LAYOUT: u32 = 1;
-
 /// What is held: everything that must be the same for it to be used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// [`LAYOUT`] of the holder.
-    pub layout: u32,
+    /// What tells the way its weights lie in their region from others: an equal one has equal panels in equal places.
+    pub layout: String,
     /// Version of the holder.
     pub version: String,
     /// Process id of the holder.
@@ -44,9 +40,9 @@ pub struct Manifest {
 
 impl Manifest {
     /// Of weights loaded from `files` by this process.
-    pub fn new(files: &ModelFiles, tier: &str, weights_bytes: u64, page_bytes: u64) -> Manifest {
+    pub fn new(files: &ModelFiles, layout: String, tier: &str, weights_bytes: u64, page_bytes: u64) -> Manifest {
         Manifest {
-            layout: LAYOUT,
+            layout,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             holder: std::process::id(),
             tier: tier.to_owned(),
@@ -65,13 +61,6 @@ impl Manifest {
     fn mismatch(&self, wanted: &Manifest) -> Option<(Exit, String)> {
         let (held, holder) = (&self.model, self.holder);
         let refuse = |exit, text: String| Some((exit, text));
-        if self.layout != wanted.layout {
-            let text = format!(
-                "it is brim {} with weight layout {}, this is brim {} with layout {}: restart the holder with this version",
-                self.version, self.layout, wanted.version, wanted.layout
-            );
-            return refuse(Exit::Memory, text);
-        }
         if self.files.len() != wanted.files.len() || self.files.iter().zip(&wanted.files).any(|(a, b)| !a.same_file(b))
         {
             let text = format!("it holds {held}, which is another file than {}: hold that one", wanted.model);
@@ -88,10 +77,17 @@ impl Manifest {
             );
             return refuse(Exit::Memory, text);
         }
-        (self.weights_bytes != wanted.weights_bytes).then(|| {
+        if self.weights_bytes != wanted.weights_bytes {
             let text = format!(
                 "it holds {} bytes of weights, this process needs {}: give both the same version and the same memory.embedding",
                 self.weights_bytes, wanted.weights_bytes
+            );
+            return refuse(Exit::Memory, text);
+        }
+        (self.layout != wanted.layout).then(|| {
+            let text = format!(
+                "it is brim {} with weight layout {:.8}, this is brim {} with layout {:.8}: restart the holder with this version",
+                self.version, self.layout, wanted.version, wanted.layout
             );
             (Exit::Memory, text)
         })
@@ -213,7 +209,7 @@ mod tests {
     fn manifest() -> Manifest {
         let id = FileId { device: (1, 2), inode: 3, bytes: 4, modified_ns: 5 };
         Manifest {
-            layout: LAYOUT,
+            layout: "a1".to_owned(),
             version: "1".to_owned(),
             holder: 77,
             tier: "avx2".to_owned(),
@@ -231,7 +227,7 @@ mod tests {
         assert_eq!(held.mismatch(&Manifest { holder: 1, model: "/other/name".to_owned(), ..manifest() }), None);
         type Change = fn(&mut Manifest);
         let changes: [(Change, Exit, &str); 7] = [
-            (|m| m.layout += 1, Exit::Memory, "weight layout"),
+            (|m| m.layout.push('0'), Exit::Memory, "weight layout a1, this is brim 1 with layout a10"),
             (|m| m.files[1].inode += 1, Exit::Model, "another file than"),
             (|m| m.files.truncate(1), Exit::Model, "another file than"),
             (

@@ -73,16 +73,16 @@ pub fn load(files: &ModelFiles, items: Vec<Item<'_>>, loading: Loading<'_>) -> R
     let found = reader.find_cached(&chunks);
     let stretches: Vec<_> = chunks.iter().map(|chunk| (chunk.file, chunk.bytes.clone())).collect();
     // Nobody waits for a disk where all is copied: then more threads than CPUs only push each other out of L2.
-    let copied = !found.is_empty() && io != Io::Direct && found.iter().all(|&found| found == Found::All);
+    let copied = io != Io::Direct && mostly_cached(&found);
     let threads = if copied && !cpus.is_empty() { cpus.len().min(readers) } else { readers };
     let first_new = first_new(&stretches, &found);
     let digests = (!sha256.is_empty()).then(|| Digests::new(sha256));
     let failure: Mutex<Option<Error>> = Mutex::new(None);
     let failed = AtomicBool::new(false);
-    let work = Mutex::new(Work::new(chunks, meanwhile));
-    let put = |piece: &mut Piece<'_>, bytes: &[u8]| -> Result<()> {
+    let work = Mutex::new(Work::new(in_turn(chunks, copied && digests.is_none()), meanwhile));
+    let put = |piece: &mut Piece<'_>, bytes: &[u8], far: bool| -> Result<()> {
         populate(piece.place)?;
-        piece.lay_down(bytes);
+        piece.lay_down(bytes, far);
         done.fetch_add(piece.file_bytes as u64, Ordering::Relaxed);
         Ok(())
     };
@@ -100,7 +100,7 @@ pub fn load(files: &ModelFiles, items: Vec<Item<'_>>, loading: Loading<'_>) -> R
                             while let Some(mut piece) = rest {
                                 rest = piece.split_off(STEP_BYTES);
                                 let bytes = reader.read(file, &piece.bytes(), cached, buffer)?;
-                                put(&mut piece, bytes)?;
+                                put(&mut piece, bytes, false)?;
                             }
                         }
                         continue;
@@ -109,7 +109,7 @@ pub fn load(files: &ModelFiles, items: Vec<Item<'_>>, loading: Loading<'_>) -> R
                     for piece in &mut chunk.pieces {
                         // Inside the chunk, whose bytes these are.
                         let from = (piece.offset - chunk.bytes.start) as usize;
-                        put(piece, &bytes[from..][..piece.file_bytes])?;
+                        put(piece, &bytes[from..][..piece.file_bytes], true)?;
                     }
                     if let Some(digests) = &digests {
                         digests.add(files, index, &chunk, bytes, &|| failed.load(Ordering::Relaxed))?;
@@ -190,6 +190,11 @@ pub fn do_meanwhile(loading: Loading<'_>) -> Result<Traffic> {
     }
 }
 
+/// Whether all but a few chunks, as the first beside a header that has been dropped, are in the page cache.
+fn mostly_cached(found: &[Found]) -> bool {
+    found.iter().filter(|&&found| found == Found::All).count() * 16 > found.len() * 15
+}
+
 /// For each chunk of which nothing is cached, where the stretch of such chunks begins that it is in.
 fn first_new(chunks: &[(u16, Range<u64>)], found: &[Found]) -> Vec<u64> {
     let mut first: Option<(u16, u64)> = None;
@@ -200,9 +205,20 @@ fn first_new(chunks: &[(u16, Range<u64>)], found: &[Found]) -> Vec<u64> {
     each.collect()
 }
 
-/// Chunks in order with the jobs spread evenly between them.
+/// Chunks with their index. In the order of the files, for disks and checksums; or where `apart`, alternating between the
+/// halves of them, so that threads that copy do not meet in a page that both would have to wait for.
+fn in_turn<C>(chunks: Vec<C>, apart: bool) -> Vec<(usize, C)> {
+    let mut chunks: Vec<(usize, C)> = chunks.into_iter().enumerate().collect();
+    if apart {
+        let half = chunks.len().div_ceil(2);
+        chunks.sort_by_key(|&(index, _)| (index % half, index));
+    }
+    chunks
+}
+
+/// Chunks in their order with the jobs spread evenly between them.
 struct Work<'a, C> {
-    chunks: std::iter::Enumerate<std::vec::IntoIter<C>>,
+    chunks: std::vec::IntoIter<(usize, C)>,
     jobs: std::vec::IntoIter<Job<'a>>,
     n_chunks: usize,
     n_jobs: usize,
@@ -214,9 +230,9 @@ enum Step<'a, C> {
 }
 
 impl<'a, C> Work<'a, C> {
-    fn new(chunks: Vec<C>, jobs: Vec<Job<'a>>) -> Self {
+    fn new(chunks: Vec<(usize, C)>, jobs: Vec<Job<'a>>) -> Self {
         let (n_chunks, n_jobs) = (chunks.len(), jobs.len());
-        Work { chunks: chunks.into_iter().enumerate(), jobs: jobs.into_iter(), n_chunks, n_jobs }
+        Work { chunks: chunks.into_iter(), jobs: jobs.into_iter(), n_chunks, n_jobs }
     }
 
     fn next(&mut self) -> Option<Step<'a, C>> {

@@ -12,11 +12,11 @@
 //! so no `&mut` ever covers a sealed region.
 #![allow(unsafe_code)]
 
-use std::ops::Range;
+use std::ops::{Deref, DerefMut, Range};
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 
-use super::error::MemoryError;
+use super::error::{MemoryError, NotPopulated};
 use super::plan::{PageKind, Plan, RegionName};
 use super::pool::Host;
 use crate::sys::map::{Mapping, can_populate, populate};
@@ -47,17 +47,80 @@ impl Pages {
     /// its own part. Nothing to do where all pages were there from the start, or are ordinary ones.
     ///
     /// # Errors
-    /// [`MemoryError::NotPopulated`].
-    pub fn populate(self, bytes: &mut [u8]) -> Result<(), MemoryError> {
+    /// [`NotPopulated`].
+    pub fn populate(self, bytes: &mut [u8]) -> Result<(), NotPopulated> {
         if self.present {
             return Ok(());
         }
         // A page is at most 1 GiB.
-        populate(bytes, self.kind.bytes() as usize).map_err(|cause| MemoryError::NotPopulated {
+        populate(bytes, self.kind.bytes() as usize).map_err(|cause| NotPopulated {
             need: self.total,
             page: self.kind,
             cause,
         })
+    }
+}
+
+/// A region whose pages are set aside for it and come when they are needed: a start does not wait for them to be cleared.
+/// Each is brought before it is touched, so what could be a SIGBUS is an error here too.
+#[derive(Debug)]
+pub struct Growing<'a> {
+    bytes: &'a mut [u8],
+    pages: Pages,
+    /// Whether each page of the region is there.
+    here: Vec<bool>,
+}
+
+impl<'a> Growing<'a> {
+    /// A region of an arena of these pages.
+    pub fn new(bytes: &'a mut [u8], pages: Pages) -> Growing<'a> {
+        // A page is at most 1 GiB.
+        let here = vec![pages.present; bytes.len().div_ceil(pages.kind.bytes() as usize)];
+        Growing { bytes, pages, here }
+    }
+
+    /// Brings the pages below a part of the region that are not there yet. Neither allocates nor asks the kernel for
+    /// anything where all are.
+    ///
+    /// # Errors
+    /// [`NotPopulated`].
+    ///
+    /// # Panics
+    /// If the part leaves the region.
+    pub fn bring(&mut self, part: Range<usize>) -> Result<(), NotPopulated> {
+        assert!(part.end <= self.bytes.len(), "{part:?} leaves a region of {} bytes", self.bytes.len());
+        let page = self.pages.kind.bytes() as usize;
+        let mut next = part.start / page;
+        let last = if part.is_empty() { next } else { part.end.div_ceil(page) };
+        while let Some(missing) = self.here[next..last].iter().position(|here| !here) {
+            let first = next + missing;
+            next = self.here[first..last].iter().position(|&here| here).map_or(last, |n| first + n);
+            let end = self.bytes.len().min(next * page);
+            self.pages.populate(&mut self.bytes[first * page..end])?;
+            self.here[first..next].fill(true);
+        }
+        Ok(())
+    }
+}
+
+/// Memory that is all there.
+impl<'a> From<&'a mut [u8]> for Growing<'a> {
+    fn from(bytes: &'a mut [u8]) -> Self {
+        Growing::new(bytes, Pages { kind: PageKind::Base4K, total: 0, present: true })
+    }
+}
+
+impl Deref for Growing<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.bytes
+    }
+}
+
+impl DerefMut for Growing<'_> {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        self.bytes
     }
 }
 
@@ -244,7 +307,7 @@ fn not_mapped(host: &Host, plan: &Plan, cause: OsError) -> MemoryError {
         // A pool that has grown back since has lost a race all the same: its state says who has the pages.
         Some(pool) if cause.call == "mmap" && cause.is_out_of_memory() => MemoryError::PoolShort { need, pool },
         Some(_) if cause.call == "mmap" => MemoryError::Map { bytes: plan.total_bytes(), cause },
-        Some(_) => MemoryError::NotPopulated { need, page: plan.page(), cause },
+        Some(_) => NotPopulated { need, page: plan.page(), cause }.into(),
     }
 }
 

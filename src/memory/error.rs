@@ -53,14 +53,7 @@ pub enum MemoryError {
         keep_free_bytes: u64,
     },
     /// Reserved huge pages could not be faulted in.
-    NotPopulated {
-        /// Pages needed.
-        need: u64,
-        /// Their size.
-        page: PageKind,
-        /// The kernel's answer.
-        cause: OsError,
-    },
+    NotPopulated(NotPopulated),
     /// A mapping failed for another reason than a short pool.
     Map {
         /// Bytes asked for.
@@ -79,6 +72,41 @@ pub enum MemoryError {
         /// Bytes that were to be added.
         bytes: u64,
     },
+}
+
+/// Huge pages that were reserved, and then could not be had. It can come up while tokens are generated, so it is plain
+/// numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotPopulated {
+    /// Pages needed.
+    pub need: u64,
+    /// Their size.
+    pub page: PageKind,
+    /// The kernel's answer.
+    pub cause: OsError,
+}
+
+impl fmt::Display for NotPopulated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let NotPopulated { need, page, cause } = self;
+        write!(
+            f,
+            "{need} huge pages of {page} were reserved but could not be faulted in ({cause}); look at the cgroup hugetlb \
+             limits and the NUMA policy of this process (`brim doctor`)"
+        )
+    }
+}
+
+impl From<NotPopulated> for MemoryError {
+    fn from(error: NotPopulated) -> Self {
+        MemoryError::NotPopulated(error)
+    }
+}
+
+impl From<NotPopulated> for Error {
+    fn from(error: NotPopulated) -> Self {
+        MemoryError::from(error).into()
+    }
 }
 
 /// How to give `pool` so many pages: now, and at every boot.
@@ -156,11 +184,7 @@ impl fmt::Display for MemoryError {
                 }
                 f.write_str("; stop other processes, lower --ctx or choose a smaller model")
             }
-            MemoryError::NotPopulated { need, page, cause } => write!(
-                f,
-                "{need} huge pages of {page} were reserved but could not be faulted in ({cause}); look at the cgroup \
-                 hugetlb limits and the NUMA policy of this process (`brim doctor`)"
-            ),
+            MemoryError::NotPopulated(error) => error.fmt(f),
             MemoryError::Map { bytes, cause } => {
                 write!(f, "cannot map {}: {cause}; look at `ulimit -v` and vm.overcommit_memory", Human(*bytes))
             }

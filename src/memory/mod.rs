@@ -7,8 +7,8 @@ pub mod plan;
 pub mod pool;
 mod reserve;
 
-pub use arena::{Arena, OpenRegions, Pages, Regions, Shared, Unsealed};
-pub use error::MemoryError;
+pub use arena::{Arena, Growing, OpenRegions, Pages, Regions, Shared, Unsealed};
+pub use error::{MemoryError, NotPopulated};
 pub use packing::Packing;
 pub use plan::{PageKind, Plan, Region, RegionName};
 pub use pool::{Host, Hvo, PoolState};

@@ -3,11 +3,13 @@
 
 use std::ops::Range;
 
+use sha2::{Digest, Sha256};
+
 use super::config::{Config, Experts};
 use super::error::ModelError;
 use crate::bytes;
 use crate::gguf::TensorInfo;
-use crate::quant::WeightType;
+use crate::quant::{PANEL_ROWS, WeightType};
 
 /// Every weight starts on a cache line.
 const ALIGN: usize = 64;
@@ -329,6 +331,32 @@ impl Weights {
     /// Tokens of the vocabulary.
     pub fn n_vocab(&self) -> usize {
         self.embedding.rows
+    }
+
+    /// SHA-256, in hexadecimal, of the way weights lie in their region: the place and form of every tensor, and for each type
+    /// of panels what certain bytes become in one. Whoever has the same reads the same weights.
+    pub fn layout_sha256(&self) -> String {
+        let mut hash = Sha256::new();
+        let mut types = Vec::new();
+        for Placement { weight, tensor, first_row } in &self.placements {
+            let numbers =
+                [*tensor, *first_row, weight.offset, weight.bytes, weight.rows, weight.cols, weight.n_matrices];
+            numbers.iter().for_each(|number| hash.update(number.to_le_bytes()));
+            hash.update([weight.form as u8]);
+            hash.update(weight.ty.name());
+            if weight.form == Form::Panels && !types.contains(&weight.ty) {
+                types.push(weight.ty);
+            }
+        }
+        for ty in types {
+            let cols = 2 * ty.block_len();
+            // The upper half of multiples of 2^16 over the golden ratio: bytes that do not repeat.
+            let bytes = (0..PANEL_ROWS * ty.row_bytes(cols)).map(|i| (i * 40503).to_le_bytes()[1]);
+            let mut panel = vec![0; ty.panel_bytes(cols)];
+            ty.repack_panel(&bytes.collect::<Vec<u8>>(), cols, &mut panel);
+            hash.update(panel);
+        }
+        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// The longest row of any matrix, in bytes of the file: what the loader's buffers must hold sixteen of.

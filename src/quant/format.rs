@@ -168,7 +168,8 @@ impl Format {
         rows.div_ceil(PANEL_ROWS) * self.panel_bytes(cols)
     }
 
-    /// Repacks up to 16 file rows, `rows` holding them back to back, into one panel.
+    /// Repacks up to 16 file rows, `rows` holding them back to back, into one panel. The definition, for rows beyond the
+    /// matrix and rare types; `kernels::repack_panel` does the same fast.
     ///
     /// # Panics
     /// If `rows` is not 1 to 16 whole rows or `panel` not exactly one panel.
@@ -182,11 +183,6 @@ impl Format {
         };
         let (bytes, n_rows) = (self.block_bytes(), rows.len() / row_bytes);
         let (body, tail) = self.panel_parts();
-        if let Some(repack) = k_quants::repack_of(self.ty).filter(|_| n_rows == PANEL_ROWS) {
-            let mut rows = rows.chunks_exact(row_bytes);
-            let rows = std::array::from_fn(|_| rows.next().expect("16 rows"));
-            return repack(&rows, panel);
-        }
         let mut arranged = [[0; BLOCK_BYTES_MAX]; PANEL_ROWS];
         for row in &mut arranged[n_rows..] {
             (layout.arrange)(&[0; BLOCK_BYTES_MAX][..bytes], &mut row[..bytes]);
@@ -253,25 +249,6 @@ impl Format {
         (layout.arrange)(block, &mut arranged);
         (layout.restore)(&arranged, &mut back);
         back
-    }
-}
-
-/// Moves the four words of 16 rows from byte `from` on side by side: to the units `first`, `first + stride` and so on of
-/// `out`. Four words of four rows at a time, each row's as one number of 16 bytes, compile to shuffles of vectors.
-#[inline(always)]
-pub(super) fn put_quads(rows: &[&[u8]; PANEL_ROWS], from: usize, out: &mut [u8], first: usize, stride: usize) {
-    for group in 0..PANEL_ROWS / 4 {
-        let mut quads = [0u128; 4];
-        for (row, quad) in rows[group * 4..][..4].iter().zip(&mut quads) {
-            *quad = u128::from_le_bytes(*row[from..].first_chunk().expect("four words"));
-        }
-        for word in 0..4 {
-            let mut lane = 0u128;
-            for (row, quad) in quads.iter().enumerate() {
-                lane |= u128::from((quad >> (word * 32)) as u32) << (row * 32);
-            }
-            out[(first + word * stride) * UNIT + group * 16..][..16].copy_from_slice(&lane.to_le_bytes());
-        }
     }
 }
 

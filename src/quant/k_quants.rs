@@ -25,9 +25,9 @@
 //! Panel body: 4 units of scales, then 16 times two units of low nibbles, 32 columns apart, and the unit of their bit pairs,
 //! in the order in which they are multiplied. Tail: 16 `d`.
 
+use super::SUPER;
 use super::bits::{f16_at, same, sized, sized_mut, u32_at};
-use super::format::{Layout, put_quads};
-use super::{PANEL_ROWS, SUPER, TensorType, UNIT};
+use super::format::Layout;
 
 pub(super) const Q2_K: Layout = Layout {
     body: SUPER / 16 + SUPER / 4,
@@ -178,59 +178,6 @@ fn arrange_q45k<const BYTES: usize>(block: &[u8], out: &mut [u8]) {
     }
     out[12..BYTES - 4].copy_from_slice(&block[16..]);
     out[BYTES - 4..].copy_from_slice(&block[..4]);
-}
-
-/// 16 whole rows into their panel.
-pub(super) type Repack = fn(&[&[u8]; PANEL_ROWS], &mut [u8]);
-
-/// What repacks whole panels of the types that most bytes of most models have, faster than by arranging block after block:
-/// straight from the rows, most of it four words at a time. The bits are the same.
-pub(super) fn repack_of(ty: TensorType) -> Option<Repack> {
-    match ty {
-        TensorType::Q4_K => Some(repack_q45k::<144>),
-        TensorType::Q5_K => Some(repack_q45k::<176>),
-        TensorType::Q6_K => Some(repack_q6k),
-        _ => None,
-    }
-}
-
-fn repack_q45k<const BYTES: usize>(rows: &[&[u8]; PANEL_ROWS], panel: &mut [u8]) {
-    for (b, out) in panel.chunks_exact_mut(PANEL_ROWS * BYTES).enumerate() {
-        let blocks: [&[u8]; PANEL_ROWS] = std::array::from_fn(|r| &rows[r][b * BYTES..][..BYTES]);
-        let (body, tail) = out.split_at_mut(PANEL_ROWS * (BYTES - 4));
-        let tail: &mut [u8; 4 * PANEL_ROWS] = sized_mut(tail);
-        for (r, block) in blocks.iter().enumerate() {
-            for (unit, word) in scale_words(sized::<BYTES>(block)).iter().enumerate() {
-                body[unit * UNIT + r * 4..][..4].copy_from_slice(&word.to_le_bytes());
-            }
-            tail[r * 2..][..2].copy_from_slice(&block[..2]);
-            tail[2 * PANEL_ROWS + r * 2..][..2].copy_from_slice(&block[2..4]);
-        }
-        for quad in 0..(BYTES - 16) / 16 {
-            put_quads(&blocks, 16 + quad * 16, body, 3 + quad * 4, 1);
-        }
-    }
-}
-
-fn repack_q6k(rows: &[&[u8]; PANEL_ROWS], panel: &mut [u8]) {
-    const BYTES: usize = 210;
-    for (b, out) in panel.chunks_exact_mut(PANEL_ROWS * BYTES).enumerate() {
-        let blocks: [&[u8]; PANEL_ROWS] = std::array::from_fn(|r| &rows[r][b * BYTES..][..BYTES]);
-        let (body, tail) = out.split_at_mut(PANEL_ROWS * 208);
-        let tail: &mut [u8; 2 * PANEL_ROWS] = sized_mut(tail);
-        for (r, block) in blocks.iter().enumerate() {
-            tail[r * 2..][..2].copy_from_slice(&block[208..]);
-        }
-        put_quads(&blocks, 192, body, 0, 1);
-        // As `q6k_words`: of each half first eight words of low nibbles, then eight more, and eight of bit pairs.
-        for quad in 0..8 {
-            let (half, part, l) = (quad / 4, quad % 4 / 2, quad % 2 * 4);
-            put_quads(&blocks, quad * 16, body, 4 + (half * 8 + l) * 3 + part, 3);
-        }
-        for quad in 0..4 {
-            put_quads(&blocks, 128 + quad * 16, body, 4 + quad * 12 + 2, 3);
-        }
-    }
 }
 
 fn restore_q45k<const BYTES: usize>(arranged: &[u8], block: &mut [u8]) {

@@ -32,9 +32,10 @@ const PROMPT: usize = 4;
 /// How the disk is asked: bytes of a read, and threads. The best is the ceiling.
 const DIRECT_WAYS: [(usize, usize); 3] = [(1 << 20, 4), (1 << 20, 8), (4 << 20, 4)];
 
-/// A virtual machine may report the pages that an eviction has freed to its host, batches of 128 MiB that are not available
-/// while it does; that is not what the load takes.
-const SETTLE: Duration = Duration::from_secs(4);
+/// How long available memory may take to come to rest before a load: freed pages leave per-CPU lists within some seconds, and
+/// a virtual machine reports them to its host, batches of 128 MiB that are not available while it does. None of that is
+/// what a load takes.
+const SETTLE_MAX: Duration = Duration::from_secs(15);
 
 /// A way to load, and from what state of the page cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -81,7 +82,7 @@ pub(super) fn measure(args: &Bench, settings: &Settings) -> Result<Value> {
     for _ in 0..args.repeat {
         for (case, io) in cases.iter().filter(|(case, _)| !case.warm) {
             evict(&files)?;
-            std::thread::sleep(SETTLE);
+            settle();
             match one_load(settings, *io) {
                 Ok(sample) => samples.entry(*case).or_default().push(sample),
                 Err(e) if *io == Io::Direct && e.exit() == Exit::Model => {
@@ -234,6 +235,23 @@ fn watch(finished: &AtomicBool) -> Watch {
         std::thread::sleep(EVERY);
     }
     Watch { resident_peak_bytes: file::resident_peak_bytes().unwrap_or(0), ..seen }
+}
+
+/// Waits until available memory has not changed by more than 2 MiB for two seconds, or for [`SETTLE_MAX`].
+fn settle() {
+    const EVERY: Duration = Duration::from_millis(250);
+    const STILL: usize = 8;
+    let (host, begun) = (Host::default(), Instant::now());
+    let mut seen = Vec::new();
+    while begun.elapsed() < SETTLE_MAX {
+        seen.push(host.memory_available_bytes());
+        let last = &seen[seen.len().saturating_sub(STILL)..];
+        let apart = last.iter().max().zip(last.iter().min()).map_or(0, |(most, least)| most - least);
+        if last.len() == STILL && apart < 2 * MIB {
+            return;
+        }
+        std::thread::sleep(EVERY);
+    }
 }
 
 /// The open files of the set.

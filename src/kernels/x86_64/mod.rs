@@ -52,3 +52,42 @@ pub fn maker_and_family() -> ([u8; 12], u32) {
     let version = std::arch::x86_64::__cpuid(1).eax;
     (name, (version >> 8 & 0xf) + (version >> 20 & 0xff))
 }
+
+/// Four words of four rows, as four rows of four words. SSE2 is part of x86-64, so this needs no tier.
+#[inline(always)]
+pub fn transpose_words(rows: [[u8; 16]; 4]) -> [[u8; 16]; 4] {
+    use std::arch::x86_64::*;
+    // SAFETY: an array of 16 bytes and a vector of 128 bits are the same bytes, and every value of either is valid.
+    let [a, b, c, d] = rows.map(|row| unsafe { std::mem::transmute::<[u8; 16], __m128i>(row) });
+    // SAFETY: SSE2 is there; register values only.
+    let [ab, cd] = [(a, b), (c, d)].map(|(a, b)| unsafe { (_mm_unpacklo_epi32(a, b), _mm_unpackhi_epi32(a, b)) });
+    let words = [(ab.0, cd.0), (ab.1, cd.1)]
+        // SAFETY: as above.
+        .map(|(ab, cd)| unsafe { [_mm_unpacklo_epi64(ab, cd), _mm_unpackhi_epi64(ab, cd)] });
+    let [[w0, w1], [w2, w3]] = words;
+    // SAFETY: as in the first line.
+    [w0, w1, w2, w3].map(|word| unsafe { std::mem::transmute::<__m128i, [u8; 16]>(word) })
+}
+
+/// The lower halves of four words, then the upper ones.
+#[inline(always)]
+pub fn split_words(words: [u8; 16]) -> [u8; 16] {
+    use std::arch::x86_64::*;
+    // Places 0, 2, 1, 3.
+    const ALTERNATE: i32 = 0b11_01_10_00;
+    // SAFETY: as in `transpose_words`.
+    let words = unsafe { std::mem::transmute::<[u8; 16], __m128i>(words) };
+    // SAFETY: as in `transpose_words`.
+    let halves = unsafe {
+        _mm_shuffle_epi32::<ALTERNATE>(_mm_shufflehi_epi16::<ALTERNATE>(_mm_shufflelo_epi16::<ALTERNATE>(words)))
+    };
+    // SAFETY: as in `transpose_words`.
+    unsafe { std::mem::transmute::<__m128i, [u8; 16]>(halves) }
+}
+
+/// Asks for the cache line at `address`, which need not exist, to come into L1.
+#[inline(always)]
+pub fn prefetch(address: *const u8) {
+    // SAFETY: SSE is part of x86-64, and a prefetch touches nothing.
+    unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.cast()) }
+}

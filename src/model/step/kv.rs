@@ -1,10 +1,11 @@
 //! The KV cache of all layers, in pages.
 //!
 //! A page is [`PAGE_TOKENS`] positions of one sequence in all layers of one [`Reach`]. Which sequence has which page is not
-//! known here: a [`Span`](super::Span) brings its tables along.
+//! known here: a [`Span`] brings its tables along.
 
-use super::{Config, Sizes};
+use super::{Config, Sizes, Span};
 use crate::kernels::{KEY_TILE, KvType};
+use crate::memory::{Growing, NotPopulated};
 use crate::model::error::ModelError;
 use crate::quant::GROUP;
 
@@ -32,7 +33,7 @@ impl Reach {
 
 /// The KV cache: layer after layer, `[n_pages][n_kv_heads]{K, V}`.
 pub struct Kv<'a> {
-    bytes: &'a mut [u8],
+    bytes: Growing<'a>,
     kv_type: KvType,
     page_bytes: usize,
     layers: Vec<Place>,
@@ -57,7 +58,7 @@ pub(super) struct Cache<B> {
 
 impl<'a> Kv<'a> {
     /// Lays the cache out in the first [`kv_bytes`] of `bytes`.
-    pub fn new(bytes: &'a mut [u8], config: &Config, sizes: &Sizes) -> Kv<'a> {
+    pub fn new(bytes: impl Into<Growing<'a>>, config: &Config, sizes: &Sizes) -> Kv<'a> {
         let page_bytes = page_bytes(config, sizes.kv_type);
         let n_pages = page_counts(config, sizes);
         let mut start = 0;
@@ -66,7 +67,22 @@ impl<'a> Kv<'a> {
             start += n_pages[place.reach as usize] * page_bytes;
             place
         });
-        Kv { layers: layers.collect(), bytes, kv_type: sizes.kv_type, page_bytes, n_pages }
+        Kv { layers: layers.collect(), bytes: bytes.into(), kv_type: sizes.kv_type, page_bytes, n_pages }
+    }
+
+    /// Makes sure that the memory of the pages that `span` writes is there, before a pass does so.
+    ///
+    /// # Errors
+    /// The memory cannot be had after all (see [`Growing`]).
+    pub fn bring(&mut self, span: &Span<'_>) -> Result<(), NotPopulated> {
+        let pages = span.position / PAGE_TOKENS..(span.position + span.n).div_ceil(PAGE_TOKENS);
+        for &Place { start, reach } in &self.layers {
+            for &page in &span.pages[reach as usize][pages.clone()] {
+                let first = start + page as usize * self.page_bytes;
+                self.bytes.bring(first..first + self.page_bytes)?;
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn layer(&self, layer: usize) -> Cache<&[u8]> {

@@ -276,7 +276,7 @@ fn run(
         team,
         tile,
         buffers: &mut buffers,
-        kv: &mut Kv::new(&mut [], &config, &sizes),
+        kv: &mut Kv::new(&mut [][..], &config, &sizes),
         tokens: &ids,
         spans: &[],
         attention_time: None,
