@@ -110,6 +110,7 @@ const READ_BYTES: usize = 512;
 #[inline(always)]
 pub(super) fn read<S: Simd>(s: S, data: &[u8], way: ReadWay) -> u64 {
     match way {
+        _ if !S::FAST => read_parts::<_, 1, false>(s, [data], |_| ()),
         ReadWay::Plain => read_parts::<_, 1, false>(s, [data], |_| ()),
         ReadWay::Ahead => read_parts::<_, 1, true>(s, [data], |line| s.prefetch::<true>(line.wrapping_add(8192))),
         ReadWay::AheadL2 => read_parts::<_, 1, true>(s, [data], |line| s.prefetch::<false>(line.wrapping_add(8192))),

@@ -354,10 +354,10 @@ impl Kernels {
 
 /// Emits one tier: the probe, the entry points with the very same feature list, and the table. `V` vectors of rows and
 /// `N` tokens are the register block of integer prefill, `NS` tokens where scales are integers (their sums take three
-/// registers where the others take two), `NF` tokens that of float prefill. A tier that extends another names what it
-/// replaces.
+/// registers where the others take two), `NF` tokens that of float prefill. The table goes through `$finish`, where it may
+/// take kernels of another tier.
 macro_rules! tier {
-    ($module:ident, $tier:expr, $simd:ty, $token:expr, [$($feature:tt),*], V = $v:literal, N = $n:literal, NS = $ns:literal, NF = $nf:literal) => {
+    ($module:ident, $tier:expr, $simd:ty, $token:expr, [$($feature:tt),*], $finish:expr, V = $v:literal, N = $n:literal, NS = $ns:literal, NF = $nf:literal) => {
         mod $module {
             use super::acts::quantise as quantise_row;
             use super::attention::{attend as attend_rows, store_key as store_one_key, store_value as store_one_value};
@@ -403,7 +403,7 @@ macro_rules! tier {
                         accumulate: bool,
                         tile: (&mut [u8], usize),
                     ) {
-                        if !<$simd as super::simd::Simd>::TILES {
+                        if !<$simd as super::simd::Simd>::FAST {
                             return $few(w, acts, out, accumulate, Ahead::NONE);
                         }
                         let (scratch, k_cols) = tile;
@@ -569,7 +569,7 @@ macro_rules! tier {
                 super::ceiling::read($token, data, way)
             }
 
-            pub static KERNELS: Kernels = TABLE;
+            pub static KERNELS: Kernels = $finish(TABLE);
 
             pub const TABLE: Kernels = Kernels {
                 tier: $tier,
@@ -603,7 +603,26 @@ macro_rules! tier {
     };
 }
 
-tier!(scalar, Tier::Scalar, portable::Portable, portable::Portable, [], V = 1, N = 2, NS = 2, NF = 2);
+/// A tier whose kernels are all its own.
+const fn finished(table: Kernels) -> Kernels {
+    table
+}
+
+/// The kernels of avx2 wherever integers are not multiplied: the two differ in nothing else.
+#[cfg(target_arch = "x86_64")]
+const fn with_floats_of_avx2(table: Kernels) -> Kernels {
+    const BASE: Kernels = avx2::TABLE;
+    let [f32s, f16s, bf16s, ..] = BASE.stream;
+    let [.., q8_0, q4_0, q4k, q6k] = table.stream;
+    let stream = [f32s, f16s, bf16s, q8_0, q4_0, q4k, q6k];
+    let [f32s, f16s, bf16s, ..] = BASE.tiled;
+    let [.., q8_0, q4_0, q4k, q6k] = table.tiled;
+    let tiled = [f32s, f16s, bf16s, q8_0, q4_0, q4k, q6k];
+    let Kernels { tier, unpack, scaled, quantise, dots, dot_macs, .. } = table;
+    Kernels { tier, stream, tiled, unpack, scaled, quantise, dots, dot_macs, ..BASE }
+}
+
+tier!(scalar, Tier::Scalar, portable::Portable, portable::Portable, [], finished, V = 1, N = 2, NS = 2, NF = 2);
 
 #[cfg(target_arch = "x86_64")]
 tier!(
@@ -613,6 +632,7 @@ tier!(
     // SAFETY: the enclosing function carries the tier's feature list, so it runs only where the probe succeeded.
     unsafe { x86_64::avx2::Avx2::<false>::assume() },
     ["avx2", "fma", "f16c"],
+    finished,
     V = 2,
     N = 3,
     NS = 2,
@@ -627,6 +647,7 @@ tier!(
     // SAFETY: as above.
     unsafe { x86_64::avx2::Avx2::<true>::assume() },
     ["avx2", "fma", "f16c", "avxvnni"],
+    with_floats_of_avx2,
     V = 2,
     N = 5,
     NS = 2,
@@ -641,6 +662,7 @@ tier!(
     // SAFETY: as above.
     unsafe { x86_64::avx512::Avx512::<false>::assume() },
     ["avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "avx2", "fma", "f16c"],
+    finished,
     V = 2,
     N = 4,
     NS = 4,

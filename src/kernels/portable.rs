@@ -21,7 +21,7 @@ fn first<T: Copy>(x: &[T]) -> [T; N] {
 impl Simd for Portable {
     const REGISTERS: usize = 16;
     const LANES: usize = N;
-    const TILES: bool = false;
+    const FAST: bool = false;
     const VNNI: bool = true;
     type F = [f32; N];
     type I = [i32; N];

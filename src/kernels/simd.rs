@@ -14,9 +14,9 @@ pub trait Simd: Copy {
     const LANES: usize;
     /// Dot products of bytes add up in i32 lanes (`vpdpbusd`); else in pairs of i16 (`vpmaddubsw`).
     const VNNI: bool;
-    /// Many tokens are worth unpacking weights into a tile; else they take the kernels of few tokens, which costs the
-    /// binary nothing.
-    const TILES: bool = true;
+    /// Worth kernels that are there for speed alone, such as tiles for many tokens; else the binary has one plain kernel
+    /// of each kind.
+    const FAST: bool = true;
     /// Vector of f32.
     type F: Copy;
     /// Vector of i32, or of bytes.

@@ -175,7 +175,7 @@ pub(super) fn attend<S: Simd>(
     put: &mut dyn FnMut(RowResult<'_>),
 ) {
     match queries.rows() {
-        n if n > STREAMED_ROWS_MAX || !kv.head_dim.is_multiple_of(S::LANES) => {
+        n if !S::FAST || n > STREAMED_ROWS_MAX || !kv.head_dim.is_multiple_of(S::LANES) => {
             attend_rows::<S, TILED_ROWS, false>(s, kv, queries, keys, scratch, put);
         }
         0..=2 => attend_rows::<S, 2, true>(s, kv, queries, keys, scratch, put),

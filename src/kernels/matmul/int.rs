@@ -103,7 +103,10 @@ pub fn stream<S: Simd, F: IntFormat>(
                 }
             };
         }
-        in_blocks!(acts, [4, 2, 1], run);
+        match S::FAST {
+            true => in_blocks!(acts, [4, 2, 1], run),
+            false => in_blocks!(acts, [1], run),
+        }
     }
 }
 
