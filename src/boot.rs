@@ -32,7 +32,7 @@ pub const CTX_DEFAULT: usize = 4096;
 const BATCH_DEFAULT: usize = 256;
 
 /// Bytes of scratch (and of the KV cache) that are cleared at a time, between reads.
-const POPULATE_BYTES: usize = 32 << 20;
+const POPULATE_BYTES: usize = 8 << 20;
 
 /// A model that is known but not loaded: headers have been read, nothing else.
 pub struct Prepared {
@@ -351,6 +351,8 @@ fn run_on<'a, T>(
     let n_readers = readers(sizes.workers);
     let buffer_bytes = if resident.is_some() { 0 } else { n_readers * model.buffer_bytes(n_readers) };
     let (buffers, scratch_rest) = regions.scratch.split_at_mut(buffer_bytes);
+    // All of them, for the engine has them later, whether or not they were needed.
+    pages.populate(buffers)?;
     let done = &settings.progress.done;
     let mut vocabulary = None;
     let (vocab, built) = (regions.vocab, &mut vocabulary);

@@ -6,7 +6,7 @@ mod cli;
 #[path = "common/pool.rs"]
 mod pool;
 
-use cli::{golden, run};
+use cli::{Dir, golden, run};
 use pool::Pool;
 use serde_json::Value;
 
@@ -26,6 +26,16 @@ fn pages_at(model: &str, ctx: u64) -> u64 {
     number(&plan(&["-m", model, "--hugepages", "--ctx", &ctx.to_string()]), "total_pages")
 }
 
+/// A test model that claims to have been trained for so long a context that its cache takes many pages.
+fn model(dir: &Dir) -> String {
+    let mut bytes = std::fs::read(golden("qwen3-mixed")).unwrap();
+    let key = b"qwen3.context_length";
+    let at = bytes.windows(key.len()).position(|window| window == key).unwrap() + key.len();
+    assert_eq!(bytes[at..][..4], 4u32.to_le_bytes(), "a UINT32");
+    bytes[at + 4..][..4].copy_from_slice(&65_536u32.to_le_bytes());
+    dir.file("model.gguf", bytes)
+}
+
 /// The context that a model was trained for: without a limit that is the longest there is.
 fn ctx_train(model: &str) -> u64 {
     number(&plan(&["-m", model, "--fit"]), "ctx")
@@ -33,7 +43,8 @@ fn ctx_train(model: &str) -> u64 {
 
 #[test]
 fn the_longest_context_fits_and_the_next_one_does_not() {
-    let model = golden("qwen3-mixed");
+    let dir = Dir::new("fit-longest");
+    let model = model(&dir);
     let (shortest, train) = (pages_at(&model, STEP), ctx_train(&model));
     let longest = pages_at(&model, train);
     assert!(longest > shortest, "{shortest} to {longest} pages: nothing to choose from");
@@ -91,7 +102,7 @@ fn where_nothing_fits_it_says_what_is_missing() {
 fn a_board_s_budget_counts() {
     // Ordinary memory: all but a little of what is available must stay free.
     let model = golden("qwen3-mixed");
-    let dir = cli::Dir::new("fit");
+    let dir = Dir::new("fit");
     let available = number(&plan(&["-m", &model]), "memory_available_bytes") >> 20;
     let board = |keep: u64| dir.file(&format!("{keep}.toml"), format!("[memory]\nkeep_free_mib = {keep}\n"));
     let all = plan(&["-m", &model, "--fit"]);

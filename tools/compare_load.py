@@ -85,6 +85,7 @@ def main():
     ap.add_argument("-r", type=int, default=3)
     ap.add_argument("-t", "--threads", type=int, default=2)
     ap.add_argument("--ctx", type=int, default=512)
+    ap.add_argument("--peers", default="", help="only the modes of llama.cpp whose name has this in it, such as 'no repack'")
     ap.add_argument("--resident", help="also measure --resident at this socket, where a `brim hold` must be alive")
     a = ap.parse_args()
     import llama_cpp
@@ -93,6 +94,7 @@ def main():
              for name in dir(llama_cpp) if name.startswith("LLAMA_LOAD_MODE_")}
     peers = {f"llama.cpp {name}{'' if repack else ', no repack'}": {"load_mode": mode, "use_extra_bufts": repack}
              for mode, name in names.items() if name in ("none", "mmap", "direct_io", "dio") for repack in (False, True)}
+    peers = {name: mode for name, mode in peers.items() if a.peers in name}
     figures = {}
     for state, prepare in (("cold", evict), ("warm", warm)):
         for _ in range(a.r + (state == "warm")):
