@@ -259,7 +259,7 @@ pub struct Running<'a> {
     /// Tokens in, logits out.
     pub engine: Engine<'a>,
     /// Text to tokens and back.
-    pub tokenizer: &'a Tokenizer<'a>,
+    pub tokenizer: Tokenizer<'a>,
     /// The sealed weights region, for measuring what reading it costs.
     pub weights: &'a [u8],
     /// The workers.
@@ -281,25 +281,55 @@ pub struct LoadReport {
     pub traffic: Traffic,
 }
 
+/// What a loaded model stands on.
+#[derive(Default)]
+struct Ground {
+    pool: Option<Pool>,
+    model: Option<Model>,
+    resident: Option<Resident>,
+    arena: Option<Arena>,
+}
+
 /// Maps the plan, loads the model into it, seals the weights and runs `work`; everything is given back afterwards.
 ///
 /// # Errors
 /// Memory that cannot be had (5), before anything is read; a read that fails (4); what `work` returns.
 pub fn run<T>(prepared: Prepared, settings: &Settings, work: impl FnOnce(Running<'_>) -> Result<T>) -> Result<T> {
+    run_on(&mut Ground::default(), prepared, settings, work)
+}
+
+/// As [`run`], for a command that runs until the process ends: the model stays, so that any thread may use it.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_for_good<T>(
+    prepared: Prepared,
+    settings: &Settings,
+    work: impl FnOnce(Running<'static>) -> Result<T>,
+) -> Result<T> {
+    run_on(Box::leak(Box::default()), prepared, settings, work)
+}
+
+fn run_on<'a, T>(
+    ground: &'a mut Ground,
+    prepared: Prepared,
+    settings: &Settings,
+    work: impl FnOnce(Running<'a>) -> Result<T>,
+) -> Result<T> {
     if settings.verbose {
         log::set_max_level(log::LevelFilter::Info);
     }
     let Prepared { files, model, sizes, plan, kernels, serving } = prepared;
+    let model: &'a Model = ground.model.insert(model);
     let at_file = |e: Error| e.at(files.name());
     let begun = Instant::now();
-    let resident = match &settings.resident {
-        Some(socket) => {
-            let wanted = Manifest::new(&files, kernels.tier().name(), model.weights.bytes as u64, plan.page().bytes());
-            Some(Resident::connect(socket, &wanted)?)
-        }
-        None => None,
-    };
-    let (mut arena, plan) = map(&plan, settings)?;
+    if let Some(socket) = &settings.resident {
+        let wanted = Manifest::new(&files, kernels.tier().name(), model.weights.bytes as u64, plan.page().bytes());
+        ground.resident = Some(Resident::connect(socket, &wanted)?);
+    }
+    let resident = ground.resident.as_ref();
+    let (arena, plan) = map(&plan, settings)?;
+    let arena = ground.arena.insert(arena);
     if settings.for_good {
         arena.keep();
     }
@@ -310,7 +340,7 @@ pub fn run<T>(prepared: Prepared, settings: &Settings, work: impl FnOnce(Running
     let n_readers = readers(sizes.workers);
     let buffer_bytes = if resident.is_some() { 0 } else { n_readers * model.buffer_bytes(n_readers) };
     let (buffers, scratch_rest) = regions.scratch.split_at_mut(buffer_bytes);
-    let done = AtomicU64::new(0);
+    let done = &settings.progress.done;
     let mut vocabulary = None;
     let (vocab, built) = (regions.vocab, &mut vocabulary);
     let mut meanwhile: Vec<Job<'_>> = vec![Box::new(|| {
@@ -323,7 +353,8 @@ pub fn run<T>(prepared: Prepared, settings: &Settings, work: impl FnOnce(Running
         meanwhile.push(Box::new(move || Ok(pages.populate(part)?)));
     }
     let total = if resident.is_some() { 0 } else { total };
-    let traffic = with_progress(total, &done, || {
+    settings.progress.total.store(total, Ordering::Relaxed);
+    let traffic = with_progress(total, done, || {
         let populate = |place: &mut [u8]| Ok(pages.populate(place)?);
         let loading = Loading {
             io: settings.io,
@@ -333,7 +364,7 @@ pub fn run<T>(prepared: Prepared, settings: &Settings, work: impl FnOnce(Running
             populate: &populate,
             meanwhile,
             sha256: if settings.model.is_some() { &settings.sha256 } else { &[] },
-            done: &done,
+            done,
             source: None,
         };
         if resident.is_some() {
@@ -346,9 +377,9 @@ pub fn run<T>(prepared: Prepared, settings: &Settings, work: impl FnOnce(Running
         let (tokens, rows) = (tokenizer.n_tokens() as usize, model.weights.n_vocab());
         return Err(at_file(ModelError::Vocabulary { tokens, rows }.into()));
     }
-    let loaded = LoadReport { bytes: done.into_inner(), elapsed: begun.elapsed(), traffic };
-    let pool = Pool::start(&settings.cores)?;
-    let weights = match &resident {
+    let loaded = LoadReport { bytes: done.load(Ordering::Relaxed), elapsed: begun.elapsed(), traffic };
+    let pool: &'a Pool = ground.pool.insert(Pool::start(&settings.cores)?);
+    let weights = match resident {
         Some(resident) => resident.weights(),
         None => regions.weights.seal()?,
     };
@@ -372,9 +403,9 @@ pub fn run<T>(prepared: Prepared, settings: &Settings, work: impl FnOnce(Running
     });
     // The headers have been read into the vocabulary region; the heap copy is not needed any more.
     drop(files);
-    let engine = Engine::new(&model, kernels, &pool, sizes, (weights, regions.kv, regions.scratch));
+    let engine = Engine::new(model, kernels, pool, sizes, (weights, regions.kv, regions.scratch));
     let engine = engine.with_embedding_rows(rows);
-    work(Running { engine, tokenizer: &tokenizer, weights, pool: &pool, loaded, identity })
+    work(Running { engine, tokenizer, weights, pool, loaded, identity })
 }
 
 /// The NUMA nodes that pages are spread over; none on a box of one node, or where the board says so.

@@ -20,6 +20,8 @@ pub mod memory;
 pub mod model;
 pub mod quant;
 pub mod sampling;
+#[cfg(feature = "serve")]
+pub mod serve;
 pub mod sys;
 pub mod tokenizer;
 pub mod units;

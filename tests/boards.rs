@@ -11,7 +11,20 @@ const KEYS: [(&str, &[&str]); 6] = [
     ("bandwidth", &["read_gbs", "source", "date"]),
     ("tile", &["tokens", "k_bytes", "ahead_l1_bytes", "ahead_l2_bytes"]),
     ("model", &["path", "ctx", "kv_type", "sha256"]),
-    ("serve", &["listen", "slots", "keys_file", "limits"]),
+    (
+        "serve",
+        &[
+            "listen",
+            "slots",
+            "kv_tokens",
+            "keys_file",
+            "cors_origin",
+            "log_prompts",
+            "cache_dir",
+            "cache_mib",
+            "limits",
+        ],
+    ),
 ];
 
 #[test]

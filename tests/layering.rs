@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 /// Each room, and the rooms it may import. `boot` knows everybody but the commands; `cli` knows everybody.
-const ROOMS: [(&str, &[&str]); 15] = [
+const ROOMS: [(&str, &[&str]); 16] = [
     ("error", &[]),
     ("units", &[]),
     ("bytes", &[]),
@@ -20,6 +20,7 @@ const ROOMS: [(&str, &[&str]); 15] = [
     ("load", &["kernels", "gguf", "quant", "sys", "bytes", "units", "error"]),
     ("model", &["load", "kernels", "gguf", "quant", "memory", "bytes", "units", "error"]),
     ("engine", &["model", "load", "kernels", "sampling", "sys", "bytes", "units", "error"]),
+    ("serve", &["engine", "chat", "tokenizer", "sampling", "board", "load", "sys", "error"]),
 ];
 
 fn sources(dir: &Path, out: &mut Vec<PathBuf>) {

@@ -308,10 +308,46 @@ pub struct Serve {
     pub listen: Option<String>,
     /// Sequences served at once.
     pub slots: Option<u32>,
-    /// File with the API keys.
+    /// Tokens that the KV cache holds for all of them together.
+    pub kv_tokens: Option<u32>,
+    /// File with the API keys, one a line.
     pub keys_file: Option<String>,
-    /// Limits of one request.
-    pub limits: Option<toml::Table>,
+    /// The origin whose pages may talk to the server, or `*`.
+    pub cors_origin: Option<String>,
+    /// Prompts are written to the log.
+    pub log_prompts: bool,
+    /// Where the prompt cache is kept from one start to the next.
+    pub cache_dir: Option<String>,
+    /// Most MiB that it takes there.
+    pub cache_mib: Option<u32>,
+    /// Limits on what one client can take.
+    pub limits: Limits,
+}
+
+/// `[serve] limits`
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Connections at once.
+    pub connections: Option<u32>,
+    /// KiB of a request's header.
+    pub header_kib: Option<u32>,
+    /// Seconds that a header may take.
+    pub header_s: Option<u32>,
+    /// KiB of a request's body.
+    pub body_kib: Option<u32>,
+    /// Seconds that a body may take.
+    pub body_s: Option<u32>,
+    /// Seconds that a connection may be idle.
+    pub idle_s: Option<u32>,
+    /// Seconds that a client may let its answer wait.
+    pub write_s: Option<u32>,
+    /// Seconds until the first token.
+    pub first_token_s: Option<u32>,
+    /// Requests that may wait for a slot.
+    pub queue: Option<u32>,
+    /// Seconds that requests have to end after SIGTERM.
+    pub drain_s: Option<u32>,
 }
 
 impl Board {
@@ -341,6 +377,7 @@ impl Board {
             Ctx::Tokens(tokens) => Some(tokens),
             Ctx::Auto => None,
         };
+        let limits = &self.serve.limits;
         for (key, value, min, max) in [
             ("cpu.threads", self.cpu.threads, 1, 1024),
             ("cpu.l1d_kib", self.cpu.l1d_kib, 4, 4 << 10),
@@ -352,6 +389,19 @@ impl Board {
             ("tile.ahead_l1_bytes", self.tile.ahead_l1_bytes, 0, 1 << 20),
             ("tile.ahead_l2_bytes", self.tile.ahead_l2_bytes, 0, 1 << 20),
             ("model.ctx", self.model.ctx.and_then(tokens), 1, 1 << 24),
+            ("serve.slots", self.serve.slots, 1, 64),
+            ("serve.kv_tokens", self.serve.kv_tokens, 1, 1 << 30),
+            ("serve.cache_mib", self.serve.cache_mib, 1, 1 << 20),
+            ("serve.limits.connections", limits.connections, 1, 1 << 12),
+            ("serve.limits.header_kib", limits.header_kib, 1, 256),
+            ("serve.limits.header_s", limits.header_s, 1, 3600),
+            ("serve.limits.body_kib", limits.body_kib, 1, 256 << 10),
+            ("serve.limits.body_s", limits.body_s, 1, 3600),
+            ("serve.limits.idle_s", limits.idle_s, 1, 86400),
+            ("serve.limits.write_s", limits.write_s, 1, 3600),
+            ("serve.limits.first_token_s", limits.first_token_s, 1, 86400),
+            ("serve.limits.queue", limits.queue, 1, 1024),
+            ("serve.limits.drain_s", limits.drain_s, 0, 3600),
         ] {
             if let Some(found) = value.filter(|value| !(min..=max).contains(value)) {
                 return Err(BoardError::Range { key, found: found.into(), min: min.into(), max: max.into() });
@@ -368,18 +418,10 @@ impl Board {
     }
 
     fn refuse_missing_features(&self) -> Result<(), BoardError> {
-        let serve = &self.serve;
-        for (asked, setting) in [
-            (serve.listen.is_some(), "serve.listen"),
-            (serve.slots.is_some(), "serve.slots"),
-            (serve.keys_file.is_some(), "serve.keys_file"),
-            (serve.limits.is_some(), "serve.limits"),
-        ] {
-            if asked {
-                return Err(BoardError::NotSupported { setting });
-            }
+        match cfg!(feature = "serve") || self.serve == Serve::default() {
+            true => Ok(()),
+            false => Err(BoardError::NotSupported { setting: "serve" }),
         }
-        Ok(())
     }
 
     /// Ordinary memory that must stay free, in bytes.
@@ -427,8 +469,9 @@ mod tests {
             ),
             ("[model]\nctx = -1", "line 2: invalid value"),
             ("[model]\nctx = 0", "model.ctx is 0"),
-            ("[serve]\nslots = 4", "serve.slots is not supported by this version"),
-            ("[serve.limits]\nx = 4", "serve.limits is not supported by this version"),
+            ("[serve]\nslots = 65", "serve.slots is 65, allowed are 1 to 64"),
+            ("[serve.limits]\nx = 4", "unknown key `x`"),
+            ("[serve]\nlimits = { idle_s = 0 }", "serve.limits.idle_s is 0"),
         ] {
             let error = Board::parse(text).unwrap_err().to_string();
             assert!(error.contains(want), "{text:?}: {want:?} not in {error:?}");

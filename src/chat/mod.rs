@@ -123,6 +123,11 @@ impl ChatTemplate {
         Some(ChatTemplate::compile(source, Some(name)))
     }
 
+    /// Whether `word` stands somewhere in the template.
+    pub fn mentions(&self, word: &str) -> bool {
+        self.environment.get_template(NAME).is_ok_and(|template| template.source().contains(word))
+    }
+
     /// The text of a prompt.
     ///
     /// # Errors

@@ -20,6 +20,9 @@ struct Top {
 pub enum Command {
     /// generates text
     Run(Run),
+    /// the OpenAI-compatible server
+    #[cfg(feature = "serve")]
+    Serve(Serve),
     /// keeps loaded weights resident for later processes
     Hold(Hold),
     /// the memory plan
@@ -169,6 +172,41 @@ Run {
 }
 }
 
+#[cfg(feature = "serve")]
+model_command! {
+/// Serves the model over HTTP: the interfaces of OpenAI and Anthropic, a status page at /.
+#[argh(subcommand, name = "serve")]
+Serve {
+    /// where to listen: ADDRESS:PORT or unix:PATH (default: 127.0.0.1:8080)
+    #[argh(option)]
+    pub listen: Option<String>,
+    /// sequences served at once (default: 4)
+    #[argh(option)]
+    pub slots: Option<u32>,
+    /// tokens the KV cache holds for all of them together (default: slots times --ctx)
+    #[argh(option)]
+    pub kv_tokens: Option<u32>,
+    /// file with the API keys, one a line (default: nobody needs one)
+    #[argh(option)]
+    pub keys_file: Option<String>,
+    /// name of the model as clients see it (default: that of its file)
+    #[argh(option)]
+    pub name: Option<String>,
+    /// use the weights that a `brim hold` keeps, at its socket (default: brim.sock in $XDG_RUNTIME_DIR or /run)
+    #[argh(option)]
+    pub resident: Option<String>,
+    /// chat template: a file, or a name such as chatml (default: the model's own)
+    #[argh(option)]
+    pub chat_template: Option<String>,
+    /// report readiness on this descriptor, as s6 has it
+    #[argh(option)]
+    pub ready_fd: Option<i32>,
+    /// write prompts to the log
+    #[argh(switch)]
+    pub log_prompts: bool,
+}
+}
+
 model_command! {
 /// Loads weights once and keeps them for any number of `run --resident`, until SIGTERM.
 #[argh(subcommand, name = "hold")]
@@ -312,7 +350,7 @@ pub enum Parsed {
 }
 
 /// Options without a value.
-const SWITCHES: [&str; 13] = [
+const SWITCHES: [&str; 14] = [
     "--help",
     "--version",
     "-V",
@@ -326,6 +364,7 @@ const SWITCHES: [&str; 13] = [
     "--null",
     "--ends",
     "--fit",
+    "--log-prompts",
 ];
 
 /// Parses the words after the program's name. `--option=value` is read as `--option value`.

@@ -9,6 +9,8 @@ mod inspect;
 pub mod plan;
 mod run;
 mod selftest;
+#[cfg(feature = "serve")]
+mod serve;
 pub mod settings;
 mod tokenize;
 
@@ -55,6 +57,8 @@ fn execute(command: Command) -> Result<()> {
         Command::Plan(args) => plan::execute(&args),
         Command::Run(args) => run::execute(&args),
         Command::Selftest(args) => selftest::execute(&args),
+        #[cfg(feature = "serve")]
+        Command::Serve(args) => serve::execute(&args),
         Command::Tokenize(args) => tokenize::execute(&args),
     }
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::args::Plan as PlanArgs;
 use super::settings::Settings;
-use crate::boot;
+use crate::boot::{self, Prepared};
 use crate::error::{Error, Result};
 use crate::memory::{Host, Hvo, MemoryError, PageKind, Plan, PoolState, arena};
 use crate::units::Human;
@@ -58,23 +58,28 @@ pub fn execute(args: &PlanArgs) -> Result<()> {
     }
     settings.ctx_auto |= args.fit;
     let prepared = boot::prepare(&settings, 1)?;
-    settings.kv_type = prepared.kv_type();
-    let weights = &prepared.model.weights;
-    let mut details: Vec<(String, u64)> = Vec::new();
-    for (i, layer) in weights.layers.iter().enumerate() {
-        let end = weights.layers.get(i + 1).map_or(weights.output_norm.offset, |next| next.attn_norm.offset);
-        details.push((format!("layer {i}"), (end - layer.attn_norm.offset) as u64));
-    }
-    let rest = weights.bytes as u64 - details.iter().map(|(_, bytes)| bytes).sum::<u64>();
-    details.push(("embedding, output and norms".to_owned(), rest));
-    let mut report = PlanReport::gather(prepared.files.name().to_string(), prepared.plan, &settings, details);
-    report.ctx = u32::try_from(prepared.sizes.ctx).ok();
-    report.decode_ceiling =
-        settings.board.bandwidth.read_gbs.map(|gbs| gbs * 1e9 / prepared.model.weights.bytes_per_token as f64);
-    report.print(args.json)
+    PlanReport::of(&prepared, &mut settings).print(args.json)
 }
 
 impl PlanReport {
+    /// The report on a model that has been prepared.
+    pub fn of(prepared: &Prepared, settings: &mut Settings) -> PlanReport {
+        settings.kv_type = prepared.kv_type();
+        let weights = &prepared.model.weights;
+        let mut details: Vec<(String, u64)> = Vec::new();
+        for (i, layer) in weights.layers.iter().enumerate() {
+            let end = weights.layers.get(i + 1).map_or(weights.output_norm.offset, |next| next.attn_norm.offset);
+            details.push((format!("layer {i}"), (end - layer.attn_norm.offset) as u64));
+        }
+        let rest = weights.bytes as u64 - details.iter().map(|(_, bytes)| bytes).sum::<u64>();
+        details.push(("embedding, output and norms".to_owned(), rest));
+        let name = prepared.files.name().to_string();
+        let mut report = PlanReport::gather(name, prepared.plan.clone(), settings, details);
+        report.ctx = u32::try_from(prepared.sizes.ctx).ok();
+        report.decode_ceiling = settings.board.bandwidth.read_gbs.map(|gbs| gbs * 1e9 / weights.bytes_per_token as f64);
+        report
+    }
+
     /// Sets `plan` beside this box.
     pub fn gather(model: String, plan: Plan, settings: &Settings, details: Vec<(String, u64)>) -> PlanReport {
         let host = Host::default();
@@ -148,7 +153,8 @@ impl PlanReport {
         self.plan.with_page(self.huge_page).ok().map(|plan| plan.total_pages())
     }
 
-    fn json(&self) -> Value {
+    /// The report as one document.
+    pub fn json(&self) -> Value {
         let plan = &self.plan;
         let region = |name: &str, bytes: u64, pages: u64| json!({"name": name, "bytes": bytes, "pages": pages});
         let pool = |field: fn(&PoolState) -> u64| self.pool.as_ref().map_or(0, field);

@@ -73,7 +73,7 @@ pub fn execute(args: &Run) -> Result<()> {
 }
 
 /// The chat template: a file, one that the model or brim has under this name, or the model's own.
-fn template(metadata: &Metadata<'_>, chosen: Option<&str>) -> Result<Option<ChatTemplate>> {
+pub fn template(metadata: &Metadata<'_>, chosen: Option<&str>) -> Result<Option<ChatTemplate>> {
     const KEY: &str = "tokenizer.chat_template";
     let Some(chosen) = chosen else {
         return Ok(metadata.str(KEY)?.map(|source| ChatTemplate::compile(source, None)).transpose()?);
@@ -160,7 +160,7 @@ impl Talk<'_> {
     }
 
     fn answer_chat(&mut self, template: &ChatTemplate, messages: &[Message]) -> Result<String> {
-        let tokenizer = self.running.tokenizer;
+        let tokenizer = &self.running.tokenizer;
         let text =
             |id: Option<u32>| id.map(|id| String::from_utf8_lossy(tokenizer.text(id)).into_owned()).unwrap_or_default();
         let prompt = template.render(&Prompt {
@@ -238,7 +238,7 @@ impl Talk<'_> {
             }
             stats.tokens += 1;
             piece.clear();
-            decoder.push(running.tokenizer, token, &mut piece);
+            decoder.push(&running.tokenizer, token, &mut piece);
             answer.push_str(&piece);
             if write(&mut out, &piece).is_err() {
                 return Ok(answer);

@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 
 use super::args::ModelArgs;
 use crate::board::{Board, BoardError, Ctx, EMBEDDED, KvType, PageSize, TIERS, Tile};
 use crate::error::{Error, Result};
-use crate::load::{Io, resident};
+use crate::load::{Io, Progress, resident};
 use crate::memory::PageKind;
 use crate::sys::cpu::{ListError, Topology, format_list, parse_list};
 
@@ -51,6 +52,8 @@ pub struct Settings {
     pub pre: Option<String>,
     /// Say more on stderr.
     pub verbose: bool,
+    /// How far the load is, for whoever wants to watch.
+    pub progress: Arc<Progress>,
     /// Tile sizes of the board.
     pub tile: Tile,
     /// Ordinary memory that must stay free.
@@ -260,6 +263,7 @@ impl Settings {
             io: io.map(|(io, _)| io).unwrap_or_default(),
             pre: pick(env, "pre", args.pre.clone(), None)?.map(|(pre, _)| pre),
             verbose: args.verbose || switch_from_env(env, "BRIM_VERBOSE")?.unwrap_or(false),
+            progress: Arc::default(),
             tile: board.tile.clone(),
             keep_free_bytes: board.keep_free_bytes(),
             topology,

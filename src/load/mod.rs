@@ -14,6 +14,16 @@ pub mod weights;
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::atomic::AtomicU64;
+
+/// How far a load is, for whoever wants to watch.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Bytes read.
+    pub done: AtomicU64,
+    /// Bytes there are to read; 0 until that is known.
+    pub total: AtomicU64,
+}
 
 /// How model files are read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

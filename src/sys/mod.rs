@@ -13,6 +13,7 @@ pub mod memfd;
 pub mod read;
 pub mod signal;
 pub mod socket;
+pub mod supervisor;
 pub mod term;
 
 use std::fmt;

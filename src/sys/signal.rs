@@ -5,7 +5,7 @@
 //! async-signal-safe.
 #![allow(unsafe_code)]
 
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::OsError;
@@ -52,13 +52,53 @@ fn set(handler: libc::sighandler_t) -> Result<(), OsError> {
 /// # Errors
 /// The errno of `pthread_sigmask` or `signalfd`.
 pub fn terminations() -> Result<OwnedFd, OsError> {
+    descriptor(&[libc::SIGTERM, libc::SIGINT])
+}
+
+/// What a daemon is told by signals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// SIGTERM or SIGINT: end.
+    Stop,
+    /// SIGHUP: read again what can be read again.
+    Reload,
+}
+
+/// As [`terminations`], with SIGHUP; read by [`order`].
+///
+/// # Errors
+/// As [`terminations`].
+pub fn order_descriptor() -> Result<OwnedFd, OsError> {
+    descriptor(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP])
+}
+
+/// Waits for the next order.
+///
+/// # Errors
+/// The errno of `read`.
+pub fn order(fd: impl AsFd) -> Result<Order, OsError> {
+    let mut info = [0u8; size_of::<libc::signalfd_siginfo>()];
+    loop {
+        match rustix::io::read(&fd, &mut info) {
+            // The first member is the number of the signal.
+            Ok(_) => match i32::from_ne_bytes([info[0], info[1], info[2], info[3]]) {
+                libc::SIGHUP => return Ok(Order::Reload),
+                _ => return Ok(Order::Stop),
+            },
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(OsError::new("read", e)),
+        }
+    }
+}
+
+fn descriptor(signals: &[libc::c_int]) -> Result<OwnedFd, OsError> {
     // SAFETY: a sigset_t is plain data; sigemptyset below gives it its value.
     let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
     // SAFETY: `set` is valid for writes.
     unsafe { libc::sigemptyset(&raw mut set) };
-    for signal in [libc::SIGTERM, libc::SIGINT] {
+    for signal in signals {
         // SAFETY: `set` is initialised, the signal exists.
-        unsafe { libc::sigaddset(&raw mut set, signal) };
+        unsafe { libc::sigaddset(&raw mut set, *signal) };
     }
     // SAFETY: `set` is valid for reads, the old mask is not asked for.
     let status = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };

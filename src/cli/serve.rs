@@ -1,0 +1,98 @@
+//! `brim serve`: opens the door, loads the model, serves until SIGTERM.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::args::Serve;
+use super::out;
+use super::plan::PlanReport;
+use super::run;
+use super::settings::{Settings, env_or, env_or_switch};
+use crate::boot;
+use crate::engine::Scheduler;
+use crate::error::Result;
+use crate::serve::config::{Config, LISTEN_DEFAULT, Limits};
+use crate::serve::{self, Loaded, listen};
+use crate::tokenizer::Tokenizer;
+
+/// Executes `brim serve`.
+///
+/// # Errors
+/// Usage, exit 7 where it cannot listen, and whatever stands in the way of loading.
+pub fn execute(args: &Serve) -> Result<()> {
+    log::set_max_level(log::LevelFilter::Info);
+    let mut settings = Settings::resolve(&args.model_args())?;
+    settings.resolve_resident(args.resident.as_deref())?;
+    settings.for_good = true;
+    if settings.verbose {
+        log::set_max_level(log::LevelFilter::Debug);
+    }
+    let board = settings.board.serve.clone();
+    let listen = env_or(args.listen.clone(), "BRIM_LISTEN")?.or(board.listen);
+    let config = Config {
+        listen: listen.unwrap_or_else(|| LISTEN_DEFAULT.to_owned()),
+        keys_file: env_or(args.keys_file.clone(), "BRIM_KEYS_FILE")?.or(board.keys_file).map(Into::into),
+        cors_origin: board.cors_origin,
+        log_prompts: env_or_switch(args.log_prompts, "BRIM_LOG_PROMPTS")? || board.log_prompts,
+        ready_fd: env_or(args.ready_fd, "BRIM_READY_FD")?,
+        limits: Limits::new(&board.limits),
+    };
+    let queue = config.limits.queue;
+    // Before anything is read or mapped: where nobody can come in, nothing else matters.
+    let listeners = listen::open(&config.listen)?;
+    let prepared = boot::prepare(&settings, 1)?;
+    let chosen = env_or(args.chat_template.clone(), "BRIM_CHAT_TEMPLATE")?;
+    let template = run::template(&prepared.files.metadata(), chosen.as_deref())?;
+    let name = match env_or(args.name.clone(), "BRIM_NAME")? {
+        Some(name) => name,
+        None => name_of(settings.model.as_deref()),
+    };
+    let facts = PlanReport::of(&prepared, &mut settings).json();
+    for listener in &listeners {
+        let address = listener.address();
+        out(&format!("listening: {address}"));
+        if listener.is_public() && config.keys_file.is_none() {
+            log::warn!("{address} can be reached from other machines, and no key is asked for: see serve.keys_file");
+        }
+    }
+    let mut server = serve::start(config, listeners, Arc::clone(&settings.progress), facts)?;
+    let served = boot::run_for_good(prepared, &settings, |running| {
+        let tokenizer: &'static Tokenizer<'static> = Box::leak(Box::new(running.tokenizer));
+        let ends = (0..tokenizer.n_tokens()).filter(|&id| tokenizer.is_end_of_generation(id)).collect();
+        let (mut scheduler, engine) = Scheduler::new(running.engine, queue, ends);
+        let elapsed = running.loaded.elapsed;
+        out(&format!("ready: {name} after {:.2} s", elapsed.as_secs_f64()));
+        server.ready(Loaded { engine, tokenizer, template, name });
+        scheduler.run();
+        Ok(())
+    });
+    server.join();
+    served
+}
+
+/// The name of a model that was given none: that of its file, without what says which part of a set it is.
+fn name_of(model: Option<&str>) -> String {
+    let Some(path) = model else { return "brim-demo".to_owned() };
+    let stem = Path::new(path).file_stem().map_or_else(|| path.into(), |stem| stem.to_string_lossy());
+    match stem.rsplit_once("-of-").and_then(|(first, _)| first.rsplit_once('-')) {
+        Some((name, part)) if part.bytes().all(|byte| byte.is_ascii_digit()) => name.to_owned(),
+        _ => stem.into_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_files() {
+        for (path, name) in [
+            (Some("/m/Qwen3-8B-Q4_K_M.gguf"), "Qwen3-8B-Q4_K_M"),
+            (Some("big-00001-of-00003.gguf"), "big"),
+            (Some("best-of-breed.gguf"), "best-of-breed"),
+            (None, "brim-demo"),
+        ] {
+            assert_eq!(name_of(path), name);
+        }
+    }
+}

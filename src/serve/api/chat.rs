@@ -1,0 +1,381 @@
+//! `POST /v1/chat/completions`.
+
+use std::rc::Rc;
+
+use serde_json::{Map, Value, json};
+
+use super::super::error::ApiError;
+use super::super::fields::{Fields, wrong};
+use super::super::generate::{Batch, Generation, Reason, TokenInfo, Usage};
+use super::super::job::{Chat, Format, Options, ToolChoice};
+use super::super::masks::Grammar;
+use super::super::model::{Served, unix_time};
+use super::super::output::{Call, Delta};
+use super::super::router::App;
+use super::super::trace::Trace;
+use super::{Answer, Form, collect, event, fresh_id, stream, token_text};
+use crate::chat::{Message, Role, ToolCall};
+use crate::engine::TOP_LOGPROBS_MAX;
+
+/// Answers a request.
+///
+/// # Errors
+/// What is wrong with it, or with the answer.
+pub async fn answer(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Trace>) -> Result<Answer, ApiError> {
+    let fields = Fields::of(body)?;
+    let mut options = Options::read(&fields, served)?;
+    options.n_top_logprobs = logprobs(&fields)?;
+    let chat = Chat {
+        messages: messages(&fields)?,
+        tools: fields.list("tools")?.unwrap_or_default().to_vec(),
+        choice: tool_choice(&fields)?,
+        format: format(&fields)?,
+        variables: variables(&fields)?,
+    };
+    let (is_stream, include_usage) = streaming(&fields)?;
+    let n = options.n;
+    let job = chat.into_job(served, options)?;
+    let generation = Generation::start(served, &[job], app.config.limits.first_token_time).await?;
+    let form = Chunks {
+        id: fresh_id(served, "chatcmpl-"),
+        created: unix_time(),
+        served: Rc::clone(served),
+        include_usage,
+        n,
+        n_calls: vec![0; n],
+        with_tokens: fields.is_set("logprobs")?,
+    };
+    if is_stream {
+        return Ok(stream(form, generation, trace));
+    }
+    let (answers, usage) = collect(generation, n, &trace).await?;
+    let choices: Vec<Value> = answers
+        .into_iter()
+        .enumerate()
+        .map(|(index, answer)| {
+            let mut message = Map::new();
+            message.insert("role".to_owned(), "assistant".into());
+            let no_content = answer.content.is_empty() && !answer.calls.is_empty();
+            message.insert("content".to_owned(), if no_content { Value::Null } else { answer.content.into() });
+            if !answer.reasoning.is_empty() {
+                message.insert("reasoning_content".to_owned(), answer.reasoning.into());
+            }
+            message.insert("refusal".to_owned(), Value::Null);
+            if !answer.calls.is_empty() {
+                let calls = answer.calls.iter().map(|call| call_json(call, &fresh_id(served, "call_")));
+                message.insert("tool_calls".to_owned(), calls.collect());
+            }
+            let logprobs = form.with_tokens.then(|| tokens_json(served, &answer.tokens));
+            json!({"index": index, "message": message, "logprobs": logprobs, "finish_reason": reason(answer.finish.as_ref())})
+        })
+        .collect();
+    Ok(Answer::Document(json!({
+        "id": form.id,
+        "object": "chat.completion",
+        "created": form.created,
+        "model": served.name,
+        "choices": choices,
+        "usage": usage_json(&usage),
+        "system_fingerprint": FINGERPRINT,
+    })))
+}
+
+const FINGERPRINT: &str = concat!("brim-", env!("CARGO_PKG_VERSION"));
+
+/// `stream` and `stream_options.include_usage`.
+pub fn streaming(fields: &Fields<'_>) -> Result<(bool, bool), ApiError> {
+    let options = fields.object("stream_options")?;
+    let include_usage = options.map(|options| options.is_set("include_usage")).transpose()?.unwrap_or(false);
+    Ok((fields.is_set("stream")?, include_usage))
+}
+
+/// Tokens in and out.
+pub fn usage_json(usage: &Usage) -> Value {
+    json!({
+        "prompt_tokens": usage.prompt,
+        "completion_tokens": usage.completion,
+        "total_tokens": usage.prompt + usage.completion,
+        "prompt_tokens_details": {"cached_tokens": usage.cached},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning},
+    })
+}
+
+fn reason(reason: Option<&Reason>) -> Option<&'static str> {
+    reason.map(|reason| match reason {
+        Reason::Stop | Reason::StopText(_) => "stop",
+        Reason::Length => "length",
+        Reason::Calls => "tool_calls",
+    })
+}
+
+fn call_json(call: &Call, id: &str) -> Value {
+    json!({"id": id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}})
+}
+
+/// Logprobs as chats have them.
+fn tokens_json(served: &Served, tokens: &[TokenInfo]) -> Value {
+    let one = |token: u32, logprob: f32| {
+        let (text, bytes) = token_text(served, token);
+        // JSON has no infinity.
+        json!({"token": text, "logprob": logprob.max(-9999.0), "bytes": bytes})
+    };
+    let all = tokens.iter().map(|info| {
+        let mut value = one(info.token, info.logprob);
+        value["top_logprobs"] = info.top.iter().map(|(token, logprob)| one(*token, *logprob)).collect();
+        value
+    });
+    json!({"content": all.collect::<Vec<_>>(), "refusal": null})
+}
+
+fn logprobs(fields: &Fields<'_>) -> Result<Option<u8>, ApiError> {
+    let wants = fields.is_set("logprobs")?;
+    match fields.size("top_logprobs", 0, TOP_LOGPROBS_MAX)? {
+        Some(n) if wants => Ok(Some(n as u8)),
+        Some(n) if n > 0 => {
+            Err(ApiError::field("top_logprobs", "top_logprobs needs logprobs to be true").code("invalid_value"))
+        }
+        _ => Ok(wants.then_some(0)),
+    }
+}
+
+/// `messages`, as templates want them.
+fn messages(fields: &Fields<'_>) -> Result<Vec<Message>, ApiError> {
+    let list = fields.list("messages")?.ok_or_else(|| fields.missing("messages"))?;
+    list.iter()
+        .enumerate()
+        .map(|(i, message)| {
+            let message = Fields::at(message, format!("messages[{i}]"))?;
+            let role = role(&message)?;
+            let mut tool_calls = Vec::new();
+            for (j, call) in message.list("tool_calls")?.unwrap_or_default().iter().enumerate() {
+                let call = Fields::at(call, format!("{}[{j}]", message.path("tool_calls")))?;
+                let function = call.object("function")?.ok_or_else(|| call.missing("function"))?;
+                tool_calls.push(ToolCall {
+                    id: call.text("id")?.unwrap_or_default().to_owned(),
+                    name: function.need_text("name")?.to_owned(),
+                    arguments: arguments(&function, "arguments")?,
+                });
+            }
+            let reasoning = match message.text("reasoning_content")? {
+                Some(text) => Some(text),
+                None => message.text("reasoning")?,
+            };
+            Ok(Message {
+                role,
+                content: content(&message, "content", &["text"])?,
+                reasoning_content: reasoning.map(str::to_owned),
+                tool_calls,
+                tool_call_id: message.text("tool_call_id")?.map(str::to_owned),
+                name: message.text("name")?.map(str::to_owned),
+            })
+        })
+        .collect()
+}
+
+/// The role of a message.
+pub fn role(message: &Fields<'_>) -> Result<Role, ApiError> {
+    match message.need_text("role")? {
+        "system" => Ok(Role::System),
+        "developer" => Ok(Role::Developer),
+        "user" => Ok(Role::User),
+        "assistant" => Ok(Role::Assistant),
+        "tool" | "function" => Ok(Role::Tool),
+        other => {
+            let path = message.path("role");
+            let text = format!("{path} is {other:?}; there are system, developer, user, assistant and tool");
+            Err(ApiError::field(path, text).code("invalid_value"))
+        }
+    }
+}
+
+/// The arguments of a call: an object, or JSON text of one.
+pub fn arguments(function: &Fields<'_>, name: &str) -> Result<Value, ApiError> {
+    match function.get(name) {
+        None => Ok(Value::Object(Map::new())),
+        Some(Value::String(text)) if text.trim().is_empty() => Ok(Value::Object(Map::new())),
+        Some(Value::String(text)) => {
+            let parsed = serde_json::from_str::<Value>(text).ok().filter(Value::is_object);
+            let path = function.path(name);
+            parsed.ok_or_else(|| ApiError::field(&path, format!("{path}: expected the JSON of an object")))
+        }
+        Some(object @ Value::Object(_)) => Ok(object.clone()),
+        Some(other) => Err(wrong(&function.path(name), other, "a string with the JSON of an object")),
+    }
+}
+
+/// A content that is text, or parts that are; `kinds` are the types of text parts.
+pub fn content(message: &Fields<'_>, name: &str, kinds: &[&str]) -> Result<String, ApiError> {
+    let path = message.path(name);
+    match message.get(name) {
+        None => Ok(String::new()),
+        Some(Value::String(text)) => Ok(text.clone()),
+        Some(Value::Array(parts)) => {
+            let mut out = String::new();
+            for (i, part) in parts.iter().enumerate() {
+                let part = Fields::at(part, format!("{path}[{i}]"))?;
+                let kind = part.need_text("type")?;
+                if !kinds.contains(&kind) {
+                    let path = part.path("type");
+                    let text = format!("{path} is {kind:?}; this server takes text only ({})", kinds.join(", "));
+                    return Err(ApiError::field(path, text).code("unsupported_content"));
+                }
+                out.push_str(part.need_text("text")?);
+            }
+            Ok(out)
+        }
+        Some(other) => Err(wrong(&path, other, "a string or an array of parts")),
+    }
+}
+
+fn tool_choice(fields: &Fields<'_>) -> Result<ToolChoice, ApiError> {
+    match fields.get("tool_choice") {
+        None => Ok(ToolChoice::Auto),
+        Some(Value::String(word)) => choice_word(word),
+        Some(object) => {
+            let choice = Fields::at(object, "tool_choice")?;
+            let function = choice.object("function")?.ok_or_else(|| choice.missing("function"))?;
+            Ok(ToolChoice::Named(function.need_text("name")?.to_owned()))
+        }
+    }
+}
+
+/// `auto`, `none` or `required`.
+pub fn choice_word(word: &str) -> Result<ToolChoice, ApiError> {
+    match word {
+        "auto" => Ok(ToolChoice::Auto),
+        "none" => Ok(ToolChoice::None),
+        "required" => Ok(ToolChoice::Required),
+        other => {
+            let text =
+                format!("tool_choice is {other:?}; there are auto, none, required, or an object with a function");
+            Err(ApiError::field("tool_choice", text).code("invalid_value"))
+        }
+    }
+}
+
+/// `response_format`, or a grammar.
+fn format(fields: &Fields<'_>) -> Result<Format, ApiError> {
+    let grammar = fields.text("grammar")?.map(|text| Format::Grammar(Grammar::Text(text.to_owned()), "grammar"));
+    let Some(format) = fields.object("response_format")? else { return Ok(grammar.unwrap_or(Format::Text)) };
+    let path = format.path("type");
+    let found = match format.need_text("type")? {
+        "text" => Format::Text,
+        "json_object" => Format::Grammar(Grammar::Schema(json!({"type": "object"})), "response_format"),
+        "json_schema" => {
+            let inner = format.object("json_schema")?.ok_or_else(|| format.missing("json_schema"))?;
+            schema(&inner, "schema")?
+        }
+        other => {
+            let text = format!("{path} is {other:?}; there are text, json_object and json_schema");
+            return Err(ApiError::field(path, text).code("invalid_value"));
+        }
+    };
+    match (grammar, found) {
+        (Some(_), Format::Grammar(..)) => {
+            Err(ApiError::field("grammar", "grammar and response_format both say what the answer looks like; give one"))
+        }
+        (Some(grammar), Format::Text) => Ok(grammar),
+        (None, found) => Ok(found),
+    }
+}
+
+/// A JSON schema in the field `name`.
+pub fn schema(fields: &Fields<'_>, name: &str) -> Result<Format, ApiError> {
+    let path = fields.path(name);
+    match fields.get(name) {
+        Some(schema @ (Value::Object(_) | Value::Bool(_))) => {
+            Ok(Format::Grammar(Grammar::Schema(schema.clone()), "response_format"))
+        }
+        Some(other) => Err(wrong(&path, other, "a JSON schema")),
+        None => Err(fields.missing(name)),
+    }
+}
+
+/// Variables for the template: `chat_template_kwargs`, and `reasoning_effort`.
+fn variables(fields: &Fields<'_>) -> Result<Vec<(String, Value)>, ApiError> {
+    let mut variables = Vec::new();
+    if let Some(effort) = fields.text("reasoning_effort")? {
+        variables.push(("reasoning_effort".to_owned(), effort.into()));
+        if effort == "none" {
+            variables.push(("enable_thinking".to_owned(), false.into()));
+        }
+    }
+    if let Some(further) = fields.object("chat_template_kwargs")? {
+        variables.extend(further.iter().map(|(name, value)| (name.clone(), value.clone())));
+    }
+    Ok(variables)
+}
+
+/// The answer in events.
+struct Chunks {
+    id: String,
+    created: u64,
+    served: Rc<Served>,
+    include_usage: bool,
+    n: usize,
+    n_calls: Vec<usize>,
+    with_tokens: bool,
+}
+
+impl Chunks {
+    fn chunk(&self, choices: Value, usage: Option<&Usage>, out: &mut Vec<u8>) {
+        let mut chunk = json!({
+            "id": self.id,
+            "object": "chat.completion.chunk",
+            "created": self.created,
+            "model": self.served.name,
+            "system_fingerprint": FINGERPRINT,
+            "choices": choices,
+        });
+        if self.include_usage {
+            chunk["usage"] = usage.map_or(Value::Null, usage_json);
+        }
+        event(&chunk, out);
+    }
+
+    fn delta(&self, index: usize, delta: Value, tokens: Option<Value>, finish: Option<&Reason>, out: &mut Vec<u8>) {
+        let choice = json!([{"index": index, "delta": delta, "logprobs": tokens, "finish_reason": reason(finish)}]);
+        self.chunk(choice, None, out);
+    }
+}
+
+impl Form for Chunks {
+    fn begin(&mut self, out: &mut Vec<u8>) {
+        for index in 0..self.n {
+            self.delta(index, json!({"role": "assistant", "content": ""}), None, None, out);
+        }
+    }
+
+    fn batch(&mut self, batch: Batch, out: &mut Vec<u8>) {
+        let mut tokens =
+            (self.with_tokens && !batch.tokens.is_empty()).then(|| tokens_json(&self.served, &batch.tokens));
+        for delta in batch.deltas {
+            let delta = match delta {
+                Delta::Reasoning(text) => json!({"reasoning_content": text}),
+                Delta::Content(text) => json!({"content": text}),
+                Delta::Call(call) => {
+                    let at = self.n_calls[batch.index];
+                    self.n_calls[batch.index] += 1;
+                    let mut call = call_json(&call, &fresh_id(&self.served, "call_"));
+                    call["index"] = at.into();
+                    json!({"tool_calls": [call]})
+                }
+            };
+            self.delta(batch.index, delta, tokens.take(), None, out);
+        }
+        if tokens.is_some() || batch.finish.is_some() {
+            self.delta(batch.index, json!({}), tokens, batch.finish.as_ref(), out);
+        }
+    }
+
+    fn end(&mut self, usage: &Usage, out: &mut Vec<u8>) {
+        if self.include_usage {
+            self.chunk(json!([]), Some(usage), out);
+        }
+        out.extend_from_slice(b"data: [DONE]\n\n");
+    }
+
+    fn fail(&mut self, error: &ApiError, out: &mut Vec<u8>) {
+        event(&error.openai(), out);
+    }
+}

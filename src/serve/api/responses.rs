@@ -1,0 +1,372 @@
+//! `POST /v1/responses`: OpenAI's newer form, for text and function tools. Nothing is stored.
+
+use std::rc::Rc;
+
+use serde_json::{Map, Value, json};
+
+use super::super::error::ApiError;
+use super::super::fields::{Fields, wrong};
+use super::super::generate::{Batch, Generation, Reason, Usage};
+use super::super::job::{Chat, Format, Options, ToolChoice};
+use super::super::masks::Grammar;
+use super::super::model::{Served, unix_time};
+use super::super::output::Delta;
+use super::super::router::App;
+use super::super::trace::Trace;
+use super::chat::{arguments, choice_word, content, role, schema};
+use super::{Answer, Form, collect, fresh_id, named_event, stream};
+use crate::chat::{Message, Role, ToolCall};
+
+/// Answers a request.
+///
+/// # Errors
+/// What is wrong with it, or with the answer.
+pub async fn answer(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Trace>) -> Result<Answer, ApiError> {
+    let fields = Fields::of(body)?;
+    for name in ["previous_response_id", "conversation"] {
+        if fields.get(name).is_some() {
+            let text = format!("{name}: this server stores no answers; send the whole conversation as input");
+            return Err(ApiError::field(name, text).code("unsupported_parameter"));
+        }
+    }
+    let mut options = Options::read(&fields, served)?;
+    options.n = 1;
+    let is_stream = fields.is_set("stream")?;
+    let (tools, described) = tools(&fields)?;
+    let chat = Chat {
+        messages: messages(&fields)?,
+        tools,
+        choice: tool_choice(&fields)?,
+        format: format(&fields)?,
+        variables: variables(&fields)?,
+    };
+    let sampling = options.sampling;
+    let max_tokens = options.max_tokens;
+    let job = chat.into_job(served, options)?;
+    let generation = Generation::start(served, &[job], app.config.limits.first_token_time).await?;
+    let shell = json!({
+        "id": fresh_id(served, "resp_"),
+        "object": "response",
+        "created_at": unix_time(),
+        "status": "in_progress",
+        "error": null,
+        "incomplete_details": null,
+        "instructions": fields.text("instructions")?,
+        "max_output_tokens": max_tokens,
+        "model": served.name,
+        "output": [],
+        "parallel_tool_calls": true,
+        "previous_response_id": null,
+        "store": false,
+        "temperature": sampling.temp,
+        "top_p": sampling.top_p,
+        "text": fields.get("text").cloned().unwrap_or_else(|| json!({"format": {"type": "text"}})),
+        "tool_choice": fields.get("tool_choice").cloned().unwrap_or_else(|| "auto".into()),
+        "tools": described,
+        "truncation": "disabled",
+        "usage": null,
+        "metadata": fields.get("metadata").cloned().unwrap_or_else(|| json!({})),
+    });
+    let mut events =
+        Events { shell, served: Rc::clone(served), items: Vec::new(), open: None, sequence: 0, finish: None };
+    if is_stream {
+        return Ok(stream(events, generation, trace));
+    }
+    let (mut answers, usage) = collect(generation, 1, &trace).await?;
+    let whole = answers.remove(0);
+    // The same events, of which only the last is kept.
+    let mut nowhere = Vec::new();
+    let mut deltas = Vec::new();
+    for (text, kind) in [(whole.reasoning, Delta::Reasoning as fn(String) -> Delta), (whole.content, Delta::Content)] {
+        if !text.is_empty() {
+            deltas.push(kind(text));
+        }
+    }
+    deltas.extend(whole.calls.into_iter().map(Delta::Call));
+    events.batch(Batch { index: 0, deltas, tokens: Vec::new(), finish: whole.finish }, &mut nowhere);
+    events.close(&mut nowhere);
+    Ok(Answer::Document(events.finished(&usage)))
+}
+
+/// `tools`, as chats describe them, and as this interface does.
+fn tools(fields: &Fields<'_>) -> Result<(Vec<Value>, Vec<Value>), ApiError> {
+    let (mut tools, mut described) = (Vec::new(), Vec::new());
+    for (i, value) in fields.list("tools")?.unwrap_or_default().iter().enumerate() {
+        let tool = Fields::at(value, format!("tools[{i}]"))?;
+        let kind = tool.need_text("type")?;
+        if kind != "function" {
+            let path = tool.path("type");
+            let text = format!("{path} is {kind:?}; this server has no tools of its own, only \"function\"");
+            return Err(ApiError::field(path, text).code("unsupported_tool"));
+        }
+        let mut function = Map::new();
+        function.insert("name".to_owned(), tool.need_text("name")?.into());
+        if let Some(description) = tool.text("description")? {
+            function.insert("description".to_owned(), description.into());
+        }
+        if tool.object("parameters")?.is_some() {
+            function.insert("parameters".to_owned(), value["parameters"].clone());
+        }
+        tools.push(json!({"type": "function", "function": function}));
+        let mut value = value.clone();
+        value["strict"] = value.get("strict").cloned().unwrap_or(Value::Bool(false));
+        described.push(value);
+    }
+    Ok((tools, described))
+}
+
+fn tool_choice(fields: &Fields<'_>) -> Result<ToolChoice, ApiError> {
+    match fields.get("tool_choice") {
+        None => Ok(ToolChoice::Auto),
+        Some(Value::String(word)) => choice_word(word),
+        Some(object) => Ok(ToolChoice::Named(Fields::at(object, "tool_choice")?.need_text("name")?.to_owned())),
+    }
+}
+
+fn format(fields: &Fields<'_>) -> Result<Format, ApiError> {
+    let Some(text) = fields.object("text")? else { return Ok(Format::Text) };
+    let Some(format) = text.object("format")? else { return Ok(Format::Text) };
+    match format.need_text("type")? {
+        "text" => Ok(Format::Text),
+        "json_object" => Ok(Format::Grammar(Grammar::Schema(json!({"type": "object"})), "text")),
+        "json_schema" => schema(&format, "schema"),
+        other => {
+            let text = format!("text.format.type is {other:?}; there are text, json_object and json_schema");
+            Err(ApiError::field("text.format.type", text).code("invalid_value"))
+        }
+    }
+}
+
+fn variables(fields: &Fields<'_>) -> Result<Vec<(String, Value)>, ApiError> {
+    let Some(reasoning) = fields.object("reasoning")? else { return Ok(Vec::new()) };
+    let effort = reasoning.text("effort")?;
+    Ok(effort.map(|effort| ("reasoning_effort".to_owned(), effort.into())).into_iter().collect())
+}
+
+/// `instructions` and `input`.
+fn messages(fields: &Fields<'_>) -> Result<Vec<Message>, ApiError> {
+    let mut messages: Vec<Message> = Vec::new();
+    messages.extend(fields.text("instructions")?.map(|text| Message::text(Role::System, text)));
+    let input = fields.get("input").ok_or_else(|| fields.missing("input"))?;
+    let items = match input {
+        Value::String(text) => {
+            messages.push(Message::text(Role::User, text.clone()));
+            return Ok(messages);
+        }
+        Value::Array(items) => items,
+        other => return Err(wrong("input", other, "a string or an array of items")),
+    };
+    let mut thought = None;
+    for (i, item) in items.iter().enumerate() {
+        let item = Fields::at(item, format!("input[{i}]"))?;
+        match item.text("type")?.unwrap_or("message") {
+            "message" => {
+                let text = content(&item, "content", &["input_text", "output_text", "text"])?;
+                let role = role(&item)?;
+                let reasoning_content = thought.take().filter(|_| role == Role::Assistant);
+                messages.push(Message { reasoning_content, ..Message::text(role, text) });
+            }
+            "function_call" => {
+                let call = ToolCall {
+                    id: item.need_text("call_id")?.to_owned(),
+                    name: item.need_text("name")?.to_owned(),
+                    arguments: arguments(&item, "arguments")?,
+                };
+                // Calls belong to the message before them, if that is the model's.
+                match messages.last_mut().filter(|last| last.role == Role::Assistant) {
+                    Some(last) => last.tool_calls.push(call),
+                    None => {
+                        let message = Message::text(Role::Assistant, "");
+                        messages.push(Message { tool_calls: vec![call], reasoning_content: thought.take(), ..message });
+                    }
+                }
+            }
+            "function_call_output" => {
+                let id = item.need_text("call_id")?.to_owned();
+                let text = content(&item, "output", &["input_text", "output_text", "text"])?;
+                let calls = messages.iter().flat_map(|message| &message.tool_calls);
+                let name = calls.rev().find(|call| call.id == id).map(|call| call.name.clone());
+                messages.push(Message { tool_call_id: Some(id), name, ..Message::text(Role::Tool, text) });
+            }
+            "reasoning" => {
+                let text = content(&item, "content", &["reasoning_text"])?;
+                thought = Some(text).filter(|text| !text.is_empty());
+            }
+            other => {
+                let path = item.path("type");
+                let text = format!(
+                    "{path} is {other:?}; this server takes message, function_call, function_call_output and reasoning"
+                );
+                return Err(ApiError::field(path, text).code("unsupported_content"));
+            }
+        }
+    }
+    Ok(messages)
+}
+
+/// An item that is being written.
+struct Open {
+    id: String,
+    is_reasoning: bool,
+    text: String,
+}
+
+/// The answer in events.
+struct Events {
+    shell: Value,
+    served: Rc<Served>,
+    items: Vec<Value>,
+    open: Option<Open>,
+    sequence: usize,
+    finish: Option<Reason>,
+}
+
+impl Events {
+    fn send(&mut self, mut event: Value, out: &mut Vec<u8>) {
+        event["sequence_number"] = self.sequence.into();
+        self.sequence += 1;
+        named_event(&event, out);
+    }
+
+    fn start(&mut self, is_reasoning: bool, out: &mut Vec<u8>) {
+        self.close(out);
+        let id = fresh_id(&self.served, if is_reasoning { "rs_" } else { "msg_" });
+        let index = self.items.len();
+        let item = match is_reasoning {
+            true => json!({"type": "reasoning", "id": id, "summary": [], "content": [], "status": "in_progress"}),
+            false => {
+                json!({"type": "message", "id": id, "role": "assistant", "content": [], "status": "in_progress"})
+            }
+        };
+        self.send(json!({"type": "response.output_item.added", "output_index": index, "item": item}), out);
+        let part = part(is_reasoning, "");
+        let added = json!({"type": "response.content_part.added", "item_id": id, "output_index": index,
+            "content_index": 0, "part": part});
+        self.send(added, out);
+        self.open = Some(Open { id, is_reasoning, text: String::new() });
+    }
+
+    fn text(&mut self, is_reasoning: bool, text: &str, out: &mut Vec<u8>) {
+        if self.open.as_ref().is_none_or(|open| open.is_reasoning != is_reasoning) {
+            self.start(is_reasoning, out);
+        }
+        let Some(open) = &mut self.open else { return };
+        open.text.push_str(text);
+        let kind = if is_reasoning { "response.reasoning_text.delta" } else { "response.output_text.delta" };
+        let mut event = json!({"type": kind, "item_id": open.id, "output_index": self.items.len(), "content_index": 0,
+            "delta": text});
+        if !is_reasoning {
+            event["logprobs"] = json!([]);
+        }
+        self.send(event, out);
+    }
+
+    fn close(&mut self, out: &mut Vec<u8>) {
+        let Some(Open { id, is_reasoning, text }) = self.open.take() else { return };
+        let index = self.items.len();
+        let at = |mut event: Value| {
+            event["item_id"] = id.clone().into();
+            event["output_index"] = index.into();
+            event["content_index"] = 0.into();
+            event
+        };
+        let part = part(is_reasoning, &text);
+        let (done, item) = match is_reasoning {
+            true => (
+                json!({"type": "response.reasoning_text.done", "text": text}),
+                json!({"type": "reasoning", "id": id, "summary": [], "content": [part], "status": "completed"}),
+            ),
+            false => (
+                json!({"type": "response.output_text.done", "text": text, "logprobs": []}),
+                json!({"type": "message", "id": id, "role": "assistant", "content": [part], "status": "completed"}),
+            ),
+        };
+        let (done, part_done) = (at(done), at(json!({"type": "response.content_part.done", "part": part})));
+        self.send(done, out);
+        self.send(part_done, out);
+        self.send(json!({"type": "response.output_item.done", "output_index": index, "item": item}), out);
+        self.items.push(item);
+    }
+
+    fn call(&mut self, name: &str, arguments: &str, out: &mut Vec<u8>) {
+        self.close(out);
+        let id = fresh_id(&self.served, "fc_");
+        let call_id = fresh_id(&self.served, "call_");
+        let index = self.items.len();
+        let item = |arguments: &str, status: &str| {
+            json!({"type": "function_call", "id": id, "call_id": call_id, "name": name, "arguments": arguments,
+                "status": status})
+        };
+        let added = item("", "in_progress");
+        self.send(json!({"type": "response.output_item.added", "output_index": index, "item": added}), out);
+        let delta = json!({"type": "response.function_call_arguments.delta", "item_id": id, "output_index": index,
+            "delta": arguments});
+        self.send(delta, out);
+        let done = json!({"type": "response.function_call_arguments.done", "item_id": id, "output_index": index,
+            "name": name, "arguments": arguments});
+        self.send(done, out);
+        let item = item(arguments, "completed");
+        self.send(json!({"type": "response.output_item.done", "output_index": index, "item": item}), out);
+        self.items.push(item);
+    }
+
+    /// The whole response.
+    fn finished(&self, usage: &Usage) -> Value {
+        let mut response = self.shell.clone();
+        let is_cut = self.finish == Some(Reason::Length);
+        response["status"] = if is_cut { "incomplete" } else { "completed" }.into();
+        if is_cut {
+            response["incomplete_details"] = json!({"reason": "max_output_tokens"});
+        }
+        response["output"] = self.items.clone().into();
+        response["usage"] = json!({
+            "input_tokens": usage.prompt,
+            "input_tokens_details": {"cached_tokens": usage.cached},
+            "output_tokens": usage.completion,
+            "output_tokens_details": {"reasoning_tokens": usage.reasoning},
+            "total_tokens": usage.prompt + usage.completion,
+        });
+        response
+    }
+}
+
+fn part(is_reasoning: bool, text: &str) -> Value {
+    match is_reasoning {
+        true => json!({"type": "reasoning_text", "text": text}),
+        false => json!({"type": "output_text", "text": text, "annotations": [], "logprobs": []}),
+    }
+}
+
+impl Form for Events {
+    fn begin(&mut self, out: &mut Vec<u8>) {
+        for kind in ["response.created", "response.in_progress"] {
+            let event = json!({"type": kind, "response": self.shell});
+            self.send(event, out);
+        }
+    }
+
+    fn batch(&mut self, batch: Batch, out: &mut Vec<u8>) {
+        for delta in batch.deltas {
+            match delta {
+                Delta::Reasoning(text) => self.text(true, &text, out),
+                Delta::Content(text) => self.text(false, &text, out),
+                Delta::Call(call) => self.call(&call.name, &call.arguments, out),
+            }
+        }
+        self.finish = batch.finish.or(self.finish.take());
+    }
+
+    fn end(&mut self, usage: &Usage, out: &mut Vec<u8>) {
+        self.close(out);
+        let response = self.finished(usage);
+        let kind = if self.finish == Some(Reason::Length) { "response.incomplete" } else { "response.completed" };
+        self.send(json!({"type": kind, "response": response}), out);
+    }
+
+    fn fail(&mut self, error: &ApiError, out: &mut Vec<u8>) {
+        let mut response = self.shell.clone();
+        response["status"] = "failed".into();
+        response["error"] = json!({"code": "server_error", "message": error.message});
+        self.send(json!({"type": "response.failed", "response": response}), out);
+    }
+}

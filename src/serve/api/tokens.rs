@@ -1,0 +1,66 @@
+//! `POST /tokenize` and `/detokenize`, and `GET /v1/models`.
+
+use serde_json::{Value, json};
+
+use super::super::error::ApiError;
+use super::super::fields::Fields;
+use super::super::model::Served;
+use crate::tokenizer::Decoder;
+
+/// `{"content": TEXT, "add_special": false, "parse_special": true}` to `{"tokens": [IDS]}`.
+///
+/// # Errors
+/// What is wrong with the request.
+pub fn tokenize(served: &Served, body: &Value) -> Result<Value, ApiError> {
+    let fields = Fields::of(body)?;
+    let text = match fields.text("content")? {
+        Some(text) => text,
+        None => fields.text("prompt")?.ok_or_else(|| fields.missing("content"))?,
+    };
+    let mut tokens = Vec::new();
+    if fields.is_set("add_special")? {
+        tokens.extend(served.tokenizer.bos().filter(|_| served.tokenizer.add_bos()));
+    }
+    served.tokenizer.encode(text, fields.boolean("parse_special")?.unwrap_or(true), &mut tokens);
+    Ok(json!({"count": tokens.len(), "tokens": tokens}))
+}
+
+/// `{"tokens": [IDS]}` to `{"content": TEXT}`.
+///
+/// # Errors
+/// What is wrong with the request.
+pub fn detokenize(served: &Served, body: &Value) -> Result<Value, ApiError> {
+    let fields = Fields::of(body)?;
+    let tokens = fields.list("tokens")?.ok_or_else(|| fields.missing("tokens"))?;
+    let mut decoder = Decoder::whole(served.tokenizer, true);
+    let mut text = String::new();
+    for (i, token) in tokens.iter().enumerate() {
+        let n_tokens = served.tokenizer.n_tokens();
+        let id = token.as_u64().and_then(|id| u32::try_from(id).ok()).filter(|id| *id < n_tokens);
+        let path = format!("tokens[{i}]");
+        let id = id.ok_or_else(|| ApiError::field(&path, format!("{path}: needs a token id below {n_tokens}")))?;
+        decoder.push(served.tokenizer, id, &mut text);
+    }
+    decoder.finish(&mut text);
+    Ok(json!({"content": text}))
+}
+
+/// The one model there is.
+pub fn models(served: &Served) -> Value {
+    json!({"object": "list", "data": [model(served)], "has_more": false,
+        "first_id": served.name, "last_id": served.name})
+}
+
+/// The same alone.
+pub fn model(served: &Served) -> Value {
+    let limits = served.limits();
+    json!({
+        "id": served.name,
+        "object": "model",
+        "type": "model",
+        "display_name": served.name,
+        "created": served.created,
+        "owned_by": "brim",
+        "meta": {"n_ctx": limits.ctx, "n_vocab": limits.n_vocab, "slots": limits.slots},
+    })
+}

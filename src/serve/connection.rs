@@ -1,0 +1,294 @@
+//! Connections: accepting them, watching over them, and closing those that take more than they may.
+//!
+//! Every connection has a phase and the time since when. One sweep over all of them, some times a second while there are
+//! any, closes what has been idle, in its header, or stuck for too long; so a connection needs no timer of its own.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::Notify;
+
+use super::config::Limits;
+use super::listen::{Listener, SocketPath};
+use super::router::{self, App};
+
+/// How often connections are looked at, while there are any.
+const SWEEP: Duration = Duration::from_millis(250);
+
+/// What a connection is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Nothing has come since the last answer.
+    Idle,
+    /// Part of a header has come.
+    Header,
+    /// A request is being answered.
+    Busy,
+}
+
+/// One connection, as the table sees it.
+#[derive(Debug)]
+pub struct Connection {
+    phase: Cell<(Phase, Instant)>,
+    /// Since when the other side has taken nothing of what waits for it.
+    stuck: Cell<Option<Instant>>,
+    close: Notify,
+}
+
+impl Connection {
+    fn new() -> Connection {
+        Connection { phase: Cell::new((Phase::Idle, Instant::now())), stuck: Cell::new(None), close: Notify::new() }
+    }
+
+    /// Enters a phase.
+    pub fn enter(&self, phase: Phase) {
+        self.phase.set((phase, Instant::now()));
+    }
+
+    fn is_over(&self, limits: &Limits, now: Instant) -> bool {
+        let (phase, since) = self.phase.get();
+        let limit = match phase {
+            Phase::Idle => limits.idle_time,
+            Phase::Header => limits.header_time,
+            Phase::Busy => Duration::MAX,
+        };
+        let is_stuck = self.stuck.get().is_some_and(|since| now.duration_since(since) > limits.write_time);
+        is_stuck || now.duration_since(since) > limit
+    }
+}
+
+/// All connections.
+#[derive(Debug, Default)]
+pub struct Connections {
+    all: RefCell<Vec<Rc<Connection>>>,
+    /// There is one again, or one less.
+    changed: Notify,
+}
+
+impl Connections {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.all.borrow().len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.all.borrow().is_empty()
+    }
+
+    /// Takes in a connection; at the limit the one that has been without a request for the longest goes. `None` where all
+    /// have one.
+    fn admit(self: &Rc<Connections>, limits: &Limits) -> Option<Member> {
+        if self.len() >= limits.connections {
+            let mut all = self.all.borrow_mut();
+            let idle = all.iter().enumerate().filter(|(_, c)| c.phase.get().0 != Phase::Busy);
+            let (oldest, _) = idle.min_by_key(|(_, c)| c.phase.get().1)?;
+            all.swap_remove(oldest).close.notify_one();
+        }
+        let connection = Rc::new(Connection::new());
+        self.all.borrow_mut().push(Rc::clone(&connection));
+        self.changed.notify_one();
+        Some(Member { connection, table: Rc::clone(self) })
+    }
+
+    /// Closes what is over its limits, for as long as the server runs.
+    pub async fn sweep(&self, limits: Limits) {
+        loop {
+            if self.is_empty() {
+                self.changed.notified().await;
+            }
+            tokio::time::sleep(SWEEP).await;
+            let now = Instant::now();
+            self.all.borrow().iter().filter(|c| c.is_over(&limits, now)).for_each(|c| c.close.notify_one());
+        }
+    }
+
+    /// Closes all that have no request.
+    pub fn close_idle(&self) {
+        self.all.borrow().iter().filter(|c| c.phase.get().0 != Phase::Busy).for_each(|c| c.close.notify_one());
+    }
+}
+
+/// A connection's place in the table; left when dropped.
+struct Member {
+    connection: Rc<Connection>,
+    table: Rc<Connections>,
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.table.all.borrow_mut().retain(|other| !Rc::ptr_eq(other, &self.connection));
+        self.table.changed.notify_one();
+    }
+}
+
+/// A connected socket.
+enum Socket {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// A connected socket that tells its connection what happens on it.
+struct Wire {
+    socket: Socket,
+    connection: Rc<Connection>,
+}
+
+impl Wire {
+    fn wrote<T>(&self, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        match &result {
+            Poll::Pending if self.connection.stuck.get().is_none() => self.connection.stuck.set(Some(Instant::now())),
+            Poll::Pending => {}
+            Poll::Ready(_) => self.connection.stuck.set(None),
+        }
+        result
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let result = match &mut self.socket {
+            Socket::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buffer),
+            Socket::Unix(unix) => Pin::new(unix).poll_read(cx, buffer),
+        };
+        if buffer.filled().len() > before && self.connection.phase.get().0 == Phase::Idle {
+            self.connection.enter(Phase::Header);
+        }
+        result
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let result = match &mut self.socket {
+            Socket::Tcp(tcp) => Pin::new(tcp).poll_write(cx, bytes),
+            Socket::Unix(unix) => Pin::new(unix).poll_write(cx, bytes),
+        };
+        self.wrote(result)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let result = match &mut self.socket {
+            Socket::Tcp(tcp) => Pin::new(tcp).poll_write_vectored(cx, parts),
+            Socket::Unix(unix) => Pin::new(unix).poll_write_vectored(cx, parts),
+        };
+        self.wrote(result)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Sockets keep nothing back.
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.socket {
+            Socket::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Socket::Unix(unix) => Pin::new(unix).poll_shutdown(cx),
+        }
+    }
+}
+
+enum Acceptor {
+    Tcp(TcpListener),
+    Unix(UnixListener, #[allow(dead_code, reason = "removes the path at the end")] Option<SocketPath>),
+}
+
+impl Acceptor {
+    async fn accept(&self) -> io::Result<Socket> {
+        match self {
+            Acceptor::Tcp(tcp) => {
+                let (socket, _) = tcp.accept().await?;
+                // A token is worth a packet.
+                socket.set_nodelay(true)?;
+                Ok(Socket::Tcp(socket))
+            }
+            Acceptor::Unix(unix, _) => Ok(Socket::Unix(unix.accept().await?.0)),
+        }
+    }
+}
+
+/// What a client is told where all connections are busy.
+const FULL: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+
+/// Accepts connections and serves them, until it is dropped.
+///
+/// # Errors
+/// What the event loop says of the socket.
+pub async fn accept(listener: Listener, app: Rc<App>) -> io::Result<()> {
+    let acceptor = match listener {
+        Listener::Tcp(tcp) => Acceptor::Tcp(TcpListener::from_std(tcp)?),
+        Listener::Unix(unix, path) => Acceptor::Unix(UnixListener::from_std(unix)?, path),
+    };
+    loop {
+        let socket = match acceptor.accept().await {
+            Ok(socket) => socket,
+            // The client has gone again.
+            Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => continue,
+            Err(e) => {
+                // Mostly that there are no more descriptors; some will be closed soon.
+                log::warn!("accept: {e}");
+                tokio::time::sleep(SWEEP).await;
+                continue;
+            }
+        };
+        match app.connections.admit(&app.config.limits) {
+            Some(member) => drop(tokio::task::spawn_local(serve(socket, member, Rc::clone(&app)))),
+            None => {
+                app.metrics.refused_connections.set(app.metrics.refused_connections.get() + 1);
+                let _ = match &socket {
+                    Socket::Tcp(tcp) => tcp.try_write(FULL),
+                    Socket::Unix(unix) => unix.try_write(FULL),
+                };
+            }
+        }
+    }
+}
+
+async fn serve(socket: Socket, member: Member, app: Rc<App>) {
+    let connection = Rc::clone(&member.connection);
+    let wire = TokioIo::new(Wire { socket, connection: Rc::clone(&connection) });
+    let limits = app.config.limits;
+    let service = service_fn(|request| {
+        connection.enter(Phase::Busy);
+        router::answer(Rc::clone(&app), request, Rc::clone(&connection))
+    });
+    let mut builder = http1::Builder::new();
+    builder.max_header_size(limits.header_bytes).max_headers(HEADERS_MAX).max_buf_size(limits.header_bytes.max(8192));
+    builder.header_read_timeout(None);
+    let mut served = std::pin::pin!(builder.serve_connection(wire, service));
+    let closed = std::pin::pin!(connection.close.notified());
+    // A connection that fails has told its client what there was to tell.
+    let _ = race(served.as_mut(), closed).await;
+    drop(member);
+}
+
+/// Most header lines of a request.
+const HEADERS_MAX: usize = 64;
+
+/// Whichever of two ends first; `None` for the second.
+async fn race<A: Future, B: Future>(mut a: Pin<&mut A>, mut b: Pin<&mut B>) -> Option<A::Output> {
+    std::future::poll_fn(|cx| match a.as_mut().poll(cx) {
+        Poll::Ready(done) => Poll::Ready(Some(done)),
+        Poll::Pending => b.as_mut().poll(cx).map(|_| None),
+    })
+    .await
+}

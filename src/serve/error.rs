@@ -1,0 +1,97 @@
+//! What a client is told when a request fails: status, and a sentence in the form its interface has.
+
+use hyper::StatusCode;
+use serde_json::{Value, json};
+
+/// A refusal or a failure, before it takes a form.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ApiError {
+    /// The status.
+    pub status: StatusCode,
+    /// What failed, found against needed, what to do.
+    pub message: String,
+    /// The field at fault, as a path: `messages[1].content`.
+    pub param: Option<String>,
+    /// A word for programs.
+    pub code: Option<&'static str>,
+    /// Seconds after which to try again.
+    pub retry_after_s: Option<u32>,
+}
+
+impl ApiError {
+    /// An error with a status and a sentence.
+    pub fn new(status: StatusCode, message: impl Into<String>) -> ApiError {
+        ApiError { status, message: message.into(), param: None, code: None, retry_after_s: None }
+    }
+
+    /// 400: the request is at fault.
+    pub fn bad(message: impl Into<String>) -> ApiError {
+        ApiError::new(StatusCode::BAD_REQUEST, message)
+    }
+
+    /// 400 with the field that is at fault.
+    pub fn field(param: impl Into<String>, message: impl Into<String>) -> ApiError {
+        ApiError { param: Some(param.into()), ..ApiError::bad(message) }
+    }
+
+    /// 500: brim is at fault.
+    pub fn internal(message: impl Into<String>) -> ApiError {
+        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, message)
+    }
+
+    /// With a word for programs.
+    #[must_use]
+    pub fn code(self, code: &'static str) -> ApiError {
+        ApiError { code: Some(code), ..self }
+    }
+
+    /// To be tried again after so many seconds.
+    #[must_use]
+    pub fn retry_after(self, seconds: u32) -> ApiError {
+        ApiError { retry_after_s: Some(seconds), ..self }
+    }
+
+    /// OpenAI's form.
+    pub fn openai(&self) -> Value {
+        let kind = match self.status.as_u16() {
+            401 => "authentication_error",
+            429 => "rate_limit_error",
+            501 => "not_implemented",
+            500.. => "server_error",
+            _ => "invalid_request_error",
+        };
+        json!({"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}})
+    }
+
+    /// Anthropic's form.
+    pub fn anthropic(&self) -> Value {
+        let kind = match self.status.as_u16() {
+            401 => "authentication_error",
+            404 => "not_found_error",
+            413 => "request_too_large",
+            429 => "rate_limit_error",
+            503 => "overloaded_error",
+            500.. => "api_error",
+            _ => "invalid_request_error",
+        };
+        let message = match &self.param {
+            Some(param) if !self.message.starts_with(param.as_str()) => format!("{param}: {}", self.message),
+            _ => self.message.clone(),
+        };
+        json!({"type": "error", "error": {"type": kind, "message": message}})
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_forms_name_the_field() {
+        let error = ApiError::field("top_p", "expected a number");
+        assert_eq!(error.openai()["error"]["param"], "top_p");
+        assert_eq!(error.openai()["error"]["type"], "invalid_request_error");
+        assert_eq!(error.anthropic()["error"]["message"], "top_p: expected a number");
+        assert_eq!(ApiError::internal("x").anthropic()["error"]["type"], "api_error");
+    }
+}

@@ -1,0 +1,380 @@
+//! From a request of any form to what the engine is asked: options checked, messages rendered, tokens counted.
+
+use std::rc::Rc;
+
+use serde_json::{Value, json};
+
+use super::error::ApiError;
+use super::fields::{Fields, wrong};
+use super::masks::{Grammar, one_line};
+use super::model::Served;
+use super::output::{Expect, Family};
+use crate::chat::{Message, Prompt, Time};
+use crate::engine::Request;
+use crate::sampling::SamplingParams;
+
+/// Most answers to one request.
+const CHOICES_MAX: usize = 8;
+
+/// Most stop texts, and their length.
+const STOPS_MAX: usize = 16;
+const STOP_BYTES_MAX: usize = 256;
+
+/// Most tools of one request.
+const TOOLS_MAX: usize = 128;
+
+/// How answers are to be generated.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How tokens are drawn; the seed of further answers counts up from this one's.
+    pub sampling: SamplingParams,
+    /// How many answers.
+    pub n: usize,
+    /// Most tokens of each, `None` for as many as fit.
+    pub max_tokens: Option<usize>,
+    /// Texts that end an answer, and are not part of it.
+    pub stop: Vec<String>,
+    /// Logprobs, with so many of the likeliest.
+    pub n_top_logprobs: Option<u8>,
+    /// Added to the logits of these tokens.
+    pub logit_bias: Vec<(u32, f32)>,
+    /// Go on after tokens that end generation.
+    pub ignore_eos: bool,
+}
+
+impl Options {
+    /// The fields that all interfaces share.
+    ///
+    /// # Errors
+    /// 400 with the field.
+    pub fn read(fields: &Fields<'_>, served: &Served) -> Result<Options, ApiError> {
+        let default = SamplingParams::default();
+        let seed = fields.integer("seed", i64::MIN, i64::MAX)?;
+        let sampling = SamplingParams {
+            temp: fields.number("temperature", 0.0, 2.0)?.unwrap_or(default.temp),
+            top_p: fields.number("top_p", 0.0, 1.0)?.unwrap_or(default.top_p).max(1e-6),
+            top_k: fields.integer("top_k", -1, i64::from(u32::MAX))?.map_or(default.top_k, |k| k.max(0) as u32),
+            min_p: fields.number("min_p", 0.0, 1.0)?.unwrap_or(default.min_p),
+            repeat_penalty: match fields.number("repeat_penalty", 0.1, 10.0)? {
+                Some(penalty) => penalty,
+                None => fields.number("repetition_penalty", 0.1, 10.0)?.unwrap_or(default.repeat_penalty),
+            },
+            presence_penalty: fields.number("presence_penalty", -2.0, 2.0)?.unwrap_or(0.0),
+            frequency_penalty: fields.number("frequency_penalty", -2.0, 2.0)?.unwrap_or(0.0),
+            seed: seed.map_or_else(|| served.fresh_seed(), i64::cast_unsigned),
+        };
+        let most = served.limits().ctx;
+        let mut max_tokens = None;
+        for name in ["max_completion_tokens", "max_tokens", "max_output_tokens"] {
+            // Clients ask for more than there is; the context is the limit then.
+            let found = fields.size(name, 1, usize::MAX >> 1)?.map(|n| n.min(most));
+            max_tokens = max_tokens.or(found);
+        }
+        Ok(Options {
+            sampling,
+            n: fields.size("n", 1, CHOICES_MAX)?.unwrap_or(1),
+            max_tokens,
+            stop: stops(fields, "stop")?,
+            n_top_logprobs: None,
+            logit_bias: biases(fields, served)?,
+            ignore_eos: fields.is_set("ignore_eos")?,
+        })
+    }
+}
+
+/// A text, or a list of them.
+pub fn stops(fields: &Fields<'_>, name: &str) -> Result<Vec<String>, ApiError> {
+    let path = fields.path(name);
+    let list = match fields.get(name) {
+        None => return Ok(Vec::new()),
+        Some(Value::String(one)) => vec![one.clone()],
+        Some(Value::Array(many)) => many
+            .iter()
+            .enumerate()
+            .map(|(i, stop)| {
+                let need = || wrong(&format!("{path}[{i}]"), stop, "a string");
+                stop.as_str().map(str::to_owned).ok_or_else(need)
+            })
+            .collect::<Result<Vec<_>, _>>()?,
+        Some(other) => return Err(wrong(&path, other, "a string or an array of strings")),
+    };
+    let list: Vec<String> = list.into_iter().filter(|stop| !stop.is_empty()).collect();
+    if list.len() > STOPS_MAX || list.iter().any(|stop| stop.len() > STOP_BYTES_MAX) {
+        let text = format!("{path}: at most {STOPS_MAX} texts of {STOP_BYTES_MAX} bytes are taken");
+        return Err(ApiError::field(path, text).code("out_of_range"));
+    }
+    Ok(list)
+}
+
+/// `{"TOKEN": BIAS}`.
+fn biases(fields: &Fields<'_>, served: &Served) -> Result<Vec<(u32, f32)>, ApiError> {
+    let Some(object) = fields.object("logit_bias")? else { return Ok(Vec::new()) };
+    let n_vocab = served.limits().n_vocab;
+    object
+        .iter()
+        .map(|(key, _)| {
+            let bias = object.number(key, -100.0, 100.0)?.unwrap_or(0.0);
+            let id = key.parse::<u32>().ok().filter(|&id| (id as usize) < n_vocab);
+            let path = object.path(key);
+            let text = format!("{path}: needs the id of a token as its key, below {n_vocab}");
+            id.map(|id| (id, bias)).ok_or_else(|| ApiError::field(path, text))
+        })
+        .collect()
+}
+
+/// Which tools may be called.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ToolChoice {
+    /// The model decides.
+    Auto,
+    /// None.
+    None,
+    /// Some tool.
+    Required,
+    /// This one.
+    Named(String),
+}
+
+/// What an answer has to look like.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Format {
+    /// Text.
+    Text,
+    /// What this grammar allows; the field it came from.
+    Grammar(Grammar, &'static str),
+}
+
+/// A chat of any interface.
+pub struct Chat {
+    /// The messages.
+    pub messages: Vec<Message>,
+    /// The tools, as OpenAI's chat interface describes them.
+    pub tools: Vec<Value>,
+    /// Which may be called.
+    pub choice: ToolChoice,
+    /// What the answer looks like.
+    pub format: Format,
+    /// Variables for the template.
+    pub variables: Vec<(String, Value)>,
+}
+
+/// What is to be generated.
+pub struct Job {
+    /// The prompt.
+    pub prompt: Rc<Vec<u32>>,
+    /// How.
+    pub options: Options,
+    /// What the answer consists of.
+    pub expect: Expect,
+    /// What it must look like, and the field that says so.
+    pub grammar: Option<(Grammar, &'static str)>,
+}
+
+/// `tools`, checked for what templates rely on.
+///
+/// # Errors
+/// 400 with the field.
+pub fn check_tools(tools: &[Value]) -> Result<(), ApiError> {
+    if tools.len() > TOOLS_MAX {
+        let text = format!("tools: {} tools, at most {TOOLS_MAX} are taken", tools.len());
+        return Err(ApiError::field("tools", text).code("out_of_range"));
+    }
+    for (i, tool) in tools.iter().enumerate() {
+        let tool = Fields::at(tool, format!("tools[{i}]"))?;
+        if let Some(kind) = tool.text("type")?.filter(|kind| *kind != "function") {
+            let path = tool.path("type");
+            return Err(ApiError::field(&path, format!("{path} is {kind:?}, only \"function\" is supported")));
+        }
+        let function = tool.object("function")?.ok_or_else(|| tool.missing("function"))?;
+        function.need_text("name")?;
+        function.text("description")?;
+        function.object("parameters")?;
+    }
+    Ok(())
+}
+
+impl Chat {
+    /// Renders the chat into a prompt.
+    ///
+    /// # Errors
+    /// 400 where the model has no template, or the template refuses the chat; see also [`Job::new`].
+    pub fn into_job(self, served: &Served, options: Options) -> Result<Job, ApiError> {
+        let Some(template) = &served.template else {
+            let text = "this model has no chat template; use /v1/completions, or start the server with --chat-template";
+            return Err(ApiError::bad(text).code("no_chat_template"));
+        };
+        if self.messages.is_empty() {
+            return Err(ApiError::field("messages", "messages is empty, at least one message is needed"));
+        }
+        check_tools(&self.tools)?;
+        let mut offered = if self.choice == ToolChoice::None { Vec::new() } else { self.tools };
+        if let ToolChoice::Named(name) = &self.choice {
+            offered.retain(|tool| tool["function"]["name"] == *name);
+            if offered.is_empty() {
+                let text = format!("tool_choice names {name:?}, which is not among the tools");
+                return Err(ApiError::field("tool_choice", text));
+            }
+        }
+        if !offered.is_empty() && !served.takes_tools {
+            let text = "tools: the chat template of this model has no place for tools; leave them out";
+            return Err(ApiError::field("tools", text).code("tools_not_supported"));
+        }
+        if self.choice == ToolChoice::Required && offered.is_empty() {
+            return Err(ApiError::field("tool_choice", "tool_choice asks for a call, but there are no tools"));
+        }
+        let text = template.render(&Prompt {
+            messages: &self.messages,
+            tools: &offered,
+            add_generation_prompt: true,
+            bos: &served.bos,
+            eos: &served.eos,
+            now: Time::now(),
+            variables: &self.variables,
+        });
+        let text = text.map_err(|e| {
+            ApiError::field("messages", format!("the chat template cannot write this chat: {e}")).code("chat_template")
+        })?;
+        let grammar = match (&self.choice, self.format) {
+            (ToolChoice::Required | ToolChoice::Named(_), Format::Grammar(_, param)) => {
+                return Err(ApiError::field(
+                    param,
+                    format!("{param} and a tool_choice that asks for a call: give one"),
+                ));
+            }
+            (ToolChoice::Required | ToolChoice::Named(_), Format::Text) => {
+                Some((Grammar::Text(call_grammar(served.family, &offered)?), "tools"))
+            }
+            (_, Format::Grammar(grammar, param)) => Some((grammar, param)),
+            (_, Format::Text) => None,
+        };
+        let thinking = served.thinks && text.trim_end().ends_with("<think>");
+        let expect = Expect { family: served.family, tools: Rc::new(offered), thinks: served.thinks, thinking };
+        if served.config_log_prompts {
+            log::info!("prompt: {text:?}");
+        }
+        Job::new(served, served.prompt_tokens(&text), options, expect, grammar)
+    }
+}
+
+impl Job {
+    /// A job that fits the context.
+    ///
+    /// # Errors
+    /// 400 for a prompt that leaves no room for the answer.
+    pub fn new(
+        served: &Served,
+        prompt: Vec<u32>,
+        mut options: Options,
+        expect: Expect,
+        grammar: Option<(Grammar, &'static str)>,
+    ) -> Result<Job, ApiError> {
+        let limits = served.limits();
+        let limit = limits.ctx.min(limits.kv_tokens);
+        let overflow = |text: String| ApiError::field("messages", text).code("context_length_exceeded");
+        if prompt.is_empty() {
+            return Err(ApiError::field("prompt", "the prompt has no tokens; at least one is needed"));
+        }
+        if prompt.len() >= limit {
+            return Err(overflow(format!(
+                "the prompt has {} tokens, the context of this server holds {limit}, answer included; use a shorter \
+                 prompt, or start the server with a larger --ctx",
+                prompt.len()
+            )));
+        }
+        let room = limit - prompt.len();
+        // An answer that was asked to be longer than there is room is cut off there, with `length`.
+        options.max_tokens = Some(options.max_tokens.unwrap_or(room).min(room));
+        Ok(Job { prompt: Rc::new(prompt), options, expect, grammar })
+    }
+
+    /// What the engine is asked for answer `index`.
+    pub fn request(&self, index: usize) -> Box<Request> {
+        let sampling = self.options.sampling;
+        Box::new(Request {
+            prompt: self.prompt.to_vec(),
+            max_tokens: self.options.max_tokens.unwrap_or(1),
+            sampling: SamplingParams { seed: sampling.seed.wrapping_add(index as u64), ..sampling },
+            logit_bias: self.options.logit_bias.clone(),
+            n_top_logprobs: self.options.n_top_logprobs,
+            ignore_eos: self.options.ignore_eos,
+            constraint: self.grammar.is_some(),
+        })
+    }
+}
+
+/// A Lark grammar for exactly one call of one of `tools`, as the family writes it.
+fn call_grammar(family: Family, tools: &[Value]) -> Result<String, ApiError> {
+    let mut lark = String::new();
+    let mut names = Vec::new();
+    let text = |text: &str| Value::String(text.to_owned()).to_string();
+    let mut rules = String::new();
+    for (i, tool) in tools.iter().enumerate() {
+        let name = tool["function"]["name"].as_str().unwrap_or_default();
+        let object = || json!({"type": "object"});
+        let parameters = match &tool["function"]["parameters"] {
+            Value::Null => object(),
+            parameters => parameters.clone(),
+        };
+        let rule = match family {
+            Family::Hermes | Family::Llama3 => {
+                let key = if family == Family::Hermes { "arguments" } else { "parameters" };
+                let properties = json!({"name": {"const": name}, key: parameters});
+                let call = json!({"type": "object", "properties": properties, "required": ["name", key],
+                    "additionalProperties": false});
+                format!("%json {}", one_line(call))
+            }
+            Family::Harmony => {
+                let header = format!("<|channel|>commentary to=functions.{name} <|constrain|>json<|message|>");
+                format!("{} args{i}", text(&header)) + &format!("\nargs{i}: %json {}", one_line(parameters))
+            }
+            Family::QwenXml | Family::Glm | Family::MiniMax => {
+                let mut keys: Vec<String> = match parameters["properties"].as_object() {
+                    Some(properties) => properties.keys().map(|key| text(key)).collect(),
+                    None => Vec::new(),
+                };
+                if keys.is_empty() {
+                    keys.push("/[A-Za-z0-9_]+/".to_owned());
+                }
+                let (open, key_end, value_end, close) = match family {
+                    Family::QwenXml => ("<parameter=", ">\n", "\n</parameter>\n", "</function>\n"),
+                    Family::Glm => ("<arg_key>", "</arg_key>\n<arg_value>", "</arg_value>\n", ""),
+                    _ => ("<parameter name=\"", "\">", "</parameter>\n", "</invoke>\n"),
+                };
+                let begin = match family {
+                    Family::QwenXml => format!("<function={name}>\n"),
+                    Family::Glm => format!("{name}\n"),
+                    _ => format!("<invoke name=\"{name}\">\n"),
+                };
+                let close = if close.is_empty() { String::new() } else { text(close) };
+                format!(
+                    "{} param{i}* {close}\nparam{i}: {} ({}) {} VALUE {}",
+                    text(&begin),
+                    text(open),
+                    keys.join(" | "),
+                    text(key_end),
+                    text(value_end)
+                )
+            }
+            Family::Plain => {
+                let text = "tool_choice: the template of this model has no form for tool calls that brim knows";
+                return Err(ApiError::field("tool_choice", text).code("tools_not_supported"));
+            }
+        };
+        names.push(format!("call{i}"));
+        rules += &format!("call{i}: {rule}\n");
+    }
+    let any = names.join(" | ");
+    let start = match family {
+        Family::Hermes => format!("\"<tool_call>\\n\" ({any}) \"\\n</tool_call>\""),
+        Family::QwenXml => format!("\"<tool_call>\\n\" ({any}) \"</tool_call>\""),
+        Family::Glm => format!("\"<tool_call>\" ({any}) \"</tool_call>\""),
+        Family::MiniMax => format!("\"<minimax:tool_call>\\n\" ({any}) \"</minimax:tool_call>\""),
+        _ => any,
+    };
+    lark += &format!("start: {start}\n{rules}");
+    if matches!(family, Family::QwenXml | Family::Glm | Family::MiniMax) {
+        // A forced call has no `<` in its values: it would look like the end of one.
+        lark += "VALUE: /[^<]+/\n";
+    }
+    Ok(lark)
+}

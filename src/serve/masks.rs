@@ -1,0 +1,273 @@
+//! Constrained output: which tokens may come next, by a JSON schema or a grammar. llguidance computes it, on one thread of
+//! its own, while the engine computes the token before; a request waits for its own masks alone.
+//!
+//! What a grammar may cost is bounded where it is compiled and at every token, in steps and in memory: beyond that the
+//! request is refused, or ends with an error.
+
+use std::cell::OnceCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc;
+
+use llguidance::api::{ParserLimits, TopLevelGrammar};
+use llguidance::toktrie::{ApproximateTokEnv, InferenceCapabilities, TokEnv, TokRxInfo, TokTrie};
+use llguidance::{Matcher, ParserFactory};
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+
+use super::error::ApiError;
+use super::gbnf;
+use crate::tokenizer::Tokenizer;
+
+/// What output has to look like.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Grammar {
+    /// JSON by this schema.
+    Schema(Value),
+    /// Lark, as llguidance writes it, or GBNF.
+    Text(String),
+}
+
+/// Longest grammar or schema.
+const GRAMMAR_BYTES_MAX: usize = 256 << 10;
+
+/// Deepest brackets of a grammar: the parser recurses.
+const NESTING_MAX: usize = 64;
+
+/// Stack of the thread: parsers of grammars recurse. It takes no memory until it is used.
+const STACK_BYTES: usize = 8 << 20;
+
+/// What one grammar may cost. (llguidance's figures: 50,000 units of fuel in a millisecond at first, 14,000 later; 1 to
+/// 2 KiB a lexer state.)
+fn limits() -> ParserLimits {
+    ParserLimits {
+        max_items_in_row: 2000,
+        initial_lexer_fuel: 1_000_000,
+        step_lexer_fuel: 200_000,
+        step_max_items: 50_000,
+        max_lexer_states: 8_192,
+        max_grammar_size: 100_000,
+        precompute_large_lexemes: false,
+        verbose_errors: false,
+    }
+}
+
+enum Work {
+    Open { grammar: Grammar, reply: oneshot::Sender<Result<u64, String>> },
+    Next { id: u64, token: Option<u32>, mask: Vec<u32>, reply: oneshot::Sender<Result<Vec<u32>, String>> },
+    Close { id: u64 },
+}
+
+/// The thread that computes masks; started when it is first needed.
+pub struct Masks {
+    tokenizer: &'static Tokenizer<'static>,
+    sessions_max: usize,
+    sessions: std::cell::Cell<usize>,
+    sender: OnceCell<mpsc::Sender<Work>>,
+}
+
+/// The masks of one answer.
+pub struct Session {
+    masks: Rc<Masks>,
+    id: u64,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.masks.sessions.set(self.masks.sessions.get() - 1);
+        if let Some(sender) = self.masks.sender.get() {
+            let _ = sender.send(Work::Close { id: self.id });
+        }
+    }
+}
+
+/// A mask on its way.
+pub type Pending = oneshot::Receiver<Result<Vec<u32>, String>>;
+
+impl Masks {
+    /// For at most `sessions_max` answers at once.
+    pub fn new(tokenizer: &'static Tokenizer<'static>, sessions_max: usize) -> Rc<Masks> {
+        let sessions = std::cell::Cell::new(0);
+        Rc::new(Masks { tokenizer, sessions_max, sessions, sender: OnceCell::new() })
+    }
+
+    fn sender(&self) -> &mpsc::Sender<Work> {
+        self.sender.get_or_init(|| {
+            let (sender, receiver) = mpsc::channel();
+            let tokenizer = self.tokenizer;
+            let thread = std::thread::Builder::new().name("brim-masks".to_owned()).stack_size(STACK_BYTES);
+            if let Err(e) = thread.spawn(move || work(tokenizer, &receiver)) {
+                // Senders then find nobody at the other end, and say so.
+                log::error!("the thread for constrained output cannot be started: {e}");
+            }
+            sender
+        })
+    }
+
+    /// Compiles a grammar.
+    ///
+    /// # Errors
+    /// 400 with what is wrong with it or what it would cost; 429 where there are too many at once.
+    pub async fn open(self: &Rc<Masks>, grammar: Grammar, param: &str) -> Result<Session, ApiError> {
+        check(&grammar).map_err(|why| ApiError::field(param, why).code("invalid_grammar"))?;
+        if self.sessions.get() >= self.sessions_max {
+            let text = format!("{} requests with constrained output are in flight already", self.sessions_max);
+            return Err(ApiError::new(hyper::StatusCode::TOO_MANY_REQUESTS, text).retry_after(1));
+        }
+        self.sessions.set(self.sessions.get() + 1);
+        let (reply, answer) = oneshot::channel();
+        // Counted from here on: to be dropped is to be given back.
+        let mut session = Session { masks: Rc::clone(self), id: 0 };
+        let gone = || ApiError::internal("the thread for constrained output has ended");
+        self.sender().send(Work::Open { grammar, reply }).map_err(|_| gone())?;
+        session.id = answer.await.map_err(|_| gone())?.map_err(|why| {
+            ApiError::field(param, format!("{param}: the grammar cannot be used: {why}")).code("invalid_grammar")
+        })?;
+        Ok(session)
+    }
+}
+
+impl Session {
+    /// Asks for the mask after `token`, or for the first; `mask` is used for it.
+    pub fn next(&self, token: Option<u32>, mask: Vec<u32>) -> Pending {
+        let (reply, answer) = oneshot::channel();
+        if let Some(sender) = self.masks.sender.get() {
+            let _ = sender.send(Work::Next { id: self.id, token, mask, reply });
+        }
+        answer
+    }
+}
+
+/// Refuses what is too long or too deep before anything parses it.
+fn check(grammar: &Grammar) -> Result<(), String> {
+    let text = match grammar {
+        Grammar::Schema(schema) => &schema.to_string(),
+        Grammar::Text(text) => text,
+    };
+    if text.len() > GRAMMAR_BYTES_MAX {
+        return Err(format!("the grammar has {} bytes, at most {GRAMMAR_BYTES_MAX} are taken", text.len()));
+    }
+    if let Grammar::Text(text) = grammar {
+        let mut depth = 0usize;
+        for byte in text.bytes() {
+            match byte {
+                b'(' | b'[' | b'{' => depth += 1,
+                b')' | b']' | b'}' => depth = depth.saturating_sub(1),
+                _ => {}
+            }
+            if depth > NESTING_MAX {
+                return Err(format!("brackets of the grammar are more than {NESTING_MAX} deep"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The thread: compiles, and answers with masks.
+fn work(tokenizer: &Tokenizer<'_>, receiver: &mpsc::Receiver<Work>) {
+    let factory = factory(tokenizer);
+    let mut matchers: HashMap<u64, Matcher> = HashMap::new();
+    let mut last_id = 0;
+    while let Ok(work) = receiver.recv() {
+        match work {
+            Work::Open { grammar, reply } => {
+                let opened = factory.as_ref().map_err(String::clone).and_then(|factory| open(factory, grammar));
+                let opened = opened.map(|matcher| {
+                    last_id += 1;
+                    matchers.insert(last_id, matcher);
+                    last_id
+                });
+                if let Err(Ok(id)) = reply.send(opened) {
+                    // Who asked has gone.
+                    matchers.remove(&id);
+                }
+            }
+            Work::Next { id, token, mask, reply } => {
+                let next = match matchers.get_mut(&id) {
+                    Some(matcher) => next(matcher, token, mask),
+                    None => Err("there is no such grammar".to_owned()),
+                };
+                let _ = reply.send(next);
+            }
+            Work::Close { id } => drop(matchers.remove(&id)),
+        }
+    }
+}
+
+fn open(factory: &ParserFactory, grammar: Grammar) -> Result<Matcher, String> {
+    let grammar = match grammar {
+        Grammar::Schema(schema) => TopLevelGrammar::from_json_schema(one_line(schema)),
+        Grammar::Text(text) if gbnf::is_gbnf(&text) => TopLevelGrammar::from_lark(gbnf::to_lark(&text)?),
+        Grammar::Text(text) => TopLevelGrammar::from_lark(text),
+    };
+    let parser = factory.create_parser(grammar).map_err(|e| short(&e.to_string()))?;
+    let mut matcher = Matcher::new(Ok(parser));
+    // The first mask is part of the compilation: what explodes does so here, where it is still a 400.
+    matcher.compute_mask_or_eos().map_err(|e| short(&e.to_string()))?;
+    Ok(matcher)
+}
+
+/// A schema whose JSON has one blank after commas and colons and no other: small models write white space without end
+/// where they may.
+pub fn one_line(mut schema: Value) -> Value {
+    if schema == Value::Bool(true) {
+        schema = json!({});
+    }
+    if let Value::Object(map) = &mut schema {
+        let style = json!({"whitespace_flexible": false, "item_separator": ", ", "key_separator": ": "});
+        map.entry("x-guidance").or_insert(style);
+    }
+    schema
+}
+
+/// A message without the grammar in it.
+fn short(message: &str) -> String {
+    message.chars().take(400).collect()
+}
+
+fn next(matcher: &mut Matcher, token: Option<u32>, mut mask: Vec<u32>) -> Result<Vec<u32>, String> {
+    if let Some(token) = token {
+        matcher.consume_token(token).map_err(|e| short(&e.to_string()))?;
+    }
+    let allowed = matcher.compute_mask_or_eos().map_err(|e| short(&e.to_string()))?;
+    let words = allowed.as_slice();
+    let n = mask.len().min(words.len());
+    mask.fill(0);
+    mask[..n].copy_from_slice(&words[..n]);
+    Ok(mask)
+}
+
+/// The vocabulary as llguidance walks it: bytes for text, marked names for control tokens.
+fn factory(tokenizer: &Tokenizer<'_>) -> Result<ParserFactory, String> {
+    let n = tokenizer.n_tokens();
+    let mut ends: Vec<u32> = (0..n).filter(|&id| tokenizer.is_end_of_generation(id)).collect();
+    let preferred = tokenizer.eot().or(tokenizer.eos());
+    ends.sort_by_key(|&id| Some(id) != preferred);
+    let Some(&end) = ends.first() else {
+        return Err("this model has no token that ends generation, so output cannot be constrained".to_owned());
+    };
+    let words: Vec<Vec<u8>> = (0..n)
+        .map(|id| {
+            let mut bytes = Vec::new();
+            if tokenizer.is_control(id) || tokenizer.is_end_of_generation(id) {
+                bytes.push(TokTrie::SPECIAL_TOKEN_MARKER);
+                bytes.extend_from_slice(tokenizer.text(id));
+            } else {
+                tokenizer.token_bytes(id, false, &mut bytes);
+            }
+            bytes
+        })
+        .collect();
+    let trie = TokTrie::from(&TokRxInfo::new(n, end), &words).with_eos_tokens(&ends);
+    drop(words);
+    let env: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
+    // Slices make masks of wide grammars faster and take the memory of several vocabularies: none.
+    let mut factory = ParserFactory::new(&env, InferenceCapabilities::default(), &[]).map_err(|e| e.to_string())?;
+    factory.quiet();
+    *factory.limits_mut() = limits();
+    Ok(factory)
+}
+
+#[cfg(test)]
+mod tests;

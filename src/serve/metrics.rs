@@ -1,0 +1,159 @@
+//! Counters of the server, and `/metrics` in Prometheus' text form.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use crate::engine::{SlotState, Stats};
+
+/// Upper edges of the histograms, in seconds.
+const EDGES_S: [f64; 12] = [0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0];
+
+/// A histogram of times.
+#[derive(Debug, Default)]
+pub struct Histogram {
+    buckets: [Cell<u64>; EDGES_S.len()],
+    count: Cell<u64>,
+    sum_s: Cell<f64>,
+}
+
+impl Histogram {
+    /// Takes in one time.
+    pub fn observe(&self, time: Duration) {
+        let seconds = time.as_secs_f64();
+        if let Some(i) = EDGES_S.iter().position(|edge| seconds <= *edge) {
+            self.buckets[i].set(self.buckets[i].get() + 1);
+        }
+        self.count.set(self.count.get() + 1);
+        self.sum_s.set(self.sum_s.get() + seconds);
+    }
+
+    fn write(&self, name: &str, help: &str, out: &mut String) {
+        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} histogram");
+        let mut sum = 0;
+        for (edge, bucket) in EDGES_S.iter().zip(&self.buckets) {
+            sum += bucket.get();
+            let _ = writeln!(out, "{name}_bucket{{le=\"{edge}\"}} {sum}");
+        }
+        let count = self.count.get();
+        let _ = writeln!(
+            out,
+            "{name}_bucket{{le=\"+Inf\"}} {count}\n{name}_sum {}\n{name}_count {count}",
+            self.sum_s.get()
+        );
+    }
+}
+
+/// Counters of the server.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    /// Requests by route and status.
+    requests: RefCell<BTreeMap<(&'static str, u16), u64>>,
+    /// From the request to the first token.
+    pub first_token: Histogram,
+    /// From the request to the end of its answer.
+    pub duration: Histogram,
+    /// Connections that were refused because all were busy.
+    pub refused_connections: Cell<u64>,
+}
+
+impl Metrics {
+    /// Counts a request.
+    pub fn count(&self, route: &'static str, status: u16) {
+        *self.requests.borrow_mut().entry((route, status)).or_default() += 1;
+    }
+
+    /// The text of `/metrics`.
+    pub fn text(&self, connections: usize, stats: Option<&Stats>, resident_bytes: u64) -> String {
+        let mut out = String::with_capacity(4096);
+        let mut one = |name: &str, kind: &str, help: &str, value: f64| {
+            let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
+        };
+        one("brim_ready", "gauge", "1 once the model is loaded.", f64::from(u8::from(stats.is_some())));
+        one("brim_connections", "gauge", "Open connections.", connections as f64);
+        let refused = self.refused_connections.get() as f64;
+        one("brim_connections_refused_total", "counter", "Connections refused because all were busy.", refused);
+        one("brim_resident_bytes", "gauge", "Resident memory outside huge pages.", resident_bytes as f64);
+        if let Some(stats) = stats {
+            let slots = &stats.slots[..stats.n_slots];
+            let busy = slots.iter().filter(|(state, _)| *state != SlotState::Free).count();
+            for (name, kind, help, value) in [
+                ("brim_slots", "gauge", "Sequences that can be worked on at once.", stats.n_slots as f64),
+                ("brim_slots_busy", "gauge", "Sequences that are worked on.", busy as f64),
+                ("brim_queue", "gauge", "Requests that wait for a slot.", stats.queue_len as f64),
+                (
+                    "brim_prompt_tokens_total",
+                    "counter",
+                    "Tokens of prompts that were computed.",
+                    stats.tokens_in as f64,
+                ),
+                (
+                    "brim_prompt_tokens_reused_total",
+                    "counter",
+                    "Tokens of prompts that were in the cache.",
+                    stats.tokens_reused as f64,
+                ),
+                ("brim_generated_tokens_total", "counter", "Tokens generated.", stats.tokens_out as f64),
+                ("brim_steps_total", "counter", "Passes over the weights.", stats.steps as f64),
+                (
+                    "brim_sequences_finished_total",
+                    "counter",
+                    "Sequences that came to their end.",
+                    stats.finished as f64,
+                ),
+                (
+                    "brim_sequences_cancelled_total",
+                    "counter",
+                    "Sequences whose client went away.",
+                    stats.cancelled as f64,
+                ),
+                ("brim_sequences_failed_total", "counter", "Sequences that failed.", stats.failed as f64),
+                ("brim_kv_pages", "gauge", "Pages of the KV cache.", stats.kv_pages as f64),
+                ("brim_kv_pages_used", "gauge", "Pages that sequences have.", stats.kv_pages_used as f64),
+                (
+                    "brim_kv_pages_cached",
+                    "gauge",
+                    "Pages kept for a prefix to come again.",
+                    stats.kv_pages_cached as f64,
+                ),
+            ] {
+                one(name, kind, help, value);
+            }
+        }
+        out.push_str("# HELP brim_requests_total Requests by route and status.\n# TYPE brim_requests_total counter\n");
+        for ((route, status), n) in &*self.requests.borrow() {
+            let _ = writeln!(out, "brim_requests_total{{route=\"{route}\",status=\"{status}\"}} {n}");
+        }
+        self.first_token.write("brim_first_token_seconds", "From the request to the first token.", &mut out);
+        self.duration.write("brim_request_seconds", "From the request to the end of its answer.", &mut out);
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn histograms_add_up() {
+        let metrics = Metrics::default();
+        metrics.count("/health", 200);
+        metrics.count("/health", 200);
+        for millis in [1, 30, 30, 1_000_000] {
+            metrics.duration.observe(Duration::from_millis(millis));
+        }
+        let text = metrics.text(3, None, 5);
+        for line in [
+            "brim_ready 0",
+            "brim_connections 3",
+            "brim_requests_total{route=\"/health\",status=\"200\"} 2",
+            "brim_request_seconds_bucket{le=\"0.005\"} 1",
+            "brim_request_seconds_bucket{le=\"0.05\"} 3",
+            "brim_request_seconds_bucket{le=\"+Inf\"} 4",
+            "brim_request_seconds_count 4",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is missing in {text}");
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! The server: HTTP on a thread of its own, over the batched engine.
+//!
+//! [`start`] opens the door before the model is loaded, so that `/health` can say how far it is; [`Server::ready`] hands
+//! over the model. One event loop serves all connections. A request becomes a [`job`], the job tickets of the engine, and
+//! their tokens, taken apart by [`output`], an answer in the form of one of the interfaces in [`api`].
+
+mod api;
+mod body;
+pub mod config;
+mod connection;
+mod error;
+mod fields;
+mod gbnf;
+mod generate;
+mod job;
+mod keys;
+pub mod listen;
+mod masks;
+mod metrics;
+mod model;
+mod operate;
+mod output;
+mod router;
+mod status;
+mod trace;
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use serde_json::Value;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::error::{Error, Exit, Result};
+use crate::load::Progress;
+use crate::sys::signal::{self, Order};
+use config::Config;
+use keys::Keys;
+use listen::Listener;
+pub use model::Loaded;
+
+/// Stack of the server's thread: templates and JSON recurse, to depths that are limited. It takes no memory until it is
+/// used.
+const STACK_BYTES: usize = 2 << 20;
+
+/// A running server.
+pub struct Server {
+    ready: Option<oneshot::Sender<Loaded>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Starts the server over open sockets. SIGTERM, SIGINT and SIGHUP are its business from here on, so this comes before any
+/// other thread is started. `facts` are for the status page.
+///
+/// # Errors
+/// A keys file that cannot be used; what the system says of signals and threads.
+pub fn start(config: Config, listeners: Vec<Listener>, progress: Arc<Progress>, facts: Value) -> Result<Server> {
+    let keys = Keys::load(config.keys_file.as_deref())?;
+    let unexpected = |e: std::io::Error| Error::new(Exit::Unexpected, format!("the server cannot be started: {e}"));
+    let orders = orders(signal::order_descriptor()?).map_err(unexpected)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(unexpected)?;
+    let (ready, loaded) = oneshot::channel();
+    let thread = std::thread::Builder::new().name("brim-http".to_owned()).stack_size(STACK_BYTES);
+    let thread = thread.spawn(move || {
+        let tasks = tokio::task::LocalSet::new();
+        let app = router::App::new(config, keys, progress, facts);
+        if let Err(e) = tasks.block_on(&runtime, operate::run(app, listeners, orders, loaded)) {
+            log::error!("the server ends: {e}");
+        }
+    });
+    Ok(Server { ready: Some(ready), thread: Some(thread.map_err(unexpected)?) })
+}
+
+/// Signals as orders to the event loop, from a thread that does nothing but wait for them.
+fn orders(descriptor: OwnedFd) -> std::io::Result<mpsc::UnboundedReceiver<Order>> {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    let thread = std::thread::Builder::new().name("brim-signals".to_owned()).stack_size(64 << 10);
+    thread.spawn(move || {
+        while let Ok(order) = signal::order(&descriptor) {
+            if sender.send(order).is_err() {
+                return;
+            }
+        }
+    })?;
+    Ok(receiver)
+}
+
+impl Server {
+    /// Hands over the model: requests are served from here on.
+    pub fn ready(&mut self, loaded: Loaded) {
+        if let Some(ready) = self.ready.take() {
+            // Where the server has ended meanwhile, dropping the model's handle tells the engine.
+            let _ = ready.send(loaded);
+        }
+    }
+
+    /// Waits for the end of the server.
+    pub fn join(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        // Without a model the server ends when nobody can hand one over any more.
+        self.ready = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            log::error!("the thread of the server has panicked");
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.end();
+    }
+}

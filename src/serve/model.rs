@@ -1,0 +1,118 @@
+//! The loaded model as the server sees it.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::masks::Masks;
+use super::output::Family;
+use crate::chat::ChatTemplate;
+use crate::engine::{EngineHandle, Limits};
+use crate::tokenizer::Tokenizer;
+
+/// What the loading thread hands over once a model is ready.
+pub struct Loaded {
+    /// The way to the engine.
+    pub engine: EngineHandle,
+    /// Text to tokens and back.
+    pub tokenizer: &'static Tokenizer<'static>,
+    /// The chat template, if there is one.
+    pub template: Option<ChatTemplate>,
+    /// The name that clients see.
+    pub name: String,
+}
+
+/// The loaded model.
+pub struct Served {
+    /// The way to the engine.
+    pub engine: EngineHandle,
+    /// Text to tokens and back.
+    pub tokenizer: &'static Tokenizer<'static>,
+    /// The chat template, if there is one.
+    pub template: Option<ChatTemplate>,
+    /// The name that clients see.
+    pub name: String,
+    /// How the template writes tool calls.
+    pub family: Family,
+    /// The template has a place for tools.
+    pub takes_tools: bool,
+    /// The template has thoughts.
+    pub thinks: bool,
+    /// The token that begins a text, as templates write it.
+    pub bos: String,
+    /// The token that ends it.
+    pub eos: String,
+    /// Constrained output.
+    pub masks: Rc<Masks>,
+    /// Prompts are written to the log.
+    pub config_log_prompts: bool,
+    /// When it was loaded, seconds since 1970.
+    pub created: u64,
+    next_seed: Cell<u64>,
+}
+
+/// Seconds since 1970.
+pub fn unix_time() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
+}
+
+impl Served {
+    /// Looks at what was loaded.
+    pub fn new(loaded: Loaded, log_prompts: bool) -> Served {
+        let Loaded { engine, tokenizer, template, name } = loaded;
+        let mentions = |word: &str| template.as_ref().is_some_and(|template| template.mentions(word));
+        let family = Family::of(mentions);
+        let takes_tools = mentions("tools");
+        let thinks = family != Family::Harmony && (mentions("<think>") || mentions("</think>"));
+        let text =
+            |id: Option<u32>| id.map(|id| String::from_utf8_lossy(tokenizer.text(id)).into_owned()).unwrap_or_default();
+        let limits = engine.limits();
+        let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos());
+        Served {
+            family,
+            takes_tools,
+            thinks,
+            bos: text(tokenizer.bos()),
+            eos: text(tokenizer.eos()),
+            masks: Masks::new(tokenizer, limits.slots + limits.queue),
+            config_log_prompts: log_prompts,
+            created: unix_time(),
+            next_seed: Cell::new(nanos as u64),
+            engine,
+            tokenizer,
+            template,
+            name,
+        }
+    }
+
+    /// What the engine can do.
+    pub fn limits(&self) -> Limits {
+        self.engine.limits()
+    }
+
+    /// A seed for a request that brings none.
+    pub fn fresh_seed(&self) -> u64 {
+        // Distance of the golden ratio: neighbouring requests get seeds that share no bits.
+        let seed = self.next_seed.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.next_seed.set(seed);
+        seed
+    }
+
+    /// The tokens of a rendered chat, exactly as `brim run` has them.
+    pub fn prompt_tokens(&self, text: &str) -> Vec<u32> {
+        let mut tokens = Vec::new();
+        self.tokenizer.encode(text, true, &mut tokens);
+        let bos = self.tokenizer.bos().filter(|bos| self.tokenizer.add_bos() && tokens.first() != Some(bos));
+        if let Some(bos) = bos {
+            tokens.insert(0, bos);
+        }
+        tokens
+    }
+
+    /// The tokens of a prompt without a template, exactly as `brim run --raw` has them.
+    pub fn raw_tokens(&self, text: &str) -> Vec<u32> {
+        let mut tokens: Vec<u32> = self.tokenizer.bos().filter(|_| self.tokenizer.add_bos()).into_iter().collect();
+        self.tokenizer.encode(text, false, &mut tokens);
+        tokens
+    }
+}

@@ -1,0 +1,335 @@
+//! What a model writes, taken apart: thoughts, text and tool calls, by the conventions of its template's family. Text goes
+//! in piece by piece, as it is generated; what might be the beginning of a mark waits until it is one or not.
+
+mod calls;
+mod harmony;
+
+use serde_json::Value;
+
+use calls::{CallSyntax, parse_calls};
+use harmony::Harmony;
+
+/// How a family of chat templates writes tool calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// `<tool_call>{"name": ..., "arguments": {...}}</tool_call>`: Hermes, Qwen.
+    Hermes,
+    /// `<tool_call><function=NAME><parameter=KEY>VALUE</parameter></function></tool_call>`: Qwen's coders.
+    QwenXml,
+    /// `{"name": ..., "parameters": {...}}` as the whole answer: Llama 3.
+    Llama3,
+    /// Channels and recipients: gpt-oss.
+    Harmony,
+    /// `<tool_call>NAME<arg_key>KEY</arg_key><arg_value>VALUE</arg_value></tool_call>`: GLM.
+    Glm,
+    /// `<minimax:tool_call><invoke name="NAME"><parameter name="KEY">VALUE</parameter></invoke></minimax:tool_call>`.
+    MiniMax,
+    /// No tools.
+    Plain,
+}
+
+impl Family {
+    /// The family of a template, by the marks it writes.
+    pub fn of(mentions: impl Fn(&str) -> bool) -> Family {
+        match () {
+            () if mentions("<|channel|>") => Family::Harmony,
+            () if mentions("<minimax:tool_call>") => Family::MiniMax,
+            () if mentions("<arg_key>") => Family::Glm,
+            () if mentions("<function=") => Family::QwenXml,
+            () if mentions("<tool_call>") => Family::Hermes,
+            () if mentions("<|python_tag|>") || (mentions("<|start_header_id|>") && mentions("parameters")) => {
+                Family::Llama3
+            }
+            () => Family::Plain,
+        }
+    }
+
+    /// Control tokens that its output is read by; others that are generated are no text.
+    pub fn marks(self) -> &'static [&'static str] {
+        match self {
+            Family::Hermes | Family::QwenXml | Family::Glm => &[
+                "<tool_call>",
+                "</tool_call>",
+                "<think>",
+                "</think>",
+                "<arg_key>",
+                "</arg_key>",
+                "<arg_value>",
+                "</arg_value>",
+            ],
+            Family::MiniMax => &["<minimax:tool_call>", "</minimax:tool_call>", "<think>", "</think>"],
+            Family::Llama3 => &["<|python_tag|>"],
+            Family::Harmony => &["<|channel|>", "<|message|>", "<|start|>", "<|end|>", "<|constrain|>"],
+            Family::Plain => &["<think>", "</think>"],
+        }
+    }
+
+    fn syntax(self) -> Option<&'static CallSyntax> {
+        match self {
+            Family::Hermes => Some(&calls::HERMES),
+            Family::QwenXml => Some(&calls::QWEN_XML),
+            Family::Glm => Some(&calls::GLM),
+            Family::MiniMax => Some(&calls::MINIMAX),
+            Family::Llama3 | Family::Harmony | Family::Plain => None,
+        }
+    }
+}
+
+/// A piece of an answer.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Delta {
+    /// The model thinks.
+    Reasoning(String),
+    /// The model says.
+    Content(String),
+    /// The model calls a tool.
+    Call(Call),
+}
+
+/// A tool call.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Call {
+    /// The tool.
+    pub name: String,
+    /// Its arguments, as JSON.
+    pub arguments: String,
+}
+
+/// What to expect of an answer.
+#[derive(Clone, Debug)]
+pub struct Expect {
+    /// The family of the template.
+    pub family: Family,
+    /// Tools were offered: calls are looked for. Their descriptions, for the types of arguments.
+    pub tools: std::rc::Rc<Vec<Value>>,
+    /// Thoughts are marked by `<think>`.
+    pub thinks: bool,
+    /// The prompt ends inside a thought.
+    pub thinking: bool,
+}
+
+enum State {
+    /// Nothing but white space yet.
+    Start,
+    Reasoning,
+    /// A thought has ended: white space before the text is not part of it.
+    AfterReasoning,
+    Content,
+    /// Inside a call; the buffer has its text so far.
+    Call,
+    /// The whole answer may be a call.
+    Bare,
+}
+
+/// Takes an answer apart.
+pub struct Output {
+    expect: Expect,
+    state: State,
+    buffer: String,
+    /// White space before a thought is not part of it.
+    has_thought: bool,
+    harmony: Option<Harmony>,
+}
+
+const THINK: &str = "<think>";
+const THINK_END: &str = "</think>";
+const PYTHON_TAG: &str = "<|python_tag|>";
+
+impl Output {
+    /// For one answer.
+    pub fn new(expect: Expect) -> Output {
+        let harmony = (expect.family == Family::Harmony).then(Harmony::default);
+        let state = if expect.thinking { State::Reasoning } else { State::Start };
+        Output { expect, state, buffer: String::new(), has_thought: false, harmony }
+    }
+
+    /// Whether what comes next is still thought, or may be.
+    pub fn is_reasoning(&self) -> bool {
+        match &self.harmony {
+            Some(harmony) => !harmony.is_final(),
+            None => matches!(self.state, State::Reasoning),
+        }
+    }
+
+    /// Takes more text; appends what is certain.
+    pub fn push(&mut self, text: &str, out: &mut Vec<Delta>) {
+        if let Some(harmony) = &mut self.harmony {
+            return harmony.push(text, out);
+        }
+        self.buffer.push_str(text);
+        while self.step(out) {}
+    }
+
+    /// Ends the answer.
+    pub fn finish(&mut self, out: &mut Vec<Delta>) {
+        if let Some(harmony) = &mut self.harmony {
+            return harmony.finish(out);
+        }
+        let rest = std::mem::take(&mut self.buffer);
+        match self.state {
+            State::Reasoning => emit(out, Delta::Reasoning, rest.trim_end()),
+            State::Start | State::AfterReasoning => {}
+            State::Content => emit(out, Delta::Content, if self.calls_open() { rest.trim_end() } else { &rest }),
+            // A call that has no end: it was cut off by the limit, or the model left the mark out.
+            State::Call => drop(self.calls(&rest, "", out)),
+            State::Bare => match calls::parse_bare(&rest) {
+                Some(calls) => out.extend(calls.into_iter().map(Delta::Call)),
+                None => emit(out, Delta::Content, &rest),
+            },
+        }
+    }
+
+    fn calls_open(&self) -> bool {
+        !self.expect.tools.is_empty()
+    }
+
+    fn syntax(&self) -> Option<&'static CallSyntax> {
+        self.expect.family.syntax().filter(|_| self.calls_open())
+    }
+
+    /// Emits the calls in `text`, which ended with `close`; what is none is text, as it is. Returns whether it was one.
+    fn calls(&self, text: &str, close: &str, out: &mut Vec<Delta>) -> bool {
+        let Some(syntax) = self.syntax() else { return false };
+        let calls = parse_calls(self.expect.family, text, &self.expect.tools);
+        match &calls {
+            Some(calls) => out.extend(calls.iter().cloned().map(Delta::Call)),
+            None => out.push(Delta::Content(format!("{}{text}{close}", syntax.open))),
+        }
+        calls.is_some()
+    }
+
+    /// Takes one thing out of the buffer; false if there is nothing certain in it.
+    fn step(&mut self, out: &mut Vec<Delta>) -> bool {
+        match self.state {
+            State::Start => self.start(),
+            State::Reasoning => {
+                if !self.has_thought {
+                    self.buffer.drain(..leading_blanks(&self.buffer));
+                    self.has_thought = !self.buffer.is_empty();
+                }
+                if let Some((thought, rest)) = split(&self.buffer, THINK_END) {
+                    emit(out, Delta::Reasoning, thought.trim_end());
+                    self.buffer = rest;
+                    self.state = State::AfterReasoning;
+                    return true;
+                }
+                // White space at the end may be what stands before the mark.
+                let keep = held_with_blanks(&self.buffer, THINK_END);
+                release(&mut self.buffer, keep, out, Delta::Reasoning);
+                false
+            }
+            State::AfterReasoning => {
+                self.buffer.drain(..leading_blanks(&self.buffer));
+                let more = !self.buffer.is_empty();
+                if more {
+                    self.state = if self.is_bare() { State::Bare } else { State::Content };
+                }
+                more
+            }
+            State::Content => {
+                let Some(syntax) = self.syntax() else {
+                    release(&mut self.buffer, 0, out, Delta::Content);
+                    return false;
+                };
+                if let Some((before, rest)) = split(&self.buffer, syntax.open) {
+                    emit(out, Delta::Content, before.trim_end());
+                    self.buffer = rest;
+                    self.state = State::Call;
+                    return true;
+                }
+                let keep = held_with_blanks(&self.buffer, syntax.open);
+                release(&mut self.buffer, keep, out, Delta::Content);
+                false
+            }
+            State::Call => {
+                let Some(syntax) = self.syntax() else { return false };
+                let Some((inside, rest)) = split(&self.buffer, syntax.close) else { return false };
+                let is_call = self.calls(&inside, syntax.close, out);
+                self.buffer = rest;
+                self.state = if is_call { State::AfterReasoning } else { State::Content };
+                true
+            }
+            State::Bare => false,
+        }
+    }
+
+    /// Whether the buffer begins like a call that has no marks.
+    fn is_bare(&self) -> bool {
+        self.expect.family == Family::Llama3
+            && self.calls_open()
+            && (self.buffer.starts_with('{') || self.buffer.starts_with(PYTHON_TAG))
+    }
+
+    fn start(&mut self) -> bool {
+        let text = self.buffer.trim_start();
+        if text.is_empty() {
+            return false;
+        }
+        if self.expect.thinks {
+            if let Some(rest) = text.strip_prefix(THINK) {
+                self.buffer = rest.to_owned();
+                self.state = State::Reasoning;
+                return true;
+            }
+            if THINK.starts_with(text) {
+                return false;
+            }
+        }
+        if self.expect.family == Family::Llama3 && self.calls_open() {
+            if PYTHON_TAG.starts_with(text) && text != PYTHON_TAG {
+                return false;
+            }
+            if text.starts_with('{') || text.starts_with(PYTHON_TAG) {
+                self.buffer = text.to_owned();
+                self.state = State::Bare;
+                return true;
+            }
+        }
+        self.state = State::Content;
+        true
+    }
+}
+
+fn emit(out: &mut Vec<Delta>, kind: fn(String) -> Delta, text: &str) {
+    if !text.is_empty() {
+        out.push(kind(text.to_owned()));
+    }
+}
+
+/// Emits all of the buffer but `keep` bytes at its end.
+fn release(buffer: &mut String, keep: usize, out: &mut Vec<Delta>, kind: fn(String) -> Delta) {
+    let rest = buffer.split_off(buffer.len() - keep);
+    let certain = std::mem::replace(buffer, rest);
+    emit(out, kind, &certain);
+}
+
+fn split(text: &str, mark: &str) -> Option<(String, String)> {
+    text.split_once(mark).map(|(before, after)| (before.to_owned(), after.to_owned()))
+}
+
+fn leading_blanks(text: &str) -> usize {
+    text.len() - text.trim_start().len()
+}
+
+fn trailing_blanks(text: &str) -> usize {
+    text.len() - text.trim_end().len()
+}
+
+/// Bytes at the end of `text` that may be the beginning of one of `marks`.
+pub fn held(text: &str, marks: &[&str]) -> usize {
+    let of = |mark: &&str| {
+        let longest = text.len().min(mark.len().saturating_sub(1));
+        let begins = |n: &usize| mark.as_bytes().starts_with(&text.as_bytes()[text.len() - n..]);
+        (1..=longest).rev().find(begins).unwrap_or(0)
+    };
+    marks.iter().map(of).max().unwrap_or(0)
+}
+
+/// The same with the white space before the mark.
+fn held_with_blanks(text: &str, mark: &str) -> usize {
+    let mark = held(text, &[mark]);
+    mark + trailing_blanks(&text[..text.len() - mark])
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,157 @@
+//! Every family, whole and cut at every byte: the pieces must add up to the same.
+
+use std::rc::Rc;
+
+use serde_json::json;
+
+use super::*;
+
+fn tools() -> Rc<Vec<Value>> {
+    Rc::new(vec![json!({"type": "function", "function": {"name": "weather", "parameters": {
+        "type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}}}})])
+}
+
+fn expect(family: Family, with_tools: bool) -> Expect {
+    let tools = if with_tools { tools() } else { Rc::default() };
+    Expect { family, tools, thinks: true, thinking: false }
+}
+
+/// Reasoning, content and calls, pieces put together.
+fn joined(deltas: &[Delta]) -> (String, String, Vec<(String, Value)>) {
+    let (mut reasoning, mut content, mut calls) = (String::new(), String::new(), Vec::new());
+    for delta in deltas {
+        match delta {
+            Delta::Reasoning(text) => reasoning.push_str(text),
+            Delta::Content(text) => content.push_str(text),
+            Delta::Call(call) => calls.push((call.name.clone(), serde_json::from_str(&call.arguments).unwrap())),
+        }
+    }
+    (reasoning, content, calls)
+}
+
+fn take(expect: &Expect, pieces: &[&str]) -> (String, String, Vec<(String, Value)>) {
+    let mut output = Output::new(expect.clone());
+    let mut deltas = Vec::new();
+    pieces.iter().for_each(|piece| output.push(piece, &mut deltas));
+    output.finish(&mut deltas);
+    joined(&deltas)
+}
+
+#[track_caller]
+fn check(expect: &Expect, text: &str, reasoning: &str, content: &str, calls: &[(&str, Value)]) {
+    let want: Vec<(String, Value)> = calls.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+    let want = (reasoning.to_owned(), content.to_owned(), want);
+    assert_eq!(take(expect, &[text]), want, "{text}");
+    let letters: Vec<String> = text.chars().map(String::from).collect();
+    let letters: Vec<&str> = letters.iter().map(String::as_str).collect();
+    assert_eq!(take(expect, &letters), want, "letter by letter: {text}");
+    for cut in (0..=text.len()).filter(|cut| text.is_char_boundary(*cut)) {
+        assert_eq!(take(expect, &[&text[..cut], &text[cut..]]), want, "cut at {cut}: {text}");
+    }
+}
+
+#[test]
+fn hermes_and_qwen() {
+    let with = expect(Family::Hermes, true);
+    let call = ("weather", json!({"city": "Köln", "days": 2}));
+    check(
+        &with,
+        "<think>\nHm, <b>.\n</think>\n\nI look.\n<tool_call>\n{\"name\": \"weather\", \"arguments\": {\"city\": \"Köln\", \"days\": 2}}\n</tool_call>",
+        "Hm, <b>.",
+        "I look.",
+        std::slice::from_ref(&call),
+    );
+    let twice = "<tool_call>{\"name\":\"weather\",\"arguments\":{\"city\":\"Köln\",\"days\":2}}</tool_call>\n\
+                 <tool_call>{\"name\":\"weather\",\"arguments\":\"{\\\"city\\\":\\\"Köln\\\",\\\"days\\\":2}\"}</tool_call>";
+    check(&with, twice, "", "", &[call.clone(), call.clone()]);
+    check(&with, "a < b, <tool> c\n ", "", "a < b, <tool> c", &[]);
+    check(&with, "<tool_call>no json</tool_call> x", "", "<tool_call>no json</tool_call> x", &[]);
+    check(&with, "<tool_call>{\"name\":\"weather\",\"arguments\":{}}", "", "", &[("weather", json!({}))]);
+    check(&expect(Family::Hermes, false), "<tool_call>x</tool_call>", "", "<tool_call>x</tool_call>", &[]);
+    check(&expect(Family::Hermes, false), "two\n\n", "", "two\n\n", &[]);
+    check(&Expect { thinking: true, ..with.clone() }, "so\n</think>\n\nyes", "so", "yes", &[]);
+    check(&Expect { thinking: true, ..with }, "never ends \n", "never ends", "", &[]);
+}
+
+#[test]
+fn families_with_tags() {
+    let call = ("weather", json!({"city": "12", "days": 3}));
+    check(
+        &expect(Family::QwenXml, true),
+        "ok\n<tool_call>\n<function=weather>\n<parameter=city>\n12\n</parameter>\n<parameter=days>\n3\n</parameter>\n</function>\n</tool_call>",
+        "",
+        "ok",
+        std::slice::from_ref(&call),
+    );
+    check(
+        &expect(Family::Glm, true),
+        "<think></think>\n<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>12</arg_value>\n<arg_key>days</arg_key>\n<arg_value>3</arg_value>\n</tool_call>",
+        "",
+        "",
+        std::slice::from_ref(&call),
+    );
+    check(&expect(Family::Glm, true), "<tool_call>weather</tool_call>", "", "", &[("weather", json!({}))]);
+    check(
+        &expect(Family::MiniMax, true),
+        "<think>x</think>Let me.<minimax:tool_call>\n<invoke name=\"weather\">\n<parameter name=\"city\">12</parameter>\n<parameter name=\"days\">3</parameter>\n</invoke>\n<invoke name=\"weather\">\n</invoke>\n</minimax:tool_call>",
+        "x",
+        "Let me.",
+        &[call, ("weather", json!({}))],
+    );
+}
+
+#[test]
+fn llama_3() {
+    let with = expect(Family::Llama3, true);
+    let call = ("weather", json!({"city": "Bonn"}));
+    check(&with, "{\"name\": \"weather\", \"parameters\": {\"city\": \"Bonn\"}}", "", "", std::slice::from_ref(&call));
+    let two = "<|python_tag|>{\"name\": \"weather\", \"parameters\": {\"city\": \"Bonn\"}}; {\"type\": \"function\", \"name\": \"weather\", \"parameters\": {\"city\": \"Bonn\"}}";
+    check(&with, two, "", "", &[call.clone(), call]);
+    check(&with, "{\"a\": 1}", "", "{\"a\": 1}", &[]);
+    check(&with, "<|p is text", "", "<|p is text", &[]);
+    check(&with, "Plain text {\"name\": 1}", "", "Plain text {\"name\": 1}", &[]);
+}
+
+#[test]
+fn harmony() {
+    let with = expect(Family::Harmony, true);
+    check(
+        &with,
+        "<|channel|>analysis<|message|>Need <weather>.<|end|><|start|>assistant<|channel|>commentary to=functions.weather <|constrain|>json<|message|>{\"city\":\"Bonn\"}",
+        "Need <weather>.",
+        "",
+        &[("weather", json!({"city": "Bonn"}))],
+    );
+    check(
+        &with,
+        " to=functions.weather<|channel|>commentary json<|message|>{\"city\":\"Bonn\"}",
+        "",
+        "",
+        &[("weather", json!({"city": "Bonn"}))],
+    );
+    check(
+        &with,
+        "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>It is | < fine.",
+        "a",
+        "It is | < fine.",
+        &[],
+    );
+    check(&with, "just text", "", "just text", &[]);
+    check(&with, "<|channel|>analysis", "", "", &[]);
+}
+
+#[test]
+fn families_are_known_by_their_marks() {
+    let family = |source: &'static str| Family::of(|word| source.contains(word));
+    for (source, want) in [
+        ("<|start|>assistant<|channel|>final", Family::Harmony),
+        ("<minimax:tool_call> <think>", Family::MiniMax),
+        ("<tool_call>{{ name }}<arg_key>", Family::Glm),
+        ("<tool_call>\n<function=", Family::QwenXml),
+        ("<tool_call>\n{\"name\": ", Family::Hermes),
+        ("<|start_header_id|> \"parameters\"", Family::Llama3),
+        ("<|start_header_id|>", Family::Plain),
+    ] {
+        assert_eq!(family(source), want, "{source}");
+    }
+}

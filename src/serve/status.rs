@@ -1,0 +1,70 @@
+//! What the operator sees: `/health`, `/metrics`, and the numbers behind the status page.
+
+use std::sync::atomic::Ordering;
+
+use hyper::Response;
+use serde_json::{Value, json};
+
+use super::body::Body;
+use super::router::{App, not_ready, well};
+use crate::engine::SlotState;
+use crate::sys::file;
+
+/// 200 when requests are served, else 503 with the reason and how far it is.
+pub fn health(app: &App) -> Response<Body> {
+    match (app.is_ready(), app.served()) {
+        (true, _) => well(),
+        (false, Some(_)) => not_ready(&json!({"status": "stopping"})),
+        (false, None) => not_ready(&json!({
+            "status": "loading",
+            "progress": app.percent() as f64 / 100.0,
+            "bytes_done": app.progress.done.load(Ordering::Relaxed),
+            "bytes_total": app.progress.total.load(Ordering::Relaxed),
+        })),
+    }
+}
+
+/// Prometheus' text.
+pub fn metrics(app: &App) -> String {
+    let stats = app.served().map(|served| served.engine.stats());
+    app.metrics.text(app.connections.len(), stats.as_ref(), file::resident_bytes().unwrap_or(0))
+}
+
+/// The numbers behind the status page.
+pub fn status(app: &App) -> Value {
+    let mut status = json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "state": if app.is_ready() { "ready" } else if app.served().is_some() { "stopping" } else { "loading" },
+        "load": {
+            "bytes_done": app.progress.done.load(Ordering::Relaxed),
+            "bytes_total": app.progress.total.load(Ordering::Relaxed),
+        },
+        "connections": app.connections.len(),
+        "resident_bytes": file::resident_bytes().unwrap_or(0),
+        "facts": app.facts,
+    });
+    if let Some(served) = app.served() {
+        let stats = served.engine.stats();
+        let slots = stats.slots[..stats.n_slots].iter().map(|(state, tokens)| {
+            let state = match state {
+                SlotState::Free => "free",
+                SlotState::Prefill => "prefill",
+                SlotState::Decode => "decode",
+                SlotState::Waiting => "waiting",
+            };
+            json!({"state": state, "tokens": tokens})
+        });
+        status["model"] = served.name.as_str().into();
+        status["ctx"] = served.limits().ctx.into();
+        status["slots"] = slots.collect();
+        status["queue"] = stats.queue_len.into();
+        status["tokens_in"] = stats.tokens_in.into();
+        status["tokens_reused"] = stats.tokens_reused.into();
+        status["tokens_out"] = stats.tokens_out.into();
+        status["steps"] = stats.steps.into();
+        status["kv_pages"] =
+            json!({"all": stats.kv_pages, "used": stats.kv_pages_used, "cached": stats.kv_pages_cached});
+        status["has_template"] = served.template.is_some().into();
+    }
+    status
+}
