@@ -115,6 +115,17 @@ pub struct Serving {
     pub kv_tokens: Option<usize>,
 }
 
+/// Slots when nobody says how many: more make each slower, and each takes a context of KV cache.
+pub const SLOTS_DEFAULT: u32 = 4;
+
+impl Serving {
+    /// As options have it.
+    pub fn new(slots: Option<u32>, kv_tokens: Option<u32>) -> Serving {
+        let kv_tokens = kv_tokens.map(|tokens| tokens as usize);
+        Serving { slots: slots.unwrap_or(SLOTS_DEFAULT) as usize, kv_tokens }
+    }
+}
+
 impl Known {
     fn read(settings: &Settings, n_logits: usize) -> Result<Known> {
         let kernels = select_kernels(settings)?;

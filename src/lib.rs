@@ -1,7 +1,7 @@
 //! brim: a CPU inference runtime that keeps weights, KV cache and scratch in explicit huge pages.
 //!
 //! Start reading at [`boot`], then one file of [`model`]. Imports point down only:
-//! `cli -> engine -> model -> {load, kernels, gguf, memory} -> {quant, sys} -> {bytes, units, error}`.
+//! `cli -> serve -> engine -> model -> {load, kernels, gguf, memory} -> {quant, sys} -> {bytes, units, error}`.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("brim runs on Linux only: it needs HugeTLB pages, futexes and /proc; build for a *-linux-* target");

@@ -227,6 +227,12 @@ Plan {
     /// plan for weights that a `brim hold` keeps
     #[argh(option)]
     pub resident: Option<String>,
+    /// plan for `brim serve` with so many slots
+    #[argh(option)]
+    pub slots: Option<u32>,
+    /// plan for `brim serve` with a KV cache of so many tokens
+    #[argh(option)]
+    pub kv_tokens: Option<u32>,
     /// one JSON document on stdout
     #[argh(switch)]
     pub json: bool,

@@ -5,8 +5,8 @@ use std::fmt::Write;
 use serde_json::{Value, json};
 
 use super::args::Plan as PlanArgs;
-use super::settings::Settings;
-use crate::boot::{self, Prepared};
+use super::settings::{Settings, env_or};
+use crate::boot::{self, Prepared, Serving};
 use crate::error::{Error, Result};
 use crate::memory::{Host, Hvo, MemoryError, PageKind, Plan, PoolState, arena};
 use crate::units::Human;
@@ -57,7 +57,13 @@ pub fn execute(args: &PlanArgs) -> Result<()> {
         return Err(Error::usage("plan: --fit looks for the context that --ctx gives; leave one of them out"));
     }
     settings.ctx_auto |= args.fit;
-    let prepared = boot::prepare(&settings, 1)?;
+    let serve = &settings.board.serve;
+    let slots = env_or(args.slots, "BRIM_SLOTS")?.or(serve.slots);
+    let kv_tokens = env_or(args.kv_tokens, "BRIM_KV_TOKENS")?.or(serve.kv_tokens);
+    let prepared = match (slots, kv_tokens) {
+        (None, None) => boot::prepare(&settings, 1)?,
+        _ => boot::prepare_serving(&settings, Serving::new(slots, kv_tokens))?,
+    };
     PlanReport::of(&prepared, &mut settings).print(args.json)
 }
 

@@ -8,7 +8,8 @@ use super::out;
 use super::plan::PlanReport;
 use super::run;
 use super::settings::{Settings, env_or, env_or_switch};
-use crate::boot;
+use crate::board::BoardError;
+use crate::boot::{self, Serving};
 use crate::engine::Scheduler;
 use crate::error::Result;
 use crate::serve::config::{Config, LISTEN_DEFAULT, Limits};
@@ -28,6 +29,9 @@ pub fn execute(args: &Serve) -> Result<()> {
         log::set_max_level(log::LevelFilter::Debug);
     }
     let board = settings.board.serve.clone();
+    if board.cache_dir.is_some() || board.cache_mib.is_some() {
+        return Err(BoardError::NotSupported { setting: "serve.cache_dir" }.into());
+    }
     let listen = env_or(args.listen.clone(), "BRIM_LISTEN")?.or(board.listen);
     let config = Config {
         listen: listen.unwrap_or_else(|| LISTEN_DEFAULT.to_owned()),
@@ -40,7 +44,9 @@ pub fn execute(args: &Serve) -> Result<()> {
     let queue = config.limits.queue;
     // Before anything is read or mapped: where nobody can come in, nothing else matters.
     let listeners = listen::open(&config.listen)?;
-    let prepared = boot::prepare(&settings, 1)?;
+    let slots = env_or(args.slots, "BRIM_SLOTS")?.or(board.slots);
+    let serving = Serving::new(slots, env_or(args.kv_tokens, "BRIM_KV_TOKENS")?.or(board.kv_tokens));
+    let prepared = boot::prepare_serving(&settings, serving)?;
     let chosen = env_or(args.chat_template.clone(), "BRIM_CHAT_TEMPLATE")?;
     let template = run::template(&prepared.files.metadata(), chosen.as_deref())?;
     let name = match env_or(args.name.clone(), "BRIM_NAME")? {

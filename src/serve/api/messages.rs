@@ -139,7 +139,21 @@ fn chat(fields: &Fields<'_>) -> Result<Chat, ApiError> {
         let enabled = thinking.need_text("type")? != "disabled";
         variables.push(("enable_thinking".to_owned(), enabled.into()));
     }
-    Ok(Chat { messages, tools, choice, format: Format::Text, variables })
+    Ok(Chat { messages, tools, choice, format: format(fields)?, variables })
+}
+
+/// `output_config.format`: a JSON schema.
+fn format(fields: &Fields<'_>) -> Result<Format, ApiError> {
+    let Some(config) = fields.object("output_config")? else { return Ok(Format::Text) };
+    let Some(format) = config.object("format")? else { return Ok(Format::Text) };
+    match format.need_text("type")? {
+        "json_schema" => super::chat::schema(&format, "schema"),
+        other => {
+            let path = format.path("type");
+            let text = format!("{path} is {other:?}; there is json_schema");
+            Err(ApiError::field(path, text).code("invalid_value"))
+        }
+    }
 }
 
 /// One message: results of tools become messages of their own, as templates have them.

@@ -1,0 +1,445 @@
+//! The server over the demo model: what it answers, what it refuses and how, and how it begins and ends.
+#![cfg(feature = "serve")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#[path = "common/cli.rs"]
+mod cli;
+#[path = "common/pool.rs"]
+mod pool;
+#[path = "common/serve.rs"]
+mod serve;
+
+use std::io::{Read, Write};
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::time::{Duration, Instant};
+
+use cli::{Dir, brim, golden, run};
+use pool::Pool;
+use serde_json::{Value, json};
+use serve::{Answer, Server};
+
+const QUESTION: &str = "How do I reserve huge pages?";
+
+fn chat(more: Value) -> Value {
+    let mut body = json!({"messages": [{"role": "user", "content": QUESTION}], "temperature": 0, "max_tokens": 40});
+    body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    body
+}
+
+const CHAT: &str = "/v1/chat/completions";
+
+#[test]
+fn greedy_answers_equal_those_of_run_alone_and_eight_at_a_time() {
+    let server = Server::start(&[]);
+    let questions = [QUESTION, "What is HVO?", "What does the plan say?", "How much memory does brim need?"];
+    let want: Vec<String> = questions
+        .iter()
+        .map(|q| run(&["run", "-p", q, "--temp", "0", "-n", "60"]).good().trim_end_matches('\n').to_owned())
+        .collect();
+    let ask = |q: &str| {
+        let body = json!({"messages": [{"role": "user", "content": q}], "temperature": 0, "max_tokens": 60});
+        let answer = server.post(CHAT, &body);
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.json()["choices"][0]["message"]["content"].as_str().unwrap().to_owned()
+    };
+    for (question, want) in questions.iter().zip(&want) {
+        assert_eq!(&ask(question), want, "{question}");
+    }
+    std::thread::scope(|scope| {
+        for i in 0..8 {
+            let (ask, question, want) = (&ask, questions[i % 4], &want[i % 4]);
+            scope.spawn(move || assert_eq!(&ask(question), want, "{question}, interleaved"));
+        }
+    });
+    let raw = run(&["run", "--raw", "-p", "Huge pages", "--temp", "0", "-n", "10"]).good();
+    let body = json!({"prompt": "Huge pages", "temperature": 0, "max_tokens": 10});
+    let answer = server.post("/v1/completions", &body).json();
+    assert_eq!(answer["choices"][0]["text"].as_str().unwrap(), raw.trim_end_matches('\n'));
+    assert_eq!(server.stop(), Some(0));
+}
+
+#[test]
+fn events_add_up_to_the_whole_answer() {
+    let server = Server::start(&[]);
+    let whole = server.post(CHAT, &chat(json!({"logprobs": true}))).json();
+    let want = whole["choices"][0]["message"]["content"].as_str().unwrap();
+    let options =
+        json!({"stream": true, "stream_options": {"include_usage": true}, "logprobs": true, "top_logprobs": 3});
+    let events = server.post(CHAT, &chat(options)).events();
+    let pieces: String = events.iter().filter_map(|e| e["choices"][0]["delta"]["content"].as_str()).collect();
+    assert_eq!(pieces, want);
+    assert!(events.len() > 20, "token by token");
+    let usage = &events.last().unwrap()["usage"];
+    assert_eq!(usage["completion_tokens"], whole["usage"]["completion_tokens"]);
+    let finish: Vec<&str> = events.iter().filter_map(|e| e["choices"][0]["finish_reason"].as_str()).collect();
+    assert_eq!(finish, [whole["choices"][0]["finish_reason"].as_str().unwrap()]);
+    let tokens: Vec<Value> =
+        events.iter().filter_map(|e| e["choices"][0]["logprobs"]["content"].as_array()).flatten().cloned().collect();
+    let text: String = tokens.iter().map(|t| t["token"].as_str().unwrap()).collect();
+    assert_eq!(text, want, "tokens are the text");
+    for token in &tokens {
+        let top = token["top_logprobs"].as_array().unwrap();
+        assert_eq!(top.len(), 3);
+        assert_eq!(top[0]["token"], token["token"], "greedy takes the likeliest");
+        assert!(token["logprob"].as_f64().unwrap() <= 0.0);
+    }
+    let stop = server.post(CHAT, &chat(json!({"stop": ["MODEL", "zzz"], "logprobs": true}))).json();
+    let cut = stop["choices"][0]["message"]["content"].as_str().unwrap();
+    assert_eq!(cut, want.split("MODEL").next().unwrap());
+    let text = stop["choices"][0]["logprobs"]["content"].as_array().unwrap().iter();
+    let text: String = text.map(|t| t["token"].as_str().unwrap()).collect();
+    assert!(text.starts_with(cut), "{text:?} covers {cut:?}");
+    let n = server.post(CHAT, &chat(json!({"n": 3, "temperature": 1.5, "seed": 5}))).json();
+    assert_eq!(n["choices"].as_array().unwrap().len(), 3);
+    let again = server.post(CHAT, &chat(json!({"n": 3, "temperature": 1.5, "seed": 5}))).json();
+    assert_eq!(n["choices"], again["choices"], "the same seed, the same answers");
+    let banned = server.post("/tokenize", &json!({"content": "Run"})).json()["tokens"][0].as_u64().unwrap();
+    let answer = server.post(CHAT, &chat(json!({"logit_bias": {banned.to_string(): -100}}))).json();
+    assert!(!answer["choices"][0]["message"]["content"].as_str().unwrap().starts_with("Run"), "{answer}");
+}
+
+#[test]
+fn json_and_grammars_hold() {
+    let server = Server::start(&[]);
+    let schema = json!({"type": "object", "properties": {"pages": {"type": "integer", "minimum": 0, "maximum": 999},
+        "unit": {"enum": ["MiB", "GiB"]}}, "required": ["pages", "unit"], "additionalProperties": false});
+    let format = json!({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}});
+    for temperature in [0.0, 1.0] {
+        let mut body = chat(format.clone());
+        body["temperature"] = temperature.into();
+        let answer = server.post(CHAT, &body).json();
+        let content = answer["choices"][0]["message"]["content"].as_str().unwrap();
+        let value: Value = serde_json::from_str(content).unwrap_or_else(|e| panic!("{e}: {answer}"));
+        assert!(value["pages"].is_u64() && ["MiB", "GiB"].contains(&value["unit"].as_str().unwrap()), "{value}");
+        assert_eq!(answer["choices"][0]["finish_reason"], "stop");
+    }
+    for (grammar, want) in
+        [("root ::= (\"yes\" | \"no\") \"!\"", ["yes!", "no!"]), ("start: \"a\" | \"b\"", ["a", "b"])]
+    {
+        let answer = server.post(CHAT, &chat(json!({"grammar": grammar}))).json();
+        let content = answer["choices"][0]["message"]["content"].as_str().unwrap();
+        assert!(want.contains(&content), "{content}");
+    }
+    let bombs = [
+        json!({"grammar": "start: start"}),
+        json!({"grammar": format!("start: {}\"a\"", "(".repeat(100_000))}),
+        json!({"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "nonsense"}}}}),
+        json!({"response_format": {"type": "json_schema", "json_schema": {"schema": {"allOf": (0..60).map(|i|
+            json!({"anyOf": [{"multipleOf": i + 7}, {"minimum": i}]})).collect::<Vec<_>>()}}}}),
+    ];
+    for bomb in bombs {
+        let begun = Instant::now();
+        let answer = server.post(CHAT, &chat(bomb));
+        assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (400, Some("invalid_grammar")));
+        assert!(begun.elapsed() < Duration::from_secs(10));
+    }
+    server.is_well();
+}
+
+#[test]
+fn refusals_name_the_field() {
+    let server = Server::start(&[]);
+    for (more, param) in [
+        (json!({"messages": "x"}), "messages"),
+        (json!({"messages": []}), "messages"),
+        (json!({"messages": [{"role": "robot", "content": "x"}]}), "messages[0].role"),
+        (json!({"messages": [{"role": "user", "content": 5}]}), "messages[0].content"),
+        (json!({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}), "messages[0].content[0].type"),
+        (json!({"temperature": "hot"}), "temperature"),
+        (json!({"temperature": 3}), "temperature"),
+        (json!({"top_p": -1}), "top_p"),
+        (json!({"max_tokens": 0}), "max_tokens"),
+        (json!({"max_tokens": 1.5}), "max_tokens"),
+        (json!({"n": 100}), "n"),
+        (json!({"stop": [1]}), "stop[0]"),
+        (json!({"stream": "yes"}), "stream"),
+        (json!({"seed": "x"}), "seed"),
+        (json!({"model": 5}), "model"),
+        (json!({"logit_bias": {"x": 1}}), "logit_bias.x"),
+        (json!({"logit_bias": {"999999": 1}}), "logit_bias.999999"),
+        (json!({"logprobs": true, "top_logprobs": 21}), "top_logprobs"),
+        (json!({"top_logprobs": 2}), "top_logprobs"),
+        (json!({"response_format": {"type": "xml"}}), "response_format.type"),
+        (json!({"response_format": {"type": "json_schema"}}), "response_format.json_schema"),
+        (json!({"tools": {}}), "tools"),
+        (json!({"tools": [{"type": "function"}]}), "tools[0].function"),
+        (json!({"tool_choice": "maybe"}), "tool_choice"),
+        (json!({"messages": [{"role": "user", "content": "word ".repeat(3000)}]}), "messages"),
+    ] {
+        let answer = server.post(CHAT, &chat(more.clone()));
+        assert_eq!(answer.status, 400, "{more}: {answer:?}");
+        let error = &answer.json()["error"];
+        assert_eq!(
+            (error["param"].as_str(), &error["type"]),
+            (Some(param), &json!("invalid_request_error")),
+            "{error}"
+        );
+        assert!(!error["message"].as_str().unwrap().is_empty());
+    }
+    let too_long = chat(json!({"messages": [{"role": "user", "content": "word ".repeat(3000)}]}));
+    assert_eq!(server.post(CHAT, &too_long).json()["error"]["code"], "context_length_exceeded");
+    let ignored = chat(json!({"user": 5, "unheard_of": {"a": []}, "max_tokens": 3, "seed": null}));
+    assert_eq!(server.post(CHAT, &ignored).status, 200, "what is unknown is ignored");
+    for (path, body, param) in [
+        ("/v1/completions", json!({}), "prompt"),
+        ("/v1/completions", json!({"prompt": [1, "x"]}), "prompt"),
+        ("/v1/responses", json!({"input": 5}), "input"),
+        ("/v1/responses", json!({"input": "x", "previous_response_id": "y"}), "previous_response_id"),
+        ("/tokenize", json!({}), "content"),
+        ("/detokenize", json!({"tokens": [99_999_999]}), "tokens[0]"),
+    ] {
+        let answer = server.post(path, &body);
+        assert_eq!((answer.status, answer.json()["error"]["param"].as_str()), (400, Some(param)), "{path} {body}");
+    }
+    let anthropic = server.post("/v1/messages", &json!({"messages": []}));
+    assert_eq!((anthropic.status, &anthropic.json()["type"]), (400, &json!("error")));
+    assert!(anthropic.json()["error"]["message"].as_str().unwrap().contains("max_tokens"));
+    assert_eq!(server.post("/v1/embeddings", &json!({"input": "x"})).status, 501);
+    assert_eq!(server.get("/v1/models").json()["data"][0]["id"], "brim-demo");
+    assert_eq!(server.get("/v1/models/brim-demo").status, 200);
+    assert_eq!(server.get("/v1/models/other").status, 404);
+    assert_eq!(server.get(CHAT).status, 405);
+    let tokens = server.post("/tokenize", &json!({"content": "Huge pages, é"})).json()["tokens"].clone();
+    assert_eq!(server.post("/detokenize", &json!({"tokens": tokens})).json()["content"], "Huge pages, é");
+}
+
+#[test]
+fn hostile_bytes_get_a_right_status_or_a_closed_connection() {
+    let board = Dir::new("serve-abuse");
+    let limits =
+        "[serve]\nlimits = { connections = 64, header_s = 1, body_s = 1, idle_s = 3, write_s = 2, body_kib = 256 }";
+    let server = Server::start(&["--board", &board.file("b.toml", limits)]);
+    let head = |more: &str| format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\n{more}\r\n");
+    let status = |bytes: &[u8]| Answer::parse(&server.raw(bytes)).status;
+    // A length of 1 GB is refused before a byte of it is sent; one that is not stated, once the limit is reached.
+    assert_eq!(status(head("content-length: 1000000000\r\n").as_bytes()), 413);
+    let chunk = format!("{:x}\r\n{}\r\n", 65536, "x".repeat(65536));
+    assert_eq!(status((head("transfer-encoding: chunked\r\n") + &chunk.repeat(8)).as_bytes()), 413);
+    for (body, want) in [
+        (&b"\xff\xfe"[..], 400),
+        (b"{\"messages\":", 400),
+        (b"", 400),
+        (b"[]", 400),
+        (&b"[".repeat(100_000), 400),
+        (&[&b"{\"a\":"[..], &b"[".repeat(50_000)].concat(), 400),
+        (&[&b"["[..], &b"0,".repeat(100_000), b"0]"].concat(), 400),
+    ] {
+        assert_eq!(server.send("POST", CHAT, &[], body).status, want);
+    }
+    for (bytes, want) in [
+        ("GET /../../etc/passwd HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", 404),
+        ("GET /v1/../health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", 404),
+        ("GET /%2e%2e/x HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", 404),
+        ("DELETE / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", 405),
+        ("nonsense\r\n\r\n", 400),
+        ("GET / HTTP/9.9\r\n\r\n", 400),
+    ] {
+        assert_eq!(status(bytes.as_bytes()), want, "{bytes:?}");
+    }
+    let two = head("content-length: 2\r\ncontent-length: 3\r\n") + "{}";
+    assert!([0, 400].contains(&status(two.as_bytes())));
+    let both = head("content-length: 2\r\ntransfer-encoding: chunked\r\n") + "{}";
+    assert!([0, 400].contains(&status(both.as_bytes())));
+    assert!([0, 400].contains(&status((head("content-length: x\r\n") + "{}").as_bytes())));
+    // A header that has no end: cut off by its length, or by its time.
+    let endless = format!("GET / HTTP/1.1\r\nx: {}", "y".repeat(100_000));
+    assert!([0, 431].contains(&status(endless.as_bytes())));
+    let many = format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(1000));
+    assert!([0, 431].contains(&status(many.as_bytes())));
+    let begun = Instant::now();
+    assert_eq!(status(b"GET / HTTP/1.1\r\nx: y"), 0, "never finished: closed");
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    // A body that comes too slowly, or never whole.
+    let begun = Instant::now();
+    assert_eq!(status((head("content-length: 100\r\n") + "{").as_bytes()), 408);
+    assert!(begun.elapsed() < Duration::from_secs(4));
+    // Requests one after the other without waiting: answered in order.
+    let one = "GET /health HTTP/1.1\r\nhost: x\r\n\r\n";
+    let last = "GET /nothing HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    let answers = String::from_utf8(server.raw((one.repeat(20) + last).as_bytes())).unwrap();
+    assert_eq!((answers.matches("HTTP/1.1 200").count(), answers.matches("HTTP/1.1 404").count()), (20, 1));
+    // A client that reads nothing: it is cut off, and nobody else waits for it.
+    let mut deaf = server.connect();
+    let ask = "GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n".repeat(1_000);
+    deaf.set_write_timeout(Some(Duration::from_secs(10))).unwrap();
+    let error = (0..2_000).find_map(|_| deaf.write_all(ask.as_bytes()).err()).expect("nothing takes it for ever");
+    assert_ne!(error.kind(), std::io::ErrorKind::WouldBlock, "closed, not left hanging");
+    // A thousand idle connections: the oldest make room.
+    let idle: Vec<_> = (0..1000).filter_map(|_| std::net::TcpStream::connect(&server.address).ok()).collect();
+    assert!(idle.len() > 500, "{}", idle.len());
+    server.is_well();
+    drop(idle);
+    server.is_well();
+    assert_eq!(server.stop(), Some(0));
+}
+
+#[test]
+fn keys_are_asked_for_and_read_again() {
+    let dir = Dir::new("serve-keys");
+    let keys = dir.file("keys", "one\n");
+    let server = Server::start(&["--keys-file", &keys]);
+    let models = |headers: &[(&str, &str)]| server.send("GET", "/v1/models", headers, b"").status;
+    assert_eq!(models(&[]), 401);
+    assert_eq!(models(&[("authorization", "Bearer two")]), 401);
+    assert_eq!(models(&[("authorization", "Bearer one")]), 200);
+    assert_eq!(models(&[("x-api-key", "one")]), 200);
+    assert_eq!(server.get("/health").status, 200);
+    assert_eq!(server.send("POST", "/v1/messages", &[], b"{}").json()["error"]["type"], "authentication_error");
+    dir.file("keys", "two\n");
+    server.signal("HUP");
+    let begun = Instant::now();
+    while models(&[("x-api-key", "two")]) != 200 {
+        assert!(begun.elapsed() < Duration::from_secs(10));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(models(&[("x-api-key", "one")]), 401);
+    assert_eq!(
+        server.send("GET", "/health", &[("origin", "https://evil.example")], b"").status,
+        403,
+        "no CORS unless asked"
+    );
+    let own = format!("http://{}", server.address);
+    assert_eq!(server.send("GET", "/health", &[("origin", &own)], b"").status, 200);
+    run(&["serve", "--listen", "127.0.0.1:0", "--keys-file", "/nonexistent/keys"]).fails(2, &["/nonexistent/keys"]);
+}
+
+#[test]
+fn the_plan_for_serving_is_what_the_server_takes() {
+    let plan = run(&["plan", "--json", "--slots", "3"]).json();
+    let server = Server::start(&["--slots", "3"]);
+    let status = server.get("/status").json();
+    assert_eq!(status["facts"]["regions"], plan["regions"]);
+    assert_eq!(status["slots"].as_array().unwrap().len(), 3);
+    let alone = run(&["plan", "--json"]).json();
+    assert!(plan["total_pages"].as_u64() > alone["total_pages"].as_u64());
+    run(&["plan", "--slots", "65"]).fails(2, &["65", "1 to 64"]);
+    run(&["serve", "--listen", "127.0.0.1:0", "--slots", "0"]).fails(2, &["needs 1 to 64"]);
+}
+
+#[test]
+fn what_cannot_be_listened_on_is_exit_7() {
+    let server = Server::start(&[]);
+    run(&["serve", "--listen", &server.address]).fails(7, &[&server.address, "in use", "another port"]);
+    run(&["serve", "--listen", "1.2.3.4:80"]).fails(7, &["1.2.3.4:80"]);
+    run(&["serve", "--listen", "nonsense"]).fails(7, &["nonsense", "ADDRESS:PORT"]);
+    run(&["serve", "--listen", "unix:/nonexistent/s"]).fails(7, &["/nonexistent/s"]);
+}
+
+#[test]
+fn supervisors_are_told_and_obeyed() {
+    let dir = Dir::new("serve-life");
+    let notify = dir.at("notify");
+    let supervisor = UnixDatagram::bind(&notify).unwrap();
+    supervisor.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let said = || {
+        let mut buffer = [0; 64];
+        let n = supervisor.recv(&mut buffer).unwrap();
+        String::from_utf8(buffer[..n].to_vec()).unwrap()
+    };
+    let socket = dir.at("s");
+    let mut command = brim(&["serve", "--listen", &format!("unix:{socket}")]);
+    command.env("NOTIFY_SOCKET", &notify).env("WATCHDOG_USEC", "3000000");
+    let server = Server::spawn(command);
+    assert_eq!(server.address, format!("unix:{socket}"));
+    assert_eq!(said(), "READY=1");
+    assert_eq!((said(), said()), ("WATCHDOG=1".to_owned(), "WATCHDOG=1".to_owned()), "idle is alive");
+    let connect = || {
+        let stream = UnixStream::connect(&socket).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        stream
+    };
+    // A stream that is under way when SIGTERM comes is finished; new requests are refused.
+    let body = chat(json!({"stream": true, "ignore_eos": true, "max_tokens": 300})).to_string();
+    let mut stream = connect();
+    let head = format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
+    stream.write_all((head + &body).as_bytes()).unwrap();
+    let mut first = [0; 200];
+    stream.read_exact(&mut first).unwrap();
+    server.signal("TERM");
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).unwrap();
+    assert!(String::from_utf8_lossy(&rest).contains("data: [DONE]"), "finished");
+    let mut server = server;
+    assert_eq!(server.child.wait().unwrap().code(), Some(0));
+    let mut last = said();
+    while last == "WATCHDOG=1" {
+        last = said();
+    }
+    assert_eq!(last, "STOPPING=1");
+    assert!(!std::path::Path::new(&socket).exists(), "the socket goes with the server");
+}
+
+#[test]
+fn a_client_that_goes_away_frees_its_slot() {
+    let server = Server::start(&["-m", &golden("qwen3-mixed"), "--ctx", "4096", "--chat-template", "chatml"]);
+    let body = chat(json!({"stream": true, "ignore_eos": true, "max_tokens": 4000})).to_string();
+    for _ in 0..6 {
+        let mut stream = server.connect();
+        let head = format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
+        stream.write_all((head + &body).as_bytes()).unwrap();
+        let mut first = [0; 600];
+        stream.read_exact(&mut first).unwrap();
+    }
+    let begun = Instant::now();
+    let value = |name: &str| {
+        let text = server.get("/metrics").text();
+        text.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().parse::<u64>().unwrap()
+    };
+    while value("brim_slots_busy ") > 0 || value("brim_sequences_cancelled_total ") < 6 {
+        assert!(begun.elapsed() < Duration::from_secs(5), "{}", server.get("/metrics").text());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    server.is_well();
+}
+
+#[test]
+fn two_hundred_mixed_requests_leave_memory_as_it_was() {
+    let pool = Pool::with_room(24);
+    let before = pool.as_ref().map(Pool::state);
+    let server = Server::start(if pool.is_some() { &["-t", "1", "--hugepages"] } else { &["-t", "1"] });
+    let taken = pool.as_ref().map(Pool::state);
+    let one = |i: usize| match i % 8 {
+        0 | 1 => {
+            assert_eq!(server.post(CHAT, &chat(json!({"max_tokens": 8, "stream": i.is_multiple_of(16)}))).status, 200)
+        }
+        2 => assert_eq!(server.post("/v1/completions", &json!({"prompt": ["a", "b"], "max_tokens": 4})).status, 200),
+        3 => assert_eq!(server.post(CHAT, &chat(json!({"temperature": "x"}))).status, 400),
+        4 => assert_eq!(server.send("POST", CHAT, &[], b"{]").status, 400),
+        5 => {
+            let body = chat(json!({"stream": true, "ignore_eos": true, "max_tokens": 500})).to_string();
+            let mut stream = server.connect();
+            let head = format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
+            stream.write_all((head + &body).as_bytes()).unwrap();
+            let mut first = [0; 600];
+            stream.read_exact(&mut first).unwrap();
+        }
+        6 => {
+            let format =
+                json!({"response_format": {"type": "json_schema", "json_schema": {"schema": {"enum": ["a", "b"]}}}});
+            assert_eq!(server.post(CHAT, &chat(format)).status, 200);
+        }
+        _ => {
+            let body = json!({"messages": [{"role": "user", "content": "x"}], "max_tokens": 4});
+            assert_eq!(server.post("/v1/messages", &body).status, 200);
+        }
+    };
+    let all = |n: usize| {
+        std::thread::scope(|scope| {
+            for worker in 0..8 {
+                scope.spawn(move || (worker..n).step_by(8).for_each(one));
+            }
+        });
+    };
+    all(80);
+    let first = server.memory_kib("RssAnon:");
+    all(200);
+    let then = server.memory_kib("RssAnon:");
+    assert!(then <= first + 1024, "resident {first} KiB, then {then} KiB");
+    server.is_well();
+    if let Some(pool) = &pool {
+        assert!(then <= 16 << 10, "{then} KiB outside huge pages");
+        assert_eq!(Some(pool.state()), taken, "the pool is as it was when the first request came");
+        assert_eq!(server.stop(), Some(0));
+        assert_eq!(Some(pool.state()), before);
+    }
+}
