@@ -370,6 +370,34 @@ fn supervisors_are_told_and_obeyed() {
 }
 
 #[test]
+fn the_prompt_cache_outlives_a_restart() {
+    let dir = Dir::new("serve-cache");
+    let cache = dir.path().display().to_string();
+    let board = dir.file("b.toml", format!("[serve]\ncache_dir = \"{cache}\"\ncache_mib = 16"));
+    let words = ["--board", &board, "-t", "1"];
+    let ask = |server: &Server| {
+        let messages =
+            json!([{"role": "system", "content": "Be brief. ".repeat(60)}, {"role": "user", "content": "x"}]);
+        let answer = server.post(CHAT, &json!({"messages": messages, "temperature": 0, "max_tokens": 8})).json();
+        let cached = answer["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap();
+        (cached, answer["choices"][0]["message"]["content"].clone(), answer["usage"]["prompt_tokens"].as_u64().unwrap())
+    };
+    let server = Server::start(&words);
+    let (first, text, n_prompt) = ask(&server);
+    let (again, same, _) = ask(&server);
+    assert_eq!((first, &same), (0, &text));
+    assert!(again * 10 >= n_prompt * 7, "{again} of {n_prompt}");
+    assert_eq!(server.stop(), Some(0));
+    let server = Server::start(&words);
+    assert_eq!(ask(&server), (again, text, n_prompt), "after a restart as before");
+    assert_eq!(server.stop(), Some(0));
+    let file = dir.at("brim-demo.kv");
+    std::fs::write(&file, "damaged").unwrap();
+    let server = Server::start(&words);
+    assert_eq!(ask(&server).0, 0, "a damaged file is not used");
+}
+
+#[test]
 fn a_client_that_goes_away_frees_its_slot() {
     let server = Server::start(&["-m", &golden("qwen3-mixed"), "--ctx", "4096", "--chat-template", "chatml"]);
     let body = chat(json!({"stream": true, "ignore_eos": true, "max_tokens": 4000})).to_string();
