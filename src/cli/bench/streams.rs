@@ -16,6 +16,12 @@ use crate::sampling::SamplingParams;
 /// Tokens of the prompt of a stream whose decode is measured.
 const SHORT_PROMPT: usize = 16;
 
+/// Tokens that streams have to generate while a prompt of `n` comes in beside them, so that none of them ends before: one for
+/// each of its chunks and for each of them that started later.
+fn gap_tokens(n: usize, count: usize) -> usize {
+    n / 16 + count + 64
+}
+
 /// A stream, and the moments of its tokens.
 struct Stream {
     ticket: Ticket,
@@ -104,7 +110,7 @@ impl Rig<'_> {
         let mut streams = Vec::new();
         for _ in 0..count {
             let prompt = self.random(SHORT_PROMPT);
-            streams.push(self.stream(prompt, n)?);
+            streams.push(self.stream(prompt, gap_tokens(n, count))?);
         }
         while streams.iter().any(|stream| stream.tokens.is_empty()) {
             self.round(&mut streams)?;
@@ -137,11 +143,9 @@ pub(super) fn measure(args: &Bench, mut settings: Settings) -> Result<Value> {
     let (n_prompt, n_gen) = (args.n_prompt.as_deref().unwrap_or("2000"), args.n_gen.max(1) as usize);
     let prompts: Vec<usize> = list("-p", n_prompt)?;
     let &[n_prompt] = prompts.as_slice() else { return Err(Error::usage("--streams takes one count of -p")) };
-    let ctx = n_prompt.max(n_gen + slots) + 2 * SHORT_PROMPT;
+    let ctx = n_prompt.max(n_gen + slots).max(gap_tokens(n_prompt, slots)) + 2 * SHORT_PROMPT;
     settings.ctx = Some(u32::try_from(ctx).map_err(|_| Error::usage(format!("{ctx} tokens are too many")))?);
-    // All streams, one long prompt beside them, and one that is kept.
-    let kv_tokens = Some(slots * (n_gen + slots + SHORT_PROMPT + n_prompt / 8).max(64) + 2 * ctx);
-    let prepared = boot::prepare_serving(&settings, Serving { slots, kv_tokens })?;
+    let prepared = boot::prepare_serving(&settings, Serving { slots, kv_tokens: None })?;
     let name = prepared.files.name().to_string();
     let n_vocab = prepared.model.weights.n_vocab();
     boot::run(prepared, &settings, |running| {
