@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 use super::pages::{NONE, Pages, ROOT};
 use super::scheduler::Scheduler;
 use crate::bytes;
+use crate::memory::NotPopulated;
 use crate::model::Kv;
 use crate::model::step::{PAGE_TOKENS, Reach};
 
@@ -40,6 +41,14 @@ pub enum CacheError {
     Page(u32),
     /// The checksum does not fit.
     Checksum,
+    /// Memory that was set aside for the KV cache cannot be had after all.
+    Memory(NotPopulated),
+}
+
+impl From<NotPopulated> for CacheError {
+    fn from(error: NotPopulated) -> Self {
+        CacheError::Memory(error)
+    }
 }
 
 impl fmt::Display for CacheError {
@@ -57,6 +66,7 @@ impl fmt::Display for CacheError {
                 f.write_str("the saved prefix cache is laid out otherwise: --kv-type or version differ")
             }
             CacheError::Page(page) => write!(f, "page {page} of the saved prefix cache is damaged"),
+            CacheError::Memory(error) => error.fmt(f),
             CacheError::Checksum => f.write_str("the checksum of the saved prefix cache does not fit: it is damaged"),
         }
     }
@@ -241,7 +251,7 @@ fn read_pages(
         taken.push((page, serial));
         for (reach, page, is_there) in [(Reach::All, page, true), (Reach::Window, window, has_window == 1)] {
             if is_there {
-                kv.each_layer_mut(reach, page, |part| input.get(part.unwrap_or(&mut skipped)))?;
+                kv.each_layer_mut(reach, page, |part| input.get(part.unwrap_or(&mut skipped)).map_err(CacheError::Io))?;
             }
         }
     }

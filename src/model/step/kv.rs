@@ -108,11 +108,11 @@ impl<'a> Kv<'a> {
         layers.map(move |place| &self.bytes[place.start + page as usize * self.page_bytes..][..self.page_bytes])
     }
 
-    /// A page, layer by layer, for writing; `None` for each layer if there is no such page.
+    /// A page, layer by layer, for writing, its memory there; `None` for each layer if there is no such page.
     ///
     /// # Errors
-    /// The first of `each`.
-    pub fn each_layer_mut<E>(
+    /// The first of `each`, or the memory cannot be had (see [`Growing`]).
+    pub fn each_layer_mut<E: From<NotPopulated>>(
         &mut self,
         reach: Reach,
         page: u32,
@@ -121,6 +121,9 @@ impl<'a> Kv<'a> {
         let is_there = (page as usize) < self.n_pages[reach as usize];
         for place in self.layers.iter().filter(|place| place.reach == reach) {
             let start = place.start + page as usize * self.page_bytes;
+            if is_there {
+                self.bytes.bring(start..start + self.page_bytes)?;
+            }
             each(is_there.then(|| &mut self.bytes[start..start + self.page_bytes]))?;
         }
         Ok(())
