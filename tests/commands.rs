@@ -212,16 +212,17 @@ fn in_huge_pages_hardly_anything_else_is_resident() {
 
     let ran = run(&["run", "--hugepages", "-m", &model, "--raw", "-p", "A text", "-n", "8"]);
     let mib = resident_mib(&ran.stderr, model_pages);
-    assert!(mib <= 8.0, "{ran:?}");
+    // What ships is held to 4 MiB by `.ci/run`; a build with every check on has twice the code, the server's with it.
+    let bound = if cfg!(debug_assertions) { 10.0 } else { 4.0 };
+    assert!(mib <= bound, "{ran:?}");
     ran.good();
     assert_eq!(pool.state(), before, "all pages are given back");
 
     let ran = run(&["run", "--hugepages", "-p", QUESTION]);
     let mib = resident_mib(&ran.stderr, demo_pages);
-    // The demo model is part of the binary, whose pages are resident once they have been read. As shipped both fit;
-    // a build with every check on is larger by itself.
-    let demo_mib = if cfg!(debug_assertions) { brim::boot::DEMO.len() as f64 / f64::from(1 << 20) } else { 0.0 };
-    assert!(mib <= 8.0 + demo_mib, "{ran:?}");
+    // The demo model is part of the binary, whose pages are resident once they have been read.
+    let demo_mib = brim::boot::DEMO.len() as f64 / f64::from(1 << 20);
+    assert!(mib <= bound + demo_mib, "{ran:?}");
     assert_eq!(ran.good(), format!("{}\n", recorded()));
     assert_eq!(pool.state(), before, "all pages are given back");
 }
