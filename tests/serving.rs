@@ -193,7 +193,9 @@ fn a_client_that_goes_frees_its_slot_and_nobody_else_notices() {
         // In the queue, in its prompt, and at once.
         let tickets: Vec<Ticket> = (0..8).map(|i| handle.submit(greedy(tokens(i, 500), 5)).unwrap()).collect();
         drop(tickets);
-        until("all have gone", || handle.stats().cancelled == 9);
+        // Where this thread had to wait for its CPU, some have come to their end before.
+        let gone = || handle.stats().cancelled + handle.stats().finished;
+        until("all have gone", || gone() == 17);
     });
 }
 
