@@ -316,12 +316,18 @@ impl<'a> Scheduler<'a> {
         counters.steps.fetch_add(1, Relaxed);
         counters.beat();
         if let Err(error) = done {
-            // Whose token it was cannot go on; the others have lost nothing but the time.
-            for &(index, n) in &parts {
+            // Whose token it was cannot go on. Memory that cannot be had is laid to the last, a prompt if there is one: what
+            // the others need may be there. They have lost nothing but the time.
+            let last = parts.len() - 1;
+            for (i, &(index, n)) in parts.iter().enumerate() {
                 let Slot { work, history, .. } = &self.slots[index];
-                let failed =
-                    |token: &u32| matches!(error, EngineError::Embedding(error) if error.row == *token as usize);
-                if work.as_ref().is_some_and(|work| history[work.fed..work.fed + n].iter().any(failed)) {
+                let is_to_blame = |work: &Work| match error {
+                    EngineError::Embedding(error) => {
+                        history[work.fed..work.fed + n].iter().any(|&token| error.row == token as usize)
+                    }
+                    _ => i == last,
+                };
+                if work.as_ref().is_some_and(is_to_blame) {
                     self.finish(index, Finish::Failed(error));
                 }
             }
