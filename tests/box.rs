@@ -2,16 +2,18 @@
 //! of it real, so all of it needs root; without, each test says that it skips.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "common/cgroup.rs"]
+mod cgroup;
 #[path = "common/cli.rs"]
 mod cli;
 #[path = "common/pool.rs"]
 mod pool;
 
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use brim::memory::{Arena, Host, PageKind, Plan, RegionName};
+use cgroup::Group;
 use cli::{Dir, Ran, brim, golden, run};
 use pool::Pool;
 
@@ -232,51 +234,16 @@ fn a_pool_that_shrinks_during_the_start_is_exit_5_or_no_harm() {
     assert!(good > 0 && refused > 0, "{good} good, {refused} refused");
 }
 
-/// A cgroup (v2) with a limit of 2 MiB pages, removed on drop.
-struct Group(PathBuf);
-
-impl Group {
-    fn new(limit_bytes: u64) -> Option<Group> {
-        let root = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].into_iter().map(Path::new).find(|root| {
-            fs::read_to_string(root.join("cgroup.controllers")).is_ok_and(|text| text.contains("hugetlb"))
-        })?;
-        fs::write(root.join("cgroup.subtree_control"), "+hugetlb").ok()?;
-        let group = Group(root.join(format!("brim-test-{}", std::process::id())));
-        fs::create_dir(&group.0).ok()?;
-        fs::write(group.0.join("hugetlb.2MB.max"), limit_bytes.to_string()).ok()?;
-        Some(group)
-    }
-
-    fn limit(&self, bytes: u64) {
-        fs::write(self.0.join("hugetlb.2MB.max"), bytes.to_string()).unwrap();
-    }
-
-    /// Runs brim in the group; `hidden` in a namespace in which it cannot see the limit.
-    fn run(&self, words: &[String], hidden: bool) -> Ran {
-        let unshare = if hidden { "exec unshare -C \"$@\"" } else { "exec \"$@\"" };
-        let script = format!("echo $$ > {}/cgroup.procs && {unshare}", self.0.display());
-        let program = env!("CARGO_BIN_EXE_brim");
-        let mut command = Command::new("sh");
-        command.args(["-c", &script, "sh", program]).args(words).stdin(Stdio::null());
-        command.output().unwrap().into()
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir(&self.0);
-    }
-}
-
 #[test]
 fn a_cgroup_limit_is_exit_5_before_and_during_the_load() {
     let Some(pool) = Pool::with_room(64) else { return };
     let Some(group) = Group::new(4 << 20) else { return skip("no cgroup v2 with the hugetlb controller") };
     let before = pool.state();
     let words = demo(&[]);
-    group.run(&words, false).fails(5, &["cgroup limit of hugetlb.2MB is too small", "4.0 MiB left", "hugetlb.2MB.max"]);
+    Ran::from(group.command(&words, false).output().unwrap())
+        .fails(5, &["cgroup limit of hugetlb.2MB is too small", "4.0 MiB left", "hugetlb.2MB.max"]);
     // Where brim cannot see it, the kernel still refuses the pages: an error of madvise, never a SIGBUS.
-    let ran = group.run(&words, true);
+    let ran = Ran::from(group.command(&words, true).output().unwrap());
     ran.fails(5, &["could not be faulted in", "madvise", "cgroup hugetlb limits"]);
     assert_eq!(pool.state(), before);
     // All but the last page are there at Ready, and that one comes with the first token: an error all the same.
@@ -284,12 +251,12 @@ fn a_cgroup_limit_is_exit_5_before_and_during_the_load() {
     let plan: serde_json::Value = serde_json::from_str(&plan.stdout).unwrap();
     let need = plan["total_pages"].as_u64().unwrap();
     group.limit((need - 1) * (2 << 20));
-    let ran = group.run(&demo(&["-v"]), true);
+    let ran = Ran::from(group.command(&demo(&["-v"]), true).output().unwrap());
     assert!(ran.stderr.contains("loaded in"), "{ran:?}");
     assert!(ran.code == Some(5) && ran.stderr.contains("could not be faulted in"), "{ran:?}");
     // Where it sees a limit that is wide enough, it takes all pages at once: others in the group cannot take them later.
     group.limit(need * (2 << 20));
-    group.run(&words, false).good();
+    Ran::from(group.command(&words, false).output().unwrap()).good();
     assert_eq!(pool.state(), before);
 }
 

@@ -2,6 +2,8 @@
 #![cfg(feature = "serve")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "common/cgroup.rs"]
+mod cgroup;
 #[path = "common/cli.rs"]
 mod cli;
 #[path = "common/pool.rs"]
@@ -13,6 +15,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::time::{Duration, Instant};
 
+use cgroup::Group;
 use cli::{Dir, brim, golden, run};
 use pool::Pool;
 use serde_json::{Value, json};
@@ -471,4 +474,30 @@ fn two_hundred_mixed_requests_leave_memory_as_it_was() {
         assert_eq!(server.stop(), Some(0));
         assert_eq!(Some(pool.state()), before);
     }
+}
+
+#[test]
+fn memory_that_cannot_be_had_fails_a_request_and_not_the_server() {
+    let Some(_pool) = Pool::with_room(64) else { return };
+    let words = ["serve", "--listen", "127.0.0.1:0", "-t", "1", "--hugepages", "--slots", "1", "--ctx", "64"];
+    let plan = run(&["plan", "--hugepages", "--slots", "1", "--ctx", "64", "--json"]).json();
+    let need = plan["total_pages"].as_u64().unwrap();
+    let Some(group) = Group::new((need - 1) * (2 << 20)) else {
+        let required = std::env::var("REQUIRE_HUGEPAGES").is_ok_and(|value| value == "1");
+        assert!(!required, "required, but no cgroup v2 with the hugetlb controller");
+        return eprintln!("SKIPPED: no cgroup v2 with the hugetlb controller");
+    };
+    // All but the page of the KV cache are there when it is ready.
+    let server = Server::spawn(group.command(&words, true)).ready();
+    let ask = || server.post(CHAT, &chat(json!({"max_tokens": 2})));
+    for _ in 0..2 {
+        let answer = ask();
+        let text = String::from_utf8_lossy(&answer.body);
+        assert!(answer.status == 500 && text.contains("could not be faulted in"), "{answer:?}");
+        assert_eq!(server.get("/health").status, 200);
+    }
+    // What it could not have before, it asks for again.
+    group.limit(need * (2 << 20));
+    server.is_well();
+    assert_eq!(server.stop(), Some(0));
 }
