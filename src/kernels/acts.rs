@@ -4,8 +4,9 @@
 //! on the cache lines that follow them, what else a kernel needs of these columns:
 //! - the starting values of integer sums, which take out the offset of unsigned quants: one per 16 columns, or per 32;
 //! - the scales: eight, one per 32 columns, followed by the sums of these columns, which meet float minima; or one, followed
-//!   by whether the block is dense ([`SUM16_MAX`]) and the sums of sub-blocks as i16 pairs, which meet integer minima;
-//! - with a scale per 32 columns, the starting values and the sums per 16 columns; with one, the starting values per 8, for
+//!   by whether the block is dense ([`SUM16_MAX`]) and the sums of 32 and of 16 columns as i16 pairs, which meet integer
+//!   minima;
+//! - with a scale per 32 columns, the starting values per 16 columns; with one, the starting values per 8, for
 //!   kernels that meet a dense block.
 //!
 //! Where weights have integer scales, a kernel sums two neighbouring groups of 32 columns side by side: of each 64
@@ -55,13 +56,13 @@ const STARTS: usize = SUPER;
 const SCALES: usize = STARTS + SUPER / 16 * 4;
 const DENSE: usize = SCALES + 4;
 const PAIRS: usize = DENSE + 4;
+const PAIRS16: usize = PAIRS + SUPER / GROUP * 2;
 const STARTS8: usize = 384;
-/// With a scale per 32 columns: their sums, the starting values per 16, and the sums of these.
+/// With a scale per 32 columns: their sums, and the starting values per 16.
 const MASSES: usize = SCALES + SUPER / GROUP * 4;
 const STARTS16: usize = STARTS8;
-const MASSES16: usize = STARTS16 + SUPER / 16 * 4;
-const _: () = assert!(MASSES + SUPER / GROUP * 4 == STARTS16 && MASSES16 + SUPER / 16 * 4 == BLOCK);
-const _: () = assert!(PAIRS + SUPER / GROUP * 2 <= STARTS8 && SCALES + SUPER / GROUP * 4 <= STARTS8);
+const _: () = assert!(MASSES + SUPER / GROUP * 4 == STARTS16 && STARTS16 + SUPER / 16 * 4 <= BLOCK);
+const _: () = assert!(PAIRS16 + SUPER / 16 * 2 <= STARTS8 && SCALES + SUPER / GROUP * 4 <= STARTS8);
 const _: () = assert!(STARTS8 + SUPER / 8 * 4 == BLOCK && 2 * SUPER == BLOCK);
 
 /// Where the parts of a record lie.
@@ -223,11 +224,6 @@ impl Rows<'_> {
     pub fn mass(&self, n: usize, block: usize, group: usize) -> f32 {
         f32::from_bits(self.part(n, block, MASSES + group * 4).cast_unsigned())
     }
-    /// The sum of 16 columns.
-    #[inline(always)]
-    pub fn mass16(&self, n: usize, block: usize, columns: usize) -> f32 {
-        f32::from_bits(self.part(n, block, MASSES16 + columns * 4).cast_unsigned())
-    }
     /// Four quants of each of two groups.
     #[inline(always)]
     pub fn quants_pair(&self, n: usize, block: usize, unit: usize) -> i64 {
@@ -247,6 +243,11 @@ impl Rows<'_> {
     #[inline(always)]
     pub fn sums(&self, n: usize, block: usize, pair: usize) -> i32 {
         self.part(n, block, PAIRS + pair * 4)
+    }
+    /// The sums of the two halves of 32 quants.
+    #[inline(always)]
+    pub fn sums16(&self, n: usize, block: usize, group: usize) -> i32 {
+        self.part(n, block, PAIRS16 + group * 4)
     }
     /// Whether a block of any of the first `N` rows is dense.
     #[inline(always)]
@@ -328,21 +329,20 @@ fn to_q8x32<S: Simd>(s: S, values: &[f32], block: &mut [u8]) {
         s.store_bytes(bytes, q);
         sums[v] = sums_of_4(s, bytes);
     }
-    let (masses, rest) = rest.split_at_mut(STARTS16 - MASSES);
-    let (starts16, masses16) = rest.split_at_mut(MASSES16 - STARTS16);
+    let (masses, starts16) = rest.split_at_mut(STARTS16 - MASSES);
     let n = halve(s, &mut sums, SUPER / 4 / S::LANES);
     let n = halve(s, &mut sums, n);
-    for (i, out) in masses16.chunks_exact_mut(4 * S::LANES).enumerate() {
-        s.store_bytes(s.as_i(s.to_f(sums[i])), out);
-        s.store_bytes(s.starts::<7>(sums[i]), &mut starts16[i * 4 * S::LANES..]);
+    for (sums, starts) in sums.iter().zip(starts16[..SUPER / 16 * 4].chunks_exact_mut(4 * S::LANES)) {
+        s.store_bytes(s.starts::<7>(*sums), starts);
     }
     halve(s, &mut sums, n);
     let sums_of_32 = if S::VNNI { s.starts::<7>(sums[0]) } else { s.starts::<3>(sums[0]) };
     s.store_bytes(sums_of_32, starts);
-    let (masses, masses16): (&mut [f32], &mut [f32]) = (bytes::cast_mut(masses), bytes::cast_mut(masses16));
-    for ((mass, two), scale) in masses.iter_mut().zip(masses16.as_chunks_mut::<2>().0).zip(&*scales) {
-        *mass = (two[0] + two[1]) * scale;
-        *two = [two[0] * scale, two[1] * scale];
+    let mut sums_of_32 = [0.0; PANEL_ROWS];
+    s.store(s.to_f(sums[0]), &mut sums_of_32);
+    let masses: &mut [f32] = bytes::cast_mut(masses);
+    for ((mass, sum), scale) in masses.iter_mut().zip(sums_of_32).zip(&*scales) {
+        *mass = sum * scale;
     }
 }
 
@@ -368,6 +368,9 @@ fn to_q8x256<S: Simd>(s: S, values: &[f32], block: &mut [u8]) {
     let n = halve(s, &mut sums, n);
     for (sums, starts) in sums.iter().zip(rest[..SCALES - STARTS].chunks_exact_mut(4 * S::LANES)) {
         s.store_bytes(s.starts::<5>(*sums), starts);
+    }
+    for (sums, pairs) in sums.iter().zip(rest[PAIRS16 - STARTS..][..SUPER / 16 * 2].chunks_exact_mut(2 * S::LANES)) {
+        s.store_u16(*sums, pairs);
     }
     halve(s, &mut sums, n);
     let mut sums_of_32 = [0; 4 * PANEL_ROWS];
@@ -470,7 +473,6 @@ mod tests {
             }
             for (i, sum) in sums(16).enumerate() {
                 block[STARTS16 + 4 * i..][..4].copy_from_slice(&start(vnni, sum, 128));
-                block[MASSES16 + 4 * i..][..4].copy_from_slice(&(sum as f32 * scales[i / 2]).to_le_bytes());
             }
             return block;
         }
@@ -482,6 +484,9 @@ mod tests {
         }
         for (at, sum) in [0, 2, 1, 3, 4, 6, 5, 7].into_iter().zip(sums(32)) {
             block[PAIRS + 2 * at..][..2].copy_from_slice(&(sum as i16).to_le_bytes());
+        }
+        for (i, sum) in sums(16).enumerate() {
+            block[PAIRS16 + 2 * i..][..2].copy_from_slice(&(sum as i16).to_le_bytes());
         }
         let densest = quants.chunks(16).map(|q| q.iter().map(|q| q.abs()).sum::<i32>()).max();
         block[DENSE] = u8::from(densest > Some(SUM16_MAX));

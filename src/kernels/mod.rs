@@ -42,7 +42,7 @@ pub use rows::Biased;
 pub use tier::{Tier, TierError, available, select};
 
 use crate::quant::{PANEL_ROWS, SUPER, WeightType};
-use matmul::scaled::Unpack;
+use matmul::scaled::{Kind, Unpack};
 
 /// How many bytes ahead of their use weights that are read once are asked for; 0: not at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,9 +125,9 @@ pub struct Kernels {
     /// The types whose kernels are their own: the first ones.
     stream: [StreamFn; OWN_TYPES],
     tiled: [TiledFn; OWN_TYPES],
-    /// The others: how they are unpacked, and what multiplies them, by groups of 16 or 32 and by whether they have minima.
+    /// The others: how they are unpacked, and what multiplies them, by [`Kind`].
     unpack: [Unpack; WeightType::ALL.len() - OWN_TYPES],
-    scaled: [[ScaledFn; 2]; 2],
+    scaled: [ScaledFn; Kind::ALL.len()],
     quantise: unsafe fn(ActLayout, ActType, &mut [u8]),
     attend: AttendFn,
     store_key: unsafe fn(KvType, &[f32], &mut [u8], usize),
@@ -189,8 +189,7 @@ impl Kernels {
             WeightType::BF16 if n_tokens <= STREAM_TOKENS_MAX => ActType::F32,
             WeightType::BF16 => self.bf16_acts,
             // A scale per block of the weights, as in the engine whose distance from the exact answer is the yardstick.
-            WeightType::Q8_0 | WeightType::Q4_0 => ActType::Q8x32,
-            WeightType::Q4K | WeightType::Q6K => ActType::Q8x256,
+            _ if ty.block_len() == SUPER => ActType::Q8x256,
             _ => ActType::Q8x32,
         }
     }
@@ -233,7 +232,7 @@ impl Kernels {
             return unsafe { self.tiled[ty as usize](w, acts, out, accumulate, (scratch, tile.k_cols)) };
         }
         let unpack = &self.unpack[ty as usize - OWN_TYPES];
-        let product = self.scaled[usize::from(unpack.kind.0)][usize::from(unpack.kind.1)];
+        let product = self.scaled[unpack.kind as usize];
         // SAFETY: as above; `unpack` is of the same table.
         unsafe { product((w, unpack), acts, out, accumulate, (scratch, tile.k_cols)) }
     }
@@ -461,7 +460,7 @@ macro_rules! tier {
             ];
 
             macro_rules! scaled {
-                ($name:ident, $group:literal, $mins:literal) => {
+                ($name:ident, $kind:ident) => {
                     $(#[target_feature(enable = $feature)])*
                     fn $name(
                         w: (&Matrix<'_>, &Unpack),
@@ -471,22 +470,26 @@ macro_rules! tier {
                         (scratch, k_cols): (&mut [u8], usize),
                     ) {
                         const V: usize = PANEL_ROWS / <$simd as super::simd::Simd>::LANES;
+                        const KIND: usize = Kind::$kind as usize;
                         let cols = out.cols;
                         let whole = if acts.n_tokens <= STREAM_TOKENS_MAX { 0 } else { cols / STRIPE_ROWS * STRIPE_ROWS };
                         let tile = (&mut *scratch, k_cols);
-                        scaled::product::<_, $group, $mins, $v, $n>($token, w, acts, (&mut *out, 0..whole), accumulate, tile);
+                        scaled::product::<_, KIND, $v, $n>($token, w, acts, (&mut *out, 0..whole), accumulate, tile);
                         // One panel after the other, so that few tokens read them front to back.
                         for col in (whole..cols).step_by(PANEL_ROWS) {
                             let (tile, one) = ((&mut *scratch, k_cols), col..col + PANEL_ROWS);
-                            scaled::product::<_, $group, $mins, V, $n>($token, w, acts, (&mut *out, one), accumulate, tile);
+                            scaled::product::<_, KIND, V, $n>($token, w, acts, (&mut *out, one), accumulate, tile);
                         }
                     }
                 };
             }
-            scaled!(scaled_32, 32, false);
-            scaled!(scaled_32_mins, 32, true);
-            scaled!(scaled_16, 16, false);
-            scaled!(scaled_16_mins, 16, true);
+            scaled!(groups32, Groups32);
+            scaled!(groups32_mins, Groups32Mins);
+            scaled!(groups16, Groups16);
+            scaled!(super32, Super32);
+            scaled!(super32_mins, Super32Mins);
+            scaled!(super16, Super16);
+            scaled!(super16_mins, Super16Mins);
 
             $(#[target_feature(enable = $feature)])*
             fn quantise(layout: ActLayout, kind: ActType, record: &mut [u8]) {
@@ -576,7 +579,7 @@ macro_rules! tier {
                 stream: [stream_f32, stream_f16, stream_bf16, stream_q8_0, stream_q4_0, stream_q4k, stream_q6k],
                 tiled: [tiled_f32, tiled_f16, tiled_bf16, tiled_q8_0, tiled_q4_0, tiled_q4k, tiled_q6k],
                 unpack: UNPACK,
-                scaled: [[scaled_32, scaled_32_mins], [scaled_16, scaled_16_mins]],
+                scaled: [groups32, groups32_mins, groups16, super32, super32_mins, super16, super16_mins],
                 quantise,
                 attend,
                 store_key,

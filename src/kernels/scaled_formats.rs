@@ -26,10 +26,16 @@ pub trait ScaledFormat {
     fn scales<S: Simd>(s: S, (_body, tail): (&[u8], &[u8]), _g: usize, half: usize) -> [S::F; 2] {
         [f16s(s, tail, 0, half); 2]
     }
-    /// What is added to the values of these columns.
+    /// The f32 bits of what is added to the values of these columns; in blocks of 256 two i16, for 16 columns each, to be
+    /// multiplied by [`ScaledFormat::dmin`] and taken off.
     #[inline(always)]
-    fn mins<S: Simd>(s: S, (_body, tail): (&[u8], &[u8]), _g: usize, half: usize) -> [S::F; 2] {
-        [f16s(s, tail, 1, half); 2]
+    fn mins<S: Simd>(s: S, (_body, tail): (&[u8], &[u8]), _g: usize, half: usize) -> S::I {
+        s.as_i(f16s(s, tail, 1, half))
+    }
+    /// The factor of a block's minima.
+    #[inline(always)]
+    fn dmin<S: Simd>(s: S, tail: &[u8], half: usize) -> S::F {
+        f16s(s, tail, 1, half)
     }
 }
 
@@ -186,14 +192,6 @@ format!(/** Q5_1. */ Q5_1, Q5_1, {
     }
 });
 
-/// Scale or minimum of Q2_K for the two groups of 16 in `g`.
-#[inline(always)]
-fn q2k_nibbles<S: Simd>(s: S, body: &[u8], g: usize, half: usize, shift: usize) -> [S::F; 2] {
-    let four = word(s, body, g / 2, half);
-    let of = |i: usize| s.to_f(field(s, four, 8 * (2 * (g % 2) + i) + shift, 15));
-    [of(0), of(1)]
-}
-
 format!(/** Q2_K. */ Q2K, Q2_K, {
     const GROUP: usize = 16;
     const MINS: bool = true;
@@ -203,13 +201,14 @@ format!(/** Q2_K. */ Q2K, Q2_K, {
     }
     #[inline(always)]
     fn scales<S: Simd>(s: S, (body, tail): (&[u8], &[u8]), g: usize, half: usize) -> [S::F; 2] {
-        let (d, [a, b]) = (f16s(s, tail, 0, half), q2k_nibbles(s, body, g, half, 0));
-        [s.mul(d, a), s.mul(d, b)]
+        let (d, four) = (f16s(s, tail, 0, half), word(s, body, g / 2, half));
+        let of = |i: usize| s.mul(d, s.to_f(field(s, four, 8 * (2 * (g % 2) + i), 15)));
+        [of(0), of(1)]
     }
     #[inline(always)]
-    fn mins<S: Simd>(s: S, (body, tail): (&[u8], &[u8]), g: usize, half: usize) -> [S::F; 2] {
-        let (d, [a, b]) = (s.sub(s.splat(0.0), f16s(s, tail, 1, half)), q2k_nibbles(s, body, g, half, 4));
-        [s.mul(d, a), s.mul(d, b)]
+    fn mins<S: Simd>(s: S, (body, _tail): (&[u8], &[u8]), g: usize, half: usize) -> S::I {
+        let two = s.shr_by(word(s, body, g / 2, half), 16 * (g % 2) as u32);
+        s.or(field(s, two, 4, 15), s.shl::<4>(s.and(two, s.splat_i(0xf000))))
     }
 });
 
@@ -235,10 +234,10 @@ format!(/** Q3_K. */ Q3K, Q3_K, {
 
 /// The six bits of scale (`at` 0) or minimum (`at` 1) of group `g` of Q5_K.
 #[inline(always)]
-fn q5k_six<S: Simd>(s: S, body: &[u8], g: usize, half: usize, at: usize) -> S::F {
+fn q5k_six<S: Simd>(s: S, body: &[u8], g: usize, half: usize, at: usize) -> S::I {
     let low = field(s, word(s, body, g / 4, half), 8 * (g % 4) + 4 * at, 15);
     let top = field(s, word(s, body, 2, half), 8 * (g % 4) + 4 * (g / 4) + 2 * at, 3);
-    s.to_f(s.or(low, s.shl::<4>(top)))
+    s.or(low, s.shl::<4>(top))
 }
 
 format!(/** Q5_K. */ Q5K, Q5_K, {
@@ -253,11 +252,12 @@ format!(/** Q5_K. */ Q5K, Q5_K, {
     }
     #[inline(always)]
     fn scales<S: Simd>(s: S, (body, tail): (&[u8], &[u8]), g: usize, half: usize) -> [S::F; 2] {
-        [s.mul(f16s(s, tail, 0, half), q5k_six(s, body, g, half, 0)); 2]
+        [s.mul(f16s(s, tail, 0, half), s.to_f(q5k_six(s, body, g, half, 0))); 2]
     }
     #[inline(always)]
-    fn mins<S: Simd>(s: S, (body, tail): (&[u8], &[u8]), g: usize, half: usize) -> [S::F; 2] {
-        [s.mul(s.sub(s.splat(0.0), f16s(s, tail, 1, half)), q5k_six(s, body, g, half, 1)); 2]
+    fn mins<S: Simd>(s: S, (body, _tail): (&[u8], &[u8]), g: usize, half: usize) -> S::I {
+        let six = q5k_six(s, body, g, half, 1);
+        s.or(six, s.shl::<16>(six))
     }
 });
 

@@ -1,11 +1,14 @@
-//! Weights whose groups of 16 or 32 columns have a float scale, times int8 activations with a scale per 32.
+//! Weights whose groups of 16 or 32 columns have a float scale, times int8 activations.
 //!
 //! A type is nothing but a way to unpack ([`ScaledFormat`]): its panels become a tile of signed bytes and float scales, for
 //! few tokens as for many, and one kernel multiplies the tile. Nothing is rounded but what the float arithmetic rounds.
+//!
+//! Types with blocks of 256 columns meet activations with a scale per 256 ([`multiply_super`]): a group then costs one
+//! multiply-add, and its minimum half an integer one. The others have a scale per 32 ([`multiply`]).
 
 use std::ops::Range;
 
-use super::super::acts::{Acts, Rows};
+use super::super::acts::{Acts, Rows, paired};
 use super::super::grid::Block;
 use super::super::scaled_formats::ScaledFormat;
 use super::super::simd::Simd;
@@ -16,38 +19,81 @@ use crate::quant::{GROUP, PANEL_ROWS, SUPER};
 /// Unpacks a stretch of a panel's blocks into the lanes of a tile from a given one on; the tile's width follows.
 pub type FillFn = unsafe fn(&[u8], &mut Tile<'_>, (usize, usize));
 
+/// What multiplies a tile: by the columns that share a scale of the weights, by those that share one of the activations
+/// (`Super`: 256), and by whether there are minima.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Groups32,
+    Groups32Mins,
+    Groups16,
+    Super32,
+    Super32Mins,
+    Super16,
+    Super16Mins,
+}
+
+impl Kind {
+    /// All of them, in the order of the kernels' table.
+    pub const ALL: [Kind; 7] = [
+        Kind::Groups32,
+        Kind::Groups32Mins,
+        Kind::Groups16,
+        Kind::Super32,
+        Kind::Super32Mins,
+        Kind::Super16,
+        Kind::Super16Mins,
+    ];
+
+    const fn of<F: ScaledFormat>() -> Kind {
+        match (F::COLS == SUPER, F::GROUP, F::MINS) {
+            (false, GROUP, false) => Kind::Groups32,
+            (false, GROUP, true) => Kind::Groups32Mins,
+            (false, 16, false) => Kind::Groups16,
+            (true, GROUP, false) => Kind::Super32,
+            (true, GROUP, true) => Kind::Super32Mins,
+            (true, 16, false) => Kind::Super16,
+            (true, 16, true) => Kind::Super16Mins,
+            _ => panic!("no kernel for such groups"),
+        }
+    }
+}
+
 /// How a type is unpacked, and which kernel takes it from there.
 #[derive(Clone, Copy)]
 pub struct Unpack {
     fill: FillFn,
     block_cols: usize,
     block_bytes: usize,
-    /// Groups of 16 columns, and minima.
-    pub kind: (bool, bool),
+    /// The kernel.
+    pub kind: Kind,
 }
 
 impl Unpack {
     /// For `fill` being [`fill`] of the format `F`.
     pub const fn new<F: ScaledFormat>(fill: FillFn) -> Unpack {
-        assert!(F::COLS.is_multiple_of(GROUP) && (F::GROUP == GROUP || F::GROUP == GROUP / 2));
-        Unpack { fill, block_cols: F::COLS, block_bytes: F::BODY + F::TAIL, kind: (F::GROUP < GROUP, F::MINS) }
+        assert!(F::COLS.is_multiple_of(GROUP));
+        Unpack { fill, block_cols: F::COLS, block_bytes: F::BODY + F::TAIL, kind: Kind::of::<F>() }
     }
 }
 
 /// Unpacked weights of `width` rows: quants `[k / 4][width][4]`, which are signed, or 128 more than that with
-/// [`Simd::VNNI`]; scales, and what is added to every value, `[k / group][width]`.
+/// [`Simd::VNNI`]; scales `[k / group][width]`; minima `[k / 32][width]`, which are floats that are added to every value,
+/// or, where blocks have 256 columns, the integers of both halves of 32 columns as i16 pairs, with their factors
+/// `[k / 256][width]`, to be taken off.
 pub struct Tile<'t> {
     quants: &'t mut [u8],
     scales: &'t mut [f32],
-    mins: &'t mut [f32],
+    mins: &'t mut [u8],
+    dmin: &'t mut [f32],
 }
 
 impl<'t> Tile<'t> {
     fn carve(tile: &'t mut [u8], k_cols: usize, width: usize) -> Self {
         let (quants, rest) = tile.split_at_mut(width * k_cols);
         let (scales, rest) = rest.split_at_mut(width * k_cols / 16 * 4);
-        let mins = &mut rest[..width * k_cols / 16 * 4];
-        Tile { quants, scales: bytes::cast_mut(scales), mins: bytes::cast_mut(mins) }
+        let (mins, rest) = rest.split_at_mut(width * k_cols / GROUP * 4);
+        let dmin = &mut rest[..width * k_cols / SUPER * 4];
+        Tile { quants, scales: bytes::cast_mut(scales), mins, dmin: bytes::cast_mut(dmin) }
     }
 }
 
@@ -70,17 +116,38 @@ pub fn fill<S: Simd, F: ScaledFormat>(s: S, blocks: &[u8], tile: &mut Tile<'_>, 
                     s.store(scales[i], &mut tile.scales[(group + i) * width + lane..]);
                 }
                 if F::MINS {
-                    let mins = F::mins(s, (body, tail), g, half);
-                    for i in 0..GROUP / F::GROUP {
-                        s.store(mins[i], &mut tile.mins[(group + i) * width + lane..]);
-                    }
+                    s.store_bytes(
+                        F::mins(s, (body, tail), g, half),
+                        &mut tile.mins[(col / GROUP * width + lane) * 4..],
+                    );
                 }
+            }
+            if F::MINS && F::COLS == SUPER {
+                s.store(F::dmin(s, tail, half), &mut tile.dmin[b * width + lane..]);
             }
         }
     }
 }
 
-/// `N` tokens over the tile's columns `k0 .. k0 + k_len`, in groups of `G`.
+/// The products of a unit's four columns, added to `acc`.
+#[inline(always)]
+fn dots<S: Simd, const V: usize, const N: usize>(
+    s: S,
+    acc: &mut [[S::I; N]; V],
+    unit: &[u8],
+    rows: &Rows<'_>,
+    (b, place): (usize, usize),
+) {
+    let w = vectors::<S, V>(s, unit);
+    for n in 0..N {
+        let a = s.splat_i(rows.quants(n, b, place));
+        for v in 0..V {
+            acc[v][n] = s.dot_wide(acc[v][n], w[v], a);
+        }
+    }
+}
+
+/// `N` tokens over the tile's columns `k0 .. k0 + k_len`, in groups of `G`, with a scale of the activations per 32.
 #[inline(always)]
 fn multiply<S: Simd, const G: usize, const MINS: bool, const V: usize, const N: usize>(
     s: S,
@@ -90,37 +157,40 @@ fn multiply<S: Simd, const G: usize, const MINS: bool, const V: usize, const N: 
 ) -> [[S::F; N]; V] {
     let width = V * S::LANES;
     let mut sums = [[s.splat(0.0); N]; V];
-    for (group, quants) in tile.quants[..k_len * width].chunks_exact(G * width).enumerate() {
-        let (b, at) = ((k0 + group * G) / SUPER, (k0 + group * G) % SUPER);
-        let mut acc = [[s.splat_i(0); N]; V];
-        if S::VNNI {
+    for (group, quants) in tile.quants[..k_len * width].chunks_exact(GROUP * width).enumerate() {
+        let (b, g) = ((k0 + group * GROUP) / SUPER, (k0 + group * GROUP) % SUPER / GROUP);
+        let mut values = [[s.splat(0.0); N]; V];
+        for (part, quants) in quants.chunks_exact(G * width).enumerate() {
+            let mut acc = [[s.splat_i(0); N]; V];
+            if S::VNNI {
+                for n in 0..N {
+                    let start = if G == GROUP { rows.start(n, b, g) } else { rows.start16(n, b, 2 * g + part) };
+                    for v in 0..V {
+                        acc[v][n] = s.splat_i(start);
+                    }
+                }
+            }
+            for (u, unit) in quants.chunks_exact(4 * width).enumerate() {
+                dots(s, &mut acc, unit, rows, (b, (g * GROUP + part * G) / 4 + u));
+            }
+            let d = floats::<S, V>(s, &tile.scales[(group * (GROUP / G) + part) * width..]);
             for n in 0..N {
-                let start = if G == GROUP { rows.start(n, b, at / G) } else { rows.start16(n, b, at / G) };
                 for v in 0..V {
-                    acc[v][n] = s.splat_i(start);
+                    let sum = s.to_f(acc[v][n]);
+                    values[v][n] = if part == 0 { s.mul(sum, d[v]) } else { s.fma(sum, d[v], values[v][n]) };
                 }
             }
         }
-        for (u, unit) in quants.chunks_exact(4 * width).enumerate() {
-            let w = vectors::<S, V>(s, unit);
-            for n in 0..N {
-                let a = s.splat_i(rows.quants(n, b, at / 4 + u));
-                for v in 0..V {
-                    acc[v][n] = s.dot_wide(acc[v][n], w[v], a);
-                }
-            }
-        }
-        let d = floats::<S, V>(s, &tile.scales[group * width..]);
         for n in 0..N {
-            let scale = s.splat(rows.scale(n, b, at / GROUP));
+            let scale = s.splat(rows.scale(n, b, g));
             for v in 0..V {
-                sums[v][n] = s.fma(s.to_f(acc[v][n]), s.mul(d[v], scale), sums[v][n]);
+                sums[v][n] = s.fma(values[v][n], scale, sums[v][n]);
             }
         }
         if MINS {
-            let min = floats::<S, V>(s, &tile.mins[group * width..]);
+            let min = floats::<S, V>(s, &bytes::cast(tile.mins)[group * width..]);
             for n in 0..N {
-                let mass = s.splat(if G == GROUP { rows.mass(n, b, at / G) } else { rows.mass16(n, b, at / G) });
+                let mass = s.splat(rows.mass(n, b, g));
                 for v in 0..V {
                     sums[v][n] = s.fma(min[v], mass, sums[v][n]);
                 }
@@ -130,9 +200,75 @@ fn multiply<S: Simd, const G: usize, const MINS: bool, const V: usize, const N: 
     sums
 }
 
+/// The same with one scale of the activations per 256 columns, whose groups of 32 alternate ([`paired`]).
+#[inline(always)]
+fn multiply_super<S: Simd, const G: usize, const MINS: bool, const V: usize, const N: usize>(
+    s: S,
+    tile: &Tile<'_>,
+    rows: &Rows<'_>,
+    (k0, k_len): (usize, usize),
+) -> [[S::F; N]; V] {
+    let width = V * S::LANES;
+    let mut sums = [[s.splat(0.0); N]; V];
+    for (block, quants) in tile.quants[..k_len * width].chunks_exact(SUPER * width).enumerate() {
+        let b = k0 / SUPER + block;
+        let mut values = [[s.splat(0.0); N]; V];
+        for (group, quants) in quants.chunks_exact(G * width).enumerate() {
+            let (g, part) = (group * G / GROUP, group * G % GROUP / 16);
+            let mut acc = [[s.splat_i(0); N]; V];
+            if S::VNNI {
+                for n in 0..N {
+                    let of = |half: usize| s.splat_i(rows.start(n, b, paired(2 * g + half, 2)));
+                    let start = if G == GROUP { s.add_i(of(0), of(1)) } else { of(part) };
+                    // They are for an offset of 32.
+                    let start = s.shl::<2>(start);
+                    for v in 0..V {
+                        acc[v][n] = start;
+                    }
+                }
+            }
+            for (u, unit) in quants.chunks_exact(4 * width).enumerate() {
+                dots(s, &mut acc, unit, rows, (b, paired(8 * g + 4 * part + u, 8)));
+            }
+            let d = floats::<S, V>(s, &tile.scales[(block * (SUPER / G) + group) * width..]);
+            for n in 0..N {
+                for v in 0..V {
+                    values[v][n] = s.fma(s.to_f(acc[v][n]), d[v], values[v][n]);
+                }
+            }
+        }
+        if MINS {
+            let mut minima = [[s.splat_i(0); N]; V];
+            let mins = &tile.mins[block * (SUPER / GROUP) * width * 4..][..SUPER / GROUP * width * 4];
+            for (g, mins) in mins.chunks_exact(4 * width).enumerate() {
+                let min = vectors::<S, V>(s, mins);
+                for n in 0..N {
+                    let a = s.splat_i(rows.sums16(n, b, g));
+                    for v in 0..V {
+                        minima[v][n] = s.dot_pairs(minima[v][n], min[v], a);
+                    }
+                }
+            }
+            let dmin = floats::<S, V>(s, &tile.dmin[block * width..]);
+            for n in 0..N {
+                for v in 0..V {
+                    values[v][n] = s.fnma(s.to_f(minima[v][n]), dmin[v], values[v][n]);
+                }
+            }
+        }
+        for n in 0..N {
+            let scale = s.splat(rows.scale(n, b, 0));
+            for v in 0..V {
+                sums[v][n] = s.fma(values[v][n], scale, sums[v][n]);
+            }
+        }
+    }
+    sums
+}
+
 /// Columns `cols` of `out`, whole stripes of `V` vectors, which are whole panels; order as in [`super::int::tiled`].
 #[inline(always)]
-pub fn product<S: Simd, const G: usize, const MINS: bool, const V: usize, const N: usize>(
+pub fn product<S: Simd, const KIND: usize, const V: usize, const N: usize>(
     s: S,
     (w, unpack): (&Matrix<'_>, &Unpack),
     acts: &Acts<'_>,
@@ -157,7 +293,16 @@ pub fn product<S: Simd, const G: usize, const MINS: bool, const V: usize, const 
             macro_rules! run {
                 ($token:expr, $n:tt) => {
                     prefetch_block::<S, V, $n>(s, out, ($token, col));
-                    let sums = multiply::<S, G, MINS, V, $n>(s, &tile, &acts.rows($token, $n), (k0, k_len));
+                    let (rows, cols) = (acts.rows($token, $n), (k0, k_len));
+                    let sums = match const { Kind::ALL[KIND] } {
+                        Kind::Groups32 => multiply::<S, 32, false, V, $n>(s, &tile, &rows, cols),
+                        Kind::Groups32Mins => multiply::<S, 32, true, V, $n>(s, &tile, &rows, cols),
+                        Kind::Groups16 => multiply::<S, 16, false, V, $n>(s, &tile, &rows, cols),
+                        Kind::Super32 => multiply_super::<S, 32, false, V, $n>(s, &tile, &rows, cols),
+                        Kind::Super32Mins => multiply_super::<S, 32, true, V, $n>(s, &tile, &rows, cols),
+                        Kind::Super16 => multiply_super::<S, 16, false, V, $n>(s, &tile, &rows, cols),
+                        Kind::Super16Mins => multiply_super::<S, 16, true, V, $n>(s, &tile, &rows, cols),
+                    };
                     write_block(s, sums, out, ($token, col), accumulate || k0 > 0);
                 };
             }
