@@ -186,11 +186,10 @@ impl IntFormat for Q6K {
     }
     #[inline(always)]
     fn scales<S: Simd>(s: S, body: &[u8], half: usize) -> [S::I; 16] {
-        let mut scales = [s.splat_i(0); 16];
-        for (i, four) in scales.as_chunks_mut::<4>().0.iter_mut().enumerate() {
-            *four = s.scales_i8(unit(s, body, i, half));
-        }
-        scales
+        // Without a loop, which the compiler would fill an array in memory with and then copy that.
+        let four = |i: usize| s.scales_i8(unit(s, body, i, half));
+        let [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]] = [four(0), four(1), four(2), four(3)];
+        [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
     }
 }
 

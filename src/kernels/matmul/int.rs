@@ -11,7 +11,7 @@ use super::super::acts::{Acts, Rows, paired};
 use super::super::formats::IntFormat;
 use super::super::grid::Block;
 use super::super::simd::Simd;
-use super::{Matrix, floats, in_blocks, prefetch, prefetch_block, vectors, write, write_block};
+use super::{Matrix, floats, in_blocks, in_order, prefetch, prefetch_block, vectors, write, write_block};
 use crate::bytes;
 use crate::quant::{GROUP, PANEL_ROWS, SUPER};
 
@@ -198,6 +198,7 @@ fn stream_totals<S: Simd, F: IntFormat, const N: usize, const DENSE: bool>(
                         *sum = dot::<S, F>(s, *sum, quants[w], a);
                     }
                 }
+                in_order();
                 let last = l + 1 == steps;
                 let full = portions::<S, DENSE>() && (l + 1).is_multiple_of(dots_max::<S, F>());
                 if F::INT_SCALES && (last || full) {
@@ -337,6 +338,7 @@ impl<'t> Tile<'t> {
                         }
                     }
                 }
+                in_order();
             }
             for v in 0..V {
                 let scale = s.load_bytes(&scales[(portion / portions * width + v * S::LANES) * 4..]);
@@ -433,6 +435,7 @@ impl<'t> Tile<'t> {
                         acc[v][n] = dot::<S, F>(s, acc[v][n], w[v], a);
                     }
                 }
+                in_order();
             }
             let d = floats::<S, V>(s, &self.d[block * width..]);
             for n in 0..N {

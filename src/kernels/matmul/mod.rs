@@ -13,6 +13,8 @@ pub(super) mod float;
 pub(super) mod int;
 pub(super) mod scaled;
 
+use std::sync::atomic::{Ordering, compiler_fence};
+
 use super::Ahead;
 use super::grid::Block;
 use super::simd::Simd;
@@ -35,16 +37,21 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// Asks for the cache line that lies as far as `ahead` says after line `line` of `data`; it may lie beyond the matrix.
+/// Asks for the cache lines that lie as far as `ahead` says after line `line` of `data`; they may lie beyond the matrix.
+/// Without a branch: in front of one the compiler keeps a block's loads on the stack until the block is over. A distance of
+/// 0 asks for what is loaded next anyway.
 #[inline(always)]
 fn prefetch<S: Simd>(s: S, ahead: Ahead, data: *const u8, line: usize) {
     let address = data.wrapping_add(line * 64);
-    if ahead.l1_bytes > 0 {
-        s.prefetch::<true>(address.wrapping_add(ahead.l1_bytes));
-    }
-    if ahead.l2_bytes > 0 {
-        s.prefetch::<false>(address.wrapping_add(ahead.l2_bytes));
-    }
+    s.prefetch::<true>(address.wrapping_add(ahead.l1_bytes));
+    s.prefetch::<false>(address.wrapping_add(ahead.l2_bytes));
+}
+
+/// Loads of what comes behind stay behind. The compiler unrolls a loop over the units of a group and would begin with
+/// all loads of all units, more than there are registers, and keep them on the stack.
+#[inline(always)]
+fn in_order() {
+    compiler_fence(Ordering::SeqCst);
 }
 
 // Loops, not closures, fill the arrays of registers: a closure that the compiler chooses not to inline is compiled

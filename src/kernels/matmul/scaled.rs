@@ -12,7 +12,7 @@ use super::super::acts::{Acts, Rows, paired};
 use super::super::grid::Block;
 use super::super::scaled_formats::ScaledFormat;
 use super::super::simd::Simd;
-use super::{Matrix, floats, in_blocks, prefetch_block, vectors, write_block};
+use super::{Matrix, floats, in_blocks, in_order, prefetch_block, vectors, write_block};
 use crate::bytes;
 use crate::quant::{GROUP, PANEL_ROWS, SUPER};
 
@@ -145,6 +145,7 @@ fn dots<S: Simd, const V: usize, const N: usize>(
             acc[v][n] = s.dot_wide(acc[v][n], w[v], a);
         }
     }
+    in_order();
 }
 
 /// `N` tokens over the tile's columns `k0 .. k0 + k_len`, in groups of `G`, with a scale of the activations per 32.
