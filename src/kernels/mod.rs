@@ -202,7 +202,7 @@ impl Kernels {
     }
 
     /// `out (+)= acts x w^T` for the columns `out` (columns are rows of `w`; whole panels, all tokens).
-    /// `tile` is scratch of [`Tile::scratch_bytes`].
+    /// `tile` is scratch of [`Tile::scratch_bytes`]; off a cache line everything unpacked lies across two.
     ///
     /// # Panics
     /// If shapes do not belong together.

@@ -82,7 +82,7 @@ fn buffer_sizes(config: &Config, n_vocab: usize, sizes: &Sizes) -> [usize; 12] {
 /// Bytes of a worker's scratch: what its kernels need, and room for the activations of a group of rows.
 fn worker_bytes(config: &Config, sizes: &Sizes) -> [usize; 2] {
     let kernels = sizes.tile.scratch_bytes().max(attend_scratch(config.head_dim) * 4).next_multiple_of(64);
-    [kernels, Routed::gathered_bytes(config, sizes)]
+    [kernels, Routed::gathered_bytes(config, sizes).next_multiple_of(64)]
 }
 
 /// Bytes of scratch for a pass of these sizes; `None` if the product overflows.

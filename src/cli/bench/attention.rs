@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::super::out;
 use super::{PeakRounds, ReadRounds, Spread};
+use crate::bytes;
 use crate::engine::pool::Pool;
 use crate::kernels::{
     KEY_TILE, Kernels, KvHead, KvType, QUERY_ROWS_MAX, Queries, RANGE_KEYS_MIN, STREAM_TOKENS_MAX, Team, attend_scratch,
@@ -47,7 +48,7 @@ impl Case {
     }
 
     /// Once over what fits `room`, which holds any finite values, in heads; for prefill so often that it takes a while.
-    fn measure(&mut self, kernels: &Kernels, pool: &Pool, scratch: &[Mutex<Vec<f32>>], room: &[u8]) {
+    fn measure(&mut self, kernels: &Kernels, pool: &Pool, scratch: &[Mutex<&mut [u8]>], room: &[u8]) {
         let q = vec![0.5f32; self.n_tokens * self.group * HEAD_DIM];
         let queries = Queries {
             values: &q,
@@ -77,7 +78,7 @@ impl Case {
                         offset: 0,
                         pages: &pages,
                     };
-                    kernels.attend(&kv, &queries, 0..self.keys, &mut scratch, &mut |row| {
+                    kernels.attend(&kv, &queries, 0..self.keys, bytes::cast_mut(&mut scratch), &mut |row| {
                         std::hint::black_box(row.values);
                     });
                 }
@@ -88,12 +89,22 @@ impl Case {
     }
 }
 
+/// Bytes of scratch for each worker.
+pub(super) fn scratch_bytes() -> usize {
+    attend_scratch(HEAD_DIM) * 4
+}
+
 /// Measures and reports; `room` is overwritten. Decode is left out where `room` is too small to lie beyond the caches.
-pub(super) fn measure(kernels: &'static Kernels, pool: &Pool, room: &mut [u8], repeat: u32, quiet: bool) -> Vec<Value> {
+pub(super) fn measure(
+    kernels: &'static Kernels,
+    pool: &Pool,
+    (room, scratch): (&mut [u8], &[Mutex<&mut [u8]>]),
+    repeat: u32,
+    quiet: bool,
+) -> Vec<Value> {
     let far = room.len() >= super::kernels::STREAMED_BYTES;
     // Small finite numbers in both types.
     room.fill(0x11);
-    let scratch: Vec<_> = (0..pool.size()).map(|_| Mutex::new(vec![0f32; attend_scratch(HEAD_DIM)])).collect();
     let mut cases = Vec::new();
     for kv_type in [KvType::F16, KvType::Q8_0] {
         let case = |group, n_tokens, keys| Case { kv_type, group, n_tokens, keys, seconds: Vec::new() };
@@ -111,7 +122,7 @@ pub(super) fn measure(kernels: &'static Kernels, pool: &Pool, room: &mut [u8], r
         for case in &mut cases {
             let near = 2 * pool.size() * case.head_bytes();
             let room = if case.is_decode() { &*room } else { &room[..near.min(room.len())] };
-            case.measure(kernels, pool, &scratch, room);
+            case.measure(kernels, pool, scratch, room);
         }
     }
     let peak = peaks.spread().f32.median;

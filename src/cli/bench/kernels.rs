@@ -69,7 +69,7 @@ struct Bed<'a> {
     kernels: &'static Kernels,
     pool: &'a Pool,
     tile: Tile,
-    scratch: Vec<Mutex<Vec<f32>>>,
+    scratch: Vec<Mutex<&'a mut [u8]>>,
 }
 
 impl Bed<'_> {
@@ -79,8 +79,7 @@ impl Bed<'_> {
         self.pool.drain(&|worker| {
             let Ok(mut scratch) = self.scratch[worker].lock() else { return };
             while let Some(mut block) = grid.next_of(worker) {
-                let scratch = bytes::floats_as_bytes(&mut scratch);
-                self.kernels.matmul(ty, matrix, acts, &mut block, false, (self.tile, scratch));
+                self.kernels.matmul(ty, matrix, acts, &mut block, false, (self.tile, &mut scratch));
             }
         });
     }
@@ -96,26 +95,38 @@ impl Bed<'_> {
     }
 }
 
-/// Activation records of `n_tokens`, ready for weights of this type.
-fn records(kernels: &Kernels, ty: WeightType, layout: ActLayout, n_tokens: usize) -> Vec<f32> {
-    let mut records = vec![0f32; n_tokens * layout.bytes() / 4];
+/// Makes activation records of `n_tokens`, ready for weights of this type.
+fn fill_records(kernels: &Kernels, ty: WeightType, layout: ActLayout, n_tokens: usize, records: &mut [u8]) {
+    let values: &mut [f32] = bytes::cast_mut(records);
     // Near enough to a normal distribution, as activations are at their most even: the sum of eight uniform numbers.
-    let mut noise = super::model::random_tokens(records.len() * 8, 1 << 12, 5).into_iter();
-    for x in &mut records {
+    let mut noise = super::model::random_tokens(values.len() * 8, 1 << 12, 5).into_iter();
+    for x in values {
         *x = noise.by_ref().take(8).map(|n| n as f32 - 2047.5).sum();
     }
     let kind = kernels.act_type(ty, n_tokens);
-    for record in bytes::floats_as_bytes(&mut records).chunks_exact_mut(layout.bytes()) {
+    for record in records.chunks_exact_mut(layout.bytes()) {
         kernels.quantise(layout, kind, record);
     }
-    records
+}
+
+/// Bytes of a case's buffers for any of the shapes, whole cache lines: records, result.
+fn case_bytes(n_tokens: usize) -> [usize; 2] {
+    let most = |bytes: fn((usize, usize)) -> usize| SHAPES.map(bytes).into_iter().max().unwrap_or(0) * n_tokens;
+    [most(|(_, cols)| ActLayout::new(cols).bytes()), most(|(rows, _)| row_stride(rows) * 4)]
+}
+
+/// Cuts the first `bytes`, whole cache lines, off what is left.
+fn cut<'a>(rest: &mut &'a mut [u8], bytes: usize) -> &'a mut [u8] {
+    let (part, tail) = std::mem::take(rest).split_at_mut(bytes.next_multiple_of(64));
+    *rest = tail;
+    &mut part[..bytes]
 }
 
 /// One token count over one matrix: figures by round, in the caches and out of memory.
-struct Case {
+struct Case<'a> {
     n_tokens: usize,
-    records: Vec<f32>,
-    result: Vec<f32>,
+    records: &'a [u8],
+    result: &'a mut [f32],
     cached: Vec<f64>,
     streamed: Vec<f64>,
 }
@@ -131,12 +142,16 @@ pub(super) fn measure(args: &Bench, settings: &Settings) -> Result<Value> {
     let largest = SHAPES.map(|(rows, cols)| rows * cols * 4).into_iter().max().unwrap_or(0);
     let streams = tokens.iter().any(|&n| n <= STREAM_TOKENS_MAX);
     plan.add(RegionName::Weights, if streams { STREAMED_BYTES.max(largest) } else { largest } as u64)?;
-    let mut arena = Arena::map(&plan, settings.keep_free_bytes)?;
-    let room = arena.split().weights;
-    room.fill(1);
     let pool = Pool::start(&settings.cores)?;
     let tile = boot::tile(settings);
-    let scratch = (0..pool.size()).map(|_| Mutex::new(vec![0f32; tile.scratch_bytes() / 4])).collect();
+    let worker_bytes = tile.scratch_bytes().max(super::attention::scratch_bytes()).next_multiple_of(64);
+    let buffers: usize = tokens.iter().flat_map(|&n| case_bytes(n)).map(|bytes| bytes.next_multiple_of(64)).sum();
+    plan.add(RegionName::Scratch, (pool.size() * worker_bytes + buffers) as u64)?;
+    let mut arena = Arena::map(&plan, settings.keep_free_bytes)?;
+    let regions = arena.split();
+    let (room, mut rest) = (regions.weights, regions.scratch);
+    room.fill(1);
+    let scratch = (0..pool.size()).map(|_| Mutex::new(cut(&mut rest, worker_bytes))).collect();
     let bed = Bed { kernels, pool: &pool, tile, scratch };
     if !args.json {
         out(&format!("tier {}, {} threads, {} pages", kernels.tier().name(), settings.threads, settings.page));
@@ -145,13 +160,13 @@ pub(super) fn measure(args: &Bench, settings: &Settings) -> Result<Value> {
     for ty in types {
         for shape in SHAPES {
             let of = Matrices::fill(ty, shape, room);
-            let (peaks, read, cases) = rounds(&bed, &of, &tokens, args.repeat, &mut all_peaks);
+            let (peaks, read, cases) = rounds(&bed, &of, (&tokens, &mut *rest), args.repeat, &mut all_peaks);
             for case in &cases {
                 report(args, &bed, &of, (&peaks, read), case, &mut rows);
             }
         }
     }
-    let attention = super::attention::measure(kernels, &pool, room, args.repeat, args.json);
+    let attention = super::attention::measure(kernels, &pool, (room, &bed.scratch), args.repeat, args.json);
     let peaks = all_peaks.spread();
     if !args.json {
         out(&format!("peaks: {peaks}"));
@@ -163,23 +178,23 @@ pub(super) fn measure(args: &Bench, settings: &Settings) -> Result<Value> {
 }
 
 /// All rounds over the matrices of one type and shape.
-fn rounds(
+fn rounds<'a>(
     bed: &Bed<'_>,
     of: &Matrices<'_>,
-    tokens: &[usize],
+    (tokens, mut buffers): (&[usize], &'a mut [u8]),
     repeat: u32,
     all_peaks: &mut PeakRounds,
-) -> (Peaks, f64, Vec<Case>) {
+) -> (Peaks, f64, Vec<Case<'a>>) {
     let layout = ActLayout::new(of.cols);
     let copies = of.packed.len() / of.bytes();
-    let case = |&n_tokens: &usize| Case {
-        n_tokens,
-        records: records(bed.kernels, of.ty, layout, n_tokens),
-        result: vec![0f32; n_tokens * row_stride(of.rows)],
-        cached: Vec::new(),
-        streamed: Vec::new(),
+    let case = |&n_tokens: &usize| {
+        let [records, result] = case_bytes(n_tokens).map(|bytes| cut(&mut buffers, bytes));
+        let records = &mut records[..n_tokens * layout.bytes()];
+        fill_records(bed.kernels, of.ty, layout, n_tokens, records);
+        let result = &mut bytes::cast_mut(result)[..n_tokens * row_stride(of.rows)];
+        Case { n_tokens, records, result, cached: Vec::new(), streamed: Vec::new() }
     };
-    let mut cases: Vec<Case> = tokens.iter().map(case).collect();
+    let mut cases: Vec<Case<'a>> = tokens.iter().map(case).collect();
     let (mut peaks, mut read) = (PeakRounds::default(), ReadRounds::new(bed.kernels));
     let streams = cases.iter().any(|case| case.n_tokens <= STREAM_TOKENS_MAX);
     for _ in 0..repeat {
@@ -188,10 +203,10 @@ fn rounds(
             read.measure(bed.pool, bed.pool.size(), of.packed);
         }
         for case in &mut cases {
-            let acts = Acts { records: bytes::bytes_of(&case.records), layout, n_tokens: case.n_tokens };
-            case.cached.push(bed.gmacs(of, 1, &acts, &mut case.result));
+            let acts = Acts { records: case.records, layout, n_tokens: case.n_tokens };
+            case.cached.push(bed.gmacs(of, 1, &acts, case.result));
             if case.n_tokens <= STREAM_TOKENS_MAX {
-                case.streamed.push(bed.gmacs(of, copies, &acts, &mut case.result));
+                case.streamed.push(bed.gmacs(of, copies, &acts, case.result));
             }
         }
     }
@@ -204,7 +219,7 @@ fn report(
     bed: &Bed<'_>,
     of: &Matrices<'_>,
     (peaks, read_gbs): (&Peaks, f64),
-    case: &Case,
+    case: &Case<'_>,
     rows: &mut Vec<Value>,
 ) {
     let n = case.n_tokens;
