@@ -187,8 +187,10 @@ impl IntFormat for Q6K {
     #[inline(always)]
     fn scales<S: Simd>(s: S, body: &[u8], half: usize) -> [S::I; 16] {
         // Without a loop, which the compiler would fill an array in memory with and then copy that.
-        let four = |i: usize| s.scales_i8(unit(s, body, i, half));
-        let [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]] = [four(0), four(1), four(2), four(3)];
+        let [a, b, c, d] = s.scales_i8(unit(s, body, 0, half));
+        let [e, f, g, h] = s.scales_i8(unit(s, body, 1, half));
+        let [i, j, k, l] = s.scales_i8(unit(s, body, 2, half));
+        let [m, n, o, p] = s.scales_i8(unit(s, body, 3, half));
         [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
     }
 }

@@ -1,5 +1,7 @@
 //! How the panels of types with float scales are unpacked: signed bytes, scales, minima. Layouts and meanings are described
 //! in [`crate::quant`]; what integer scales and codebooks say there is worked into floats and bytes here.
+//!
+//! Functions that are always inlined and arrays, not closures: see [`super::matmul`].
 
 use super::simd::Simd;
 use crate::quant::{TensorType, UNIT, WeightType, fp4, grids, iq4};
@@ -201,9 +203,8 @@ format!(/** Q2_K. */ Q2K, Q2_K, {
     }
     #[inline(always)]
     fn scales<S: Simd>(s: S, (body, tail): (&[u8], &[u8]), g: usize, half: usize) -> [S::F; 2] {
-        let (d, four) = (f16s(s, tail, 0, half), word(s, body, g / 2, half));
-        let of = |i: usize| s.mul(d, s.to_f(field(s, four, 8 * (2 * (g % 2) + i), 15)));
-        [of(0), of(1)]
+        let (d, two) = (f16s(s, tail, 0, half), s.shr_by(word(s, body, g / 2, half), 16 * (g % 2) as u32));
+        [s.mul(d, s.to_f(field(s, two, 0, 15))), s.mul(d, s.to_f(field(s, two, 8, 15)))]
     }
     #[inline(always)]
     fn mins<S: Simd>(s: S, (body, _tail): (&[u8], &[u8]), g: usize, half: usize) -> S::I {
@@ -227,8 +228,9 @@ format!(/** Q3_K. */ Q3K, Q3_K, {
         let (d, i) = (f16s(s, tail, 0, half), g / 2);
         let low = bits(s, word(s, body, 24 + i % 2, half), 4 * (i / 2), 15);
         let all = s.or(low, s.shl::<4>(bits(s, word(s, body, 26, half), 2 * i, 3)));
-        let of = |j: usize| s.mul(d, s.to_f(s.sub_i(byte(s, all, j), s.splat_i(32))));
-        [of(2 * (g % 2)), of(2 * (g % 2) + 1)]
+        let two = s.shr_by(all, 16 * (g % 2) as u32);
+        let around_zero = [s.sub_i(byte(s, two, 0), s.splat_i(32)), s.sub_i(byte(s, two, 1), s.splat_i(32))];
+        [s.mul(d, s.to_f(around_zero[0])), s.mul(d, s.to_f(around_zero[1]))]
     }
 });
 
@@ -297,31 +299,35 @@ format!(/** MXFP4. A scale of 2^-128 is taken as 0: its products are below every
     }
 });
 
+/// Half of an unsigned number of four exponent and three mantissa bits.
+#[inline(always)]
+fn ue4m3<S: Simd>(s: S, bits: S::I) -> S::F {
+    let magnitude = s.and(bits, s.splat_i(0x7f));
+    // 0x7f alone is no number and counts as 0: then, and only then, one more reaches bit 7, and the mask is 0.
+    let number = s.sub_i(s.shr::<7>(s.add_i(bits, s.splat_i(1))), s.splat_i(1));
+    // A set sign bit makes this 0 or 1: such bytes are taken by their magnitude.
+    let number = s.or(number, s.sub_i(s.splat_i(0), s.shr::<7>(bits)));
+    // Exponents of bias 7 in the place of those of bias 127, and half of it.
+    s.mul(s.as_f(s.shl::<20>(s.and(magnitude, number))), s.splat(f32::from_bits(0x7b00_0000)))
+}
+
 format!(/** NVFP4. */ Nvfp4, NVFP4, {
     const GROUP: usize = 16;
     #[inline(always)]
     fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8] {
         let mut out = [s.splat_i(0); 8];
-        for (u, out) in out.iter_mut().enumerate() {
-            let unit = 2 * (2 * g + u / 4) + u % 2;
-            *out = bits(s, word(s, body, unit, half), 4 * (u / 2 % 2), 15);
+        for i in 0..4 {
+            let both = word(s, body, 4 * g + i, half);
+            let first = i / 2 * 4 + i % 2;
+            out[first] = bits(s, both, 0, 15);
+            out[first + 2] = bits(s, both, 4, 15);
         }
         all_values(s, fp4::VALUES, out)
     }
     #[inline(always)]
     fn scales<S: Simd>(s: S, (_body, tail): (&[u8], &[u8]), g: usize, half: usize) -> [S::F; 2] {
-        let four = word(s, tail, 0, half);
-        let of = |i: usize| {
-            let bits = byte(s, four, 2 * g + i);
-            let magnitude = s.and(bits, s.splat_i(0x7f));
-            // 0x7f alone is no number and counts as 0: then, and only then, one more reaches bit 7, and the mask is 0.
-            let number = s.sub_i(s.shr::<7>(s.add_i(bits, s.splat_i(1))), s.splat_i(1));
-            // A set sign bit makes this 0 or 1: such bytes are taken by their magnitude.
-            let number = s.or(number, s.sub_i(s.splat_i(0), s.shr::<7>(bits)));
-            // Exponents of bias 7 in the place of those of bias 127, and half of it.
-            s.mul(s.as_f(s.shl::<20>(s.and(magnitude, number))), s.splat(f32::from_bits(0x7b00_0000)))
-        };
-        [of(0), of(1)]
+        let two = s.shr_by(word(s, tail, 0, half), 16 * g as u32);
+        [ue4m3(s, byte(s, two, 0)), ue4m3(s, byte(s, two, 1))]
     }
 });
 
@@ -332,18 +338,28 @@ format!(/** TQ2_0. */ Tq2_0, TQ2_0, {
     }
 });
 
+/// 3 times every lane.
+#[inline(always)]
+fn times3<S: Simd>(s: S, a: S::I) -> S::I {
+    s.add_i(a, s.shl::<1>(a))
+}
+
+/// Digit `n` of two bytes of every lane, whose others are 0.
+#[inline(always)]
+fn digit_of_two<S: Simd>(s: S, mut a: S::I, n: usize) -> S::I {
+    let even = s.splat_i(0x00ff_00ff);
+    for _ in 0..n {
+        a = s.and(times3(s, a), even);
+    }
+    s.and(s.shr::<8>(times3(s, a)), even)
+}
+
 /// Digit `n` of every byte: the integer part of 3 times the fraction that `3^n` times the byte leaves.
 #[inline(always)]
 fn digit<S: Simd>(s: S, a: S::I, n: usize) -> S::I {
-    let times3 = |x: S::I| s.add_i(x, s.shl::<1>(x));
     let even = s.splat_i(0x00ff_00ff);
-    let of = |mut x: S::I| {
-        for _ in 0..n {
-            x = s.and(times3(x), even);
-        }
-        s.and(s.shr::<8>(times3(x)), even)
-    };
-    s.or(of(s.and(a, even)), s.shl::<8>(of(s.and(s.shr::<8>(a), even))))
+    let (low, high) = (s.and(a, even), s.and(s.shr::<8>(a), even));
+    s.or(digit_of_two(s, low, n), s.shl::<8>(digit_of_two(s, high, n)))
 }
 
 format!(/** TQ1_0. */ Tq1_0, TQ1_0, {
@@ -437,21 +453,19 @@ fn eighths<S: Simd>(s: S, signs: S::I) -> (S::I, S::I) {
     (s.or(sevens, s.and(t, s.splat_i(places))), others)
 }
 
-/// 32 columns of IQ1 or IQ2: entry `index(k)` of the grid for eight of them, `signs` in planes on top of the codes.
+/// 32 columns of IQ1 or IQ2: entry `indices[k]` of the grid for eight of them, `signs` on top of the codes.
 #[inline(always)]
 fn eights<S: Simd, const N: usize>(
     s: S,
     (grid, levels): (&[u32; N], [i8; 16]),
-    index: impl Fn(usize) -> S::I,
-    signs: impl Fn(usize) -> S::I,
+    indices: [S::I; 4],
+    signs: [S::I; 8],
 ) -> [S::I; 8] {
-    let mut out = [s.splat_i(0); 8];
+    let mut out = signs;
     for k in 0..4 {
-        let entry = s.gather(grid, index(k));
-        for i in 0..2 {
-            let u = 2 * k + i;
-            out[u] = values(s, levels, s.or(bits(s, entry, 4 * i, 3), signs(u)));
-        }
+        let entry = s.gather(grid, indices[k]);
+        out[2 * k] = values(s, levels, s.or(bits(s, entry, 0, 3), signs[2 * k]));
+        out[2 * k + 1] = values(s, levels, s.or(bits(s, entry, 4, 3), signs[2 * k + 1]));
     }
     out
 }
@@ -461,12 +475,39 @@ fn eights<S: Simd, const N: usize>(
 fn fours<S: Simd, const N: usize>(
     s: S,
     (grid, levels): (&[u32; N], [i8; 16]),
-    index: impl Fn(usize) -> S::I,
-    signs: S::I,
+    indices: [S::I; 8],
+    signs: [S::I; 8],
 ) -> [S::I; 8] {
-    let mut out = [s.splat_i(0); 8];
+    let mut out = signs;
+    for u in 0..8 {
+        out[u] = values(s, levels, s.or(s.gather(grid, indices[u]), signs[u]));
+    }
+    out
+}
+
+/// The eight planes of a unit, as bit `to` of every byte.
+#[inline(always)]
+fn planes<S: Simd>(s: S, unit: S::I, to: usize) -> [S::I; 8] {
+    let mut out = [unit; 8];
     for (u, out) in out.iter_mut().enumerate() {
-        *out = values(s, levels, s.or(s.gather(grid, index(u)), plane(s, signs, u, 3)));
+        *out = plane(s, unit, u, to);
+    }
+    out
+}
+
+/// The bytes of every lane.
+#[inline(always)]
+fn four_bytes<S: Simd>(s: S, unit: S::I) -> [S::I; 4] {
+    [byte(s, unit, 0), byte(s, unit, 1), byte(s, unit, 2), s.shr::<24>(unit)]
+}
+
+/// Indices of four low bytes and the bits above them: those of `upper` that `mask` leaves, from `shift` and then every
+/// `step` on.
+#[inline(always)]
+fn longer<S: Simd>(s: S, low: S::I, upper: S::I, (shift, step): (usize, usize), mask: i32) -> [S::I; 4] {
+    let mut out = four_bytes(s, low);
+    for (k, out) in out.iter_mut().enumerate() {
+        *out = s.or(*out, s.shl::<8>(field(s, upper, shift + step * k, mask)));
     }
     out
 }
@@ -485,15 +526,15 @@ fn scale16<S: Simd>(s: S, body: &[u8], sub: usize, half: usize) -> S::I {
 
 #[inline(always)]
 fn iq2_scales16<S: Simd>(s: S, body: &[u8], d: S::F, g: usize, half: usize) -> [S::F; 2] {
-    let of = |i: usize| and_a_half(s, d, scale16(s, body, 2 * g + i, half), 0.25);
-    [of(0), of(1)]
+    let two = [scale16(s, body, 2 * g, half), scale16(s, body, 2 * g + 1, half)];
+    [and_a_half(s, d, two[0], 0.25), and_a_half(s, d, two[1], 0.25)]
 }
 
 format!(/** IQ2_XXS. */ Iq2Xxs, IQ2_XXS, {
     #[inline(always)]
     fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8] {
         let (indices, (signs, _)) = (word(s, body, 2 * g, half), eighths(s, word(s, body, 2 * g + 1, half)));
-        eights(s, (&IQ2_XXS, IQ2_LEVELS), |k| byte(s, indices, k), |u| plane(s, signs, u, 2))
+        eights(s, (&IQ2_XXS, IQ2_LEVELS), four_bytes(s, indices), planes(s, signs, 2))
     }
     #[inline(always)]
     fn scales<S: Simd>(s: S, (body, tail): (&[u8], &[u8]), g: usize, half: usize) -> [S::F; 2] {
@@ -507,8 +548,7 @@ format!(/** IQ2_XS. */ Iq2Xs, IQ2_XS, {
     #[inline(always)]
     fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8] {
         let (low, (signs, ninths)) = (word(s, body, 2 + 2 * g, half), eighths(s, word(s, body, 3 + 2 * g, half)));
-        let index = |k: usize| s.or(byte(s, low, k), s.shl::<8>(field(s, ninths, k, 1)));
-        eights(s, (&IQ2_XS, IQ2_LEVELS), index, |u| plane(s, signs, u, 2))
+        eights(s, (&IQ2_XS, IQ2_LEVELS), longer(s, low, ninths, (0, 1), 1), planes(s, signs, 2))
     }
     #[inline(always)]
     fn scales<S: Simd>(s: S, (body, tail): (&[u8], &[u8]), g: usize, half: usize) -> [S::F; 2] {
@@ -521,9 +561,8 @@ format!(/** IQ2_S. */ Iq2S, IQ2_S, {
     #[inline(always)]
     fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8] {
         let (low, signs) = (word(s, body, 4 + 2 * g, half), word(s, body, 5 + 2 * g, half));
-        let upper = word(s, body, 2 + g / 4, half);
-        let index = |k: usize| s.or(byte(s, low, k), s.shl::<8>(field(s, upper, 8 * (g % 4) + 2 * k, 3)));
-        eights(s, (&IQ2_S, IQ2_LEVELS), index, |u| plane(s, signs, u, 2))
+        let upper = s.shr_by(word(s, body, 2 + g / 4, half), 8 * (g % 4) as u32);
+        eights(s, (&IQ2_S, IQ2_LEVELS), longer(s, low, upper, (0, 2), 3), planes(s, signs, 2))
     }
     #[inline(always)]
     fn scales<S: Simd>(s: S, (body, tail): (&[u8], &[u8]), g: usize, half: usize) -> [S::F; 2] {
@@ -535,8 +574,9 @@ format!(/** IQ3_XXS. */ Iq3Xxs, IQ3_XXS, {
     #[inline(always)]
     fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8] {
         let (signs, _) = eighths(s, word(s, body, 3 * g + 2, half));
-        let indices = [word(s, body, 3 * g, half), word(s, body, 3 * g + 1, half)];
-        fours(s, (&IQ3_XXS, IQ3_XXS_LEVELS), |u| byte(s, indices[u / 4], u % 4), signs)
+        let (first, second) = (word(s, body, 3 * g, half), word(s, body, 3 * g + 1, half));
+        let ([a, b, c, d], [e, f, g, h]) = (four_bytes(s, first), four_bytes(s, second));
+        fours(s, (&IQ3_XXS, IQ3_XXS_LEVELS), [a, b, c, d, e, f, g, h], planes(s, signs, 3))
     }
     #[inline(always)]
     fn scales<S: Simd>(s: S, (body, tail): (&[u8], &[u8]), g: usize, half: usize) -> [S::F; 2] {
@@ -548,10 +588,12 @@ format!(/** IQ3_XXS. */ Iq3Xxs, IQ3_XXS, {
 format!(/** IQ3_S. */ Iq3S, IQ3_S, {
     #[inline(always)]
     fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8] {
-        let low = [word(s, body, 3 + 3 * g, half), word(s, body, 4 + 3 * g, half)];
+        let (first, second) = (word(s, body, 3 + 3 * g, half), word(s, body, 4 + 3 * g, half));
         let (signs, ninths) = (word(s, body, 5 + 3 * g, half), word(s, body, 1 + g / 4, half));
-        let ninth = |u: usize| s.shl::<8>(field(s, ninths, 8 * (g % 4) + u, 1));
-        fours(s, (&IQ3_S, IQ3_S_LEVELS), |u| s.or(byte(s, low[u / 4], u % 4), ninth(u)), signs)
+        let ninths = s.shr_by(ninths, 8 * (g % 4) as u32);
+        let ([a, b, c, d], [e, f, g, h]) =
+            (longer(s, first, ninths, (0, 1), 1), longer(s, second, ninths, (4, 1), 1));
+        fours(s, (&IQ3_S, IQ3_S_LEVELS), [a, b, c, d, e, f, g, h], planes(s, signs, 3))
     }
     #[inline(always)]
     fn scales<S: Simd>(s: S, (body, tail): (&[u8], &[u8]), g: usize, half: usize) -> [S::F; 2] {
@@ -570,9 +612,8 @@ format!(/** IQ1_S. */ Iq1S, IQ1_S, {
     #[inline(always)]
     fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8] {
         let (low, more) = (word(s, body, g, half), s.shr_by(word(s, body, 8 + g / 2, half), 16 * (g % 2) as u32));
-        let index = |k: usize| s.or(byte(s, low, k), s.shl::<8>(field(s, more, 3 * k, 7)));
         let down = down(s, s.shr::<15>(more));
-        eights(s, (&IQ1, IQ1_LEVELS), index, |_| down)
+        eights(s, (&IQ1, IQ1_LEVELS), longer(s, low, more, (0, 3), 7), [down; 8])
     }
     #[inline(always)]
     fn scales<S: Simd>(s: S, (body, tail): (&[u8], &[u8]), g: usize, half: usize) -> [S::F; 2] {
@@ -586,18 +627,21 @@ format!(/** IQ1_M. */ Iq1M, IQ1_M, {
     #[inline(always)]
     fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8] {
         let (low, more) = (word(s, body, 1 + g, half), s.shr_by(word(s, body, 9 + g / 2, half), 16 * (g % 2) as u32));
-        let index = |k: usize| s.or(byte(s, low, k), s.shl::<8>(field(s, more, 4 * k, 7)));
-        eights(s, (&IQ1, IQ1_LEVELS), index, |u| down(s, s.shr_by(more, 4 * (u / 2) as u32 + 3)))
+        let mut downs = [more; 8];
+        for (u, out) in downs.iter_mut().enumerate() {
+            *out = down(s, s.shr_by(more, 4 * (u / 2) as u32 + 3));
+        }
+        eights(s, (&IQ1, IQ1_LEVELS), longer(s, low, more, (0, 4), 7), downs)
     }
     #[inline(always)]
     fn scales<S: Simd>(s: S, (body, tail): (&[u8], &[u8]), g: usize, half: usize) -> [S::F; 2] {
         let (d, h) = (f16s(s, tail, 0, half), s.load_u16(&tail[32 + half * S::LANES * 2..]));
         let (tops, low) = (s.or(h, s.shl::<12>(h)), word(s, body, 0, half));
-        let of = |sub: usize| {
-            let (i, j) = (sub / 4, sub % 4);
-            let scale = s.or(field(s, low, 8 * j + 2 * i, 3), s.shl::<2>(field(s, tops, 8 * j + i, 1)));
-            and_a_half(s, d, scale, 0.25)
-        };
-        [of(2 * g), of(2 * g + 1)]
+        // Group `4 i + j` of 16 columns has its low bits at `8 j + 2 i`, its top one at `8 j + i`.
+        let (i, j) = (g / 2, 2 * (g % 2));
+        let (low, tops) = (s.shr_by(low, (8 * j + 2 * i) as u32), s.shr_by(tops, (8 * j + i) as u32));
+        let first = s.or(field(s, low, 0, 3), s.shl::<2>(field(s, tops, 0, 1)));
+        let second = s.or(field(s, low, 8, 3), s.shl::<2>(field(s, tops, 8, 1)));
+        [and_a_half(s, d, first, 0.25), and_a_half(s, d, second, 0.25)]
     }
 });

@@ -16,8 +16,8 @@ use super::{Matrix, floats, in_blocks, in_order, prefetch_block, vectors, write_
 use crate::bytes;
 use crate::quant::{GROUP, PANEL_ROWS, SUPER};
 
-/// Unpacks a stretch of a panel's blocks into the lanes of a tile from a given one on; the tile's width follows.
-pub type FillFn = unsafe fn(&[u8], &mut Tile<'_>, (usize, usize));
+/// Unpacks a stretch of a panel's blocks into the rows of a tile from 16 times the given number on.
+pub type FillFn = unsafe fn(&[u8], &mut Tile<'_>, usize);
 
 /// What multiplies a tile: by the columns that share a scale of the weights, by those that share one of the activations
 /// (`Super`: 256), and by whether there are minima.
@@ -61,7 +61,8 @@ impl Kind {
 /// How a type is unpacked, and which kernel takes it from there.
 #[derive(Clone, Copy)]
 pub struct Unpack {
-    fill: FillFn,
+    /// Into tiles as wide as one panel, and as a stripe.
+    fill: [FillFn; 2],
     block_cols: usize,
     block_bytes: usize,
     /// The kernel.
@@ -70,7 +71,7 @@ pub struct Unpack {
 
 impl Unpack {
     /// For `fill` being [`fill`] of the format `F`.
-    pub const fn new<F: ScaledFormat>(fill: FillFn) -> Unpack {
+    pub const fn new<F: ScaledFormat>(fill: [FillFn; 2]) -> Unpack {
         assert!(F::COLS.is_multiple_of(GROUP));
         Unpack { fill, block_cols: F::COLS, block_bytes: F::BODY + F::TAIL, kind: Kind::of::<F>() }
     }
@@ -97,33 +98,33 @@ impl<'t> Tile<'t> {
     }
 }
 
-/// Unpacks `blocks` of one panel into the lanes `lane ..` of a tile.
+/// Unpacks `blocks` of one panel into the rows of a tile of width `W` from `16 * panel` on.
 #[inline(always)]
-pub fn fill<S: Simd, F: ScaledFormat>(s: S, blocks: &[u8], tile: &mut Tile<'_>, (lane, width): (usize, usize)) {
+pub fn fill<S: Simd, F: ScaledFormat, const W: usize>(s: S, blocks: &[u8], tile: &mut Tile<'_>, panel: usize) {
+    let row0 = panel % (W / PANEL_ROWS) * PANEL_ROWS;
     for (b, block) in blocks.chunks_exact(F::BODY + F::TAIL).enumerate() {
         let (body, tail) = block.split_at(F::BODY);
         for half in 0..PANEL_ROWS / S::LANES {
-            let lane = lane + half * S::LANES;
+            let row = row0 + half * S::LANES;
             for g in 0..F::COLS / GROUP {
-                let col = b * F::COLS + g * GROUP;
-                let units = &mut tile.quants[col * width..][..GROUP * width];
-                for (unit, quants) in units.chunks_exact_mut(4 * width).zip(F::quants(s, body, g, half)) {
-                    s.store_bytes(quants, &mut unit[4 * lane..]);
+                let group = b * (F::COLS / GROUP) + g;
+                let units = &mut tile.quants[group * GROUP * W..][..GROUP * W];
+                let quants = F::quants(s, body, g, half);
+                for u in 0..GROUP / 4 {
+                    s.store_bytes(quants[u], &mut units[4 * (u * W + row)..]);
                 }
-                let group = col / F::GROUP;
+                let parts = GROUP / F::GROUP;
                 let scales = F::scales(s, (body, tail), g, half);
-                for i in 0..GROUP / F::GROUP {
-                    s.store(scales[i], &mut tile.scales[(group + i) * width + lane..]);
+                for i in 0..parts {
+                    s.store(scales[i], &mut tile.scales[(group * parts + i) * W + row..]);
                 }
                 if F::MINS {
-                    s.store_bytes(
-                        F::mins(s, (body, tail), g, half),
-                        &mut tile.mins[(col / GROUP * width + lane) * 4..],
-                    );
+                    let mins = F::mins(s, (body, tail), g, half);
+                    s.store_bytes(mins, &mut tile.mins[4 * (group * W + row)..]);
                 }
             }
             if F::MINS && F::COLS == SUPER {
-                s.store(F::dmin(s, tail, half), &mut tile.dmin[b * width + lane..]);
+                s.store(F::dmin(s, tail, half), &mut tile.dmin[b * W + row..]);
             }
         }
     }
@@ -219,10 +220,12 @@ fn multiply_super<S: Simd, const G: usize, const MINS: bool, const V: usize, con
             let mut acc = [[s.splat_i(0); N]; V];
             if S::VNNI {
                 for n in 0..N {
-                    let of = |half: usize| s.splat_i(rows.start(n, b, paired(2 * g + half, 2)));
-                    let start = if G == GROUP { s.add_i(of(0), of(1)) } else { of(part) };
+                    let mut start = s.splat_i(rows.start(n, b, paired(2 * g + part, 2)));
+                    if G == GROUP {
+                        start = s.add_i(start, s.splat_i(rows.start(n, b, paired(2 * g + 1, 2))));
+                    }
                     // They are for an offset of 32.
-                    let start = s.shl::<2>(start);
+                    start = s.shl::<2>(start);
                     for v in 0..V {
                         acc[v][n] = start;
                     }
@@ -286,10 +289,11 @@ pub fn product<S: Simd, const KIND: usize, const V: usize, const N: usize>(
     for k0 in (0..w.cols).step_by(k_cols) {
         let k_len = k_cols.min(w.cols - k0);
         for col in cols.clone().step_by(width) {
-            for lane in (0..width).step_by(PANEL_ROWS) {
-                let blocks = &w.panel((out.col0 + col + lane) / PANEL_ROWS)[bytes_of(k0)..][..bytes_of(k_len)];
+            let fill = unpack.fill[usize::from(width > PANEL_ROWS)];
+            for panel in 0..width / PANEL_ROWS {
+                let blocks = &w.panel((out.col0 + col) / PANEL_ROWS + panel)[bytes_of(k0)..][..bytes_of(k_len)];
                 // SAFETY: `fill` is of the same tier's table as this function: see `Kernels::matmul`.
-                unsafe { (unpack.fill)(blocks, &mut tile, (lane, width)) };
+                unsafe { fill(blocks, &mut tile, panel) };
             }
             macro_rules! run {
                 ($token:expr, $n:tt) => {
