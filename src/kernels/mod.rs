@@ -75,10 +75,12 @@ impl Ahead {
         Ahead { l1_bytes: 1024, l2_bytes: 32768 }
     }
 
-    /// What suits it with several tokens, whose products keep the CPU from running ahead by itself.
+    /// What suits it where products keep it from running ahead by itself: with several tokens, or where weights are
+    /// unpacked first.
     ///
-    /// Measured on Zen 4 with 8 tokens, weights from memory, GMAC/s of Q4_K and Q8_0: nothing 232 and 135 to 190, L2 at
-    /// 4 KiB 306 and 194, at 16 KiB 344 and 232 (out of the caches 349 and 330).
+    /// Measured on Zen 4, weights from memory, GMAC/s. 8 tokens, two workers, Q4_K and Q8_0: nothing 232 and 135 to 190,
+    /// L2 at 4 KiB 306 and 194, at 16 KiB 344 and 232 (out of the caches 349 and 330). One token, one worker, IQ4_XS and
+    /// Q5_K: nothing 18 and 12, L2 at 4 KiB 21 and 20, at 8 KiB 26 and 25, at 16 KiB 29 and 25, L1 at 2 KiB 21 and 14.
     fn of_several(self) -> Ahead {
         if self == Ahead::NONE { Ahead { l1_bytes: 0, l2_bytes: 16384 } } else { self }
     }
@@ -124,7 +126,7 @@ const STRIPE_ROWS_MAX: usize = 2 * PANEL_ROWS;
 
 type StreamFn = unsafe fn(&Matrix<'_>, &Acts<'_>, &mut Block<'_, f32>, bool, Ahead);
 type AttendFn = unsafe fn(&KvHead<'_>, &Queries<'_>, Range<usize>, &mut [f32], &mut dyn FnMut(RowResult<'_>));
-type ScaledFn = unsafe fn((&Matrix<'_>, &Unpack), &Acts<'_>, &mut Block<'_, f32>, bool, (&mut [u8], usize));
+type ScaledFn = unsafe fn((&Matrix<'_>, &Unpack), &Acts<'_>, &mut Block<'_, f32>, bool, (&mut [u8], usize, Ahead));
 type TiledFn = unsafe fn(&Matrix<'_>, &Acts<'_>, &mut Block<'_, f32>, bool, (&mut [u8], usize));
 
 /// The kernels of one tier.
@@ -242,8 +244,10 @@ impl Kernels {
         }
         let unpack = &self.unpack[ty as usize - OWN_TYPES];
         let product = self.scaled[unpack.kind as usize];
+        // In turns with products, in which nothing is read: what the CPU fetches by itself ends with each.
+        let ahead = tile.ahead.of_several();
         // SAFETY: as above; `unpack` is of the same table.
-        unsafe { product((w, unpack), acts, out, accumulate, (scratch, tile.k_cols)) }
+        unsafe { product((w, unpack), acts, out, accumulate, (scratch, tile.k_cols, ahead)) }
     }
 
     /// Fills the int8 part of a record from its f32 part (see [`ActLayout`]).
@@ -438,12 +442,12 @@ macro_rules! tier {
             macro_rules! unpack {
                 ($format:ident) => {{
                     $(#[target_feature(enable = $feature)])*
-                    fn narrow(blocks: &[u8], tile: &mut scaled::Tile<'_>, panel: usize) {
-                        scaled::fill::<_, scaled_formats::$format, PANEL_ROWS>($token, blocks, tile, panel);
+                    fn narrow(blocks: &[u8], tile: &mut scaled::Tile<'_>, panel: usize, ahead: Ahead) {
+                        scaled::fill::<_, scaled_formats::$format, PANEL_ROWS>($token, blocks, tile, (panel, ahead));
                     }
                     $(#[target_feature(enable = $feature)])*
-                    fn wide(blocks: &[u8], tile: &mut scaled::Tile<'_>, panel: usize) {
-                        scaled::fill::<_, scaled_formats::$format, WIDE>($token, blocks, tile, panel);
+                    fn wide(blocks: &[u8], tile: &mut scaled::Tile<'_>, panel: usize, ahead: Ahead) {
+                        scaled::fill::<_, scaled_formats::$format, WIDE>($token, blocks, tile, (panel, ahead));
                     }
                     Unpack::new::<scaled_formats::$format>([narrow, wide])
                 }};
@@ -483,17 +487,17 @@ macro_rules! tier {
                         acts: &Acts<'_>,
                         out: &mut Block<'_, f32>,
                         accumulate: bool,
-                        (scratch, k_cols): (&mut [u8], usize),
+                        (scratch, k_cols, ahead): (&mut [u8], usize, Ahead),
                     ) {
                         const V: usize = PANEL_ROWS / <$simd as super::simd::Simd>::LANES;
                         const KIND: usize = Kind::$kind as usize;
                         let cols = out.cols;
                         let whole = if acts.n_tokens <= STREAM_TOKENS_MAX { 0 } else { cols / STRIPE_ROWS * STRIPE_ROWS };
-                        let tile = (&mut *scratch, k_cols);
+                        let tile = (&mut *scratch, k_cols, Ahead::NONE);
                         scaled::product::<_, KIND, $v, $n>($token, w, acts, (&mut *out, 0..whole), accumulate, tile);
                         // One panel after the other, so that few tokens read them front to back.
                         for col in (whole..cols).step_by(PANEL_ROWS) {
-                            let (tile, one) = ((&mut *scratch, k_cols), col..col + PANEL_ROWS);
+                            let (tile, one) = ((&mut *scratch, k_cols, ahead), col..col + PANEL_ROWS);
                             scaled::product::<_, KIND, V, $n>($token, w, acts, (&mut *out, one), accumulate, tile);
                         }
                     }

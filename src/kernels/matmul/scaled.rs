@@ -8,16 +8,17 @@
 
 use std::ops::Range;
 
+use super::super::Ahead;
 use super::super::acts::{Acts, Rows, paired};
 use super::super::grid::Block;
 use super::super::scaled_formats::ScaledFormat;
 use super::super::simd::Simd;
-use super::{Matrix, floats, in_blocks, in_order, prefetch_block, vectors, write_block};
+use super::{Matrix, floats, in_blocks, in_order, prefetch, prefetch_block, vectors, write_block};
 use crate::bytes;
 use crate::quant::{GROUP, PANEL_ROWS, SUPER};
 
 /// Unpacks a stretch of a panel's blocks into the rows of a tile from 16 times the given number on.
-pub type FillFn = unsafe fn(&[u8], &mut Tile<'_>, usize);
+pub type FillFn = unsafe fn(&[u8], &mut Tile<'_>, usize, Ahead);
 
 /// What multiplies a tile: by the columns that share a scale of the weights, by those that share one of the activations
 /// (`Super`: 256), and by whether there are minima.
@@ -100,13 +101,25 @@ impl<'t> Tile<'t> {
 
 /// Unpacks `blocks` of one panel into the rows of a tile of width `W` from `16 * panel` on.
 #[inline(always)]
-pub fn fill<S: Simd, F: ScaledFormat, const W: usize>(s: S, blocks: &[u8], tile: &mut Tile<'_>, panel: usize) {
+pub fn fill<S: Simd, F: ScaledFormat, const W: usize>(
+    s: S,
+    blocks: &[u8],
+    tile: &mut Tile<'_>,
+    (panel, ahead): (usize, Ahead),
+) {
+    let lines = (F::BODY + F::TAIL).div_ceil(64).div_ceil(F::COLS / GROUP);
     let row0 = panel % (W / PANEL_ROWS) * PANEL_ROWS;
     for (b, block) in blocks.chunks_exact(F::BODY + F::TAIL).enumerate() {
         let (body, tail) = block.split_at(F::BODY);
         for half in 0..PANEL_ROWS / S::LANES {
             let row = row0 + half * S::LANES;
             for g in 0..F::COLS / GROUP {
+                if half == 0 {
+                    // A share of the lines with every group, so that they arrive in an even flow.
+                    for line in 0..lines {
+                        prefetch(s, ahead, block.as_ptr(), g * lines + line);
+                    }
+                }
                 let group = b * (F::COLS / GROUP) + g;
                 let units = &mut tile.quants[group * GROUP * W..][..GROUP * W];
                 let quants = F::quants(s, body, g, half);
@@ -278,7 +291,7 @@ pub fn product<S: Simd, const KIND: usize, const V: usize, const N: usize>(
     acts: &Acts<'_>,
     (out, cols): (&mut Block<'_, f32>, Range<usize>),
     accumulate: bool,
-    (tile, k_cols): (&mut [u8], usize),
+    (tile, k_cols, ahead): (&mut [u8], usize, Ahead),
 ) {
     let width = V * S::LANES;
     assert!(width.is_multiple_of(PANEL_ROWS) && cols.len().is_multiple_of(width));
@@ -293,7 +306,7 @@ pub fn product<S: Simd, const KIND: usize, const V: usize, const N: usize>(
             for panel in 0..width / PANEL_ROWS {
                 let blocks = &w.panel((out.col0 + col) / PANEL_ROWS + panel)[bytes_of(k0)..][..bytes_of(k_len)];
                 // SAFETY: `fill` is of the same tier's table as this function: see `Kernels::matmul`.
-                unsafe { fill(blocks, &mut tile, panel) };
+                unsafe { fill(blocks, &mut tile, panel, ahead) };
             }
             macro_rules! run {
                 ($token:expr, $n:tt) => {
