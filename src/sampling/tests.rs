@@ -151,3 +151,25 @@ fn nothing_outside_the_mask_is_drawn() {
         assert!([0, 33].contains(&of(&[1, 2, 0]).unwrap()));
     }
 }
+
+#[test]
+fn top_k_is_that_of_the_whole_list_sorted() {
+    // Many equals, some that are excluded, and a length that is no multiple of anything.
+    let logits: Vec<f32> = (0..2_777u32)
+        .map(|i| match i.wrapping_mul(2_654_435_761) >> 16 & 0xff {
+            x if x < 20 => f32::NEG_INFINITY,
+            x => x as f32 / 16.0,
+        })
+        .collect();
+    let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let mut sorted: Vec<u32> = (0..logits.len() as u32).collect();
+    sorted.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b)));
+    sorted.retain(|&token| logits[token as usize] > f32::NEG_INFINITY);
+    for k in [1, 2, 40, 43, 44, 45, 1_000, 2_776, 2_777, 5_000] {
+        let sampler = Sampler::new(SamplingParams { top_k: k, ..params() }).unwrap();
+        let mut scratch = vec![[0; 2]; logits.len()];
+        let likely = sampler.likely(&logits, best, &mut scratch);
+        let kept: Vec<u32> = sampler.truncate(likely, best).iter().map(|c| c[0]).collect();
+        assert_eq!(kept, sorted[..sorted.len().min(k as usize)], "k = {k}");
+    }
+}
