@@ -198,7 +198,7 @@ impl Chat {
     ///
     /// # Errors
     /// 400 where the model has no template, or the template refuses the chat; see also [`Job::new`].
-    pub fn into_job(self, served: &Served, options: Options) -> Result<Job, ApiError> {
+    pub async fn into_job(self, served: &Served, options: Options) -> Result<Job, ApiError> {
         let Some(template) = &served.template else {
             let text = "this model has no chat template; use /v1/completions, or start the server with --chat-template";
             return Err(ApiError::bad(text).code("no_chat_template"));
@@ -252,7 +252,7 @@ impl Chat {
         if served.config_log_prompts {
             log::info!("prompt: {text:?}");
         }
-        Job::new(served, served.prompt_tokens(&text), options, expect, grammar)
+        Job::new(served, served.prompt_tokens(text).await, options, expect, grammar)
     }
 }
 
@@ -303,7 +303,7 @@ impl Job {
 }
 
 /// A Lark grammar for exactly one call of one of `tools`, as the family writes it.
-fn call_grammar(family: Family, tools: &[Value]) -> Result<String, ApiError> {
+pub(super) fn call_grammar(family: Family, tools: &[Value]) -> Result<String, ApiError> {
     let mut lark = String::new();
     let mut names = Vec::new();
     let text = |text: &str| Value::String(text.to_owned()).to_string();
@@ -335,10 +335,10 @@ fn call_grammar(family: Family, tools: &[Value]) -> Result<String, ApiError> {
                 if keys.is_empty() {
                     keys.push("/[A-Za-z0-9_]+/".to_owned());
                 }
-                let (open, key_end, value_end, close) = match family {
-                    Family::QwenXml => ("<parameter=", ">\n", "\n</parameter>\n", "</function>\n"),
-                    Family::Glm => ("<arg_key>", "</arg_key>\n<arg_value>", "</arg_value>\n", ""),
-                    _ => ("<parameter name=\"", "\">", "</parameter>\n", "</invoke>\n"),
+                let (open, key_end, close) = match family {
+                    Family::QwenXml => ("<parameter=", ">\n", "</function>\n"),
+                    Family::Glm => ("<arg_key>", "</arg_key>\n<arg_value>", ""),
+                    _ => ("<parameter name=\"", "\">", "</invoke>\n"),
                 };
                 let begin = match family {
                     Family::QwenXml => format!("<function={name}>\n"),
@@ -347,12 +347,11 @@ fn call_grammar(family: Family, tools: &[Value]) -> Result<String, ApiError> {
                 };
                 let close = if close.is_empty() { String::new() } else { text(close) };
                 format!(
-                    "{} param{i}* {close}\nparam{i}: {} ({}) {} VALUE {}",
+                    "{} param{i}* {close}\nparam{i}: {} ({}) {} value \"\\n\"",
                     text(&begin),
                     text(open),
                     keys.join(" | "),
                     text(key_end),
-                    text(value_end)
                 )
             }
             Family::Plain => {
@@ -373,8 +372,9 @@ fn call_grammar(family: Family, tools: &[Value]) -> Result<String, ApiError> {
     };
     lark += &format!("start: {start}\n{rules}");
     if matches!(family, Family::QwenXml | Family::Glm | Family::MiniMax) {
-        // A forced call has no `<` in its values: it would look like the end of one.
-        lark += "VALUE: /[^<]+/\n";
+        // Anything, until the first mark that ends a value.
+        let end = if family == Family::Glm { "</arg_value>" } else { "</parameter>" };
+        lark += &format!("value[suffix={}]: /(?s:.+)/\n", text(end));
     }
     Ok(lark)
 }

@@ -11,15 +11,19 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
-use llguidance::api::{ParserLimits, TopLevelGrammar};
-use llguidance::toktrie::{ApproximateTokEnv, InferenceCapabilities, TokEnv, TokRxInfo, TokTrie};
-use llguidance::{Matcher, ParserFactory};
+use llguidance::Logger;
+use llguidance::api::{GrammarInit, ParserLimits, TopLevelGrammar};
+use llguidance::earley::{BiasComputer, Parser};
+use llguidance::toktrie::{SimpleVob, TokEnv};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use super::error::ApiError;
 use super::gbnf;
 use crate::tokenizer::Tokenizer;
+use vocabulary::Vocabulary;
+
+mod vocabulary;
 
 /// What output has to look like.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,7 +43,7 @@ const NESTING_MAX: usize = 64;
 /// Stack of the thread: parsers of grammars recurse. It takes no memory until it is used.
 const STACK_BYTES: usize = 8 << 20;
 
-/// How long the vocabulary is kept for the next grammar: it takes 16 MiB with 150,000 tokens, and half a second to make.
+/// How long the vocabulary is kept for the next grammar: it takes 4 MiB with 150,000 tokens.
 const KEEP: Duration = Duration::from_secs(30);
 
 /// What one grammar may cost. (llguidance's figures: 50,000 units of fuel in a millisecond at first, 14,000 later; 1 to
@@ -186,8 +190,8 @@ fn work(tokenizer: &Tokenizer<'_>, receiver: &mpsc::Receiver<Work>) {
         };
         match work {
             Work::Open { grammar, reply } => {
-                let factory = shared.get_or_insert_with(|| factory(tokenizer));
-                let opened = factory.as_ref().map_err(String::clone).and_then(|factory| open(factory, grammar));
+                let vocabulary = shared.get_or_insert_with(|| Vocabulary::new(tokenizer));
+                let opened = vocabulary.as_ref().map_err(String::clone).and_then(|all| open(all, grammar));
                 let opened = opened.map(|matcher| {
                     last_id += 1;
                     matchers.insert(last_id, matcher);
@@ -200,7 +204,7 @@ fn work(tokenizer: &Tokenizer<'_>, receiver: &mpsc::Receiver<Work>) {
             }
             Work::Next { id, token, mask, reply } => {
                 let next = match matchers.get_mut(&id) {
-                    Some(matcher) => next(matcher, token, mask),
+                    Some(matcher) => next(matcher, tokenizer, token, mask),
                     None => Err("there is no such grammar".to_owned()),
                 };
                 let _ = reply.send(next);
@@ -210,16 +214,66 @@ fn work(tokenizer: &Tokenizer<'_>, receiver: &mpsc::Receiver<Work>) {
     }
 }
 
-fn open(factory: &ParserFactory, grammar: Grammar) -> Result<Matcher, String> {
+/// A grammar, and what was written so far.
+struct Matcher {
+    parser: Parser,
+    vocabulary: Arc<Vocabulary>,
+    /// A token that ends generation was taken.
+    has_ended: bool,
+}
+
+impl Matcher {
+    fn new(vocabulary: &Arc<Vocabulary>, grammar: TopLevelGrammar) -> Result<Matcher, String> {
+        let env: TokEnv = Arc::clone(vocabulary) as TokEnv;
+        let parser = GrammarInit::Serialized(grammar)
+            .to_cgrammar(Some(Arc::clone(&env)), &mut Logger::new(0, 0), limits(), Vec::new())
+            .and_then(|grammar| Parser::new(env, grammar, limits(), Arc::default()));
+        let parser = parser.map_err(|e| short(&e.to_string()))?;
+        Ok(Matcher { parser, vocabulary: Arc::clone(vocabulary), has_ended: false })
+    }
+
+    /// Which tokens may come next.
+    fn allowed(&mut self) -> Result<SimpleVob, String> {
+        let vocabulary = &*self.vocabulary;
+        let mut allowed = match self.has_ended {
+            true => vocabulary.trie().alloc_token_set(),
+            false => self.parser.compute_bias(vocabulary, &[]),
+        };
+        if let Some(e) = self.parser.get_error() {
+            return Err(short(&e.message()));
+        }
+        if self.has_ended || self.parser.is_accepting() {
+            vocabulary.end_tokens.iter().for_each(|&end| allowed.allow_token(end));
+        }
+        match allowed.is_zero() {
+            true => Err("no token of this model may come next".to_owned()),
+            false => Ok(allowed),
+        }
+    }
+
+    fn take(&mut self, tokenizer: &Tokenizer<'_>, token: u32) -> Result<(), String> {
+        if self.vocabulary.end_tokens.contains(&token) && (self.parser.scan_eos() || self.parser.is_accepting()) {
+            self.has_ended = true;
+            return Ok(());
+        }
+        let mut bytes = Vec::new();
+        match vocabulary::is_named(tokenizer, token) {
+            true => bytes = self.vocabulary.trie().decode_as_special(token),
+            false => tokenizer.token_bytes(token, false, &mut bytes),
+        }
+        self.parser.apply_token(&bytes, token).map_err(|e| short(&e.to_string())).map(|_| ())
+    }
+}
+
+fn open(vocabulary: &Arc<Vocabulary>, grammar: Grammar) -> Result<Matcher, String> {
     let grammar = match grammar {
         Grammar::Schema(schema) => TopLevelGrammar::from_json_schema(one_line(schema)),
         Grammar::Text(text) if gbnf::is_gbnf(&text) => TopLevelGrammar::from_lark(gbnf::to_lark(&text)?),
         Grammar::Text(text) => TopLevelGrammar::from_lark(text),
     };
-    let parser = factory.create_parser(grammar).map_err(|e| short(&e.to_string()))?;
-    let mut matcher = Matcher::new(Ok(parser));
+    let mut matcher = Matcher::new(vocabulary, grammar)?;
     // The first mask is part of the compilation: what explodes does so here, where it is still a 400.
-    matcher.compute_mask_or_eos().map_err(|e| short(&e.to_string()))?;
+    matcher.allowed()?;
     Ok(matcher)
 }
 
@@ -241,47 +295,21 @@ fn short(message: &str) -> String {
     message.chars().take(400).collect()
 }
 
-fn next(matcher: &mut Matcher, token: Option<u32>, mut mask: Vec<u32>) -> Result<Vec<u32>, String> {
+fn next(
+    matcher: &mut Matcher,
+    tokenizer: &Tokenizer<'_>,
+    token: Option<u32>,
+    mut mask: Vec<u32>,
+) -> Result<Vec<u32>, String> {
     if let Some(token) = token {
-        matcher.consume_token(token).map_err(|e| short(&e.to_string()))?;
+        matcher.take(tokenizer, token)?;
     }
-    let allowed = matcher.compute_mask_or_eos().map_err(|e| short(&e.to_string()))?;
+    let allowed = matcher.allowed()?;
     let words = allowed.as_slice();
     let n = mask.len().min(words.len());
     mask.fill(0);
     mask[..n].copy_from_slice(&words[..n]);
     Ok(mask)
-}
-
-/// The vocabulary as llguidance walks it: bytes for text, marked names for control tokens.
-fn factory(tokenizer: &Tokenizer<'_>) -> Result<ParserFactory, String> {
-    let n = tokenizer.n_tokens();
-    let mut ends: Vec<u32> = (0..n).filter(|&id| tokenizer.is_end_of_generation(id)).collect();
-    let preferred = tokenizer.eot().or(tokenizer.eos());
-    ends.sort_by_key(|&id| Some(id) != preferred);
-    let Some(&end) = ends.first() else {
-        return Err("this model has no token that ends generation, so output cannot be constrained".to_owned());
-    };
-    let words: Vec<Vec<u8>> = (0..n)
-        .map(|id| {
-            let mut bytes = Vec::new();
-            if tokenizer.is_control(id) || tokenizer.is_end_of_generation(id) {
-                bytes.push(TokTrie::SPECIAL_TOKEN_MARKER);
-                bytes.extend_from_slice(tokenizer.text(id));
-            } else {
-                tokenizer.token_bytes(id, false, &mut bytes);
-            }
-            bytes
-        })
-        .collect();
-    let trie = TokTrie::from(&TokRxInfo::new(n, end), &words).with_eos_tokens(&ends);
-    drop(words);
-    let env: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
-    // Slices make masks of wide grammars faster and take the memory of several vocabularies: none.
-    let mut factory = ParserFactory::new(&env, InferenceCapabilities::default(), &[]).map_err(|e| e.to_string())?;
-    factory.quiet();
-    *factory.limits_mut() = limits();
-    Ok(factory)
 }
 
 #[cfg(test)]

@@ -58,7 +58,10 @@ pub fn start(config: Config, listeners: Vec<Listener>, progress: Arc<Progress>, 
     let keys = Keys::load(config.keys_file.as_deref())?;
     let unexpected = |e: std::io::Error| Error::new(Exit::Unexpected, format!("the server cannot be started: {e}"));
     let orders = orders(signal::order_descriptor()?).map_err(unexpected)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(unexpected)?;
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    // One more thread, for long texts, while there are any.
+    let runtime = runtime.enable_all().max_blocking_threads(1).thread_name("brim-text").thread_stack_size(STACK_BYTES);
+    let runtime = runtime.build().map_err(unexpected)?;
     let (ready, loaded) = oneshot::channel();
     let thread = std::thread::Builder::new().name("brim-http".to_owned()).stack_size(STACK_BYTES);
     let thread = thread.spawn(move || {

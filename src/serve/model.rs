@@ -51,6 +51,9 @@ pub struct Served {
     next_seed: Cell<u64>,
 }
 
+/// Texts up to this length are tokenised by the event loop: that takes two milliseconds at most.
+const TEXT_BYTES_AT_ONCE: usize = 4 << 10;
+
 /// Seconds since 1970.
 pub fn unix_time() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
@@ -99,9 +102,8 @@ impl Served {
     }
 
     /// The tokens of a rendered chat, exactly as `brim run` has them.
-    pub fn prompt_tokens(&self, text: &str) -> Vec<u32> {
-        let mut tokens = Vec::new();
-        self.tokenizer.encode(text, true, &mut tokens);
+    pub async fn prompt_tokens(&self, text: String) -> Vec<u32> {
+        let mut tokens = self.encode(text, true).await;
         let bos = self.tokenizer.bos().filter(|bos| self.tokenizer.add_bos() && tokens.first() != Some(bos));
         if let Some(bos) = bos {
             tokens.insert(0, bos);
@@ -110,9 +112,26 @@ impl Served {
     }
 
     /// The tokens of a prompt without a template, exactly as `brim run --raw` has them.
-    pub fn raw_tokens(&self, text: &str) -> Vec<u32> {
-        let mut tokens: Vec<u32> = self.tokenizer.bos().filter(|_| self.tokenizer.add_bos()).into_iter().collect();
-        self.tokenizer.encode(text, false, &mut tokens);
+    pub async fn raw_tokens(&self, text: String) -> Vec<u32> {
+        let mut tokens = self.encode(text, false).await;
+        if let Some(bos) = self.tokenizer.bos().filter(|_| self.tokenizer.add_bos()) {
+            tokens.insert(0, bos);
+        }
         tokens
+    }
+
+    /// The tokens of a text. A long one goes to another thread, so that nobody else waits for it.
+    pub async fn encode(&self, text: String, special: bool) -> Vec<u32> {
+        let tokenizer = self.tokenizer;
+        let n_bytes = text.len();
+        let encode = move || {
+            let mut tokens = Vec::new();
+            tokenizer.encode(&text, special, &mut tokens);
+            tokens
+        };
+        match n_bytes {
+            0..=TEXT_BYTES_AT_ONCE => encode(),
+            _ => tokio::task::spawn_blocking(encode).await.expect("a thread that panics ends the process"),
+        }
     }
 }

@@ -334,8 +334,8 @@ async fn dispatch(
         Route::Completions => completions::answer(app, &served, &body, trace).await?,
         Route::Responses => responses::answer(app, &served, &body, trace).await?,
         Route::Messages => messages::answer(app, &served, &body, trace).await?,
-        Route::CountTokens => Answer::Document(messages::count_tokens(&served, &body)?),
-        Route::Tokenize => Answer::Document(tokens::tokenize(&served, &body)?),
+        Route::CountTokens => Answer::Document(messages::count_tokens(&served, &body).await?),
+        Route::Tokenize => Answer::Document(tokens::tokenize(&served, &body).await?),
         Route::Detokenize => Answer::Document(tokens::detokenize(&served, &body)?),
         _ => {
             let text = "this model generates text; its hidden states are no meaningful embeddings. Use a model and a \

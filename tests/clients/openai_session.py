@@ -101,15 +101,17 @@ for choice in ["required", {"type": "function", "function": {"name": "get_weathe
 talk += [called.message, {"role": "tool", "tool_call_id": call.id, "content": "sunny"}]
 after = with_tools.chat.completions.create(model="any", messages=talk, tools=[tool], max_tokens=5, tool_choice="none")
 assert after.usage.prompt_tokens > 20
-names, arguments, reason = [], "", None
+names, pieces, reason = [], [], None
 for chunk in with_tools.chat.completions.create(
     model="any", messages=talk[:1], tools=[tool], tool_choice="required", temperature=0, stream=True
 ):
     for part in chunk.choices[0].delta.tool_calls or []:
-        names.append(part.function.name)
-        arguments += part.function.arguments
+        # The name comes with the first piece.
+        names += [part.function.name] if part.function.name else []
+        pieces.append(part.function.arguments)
     reason = chunk.choices[0].finish_reason or reason
-assert names == ["get_weather"] and json.loads(arguments)["city"] and reason == "tool_calls"
+assert names == ["get_weather"] and json.loads("".join(pieces))["city"] and reason == "tool_calls"
+assert len(pieces) > 3, pieces
 
 # Responses, whole and in events, with a tool.
 response = client.responses.create(model=model, input=QUESTION, temperature=0)

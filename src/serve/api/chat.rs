@@ -13,7 +13,7 @@ use super::super::model::{Served, unix_time};
 use super::super::output::{Call, Delta};
 use super::super::router::App;
 use super::super::trace::Trace;
-use super::{Answer, Form, collect, event, fresh_id, stream, token_text};
+use super::{Answer, Chunk, FINGERPRINT, Form, collect, event, fresh_id, stream, token_text};
 use crate::chat::{Message, Role, ToolCall};
 use crate::engine::TOP_LOGPROBS_MAX;
 
@@ -34,17 +34,16 @@ pub async fn answer(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Trac
     };
     let (is_stream, include_usage) = streaming(&fields)?;
     let n = options.n;
-    let job = chat.into_job(served, options)?;
+    let job = chat.into_job(served, options).await?;
     let generation = Generation::start(served, &[job], app.config.limits.first_token_time).await?;
-    let form = Chunks {
+    let chunk = Chunk {
         id: fresh_id(served, "chatcmpl-"),
+        object: "chat.completion.chunk",
         created: unix_time(),
         served: Rc::clone(served),
         include_usage,
-        n,
-        n_calls: vec![0; n],
-        with_tokens: fields.is_set("logprobs")?,
     };
+    let form = Chunks { chunk, n, n_calls: vec![0; n], with_tokens: fields.is_set("logprobs")? };
     if is_stream {
         return Ok(stream(form, generation, trace));
     }
@@ -70,17 +69,15 @@ pub async fn answer(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Trac
         })
         .collect();
     Ok(Answer::Document(json!({
-        "id": form.id,
+        "id": form.chunk.id,
         "object": "chat.completion",
-        "created": form.created,
+        "created": form.chunk.created,
         "model": served.name,
         "choices": choices,
         "usage": usage_json(&usage),
         "system_fingerprint": FINGERPRINT,
     })))
 }
-
-const FINGERPRINT: &str = concat!("brim-", env!("CARGO_PKG_VERSION"));
 
 /// `stream` and `stream_options.include_usage`.
 pub fn streaming(fields: &Fields<'_>) -> Result<(bool, bool), ApiError> {
@@ -308,34 +305,16 @@ fn variables(fields: &Fields<'_>) -> Result<Vec<(String, Value)>, ApiError> {
 
 /// The answer in events.
 struct Chunks {
-    id: String,
-    created: u64,
-    served: Rc<Served>,
-    include_usage: bool,
+    chunk: Chunk,
     n: usize,
     n_calls: Vec<usize>,
     with_tokens: bool,
 }
 
 impl Chunks {
-    fn chunk(&self, choices: Value, usage: Option<&Usage>, out: &mut Vec<u8>) {
-        let mut chunk = json!({
-            "id": self.id,
-            "object": "chat.completion.chunk",
-            "created": self.created,
-            "model": self.served.name,
-            "system_fingerprint": FINGERPRINT,
-            "choices": choices,
-        });
-        if self.include_usage {
-            chunk["usage"] = usage.map_or(Value::Null, usage_json);
-        }
-        event(&chunk, out);
-    }
-
     fn delta(&self, index: usize, delta: Value, tokens: Option<Value>, finish: Option<&Reason>, out: &mut Vec<u8>) {
         let choice = json!([{"index": index, "delta": delta, "logprobs": tokens, "finish_reason": reason(finish)}]);
-        self.chunk(choice, None, out);
+        self.chunk.send(&choice, None, out);
     }
 }
 
@@ -347,18 +326,22 @@ impl Form for Chunks {
     }
 
     fn batch(&mut self, batch: Batch, out: &mut Vec<u8>) {
-        let mut tokens =
-            (self.with_tokens && !batch.tokens.is_empty()).then(|| tokens_json(&self.served, &batch.tokens));
+        let served = &self.chunk.served;
+        let mut tokens = (self.with_tokens && !batch.tokens.is_empty()).then(|| tokens_json(served, &batch.tokens));
         for delta in batch.deltas {
+            let n_calls = &mut self.n_calls[batch.index];
             let delta = match delta {
                 Delta::Reasoning(text) => json!({"reasoning_content": text}),
                 Delta::Content(text) => json!({"content": text}),
-                Delta::Call(call) => {
-                    let at = self.n_calls[batch.index];
-                    self.n_calls[batch.index] += 1;
-                    let mut call = call_json(&call, &fresh_id(&self.served, "call_"));
-                    call["index"] = at.into();
+                Delta::Call(name) => {
+                    let call = Call { name, arguments: String::new() };
+                    let mut call = call_json(&call, &fresh_id(&self.chunk.served, "call_"));
+                    call["index"] = (*n_calls).into();
+                    *n_calls += 1;
                     json!({"tool_calls": [call]})
+                }
+                Delta::Arguments(piece) => {
+                    json!({"tool_calls": [{"index": n_calls.saturating_sub(1), "function": {"arguments": piece}}]})
                 }
             };
             self.delta(batch.index, delta, tokens.take(), None, out);
@@ -369,10 +352,7 @@ impl Form for Chunks {
     }
 
     fn end(&mut self, usage: &Usage, out: &mut Vec<u8>) {
-        if self.include_usage {
-            self.chunk(json!([]), Some(usage), out);
-        }
-        out.extend_from_slice(b"data: [DONE]\n\n");
+        self.chunk.end(usage, out);
     }
 
     fn fail(&mut self, error: &ApiError, out: &mut Vec<u8>) {

@@ -14,7 +14,7 @@ use super::super::output::{Delta, Expect, Family};
 use super::super::router::App;
 use super::super::trace::Trace;
 use super::chat::{streaming, usage_json};
-use super::{Answer, Form, collect, event, fresh_id, stream, token_text};
+use super::{Answer, Chunk, FINGERPRINT, Form, collect, event, fresh_id, stream, token_text};
 
 /// Most prompts of one request, and most answers to all of them.
 const PROMPTS_MAX: usize = 8;
@@ -36,7 +36,7 @@ pub async fn answer(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Trac
         let text = "suffix is not supported; write the tokens of the model that fill in the middle into the prompt";
         return Err(ApiError::field("suffix", text));
     }
-    let prompts = prompts(&fields, served)?;
+    let prompts = prompts(&fields, served).await?;
     if prompts.len() * options.n > PROMPTS_MAX {
         let text = format!("{} prompts with n = {}: at most {PROMPTS_MAX} answers are given", prompts.len(), options.n);
         return Err(ApiError::field("n", text).code("out_of_range"));
@@ -54,15 +54,14 @@ pub async fn answer(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Trac
     }
     let n = echoes.len();
     let generation = Generation::start(served, &jobs, app.config.limits.first_token_time).await?;
-    let form = Chunks {
+    let chunk = Chunk {
         id: fresh_id(served, "cmpl-"),
+        object: "text_completion",
         created: unix_time(),
         served: Rc::clone(served),
         include_usage,
-        offsets: echoes.iter().map(String::len).collect(),
-        echoes,
-        with_tokens,
     };
+    let form = Chunks { chunk, offsets: echoes.iter().map(String::len).collect(), echoes, with_tokens };
     if is_stream {
         return Ok(stream(form, generation, trace));
     }
@@ -77,12 +76,13 @@ pub async fn answer(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Trac
         })
         .collect();
     Ok(Answer::Document(json!({
-        "id": form.id,
+        "id": form.chunk.id,
         "object": "text_completion",
-        "created": form.created,
+        "created": form.chunk.created,
         "model": served.name,
         "choices": choices,
         "usage": usage_json(&usage),
+        "system_fingerprint": FINGERPRINT,
     })))
 }
 
@@ -91,10 +91,10 @@ fn reason(reason: Option<&Reason>) -> Option<&'static str> {
 }
 
 /// `prompt`: a text, tokens, or several of either; with the text of each.
-fn prompts(fields: &Fields<'_>, served: &Served) -> Result<Vec<(Vec<u32>, String)>, ApiError> {
+async fn prompts(fields: &Fields<'_>, served: &Served) -> Result<Vec<(Vec<u32>, String)>, ApiError> {
     let prompt = fields.get("prompt").ok_or_else(|| fields.missing("prompt"))?;
     let need = "a string, an array of token ids, or an array of either";
-    let text = |text: &str| (served.raw_tokens(text), text.to_owned());
+    let text = async |text: &str| (served.raw_tokens(text.to_owned()).await, text.to_owned());
     let ids = |list: &[Value], path: &str| {
         let ids = list.iter().map(|id| id.as_u64().and_then(|id| u32::try_from(id).ok()));
         let ids: Option<Vec<u32>> = ids.collect();
@@ -106,21 +106,23 @@ fn prompts(fields: &Fields<'_>, served: &Served) -> Result<Vec<(Vec<u32>, String
         Ok((ids, text))
     };
     match prompt {
-        Value::String(one) => Ok(vec![text(one)]),
+        Value::String(one) => Ok(vec![text(one).await]),
         Value::Array(list) if list.is_empty() => Err(ApiError::field("prompt", "prompt is empty")),
         Value::Array(list) if list[0].is_number() => Ok(vec![ids(list, "prompt")?]),
         Value::Array(list) if list.len() > PROMPTS_MAX => {
             Err(ApiError::field("prompt", format!("{} prompts, at most {PROMPTS_MAX} are taken", list.len())))
         }
-        Value::Array(list) => list
-            .iter()
-            .enumerate()
-            .map(|(i, one)| match one {
-                Value::String(one) => Ok(text(one)),
-                Value::Array(list) => ids(list, &format!("prompt[{i}]")),
-                other => Err(wrong(&format!("prompt[{i}]"), other, need)),
-            })
-            .collect(),
+        Value::Array(list) => {
+            let mut prompts = Vec::new();
+            for (i, one) in list.iter().enumerate() {
+                prompts.push(match one {
+                    Value::String(one) => text(one).await,
+                    Value::Array(list) => ids(list, &format!("prompt[{i}]"))?,
+                    other => return Err(wrong(&format!("prompt[{i}]"), other, need)),
+                });
+            }
+            Ok(prompts)
+        }
         other => Err(wrong("prompt", other, need)),
     }
 }
@@ -141,36 +143,17 @@ fn tokens_json(served: &Served, tokens: &[TokenInfo], mut offset: usize) -> Valu
 }
 
 struct Chunks {
-    id: String,
-    created: u64,
-    served: Rc<Served>,
-    include_usage: bool,
+    chunk: Chunk,
     echoes: Vec<String>,
     offsets: Vec<usize>,
     with_tokens: bool,
-}
-
-impl Chunks {
-    fn chunk(&self, choices: Value, usage: Option<&Usage>, out: &mut Vec<u8>) {
-        let mut chunk = json!({
-            "id": self.id,
-            "object": "text_completion",
-            "created": self.created,
-            "model": self.served.name,
-            "choices": choices,
-        });
-        if self.include_usage {
-            chunk["usage"] = usage.map_or(Value::Null, usage_json);
-        }
-        event(&chunk, out);
-    }
 }
 
 impl Form for Chunks {
     fn begin(&mut self, out: &mut Vec<u8>) {
         for (index, echo) in self.echoes.iter().enumerate().filter(|(_, echo)| !echo.is_empty()) {
             let choice = json!([{"index": index, "text": echo, "logprobs": null, "finish_reason": null}]);
-            self.chunk(choice, None, out);
+            self.chunk.send(&choice, None, out);
         }
     }
 
@@ -180,22 +163,19 @@ impl Form for Chunks {
             .deltas
             .into_iter()
             .map(|delta| match delta {
-                Delta::Content(text) | Delta::Reasoning(text) => text,
-                Delta::Call(call) => call.arguments,
+                Delta::Content(text) | Delta::Reasoning(text) | Delta::Arguments(text) => text,
+                Delta::Call(_) => String::new(),
             })
             .collect();
-        let logprobs = self.with_tokens.then(|| tokens_json(&self.served, &batch.tokens, self.offsets[index]));
+        let logprobs = self.with_tokens.then(|| tokens_json(&self.chunk.served, &batch.tokens, self.offsets[index]));
         self.offsets[index] += text.len();
         let finish = reason(batch.finish.as_ref());
         let choice = json!([{"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}]);
-        self.chunk(choice, None, out);
+        self.chunk.send(&choice, None, out);
     }
 
     fn end(&mut self, usage: &Usage, out: &mut Vec<u8>) {
-        if self.include_usage {
-            self.chunk(json!([]), Some(usage), out);
-        }
-        out.extend_from_slice(b"data: [DONE]\n\n");
+        self.chunk.end(usage, out);
     }
 
     fn fail(&mut self, error: &ApiError, out: &mut Vec<u8>) {

@@ -28,7 +28,7 @@ pub async fn answer(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Trac
     options.n = 1;
     options.stop = stops(&fields, "stop_sequences")?;
     let is_stream = fields.is_set("stream")?;
-    let job = chat(&fields)?.into_job(served, options)?;
+    let job = chat(&fields)?.into_job(served, options).await?;
     let n_prompt = job.prompt.len();
     let generation = Generation::start(served, &[job], app.config.limits.first_token_time).await?;
     let id = fresh_id(served, "msg_");
@@ -46,7 +46,7 @@ pub async fn answer(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Trac
         content.push(json!({"type": "text", "text": answer.content}));
     }
     for call in &answer.calls {
-        content.push(tool_use(call, &fresh_id(served, "toolu_"), input(call)));
+        content.push(tool_use(&call.name, &fresh_id(served, "toolu_"), input(call)));
     }
     let (stop_reason, stop_sequence) = stop(answer.finish.as_ref());
     Ok(Answer::Document(json!({
@@ -65,10 +65,10 @@ pub async fn answer(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Trac
 ///
 /// # Errors
 /// What is wrong with the request.
-pub fn count_tokens(served: &Rc<Served>, body: &Value) -> Result<Value, ApiError> {
+pub async fn count_tokens(served: &Rc<Served>, body: &Value) -> Result<Value, ApiError> {
     let fields = Fields::of(body)?;
     let options = Options::read(&fields, served)?;
-    let job = chat(&fields)?.into_job(served, options)?;
+    let job = chat(&fields)?.into_job(served, options).await?;
     Ok(json!({"input_tokens": job.prompt.len()}))
 }
 
@@ -95,8 +95,8 @@ fn input(call: &Call) -> Value {
     serde_json::from_str(&call.arguments).ok().filter(Value::is_object).unwrap_or_else(|| json!({}))
 }
 
-fn tool_use(call: &Call, id: &str, input: Value) -> Value {
-    json!({"type": "tool_use", "id": id, "name": call.name, "input": input})
+fn tool_use(name: &str, id: &str, input: Value) -> Value {
+    json!({"type": "tool_use", "id": id, "name": name, "input": input})
 }
 
 fn chat(fields: &Fields<'_>) -> Result<Chat, ApiError> {
@@ -226,6 +226,7 @@ fn take_message(message: &Fields<'_>, out: &mut Vec<Message>) -> Result<(), ApiE
 enum Block {
     Text,
     Thinking,
+    Call,
 }
 
 /// The answer in events.
@@ -289,12 +290,13 @@ impl Form for Events {
                     }
                     self.delta(json!({"type": "text_delta", "text": text}), out);
                 }
-                Delta::Call(call) => {
+                Delta::Call(name) => {
                     let id = fresh_id(&self.served, "toolu_");
-                    self.start(tool_use(&call, &id, json!({})), out);
-                    self.delta(json!({"type": "input_json_delta", "partial_json": input(&call).to_string()}), out);
-                    // Whole already, so that the next delta opens a block of its own.
-                    named_event(&json!({"type": "content_block_stop", "index": self.n_blocks - 1}), out);
+                    self.start(tool_use(&name, &id, json!({})), out);
+                    self.open = Some(Block::Call);
+                }
+                Delta::Arguments(piece) => {
+                    self.delta(json!({"type": "input_json_delta", "partial_json": piece}), out);
                 }
             }
         }

@@ -8,7 +8,7 @@ pub mod tokens;
 
 use std::rc::Rc;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::body::{Body, Sink};
 use super::error::ApiError;
@@ -90,7 +90,12 @@ pub async fn collect(mut generation: Generation, n: usize, trace: &Trace) -> Res
                 match delta {
                     Delta::Reasoning(text) => answer.reasoning.push_str(&text),
                     Delta::Content(text) => answer.content.push_str(&text),
-                    Delta::Call(call) => answer.calls.push(call),
+                    Delta::Call(name) => answer.calls.push(Call { name, arguments: String::new() }),
+                    Delta::Arguments(piece) => {
+                        if let Some(call) = answer.calls.last_mut() {
+                            call.arguments.push_str(&piece);
+                        }
+                    }
                 }
             }
             answer.tokens.extend(batch.tokens);
@@ -98,6 +103,44 @@ pub async fn collect(mut generation: Generation, n: usize, trace: &Trace) -> Res
         }
     }
 }
+
+/// What every event of OpenAI's older interfaces has.
+pub struct Chunk {
+    id: String,
+    object: &'static str,
+    created: u64,
+    served: Rc<Served>,
+    include_usage: bool,
+}
+
+impl Chunk {
+    /// Writes an event.
+    fn send(&self, choices: &Value, usage: Option<&Usage>, out: &mut Vec<u8>) {
+        let mut chunk = json!({
+            "id": self.id,
+            "object": self.object,
+            "created": self.created,
+            "model": self.served.name,
+            "system_fingerprint": FINGERPRINT,
+            "choices": choices,
+        });
+        if self.include_usage {
+            chunk["usage"] = usage.map_or(Value::Null, chat::usage_json);
+        }
+        event(&chunk, out);
+    }
+
+    /// Writes the last events.
+    fn end(&self, usage: &Usage, out: &mut Vec<u8>) {
+        if self.include_usage {
+            self.send(&json!([]), Some(usage), out);
+        }
+        out.extend_from_slice(b"data: [DONE]\n\n");
+    }
+}
+
+/// The version of what answers.
+const FINGERPRINT: &str = concat!("brim-", env!("CARGO_PKG_VERSION"));
 
 /// Writes a server-sent event that has only data.
 pub fn event(data: &Value, out: &mut Vec<u8>) {

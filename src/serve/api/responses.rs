@@ -42,7 +42,7 @@ pub async fn answer(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Trac
     };
     let sampling = options.sampling;
     let max_tokens = options.max_tokens;
-    let job = chat.into_job(served, options)?;
+    let job = chat.into_job(served, options).await?;
     let generation = Generation::start(served, &[job], app.config.limits.first_token_time).await?;
     let shell = json!({
         "id": fresh_id(served, "resp_"),
@@ -82,7 +82,7 @@ pub async fn answer(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Trac
             deltas.push(kind(text));
         }
     }
-    deltas.extend(whole.calls.into_iter().map(Delta::Call));
+    deltas.extend(whole.calls.into_iter().flat_map(|call| [Delta::Call(call.name), Delta::Arguments(call.arguments)]));
     events.batch(Batch { index: 0, deltas, tokens: Vec::new(), finish: whole.finish }, &mut nowhere);
     events.close(&mut nowhere);
     Ok(Answer::Document(events.finished(&usage)))
@@ -204,10 +204,18 @@ fn messages(fields: &Fields<'_>) -> Result<Vec<Message>, ApiError> {
     Ok(messages)
 }
 
+/// What an item is.
+#[derive(Clone, PartialEq)]
+enum Kind {
+    Message,
+    Reasoning,
+    Call { name: String, call_id: String },
+}
+
 /// An item that is being written.
 struct Open {
     id: String,
-    is_reasoning: bool,
+    kind: Kind,
     text: String,
 }
 
@@ -228,84 +236,61 @@ impl Events {
         named_event(&event, out);
     }
 
-    fn start(&mut self, is_reasoning: bool, out: &mut Vec<u8>) {
+    fn start(&mut self, kind: Kind, out: &mut Vec<u8>) {
         self.close(out);
-        let id = fresh_id(&self.served, if is_reasoning { "rs_" } else { "msg_" });
-        let index = self.items.len();
-        let item = match is_reasoning {
-            true => json!({"type": "reasoning", "id": id, "summary": [], "content": [], "status": "in_progress"}),
-            false => {
-                json!({"type": "message", "id": id, "role": "assistant", "content": [], "status": "in_progress"})
-            }
+        let prefix = match &kind {
+            Kind::Message => "msg_",
+            Kind::Reasoning => "rs_",
+            Kind::Call { .. } => "fc_",
         };
+        let open = Open { id: fresh_id(&self.served, prefix), kind, text: String::new() };
+        let index = self.items.len();
+        let item = open.item(None);
         self.send(json!({"type": "response.output_item.added", "output_index": index, "item": item}), out);
-        let part = part(is_reasoning, "");
-        let added = json!({"type": "response.content_part.added", "item_id": id, "output_index": index,
-            "content_index": 0, "part": part});
-        self.send(added, out);
-        self.open = Some(Open { id, is_reasoning, text: String::new() });
+        if let Some(part) = open.part() {
+            let added = json!({"type": "response.content_part.added", "part": part});
+            self.send(open.at(index, added), out);
+        }
+        self.open = Some(open);
     }
 
     fn text(&mut self, is_reasoning: bool, text: &str, out: &mut Vec<u8>) {
-        if self.open.as_ref().is_none_or(|open| open.is_reasoning != is_reasoning) {
-            self.start(is_reasoning, out);
+        let kind = if is_reasoning { Kind::Reasoning } else { Kind::Message };
+        if self.open.as_ref().is_none_or(|open| open.kind != kind) {
+            self.start(kind, out);
         }
+        self.piece(text, out);
+    }
+
+    /// Adds to the item that is open.
+    fn piece(&mut self, text: &str, out: &mut Vec<u8>) {
         let Some(open) = &mut self.open else { return };
         open.text.push_str(text);
-        let kind = if is_reasoning { "response.reasoning_text.delta" } else { "response.output_text.delta" };
-        let mut event = json!({"type": kind, "item_id": open.id, "output_index": self.items.len(), "content_index": 0,
-            "delta": text});
-        if !is_reasoning {
-            event["logprobs"] = json!([]);
-        }
+        let event = match open.kind {
+            Kind::Message => json!({"type": "response.output_text.delta", "delta": text, "logprobs": []}),
+            Kind::Reasoning => json!({"type": "response.reasoning_text.delta", "delta": text}),
+            Kind::Call { .. } => json!({"type": "response.function_call_arguments.delta", "delta": text}),
+        };
+        let event = open.at(self.items.len(), event);
         self.send(event, out);
     }
 
     fn close(&mut self, out: &mut Vec<u8>) {
-        let Some(Open { id, is_reasoning, text }) = self.open.take() else { return };
+        let Some(open) = self.open.take() else { return };
         let index = self.items.len();
-        let at = |mut event: Value| {
-            event["item_id"] = id.clone().into();
-            event["output_index"] = index.into();
-            event["content_index"] = 0.into();
-            event
+        let done = match &open.kind {
+            Kind::Message => json!({"type": "response.output_text.done", "text": open.text, "logprobs": []}),
+            Kind::Reasoning => json!({"type": "response.reasoning_text.done", "text": open.text}),
+            Kind::Call { name, .. } => {
+                json!({"type": "response.function_call_arguments.done", "name": name, "arguments": open.text})
+            }
         };
-        let part = part(is_reasoning, &text);
-        let (done, item) = match is_reasoning {
-            true => (
-                json!({"type": "response.reasoning_text.done", "text": text}),
-                json!({"type": "reasoning", "id": id, "summary": [], "content": [part], "status": "completed"}),
-            ),
-            false => (
-                json!({"type": "response.output_text.done", "text": text, "logprobs": []}),
-                json!({"type": "message", "id": id, "role": "assistant", "content": [part], "status": "completed"}),
-            ),
-        };
-        let (done, part_done) = (at(done), at(json!({"type": "response.content_part.done", "part": part})));
-        self.send(done, out);
-        self.send(part_done, out);
-        self.send(json!({"type": "response.output_item.done", "output_index": index, "item": item}), out);
-        self.items.push(item);
-    }
-
-    fn call(&mut self, name: &str, arguments: &str, out: &mut Vec<u8>) {
-        self.close(out);
-        let id = fresh_id(&self.served, "fc_");
-        let call_id = fresh_id(&self.served, "call_");
-        let index = self.items.len();
-        let item = |arguments: &str, status: &str| {
-            json!({"type": "function_call", "id": id, "call_id": call_id, "name": name, "arguments": arguments,
-                "status": status})
-        };
-        let added = item("", "in_progress");
-        self.send(json!({"type": "response.output_item.added", "output_index": index, "item": added}), out);
-        let delta = json!({"type": "response.function_call_arguments.delta", "item_id": id, "output_index": index,
-            "delta": arguments});
-        self.send(delta, out);
-        let done = json!({"type": "response.function_call_arguments.done", "item_id": id, "output_index": index,
-            "name": name, "arguments": arguments});
-        self.send(done, out);
-        let item = item(arguments, "completed");
+        self.send(open.at(index, done), out);
+        let part = open.part();
+        if let Some(part) = &part {
+            self.send(open.at(index, json!({"type": "response.content_part.done", "part": part})), out);
+        }
+        let item = open.item(Some(part));
         self.send(json!({"type": "response.output_item.done", "output_index": index, "item": item}), out);
         self.items.push(item);
     }
@@ -330,10 +315,42 @@ impl Events {
     }
 }
 
-fn part(is_reasoning: bool, text: &str) -> Value {
-    match is_reasoning {
-        true => json!({"type": "reasoning_text", "text": text}),
-        false => json!({"type": "output_text", "text": text, "annotations": [], "logprobs": []}),
+impl Open {
+    /// The item, without its parts as long as it is not done.
+    fn item(&self, parts: Option<Option<Value>>) -> Value {
+        let status = if parts.is_some() { "completed" } else { "in_progress" };
+        let parts: Vec<Value> = parts.flatten().into_iter().collect();
+        match &self.kind {
+            Kind::Message => {
+                json!({"type": "message", "id": self.id, "role": "assistant", "content": parts, "status": status})
+            }
+            Kind::Reasoning => {
+                json!({"type": "reasoning", "id": self.id, "summary": [], "content": parts, "status": status})
+            }
+            Kind::Call { name, call_id } => {
+                json!({"type": "function_call", "id": self.id, "call_id": call_id, "name": name, "arguments": self.text,
+                    "status": status})
+            }
+        }
+    }
+
+    /// Its one part; calls have none.
+    fn part(&self) -> Option<Value> {
+        match self.kind {
+            Kind::Message => Some(json!({"type": "output_text", "text": self.text, "annotations": [], "logprobs": []})),
+            Kind::Reasoning => Some(json!({"type": "reasoning_text", "text": self.text})),
+            Kind::Call { .. } => None,
+        }
+    }
+
+    /// An event with its place in the response.
+    fn at(&self, index: usize, mut event: Value) -> Value {
+        event["item_id"] = self.id.clone().into();
+        event["output_index"] = index.into();
+        if !matches!(self.kind, Kind::Call { .. }) {
+            event["content_index"] = 0.into();
+        }
+        event
     }
 }
 
@@ -350,7 +367,11 @@ impl Form for Events {
             match delta {
                 Delta::Reasoning(text) => self.text(true, &text, out),
                 Delta::Content(text) => self.text(false, &text, out),
-                Delta::Call(call) => self.call(&call.name, &call.arguments, out),
+                Delta::Call(name) => {
+                    let call_id = fresh_id(&self.served, "call_");
+                    self.start(Kind::Call { name, call_id }, out);
+                }
+                Delta::Arguments(piece) => self.piece(&piece, out),
             }
         }
         self.finish = batch.finish.or(self.finish.take());

@@ -11,17 +11,17 @@ use crate::tokenizer::Decoder;
 ///
 /// # Errors
 /// What is wrong with the request.
-pub fn tokenize(served: &Served, body: &Value) -> Result<Value, ApiError> {
+pub async fn tokenize(served: &Served, body: &Value) -> Result<Value, ApiError> {
     let fields = Fields::of(body)?;
     let text = match fields.text("content")? {
         Some(text) => text,
         None => fields.text("prompt")?.ok_or_else(|| fields.missing("content"))?,
     };
-    let mut tokens = Vec::new();
-    if fields.is_set("add_special")? {
-        tokens.extend(served.tokenizer.bos().filter(|_| served.tokenizer.add_bos()));
+    let add_special = fields.is_set("add_special")?;
+    let mut tokens = served.encode(text.to_owned(), fields.boolean("parse_special")?.unwrap_or(true)).await;
+    if let Some(bos) = served.tokenizer.bos().filter(|_| add_special && served.tokenizer.add_bos()) {
+        tokens.insert(0, bos);
     }
-    served.tokenizer.encode(text, fields.boolean("parse_special")?.unwrap_or(true), &mut tokens);
     Ok(json!({"count": tokens.len(), "tokens": tokens}))
 }
 

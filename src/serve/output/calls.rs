@@ -54,6 +54,86 @@ pub fn parse_bare(text: &str) -> Option<Vec<Call>> {
     (!calls.is_empty()).then_some(calls)
 }
 
+/// Whether a text begins like a call in JSON.
+pub enum Begun {
+    /// Its arguments, an object, begin at this byte.
+    Yes {
+        /// The tool.
+        name: String,
+        /// Where they begin.
+        at: usize,
+    },
+    /// It may yet.
+    Perhaps,
+    /// It is none, or its parts come in another order.
+    No,
+}
+
+/// Looks for `{"name": "NAME", KEY: {` at the beginning of a text; `key` has its quotes.
+pub fn begun(text: &str, key: &str) -> Begun {
+    /// What follows `word`, or whether it may yet come.
+    fn after<'t>(text: &'t str, word: &str) -> Result<&'t str, Begun> {
+        let text = text.trim_start();
+        let other = if word.starts_with(text) { Begun::Perhaps } else { Begun::No };
+        text.strip_prefix(word).ok_or(other)
+    }
+    let parts = || {
+        let rest = after(after(after(text, "{")?, "\"name\"")?, ":")?;
+        after(rest, "\"")?;
+        let mut names = serde_json::Deserializer::from_str(rest).into_iter::<String>();
+        let name = match names.next() {
+            Some(Ok(name)) => name,
+            Some(Err(e)) if !e.is_eof() => return Err(Begun::No),
+            _ => return Err(Begun::Perhaps),
+        };
+        let rest = after(after(after(&rest[names.byte_offset()..], ",")?, key)?, ":")?;
+        let at = text.len() - after(rest, "{")?.len() - 1;
+        Ok(Begun::Yes { name, at })
+    };
+    parts().unwrap_or_else(|other| other)
+}
+
+/// Follows the JSON of an object to its end.
+#[derive(Default)]
+pub struct Object {
+    depth: usize,
+    is_in_text: bool,
+    is_escaped: bool,
+    has_ended: bool,
+}
+
+impl Object {
+    /// How many of the next bytes belong to it.
+    pub fn scan(&mut self, text: &str) -> usize {
+        for (i, byte) in text.bytes().enumerate() {
+            match byte {
+                _ if self.has_ended => return i,
+                _ if self.is_escaped => self.is_escaped = false,
+                b'\\' if self.is_in_text => self.is_escaped = true,
+                b'"' => self.is_in_text = !self.is_in_text,
+                _ if self.is_in_text => {}
+                b'{' | b'[' => self.depth += 1,
+                b'}' | b']' => {
+                    self.depth = self.depth.saturating_sub(1);
+                    self.has_ended = self.depth == 0;
+                }
+                // No JSON: a mark, probably. What is open stays open.
+                b'<' => {
+                    self.has_ended = true;
+                    return i;
+                }
+                _ => {}
+            }
+        }
+        text.len()
+    }
+
+    /// Whether its last bracket has come.
+    pub fn has_ended(&self) -> bool {
+        self.has_ended
+    }
+}
+
 fn from_json(text: &str, keys: &[&str]) -> Option<Call> {
     of_value(serde_json::from_str(text).ok()?, keys)
 }

@@ -1,7 +1,7 @@
 //! The harmony format of gpt-oss: messages with a header that names channel and recipient.
 //! (Format: OpenAI's "harmony response format" guide.)
 
-use super::{Call, Delta, emit, held, release};
+use super::{Delta, emit, held, release, trailing_blanks};
 
 const CHANNEL: &str = "<|channel|>";
 const MESSAGE: &str = "<|message|>";
@@ -22,8 +22,8 @@ enum State {
 enum Kind {
     Thought,
     Text,
-    /// A call of this tool.
-    Call(String),
+    /// A call of this tool, of whose arguments something has come.
+    Call(String, bool),
 }
 
 /// Takes an answer of gpt-oss apart.
@@ -42,7 +42,7 @@ impl Default for Harmony {
 impl Harmony {
     /// Whether the text for the client has begun.
     pub fn is_final(&self) -> bool {
-        matches!(&self.state, State::Body(Kind::Text | Kind::Call(_)))
+        matches!(&self.state, State::Body(Kind::Text | Kind::Call(..)))
     }
 
     /// Takes more text.
@@ -57,7 +57,7 @@ impl Harmony {
         match std::mem::replace(&mut self.state, State::Header) {
             State::Body(Kind::Thought) => emit(out, Delta::Reasoning, &rest),
             State::Body(Kind::Text) => emit(out, Delta::Content, &rest),
-            State::Body(Kind::Call(name)) => call(name, &rest, out),
+            State::Body(Kind::Call(_, has_arguments)) => end_call(has_arguments, &rest, out),
             // A header without a message says nothing; text without a header is text.
             State::Header if rest.contains("<|") => {}
             State::Header => emit(out, Delta::Content, &rest),
@@ -65,10 +65,14 @@ impl Harmony {
     }
 
     fn step(&mut self, out: &mut Vec<Delta>) -> bool {
-        match &self.state {
+        match &mut self.state {
             State::Header => {
                 if let Some((header, rest)) = self.buffer.split_once(MESSAGE) {
-                    self.state = State::Body(kind(header));
+                    let kind = kind(header);
+                    if let Kind::Call(name, _) = &kind {
+                        out.push(Delta::Call(name.clone()));
+                    }
+                    self.state = State::Body(kind);
                     self.buffer = rest.to_owned();
                     return true;
                 }
@@ -83,21 +87,26 @@ impl Harmony {
                 let end = [END, START].iter().filter_map(|mark| self.buffer.find(mark).map(|at| (at, *mark))).min();
                 if let Some((at, mark)) = end {
                     let body = self.buffer[..at].to_owned();
-                    match kind.clone() {
+                    match kind {
                         Kind::Thought => emit(out, Delta::Reasoning, &body),
                         Kind::Text => emit(out, Delta::Content, &body),
-                        Kind::Call(name) => call(name, &body, out),
+                        Kind::Call(_, has_arguments) => end_call(*has_arguments, &body, out),
                     }
                     self.buffer.drain(..at + mark.len());
                     self.state = State::Header;
                     return true;
                 }
+                let mut keep = held(&self.buffer, &[END, START]);
                 let kind: fn(String) -> Delta = match kind {
                     Kind::Thought => Delta::Reasoning,
                     Kind::Text => Delta::Content,
-                    Kind::Call(_) => return false,
+                    Kind::Call(_, has_arguments) => {
+                        // White space around them is not part of them.
+                        keep += trailing_blanks(&self.buffer[..self.buffer.len() - keep]);
+                        *has_arguments |= keep < self.buffer.len();
+                        Delta::Arguments
+                    }
                 };
-                let keep = held(&self.buffer, &[END, START]);
                 release(&mut self.buffer, keep, out, kind);
                 false
             }
@@ -110,14 +119,14 @@ fn kind(header: &str) -> Kind {
     if let Some((_, to)) = header.split_once("to=") {
         let to = to.split(|c: char| c.is_whitespace() || c == '<').next().unwrap_or_default();
         if let Some(name) = to.strip_prefix("functions.") {
-            return Kind::Call(name.to_owned());
+            return Kind::Call(name.to_owned(), false);
         }
     }
     let channel = header.split_once(CHANNEL).map_or("", |(_, channel)| channel);
     if channel.trim_start().starts_with("analysis") { Kind::Thought } else { Kind::Text }
 }
 
-fn call(name: String, arguments: &str, out: &mut Vec<Delta>) {
-    let arguments = if arguments.trim().is_empty() { "{}" } else { arguments.trim() };
-    out.push(Delta::Call(Call { name, arguments: arguments.to_owned() }));
+fn end_call(has_arguments: bool, rest: &str, out: &mut Vec<Delta>) {
+    let rest = rest.trim_end();
+    emit(out, Delta::Arguments, if rest.is_empty() && !has_arguments { "{}" } else { rest });
 }

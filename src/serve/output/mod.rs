@@ -6,7 +6,7 @@ mod harmony;
 
 use serde_json::Value;
 
-use calls::{CallSyntax, parse_calls};
+use calls::{Begun, CallSyntax, Object, begun, parse_calls};
 use harmony::Harmony;
 
 /// How a family of chat templates writes tool calls.
@@ -82,8 +82,10 @@ pub enum Delta {
     Reasoning(String),
     /// The model says.
     Content(String),
-    /// The model calls a tool.
-    Call(Call),
+    /// The model calls this tool; its arguments follow.
+    Call(String),
+    /// A piece of the arguments of the last call, which together are JSON.
+    Arguments(String),
 }
 
 /// A tool call.
@@ -117,6 +119,10 @@ enum State {
     Content,
     /// Inside a call; the buffer has its text so far.
     Call,
+    /// Inside its arguments, JSON of an object.
+    Arguments(Object),
+    /// Between the arguments of a call and its end.
+    CallEnd,
     /// The whole answer may be a call.
     Bare,
 }
@@ -172,8 +178,10 @@ impl Output {
             State::Content => emit(out, Delta::Content, if self.calls_open() { rest.trim_end() } else { &rest }),
             // A call that has no end: it was cut off by the limit, or the model left the mark out.
             State::Call => drop(self.calls(&rest, "", out)),
+            State::Arguments(_) => emit(out, Delta::Arguments, &rest),
+            State::CallEnd => {}
             State::Bare => match calls::parse_bare(&rest) {
-                Some(calls) => out.extend(calls.into_iter().map(Delta::Call)),
+                Some(calls) => calls.into_iter().for_each(|call| emit_call(out, call)),
                 None => emit(out, Delta::Content, &rest),
             },
         }
@@ -192,15 +200,27 @@ impl Output {
         let Some(syntax) = self.syntax() else { return false };
         let calls = parse_calls(self.expect.family, text, &self.expect.tools);
         match &calls {
-            Some(calls) => out.extend(calls.iter().cloned().map(Delta::Call)),
+            Some(calls) => calls.iter().for_each(|call| emit_call(out, call.clone())),
             None => out.push(Delta::Content(format!("{}{text}{close}", syntax.open))),
         }
         calls.is_some()
     }
 
+    /// Looks whether the buffer begins like a call in JSON, whose arguments can go out piece by piece.
+    fn begin_call(&mut self, key: &str, out: &mut Vec<Delta>) -> Begun {
+        let tag = if self.buffer.starts_with(PYTHON_TAG) { PYTHON_TAG.len() } else { 0 };
+        let begun = begun(&self.buffer[tag..], key);
+        if let Begun::Yes { name, at } = &begun {
+            out.push(Delta::Call(name.clone()));
+            self.buffer.drain(..tag + at);
+            self.state = State::Arguments(Object::default());
+        }
+        begun
+    }
+
     /// Takes one thing out of the buffer; false if there is nothing certain in it.
     fn step(&mut self, out: &mut Vec<Delta>) -> bool {
-        match self.state {
+        match &mut self.state {
             State::Start => self.start(),
             State::Reasoning => {
                 if !self.has_thought {
@@ -243,13 +263,43 @@ impl Output {
             }
             State::Call => {
                 let Some(syntax) = self.syntax() else { return false };
+                if self.expect.family == Family::Hermes
+                    && matches!(self.begin_call("\"arguments\"", out), Begun::Yes { .. })
+                {
+                    return true;
+                }
                 let Some((inside, rest)) = split(&self.buffer, syntax.close) else { return false };
                 let is_call = self.calls(&inside, syntax.close, out);
                 self.buffer = rest;
                 self.state = if is_call { State::AfterReasoning } else { State::Content };
                 true
             }
-            State::Bare => false,
+            State::Arguments(object) => {
+                let n = object.scan(&self.buffer);
+                let has_ended = object.has_ended();
+                let keep = self.buffer.len() - n;
+                release(&mut self.buffer, keep, out, Delta::Arguments);
+                if has_ended {
+                    self.state = State::CallEnd;
+                }
+                has_ended
+            }
+            // What a model writes here, beyond a bracket and the mark, belongs to nothing.
+            State::CallEnd => match self.syntax() {
+                Some(syntax) => {
+                    let Some((_, rest)) = split(&self.buffer, syntax.close) else { return false };
+                    self.buffer = rest;
+                    self.state = State::AfterReasoning;
+                    true
+                }
+                None => {
+                    let Some((_, rest)) = self.buffer.split_once(';') else { return false };
+                    self.buffer = rest.trim_start().to_owned();
+                    self.state = State::Bare;
+                    true
+                }
+            },
+            State::Bare => matches!(self.begin_call("\"parameters\"", out), Begun::Yes { .. }),
         }
     }
 
@@ -294,6 +344,11 @@ fn emit(out: &mut Vec<Delta>, kind: fn(String) -> Delta, text: &str) {
     if !text.is_empty() {
         out.push(kind(text.to_owned()));
     }
+}
+
+/// A call that came as a whole.
+fn emit_call(out: &mut Vec<Delta>, Call { name, arguments }: Call) {
+    out.extend([Delta::Call(name), Delta::Arguments(arguments)]);
 }
 
 /// Emits all of the buffer but `keep` bytes at its end.

@@ -23,10 +23,12 @@ fn joined(deltas: &[Delta]) -> (String, String, Vec<(String, Value)>) {
         match delta {
             Delta::Reasoning(text) => reasoning.push_str(text),
             Delta::Content(text) => content.push_str(text),
-            Delta::Call(call) => calls.push((call.name.clone(), serde_json::from_str(&call.arguments).unwrap())),
+            Delta::Call(name) => calls.push((name.clone(), String::new())),
+            Delta::Arguments(piece) => calls.last_mut().unwrap().1.push_str(piece),
         }
     }
-    (reasoning, content, calls)
+    let parsed = |(name, arguments): (String, String)| (name, serde_json::from_str(&arguments).unwrap());
+    (reasoning, content, calls.into_iter().map(parsed).collect())
 }
 
 fn take(expect: &Expect, pieces: &[&str]) -> (String, String, Vec<(String, Value)>) {
@@ -138,6 +140,44 @@ fn harmony() {
     );
     check(&with, "just text", "", "just text", &[]);
     check(&with, "<|channel|>analysis", "", "", &[]);
+}
+
+#[test]
+fn arguments_that_are_json_come_in_pieces() {
+    let arguments = "{\"city\": \"K{\\\"ö</tool_call>ln\", \"list\": [{}, {\"a\": \"}\"}]}";
+    for (family, before, after) in [
+        (Family::Hermes, "I look.\n<tool_call>\n{\"name\": \"weather\", \"arguments\": ", "}\n</tool_call>\n"),
+        (Family::Llama3, "{\"name\": \"weather\", \"parameters\": ", "}"),
+        (Family::Harmony, "<|channel|>commentary to=functions.weather <|constrain|>json<|message|>", "<|end|>"),
+    ] {
+        let mut output = Output::new(expect(family, true));
+        let (mut before_arguments, mut deltas, mut end) = (Vec::new(), Vec::new(), Vec::new());
+        output.push(before, &mut before_arguments);
+        // All is certain but the bracket that the arguments begin with.
+        let pieces: Vec<&str> = arguments.split_inclusive([' ', '}']).collect();
+        for piece in &pieces {
+            let n = deltas.len();
+            output.push(piece, &mut deltas);
+            assert!(deltas.len() > n, "{family:?}: nothing came of {piece:?}");
+        }
+        output.push(after, &mut end);
+        output.finish(&mut end);
+        assert_eq!(end, []);
+        let all = [before_arguments, deltas].concat();
+        let (_, _, calls) = joined(&all);
+        assert_eq!(calls, [("weather".to_owned(), serde_json::from_str(arguments).unwrap())], "{family:?}");
+        assert!(all.iter().filter(|delta| matches!(delta, Delta::Arguments(_))).count() >= pieces.len() - 1);
+    }
+}
+
+#[test]
+fn a_call_that_breaks_off_leaves_what_has_come_of_it() {
+    let mut output = Output::new(expect(Family::Hermes, true));
+    let mut deltas = Vec::new();
+    output.push("<tool_call>{\"name\": \"weather\", \"arguments\": {\"city\": [1, </tool_call> so", &mut deltas);
+    output.finish(&mut deltas);
+    let arguments = Delta::Arguments("{\"city\": [1, ".to_owned());
+    assert_eq!(deltas, [Delta::Call("weather".to_owned()), arguments, Delta::Content("so".to_owned())]);
 }
 
 #[test]
