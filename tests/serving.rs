@@ -224,6 +224,38 @@ fn the_slot_of_a_client_that_has_gone_is_free_after_one_round() {
 }
 
 #[test]
+fn long_prompts_delay_a_token_of_the_others_by_a_quarter_of_a_chunk() {
+    // A quarter of a pass of 128 tokens, in whole pages.
+    let shared_chunk = (128 / 4_usize).next_multiple_of(PAGE);
+    for_scheduler(&golden("qwen3-f32"), best(), 5, 5 * 512, |engine| {
+        let (mut scheduler, handle) = Scheduler::new(engine, 8, Vec::new());
+        let streams: Vec<_> = (1..4).map(|seed| handle.submit(greedy(tokens(seed, 10), 100)).unwrap()).collect();
+        let is_decoding = |slot: usize| handle.stats().slots[slot].0 == SlotState::Decode;
+        while !(0..3).all(is_decoding) {
+            assert!(scheduler.round());
+        }
+        let prompts = [7, 8].map(|seed| handle.submit(greedy(tokens(seed, 488), 20)).unwrap());
+        let mut rounds = 0;
+        while !(is_decoding(3) && is_decoding(4)) {
+            let before = handle.stats();
+            assert!(scheduler.round());
+            let after = handle.stats();
+            let read = (after.tokens_in - before.tokens_in) as usize;
+            assert!(read <= shared_chunk, "{read} tokens of prompts in one pass");
+            assert_eq!(after.steps - before.steps, 1);
+            // Each stream has its token of every pass; a prompt that is through adds its first.
+            let of_streams = after.tokens_out - before.tokens_out;
+            assert!((3..=5).contains(&of_streams), "{of_streams} tokens in a pass beside prompts");
+            rounds += 1;
+        }
+        // Prompts in 64 tokens at a time, and not slower than that.
+        assert!((976_usize.div_ceil(shared_chunk)..=976 / shared_chunk + 3).contains(&rounds), "{rounds} passes");
+        drop((streams, prompts));
+        assert!(!scheduler.round());
+    });
+}
+
+#[test]
 fn a_full_queue_hands_the_request_back() {
     serve_on((&golden("qwen3-f32"), best(), 1, 512), |handle| {
         let running = handle.submit(greedy(tokens(0, 10), 400)).unwrap();

@@ -164,6 +164,48 @@ def speeds(path, prompt, steps, threads, depth=0):
             yield prompt / (filled - began) if prompt else None, steps / (ended - filled) if steps else None
 
 
+def streams(path, counts, steps, threads):
+    """Yields, whenever asked, {count: tokens per second} of so many sequences that decode side by side, a token of each in
+    every batch. Settings are llama.cpp's defaults; sequences share one KV cache or have one each, whichever is faster.
+    """
+    rng = np.random.default_rng(1)
+
+    def batch_of(ctx, ids, position):
+        batch = llama_cpp.llama_batch_init(len(ids), 0, 1)
+        batch.n_tokens = len(ids)
+        for i, token in enumerate(ids):
+            batch.token[i], batch.pos[i], batch.logits[i] = int(token), position, True
+            batch.n_seq_id[i], batch.seq_id[i][0] = 1, i
+        status = llama_cpp.llama_decode(ctx, batch)
+        llama_cpp.llama_batch_free(batch)
+        if status:
+            raise EngineError(f"llama_decode: status {status}")
+
+    def speed(model, count, unified):
+        params = llama_cpp.llama_context_default_params()
+        params.n_ctx, params.n_seq_max, params.kv_unified = (steps + 64) * count, count, unified
+        params.n_batch = params.n_ubatch = params.n_outputs_max = CHUNK
+        params.n_threads = params.n_threads_batch = threads
+        ctx = llama_cpp.llama_init_from_model(model.raw, params)
+        if not ctx:
+            raise EngineError(f"llama.cpp gives no context of {count} sequences")
+        ids = rng.integers(0, model.n_vocab, (steps + 16, count))
+        for position in range(16):
+            batch_of(ctx, ids[position], position)
+        llama_cpp.llama_synchronize(ctx)
+        began = time.perf_counter()
+        for position in range(16, 16 + steps):
+            batch_of(ctx, ids[position], position)
+        llama_cpp.llama_synchronize(ctx)
+        seconds = time.perf_counter() - began
+        llama_cpp.llama_free(ctx)
+        return count * steps / seconds
+
+    with Model(path) as model:
+        while True:
+            yield {count: max(speed(model, count, unified) for unified in (True, False)) for count in counts}
+
+
 def log_softmax(x):
     """Row-wise, in f64."""
     x = x.astype(np.float64)
