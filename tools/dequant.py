@@ -2,8 +2,8 @@
 """Copy a GGUF file (one file, or a whole split set given by its first part) with every matrix expanded to F32.
 
 An engine that runs the copy in F32 gives the exact answer of the quantised file, so the distance of any engine on the
-quantised file to that answer is the engine's own error. The expansion is done by the numpy code of the package `gguf`,
-which shares no code with brim.
+quantised file to that answer is the engine's own error. The expansion is done by the numpy code of the package `gguf`, or
+by ggml for the two types that has not; neither shares code with brim.
 
   dequant.py IN.gguf OUT.gguf
 """
@@ -14,7 +14,8 @@ import sys
 
 import gguf
 import numpy as np
-from gguf.quants import dequantize
+
+import ggml
 
 # Written by GGUFWriter itself, or no longer true of the copy.
 DROPPED = {"general.architecture", "general.file_type", "general.quantization_version"}
@@ -23,7 +24,7 @@ DROPPED = {"general.architecture", "general.file_type", "general.quantization_ve
 def to_f32(tensor):
     """The values of one tensor of a GGUFReader, in numpy order (slowest dimension first)."""
     shape = [int(d) for d in reversed(tensor.shape)]
-    return np.ascontiguousarray(dequantize(tensor.data, tensor.tensor_type), dtype=np.float32).reshape(shape)
+    return ggml.to_f32(tensor.data, tensor.tensor_type).reshape(shape)
 
 
 def parts(path):

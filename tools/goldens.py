@@ -68,7 +68,7 @@ def model_golden(name, out, seed, scratch):
         return np.concatenate(list(llamacpp.logits(file, tokens, kv)))
 
     exact = run(exact_path, llamacpp.KV_F32)
-    step = STEP[spec.tokens]
+    step = spec.step or STEP[spec.tokens]
     kept = list(range(step - 1, spec.tokens, step))
     own = {}
     for label, kv in (("f16", llamacpp.KV_F16), ("f32", llamacpp.KV_F32)):

@@ -8,9 +8,7 @@ both know a type they must agree in every bit. Neither shares code with brim. Bl
 are described in tests/golden/README.md; a test makes the same blocks again.
 """
 import argparse
-import ctypes
 import importlib.metadata
-import importlib.util
 import json
 import pathlib
 import sys
@@ -18,6 +16,8 @@ import sys
 import numpy as np
 from gguf import GGMLQuantizationType
 from gguf.quants import dequantize
+
+from ggml import GGML, IDS
 
 BLOCKS, PER_DIGEST, SHOWN = 10_000, 1_000, 28
 # Byte offsets of the f16 fields of a block. The odd ones: floats, and the f16 in pieces of IQ1_M.
@@ -29,10 +29,6 @@ F16_FIELDS = {
 }
 BF16_FIELDS = {"BF16": [0], "F32": [2]}  # the upper half of an f32 is a bfloat16
 IQ1_M_NIBBLES = [[99, 103, 107, 111]]
-IDS = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q5_0": 6, "Q5_1": 7, "Q8_0": 8, "Q2_K": 10, "Q3_K": 11, "Q4_K": 12,
-       "Q5_K": 13, "Q6_K": 14, "IQ2_XXS": 16, "IQ2_XS": 17, "IQ3_XXS": 18, "IQ1_S": 19, "IQ4_NL": 20, "IQ3_S": 21,
-       "IQ2_S": 22, "IQ4_XS": 23, "IQ1_M": 29, "BF16": 30, "TQ1_0": 34, "TQ2_0": 35, "MXFP4": 39, "NVFP4": 40, "Q1_0": 41,
-       "Q2_0": 42}
 # Zeros of both signs, smallest and largest denormals, smallest normal, one, largest finite.
 ODD = {
     "f16": [0x0000, 0x8000, 0x0001, 0x8001, 0x03FF, 0x83FF, 0x0400, 0x8400, 0x3C00, 0xBC00, 0x7BFF, 0xFBFF],
@@ -41,36 +37,6 @@ ODD = {
 EXPONENT = {"f16": 0x7C00, "bf16": 0x7F80}
 FILLS = [0x00, 0xFF, 0x80, 0x7F]
 FNV_BASIS, FNV_PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
-
-
-class Ggml:
-    """Block sizes and decoders of the ggml library inside llama-cpp-python."""
-
-    class Traits(ctypes.Structure):
-        _fields_ = [("name", ctypes.c_char_p), ("block_len", ctypes.c_int64), ("interleave", ctypes.c_int64),
-                    ("block_bytes", ctypes.c_size_t), ("is_quantized", ctypes.c_bool),
-                    ("to_float", ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)),
-                    ("from_float", ctypes.c_void_p)]
-
-    def __init__(self):
-        package = pathlib.Path(importlib.util.find_spec("llama_cpp").origin).parent
-        self.lib = ctypes.CDLL(str(package / "lib" / "libggml-base.so"))
-        self.lib.ggml_get_type_traits.restype = ctypes.POINTER(self.Traits)
-        self.lib.ggml_get_type_traits.argtypes = [ctypes.c_int]
-        self.lib.ggml_version.restype = ctypes.c_char_p
-
-    def traits(self, name):
-        traits = self.lib.ggml_get_type_traits(IDS[name]).contents
-        assert traits.name.decode().upper() == name, (traits.name, name)
-        return traits
-
-    def decode(self, name, blocks):
-        traits = self.traits(name)
-        if name == "F32":
-            return blocks.reshape(-1).view("<f4").copy()
-        out = np.empty(len(blocks) * traits.block_len, np.float32)
-        traits.to_float(blocks.ctypes.data, out.ctypes.data, out.size)
-        return out
 
 
 def noise(seed, n_bytes):
@@ -119,19 +85,18 @@ def digest(words):
     return f"{total:016x}"
 
 
-def golden(ggml, name):
-    traits = ggml.traits(name)
+def golden(name):
+    traits = GGML.traits(name)
     blocks = make_blocks(name, traits.block_bytes)
-    values, sources = ggml.decode(name, blocks), ["ggml"]
-    if name in GGMLQuantizationType.__members__:
-        try:
-            numpy_values = np.ascontiguousarray(dequantize(blocks, GGMLQuantizationType[name]), np.float32).reshape(-1)
-        except NotImplementedError:
-            pass
-        else:
-            differ = np.flatnonzero(numpy_values.view(np.uint32) != values.view(np.uint32))
-            assert differ.size == 0, f"{name}: gguf and ggml differ in {differ.size} values, first {differ[0]}"
-            sources.append("gguf")
+    values, sources = GGML.decode(name, blocks), ["ggml"]
+    try:
+        numpy_values = np.ascontiguousarray(dequantize(blocks, GGMLQuantizationType[name]), np.float32).reshape(-1)
+    except NotImplementedError:
+        pass
+    else:
+        differ = np.flatnonzero(numpy_values.view(np.uint32) != values.view(np.uint32))
+        assert differ.size == 0, f"{name}: gguf and ggml differ in {differ.size} values, first {differ[0]}"
+        sources.append("gguf")
     assert not np.isnan(values).any(), name
     words = values.view(np.uint32).reshape(BLOCKS, traits.block_len)
     kind, places = fields(name)
@@ -154,10 +119,9 @@ def main():
     here = pathlib.Path(__file__).resolve().parent
     args.add_argument("--out", type=pathlib.Path, default=here.parent / "tests" / "golden" / "quant.json")
     a = args.parse_args()
-    ggml = Ggml()
     versions = ", ".join(f"{n} {importlib.metadata.version(n)}" for n in ("gguf", "numpy", "llama-cpp-python"))
-    lines = [json.dumps(golden(ggml, name)) for name in IDS]
-    head = json.dumps({"made_with": f"{versions}, ggml {ggml.lib.ggml_version().decode()}", "odd": ODD})
+    lines = [json.dumps(golden(name)) for name in IDS]
+    head = json.dumps({"made_with": f"{versions}, ggml {GGML.lib.ggml_version().decode()}", "odd": ODD})
     a.out.write_text(head[:-1] + ', "types": [\n' + ",\n".join(lines) + "\n]}\n")
     for line in lines:
         t = json.loads(line)

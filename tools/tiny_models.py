@@ -19,6 +19,7 @@ import gguf
 import numpy as np
 from gguf import GGMLQuantizationType as T
 
+import ggml
 import goldens_quant
 
 SCORE_STD = 2.5  # spread of attention scores: a few keys take most of the weight
@@ -56,17 +57,21 @@ class Spec:
     base_swa: float = 0.0
     scaling: dict = dataclasses.field(default_factory=dict)  # keys below `rope.scaling`
     qk_norm: bool = False  # in architectures where some models have it
+    fused: bool = False  # Q, K and V in one tensor, and their biases
+    factors_of_products: bool = False  # what published files in NVFP4 have beside each matrix of a layer
+    logit_std: float = LOGIT_STD
     golden: bool = True  # kept in tests/golden
     large: bool = False  # some hundred MB
     tokens: int = 96  # of a golden
+    step: int = 0  # from one kept position of a golden to the next, where the mean of fewer would be too uncertain
 
 
 SPECS = {
     # Sizes that divide by no SIMD width: 48, 172, 259.
-    "llama-f32": Spec("llama", 48, 172, 6, 3, 8, 2, T.F32, tied=False, merges=1),
+    "llama-f32": Spec("llama", 48, 172, 6, 3, 8, 2, T.F32, tied=False, merges=1, tokens=320),
     "llama3-f32": Spec("llama", 64, 96, 4, 1, 16, 1, T.F32, base=500000.0, factors=True),
-    "qwen2-f32": Spec("qwen2", 48, 80, 6, 2, 8, 1, T.F32, base=1e6),
-    "qwen3-f32": Spec("qwen3", 48, 80, 4, 2, 16, 1, T.F32, base=1e6),
+    "qwen2-f32": Spec("qwen2", 48, 80, 6, 2, 8, 1, T.F32, base=1e6, tokens=320),
+    "qwen3-f32": Spec("qwen3", 48, 80, 4, 2, 16, 1, T.F32, base=1e6, tokens=320),
     "llama3-q4_0": Spec("llama", 128, 160, 4, 2, 32, 2, T.Q4_0, tied=False, base=500000.0, factors=True),
     "llama-q4_k": Spec("llama", 256, 256, 4, 1, 64, 1, T.Q4_K, tied=False,
                        types={"output": T.Q6_K, "v": T.Q6_K, "down": T.Q6_K}),
@@ -75,7 +80,8 @@ SPECS = {
     "qwen3-f16": Spec("qwen3", 80, 144, 4, 2, 32, 1, T.F16, base=1e6),
     "qwen3-bf16": Spec("qwen3", 80, 144, 4, 2, 32, 1, T.BF16, base=1e6),
     # Experts; 40 rows of one are no whole panels of 16.
-    "qwen3moe-f32": Spec("qwen3moe", 48, 40, 4, 2, 16, 2, T.F32, tied=False, base=1e6, experts=8, used=3),
+    "qwen3moe-f32": Spec("qwen3moe", 48, 40, 4, 2, 16, 2, T.F32, tied=False, base=1e6, experts=8, used=3,
+                         tokens=320),
     "qwen3moe-bf16": Spec("qwen3moe", 80, 40, 4, 2, 32, 1, T.BF16, tied=False, base=1e6, experts=12, used=2),
     "qwen3moe-q4_k": Spec("qwen3moe", 256, 256, 4, 1, 64, 1, T.Q4_K, base=1e6, experts=4, used=2,
                           types={"embd": T.Q6_K, "v": T.Q6_K, "up": T.Q8_0, "down": T.Q6_K}),
@@ -84,13 +90,13 @@ SPECS = {
         "embd": T.Q6_K,
         "q.0": T.Q4_K, "k.0": T.F32, "v.0": T.F16, "o.0": T.BF16, "gate.0": T.Q4_0, "up.0": T.Q6_K, "down.0": T.Q8_0,
         "q.1": T.Q4_K, "k.1": T.Q8_0, "v.1": T.Q4_0, "o.1": T.Q4_0, "gate.1": T.Q4_0, "up.1": T.Q4_K, "down.1": T.F16}),
-    # All others but Q1_0 and Q2_0, which the package cannot expand.
+    # All others.
     "qwen3-all": Spec("qwen3", 256, 256, 4, 1, 16, 5, T.Q4_0, base=1e6, types={
         "embd": T.Q5_K,
         "q.0": T.Q4_1, "k.0": T.Q5_0, "v.0": T.Q5_1, "o.0": T.IQ4_NL, "gate.0": T.Q2_K, "up.0": T.Q3_K, "down.0": T.Q5_K,
         "q.1": T.IQ1_S, "k.1": T.IQ1_M, "v.1": T.IQ4_XS, "o.1": T.MXFP4, "gate.1": T.IQ2_XXS, "up.1": T.IQ2_XS,
         "down.1": T.IQ2_S, "q.2": T.IQ3_XXS, "k.2": T.IQ3_S, "v.2": T.TQ2_0, "o.2": T.NVFP4, "gate.2": T.TQ1_0,
-        "up.2": T.TQ2_0, "down.2": T.IQ4_XS, "q.3": T.Q2_K, "k.3": T.Q3_K, "v.3": T.Q5_K, "o.3": T.Q4_1, "gate.3": T.IQ3_S,
+        "up.2": T.TQ2_0, "down.2": T.IQ4_XS, "q.3": T.Q1_0, "k.3": T.Q2_0, "v.3": T.Q5_K, "o.3": T.Q4_1, "gate.3": T.IQ3_S,
         "up.3": T.IQ1_S, "down.3": T.IQ3_XXS, "q.4": T.NVFP4, "k.4": T.MXFP4, "v.4": T.Q6_K, "o.4": T.Q5_1,
         "gate.4": T.IQ4_NL, "up.4": T.Q5_0, "down.4": T.IQ1_M}),
     # Other architectures, over so many tokens that windows are crossed many times and a ring begins anew.
@@ -121,17 +127,50 @@ SPECS = {
 }
 
 
+# One for each type, all of whose matrices have it: as wide as its blocks allow. Many tokens share the probability, so that a
+# distance is the mean over many of them and two equally true engines have much the same. Those of the types that a model
+# above has are not kept.
+TYPES = [T[name] for name in ggml.IDS]
+KEPT_ABOVE = [T.F32, T.F16, T.BF16, T.Q4_0, T.Q8_0, T.Q4_K, T.Q6_K]
+for _kind in TYPES:
+    _width = max(128, gguf.GGML_QUANT_SIZES[_kind][0])
+    SPECS[f"type-{_kind.name.lower()}"] = Spec(
+        "llama", _width, _width, _width // 32, 1, 32, 1, _kind, logit_std=1.5, golden=_kind not in KEPT_ABOVE)
+
+# gpt-oss as it is published: experts in MXFP4, all else in Q8_0.
+SPECS["gpt-oss-mxfp4"] = dataclasses.replace(
+    SPECS["gpt-oss-f32"], embd=64, ff=64, default=T.Q8_0, types=dict.fromkeys(("gate", "up", "down"), T.MXFP4), step=4)
+
+# NVFP4 as it is published, with a factor for each matrix and each expert; and a fused Q, K and V, as converters can be told.
+SPECS["qwen3moe-nvfp4"] = Spec("qwen3moe", 64, 64, 4, 2, 16, 1, T.NVFP4, tied=False, base=1e6, experts=4, used=2,
+                               types={"embd": T.BF16, "output": T.BF16}, factors_of_products=True)
+SPECS["llama-fused-nvfp4"] = Spec("llama", 128, 128, 4, 2, 32, 1, T.NVFP4, types={"embd": T.BF16}, fused=True,
+                                  factors_of_products=True)
+
+
+def recipe(kind, spec):
+    """Types in the manner of llama.cpp's files of these names."""
+    if kind == "q4_k_m":
+        return T.Q4_K, {"output": T.Q6_K, "embd": T.Q6_K if spec.tied else T.Q4_K, "v": T.Q6_K, "down": T.Q6_K}
+    if kind == "iq4_xs":
+        return T.IQ4_XS, {"output": T.Q6_K, "embd": T.Q6_K if spec.tied else T.IQ4_XS, "v": T.Q5_K, "down.0": T.Q5_K}
+    if kind == "mxfp4":
+        return T.Q8_0, dict.fromkeys(("gate", "up", "down"), T.MXFP4)
+    return T[kind.upper()], {}
+
+
 def quantised(spec, kind):
-    """The same at widths that hold whole blocks, in the types of llama.cpp's Q8_0 or Q4_K_M files."""
-    types = {"output": T.Q6_K, "embd": T.Q6_K, "v": T.Q6_K, "down": T.Q6_K} if kind == T.Q4_K else {}
+    """The same at widths that hold whole blocks."""
+    default, types = recipe(kind, spec)
     return dataclasses.replace(
-        spec, embd=256, ff=256, heads=4, kv=2, head_dim=64, layers=max(2, spec.layers), default=kind, types=types,
+        spec, embd=256, ff=256, heads=4, kv=2, head_dim=64, layers=max(2, spec.layers), default=default, types=types,
         rope_dim=32 if spec.rope_dim else 0, window=spec.window and 64, dense_ff=spec.dense_ff and 512, golden=False)
 
 
-for _name in ["mixtral", "minimax-m2", "gpt-oss", "glm4moe", "gemma3", "phi3"]:
-    for _kind in (T.Q8_0, T.Q4_K):
-        SPECS[f"{_name}-{_kind.name.lower()}"] = quantised(SPECS[f"{_name}-f32"], _kind)
+for _name in ["llama", "mixtral", "qwen2", "qwen3", "qwen3moe", "minimax-m2", "gpt-oss", "glm4moe", "gemma3", "phi3"]:
+    for _kind in ("q8_0", "q4_k_m", "iq4_xs"):
+        SPECS[f"{_name}-wide-{_kind}"] = quantised(SPECS[f"{_name}-f32"], _kind)
+SPECS["gpt-oss-wide-mxfp4"] = quantised(SPECS["gpt-oss-f32"], "mxfp4")
 
 
 # Layers of the sizes that published models have, a few of them.
@@ -195,13 +234,14 @@ def matrix(rng, kind, rows, cols, std):
 
 def random_blocks(rng, kind, n, std):
     """Any type: random bytes under scales that give values of mean 0, where the type can, and deviations `std`."""
-    ggml = goldens_quant.Ggml()
-    blocks = rng.integers(0, 256, (n, ggml.traits(kind.name).block_bytes), np.uint8)
+    blocks = rng.integers(0, 256, (n, gguf.GGML_QUANT_SIZES[kind][1]), np.uint8)
     if kind == T.MXFP4:  # powers of two; values 0 to 12
         blocks[:, 0] = 128 + np.rint(np.log2(std / 5.3))
         return blocks
-    if kind == T.NVFP4:  # E4M3 from 2^-6 to 2^-5: deviations near 0.06, whatever was asked for
-        blocks[:, :4] = rng.integers(8, 17, (n, 4))
+    if kind == T.NVFP4:  # a float of 4 bits of exponent and 3 of mantissa for every 16 values 0 to 6
+        scale = std[:, None] * rng.uniform(0.6, 1.4, (n, 4)) / 2.7
+        exponent = np.floor(np.log2(scale))
+        blocks[:, :4] = np.clip(8 * (exponent + 7) + np.floor(8 * (scale / 2.0 ** exponent - 1)), 1, 126)
         return blocks
 
     def put(field, values):
@@ -214,7 +254,7 @@ def random_blocks(rng, kind, n, std):
     def values(*scales):
         for field, scale in enumerate(scales):
             put(field, np.full(n, scale))
-        return ggml.decode(kind.name, blocks).reshape(n, -1)
+        return ggml.GGML.decode(kind.name, blocks).reshape(n, -1)
 
     if len(goldens_quant.fields(kind.name)[1]) == 1:
         put(0, std / values(1.0).std())
@@ -309,11 +349,18 @@ def write(name, path, seed):
     def put(full, short, layer, rows, cols, std):
         kind = s.types.get(f"{short}.{layer}", s.types.get(short, s.default))
         w.add_tensor(f"{full}.weight", matrix(rng, kind, rows, cols, std), raw_dtype=kind)
+        put_factors(full, 1)
+
+    def put_factors(full, n):
+        if s.factors_of_products and full.startswith("blk."):
+            w.add_tensor(f"{full}.scale", rng.uniform(0.4, 1.6, n).astype(np.float32))
+            w.add_tensor(f"{full}.input_scale", rng.uniform(0.001, 0.01, n).astype(np.float32))
 
     def put_stack(full, short, layer, rows, cols, std):
         kind = s.types.get(f"{short}.{layer}", s.types.get(short, s.default))
         stack = matrix(rng, kind, s.experts * rows, cols, std)
         w.add_tensor(f"{full}_exps.weight", stack.reshape(s.experts, rows, -1), raw_dtype=kind)
+        put_factors(f"{full}_exps", s.experts)
 
     def vector(full, shape, std, mean=0.0):
         w.add_tensor(full, (mean + std * rng.standard_normal(shape)).astype(np.float32))
@@ -353,9 +400,9 @@ def write(name, path, seed):
     # Gemma's embedding is scaled by sqrt(embd).
     tied = 0.7 * unit if s.arch == "gemma3" else TIED_STD
     put("token_embd", "embd", "", len(tokens), s.embd, tied if s.tied else 1.0)
-    norm("output_norm", s.embd, LOGIT_STD * unit / tied if s.tied else 1.0)
+    norm("output_norm", s.embd, s.logit_std * unit / tied if s.tied else 1.0)
     if not s.tied:
-        put("output", "output", "", len(tokens), s.embd, LOGIT_STD * unit)
+        put("output", "output", "", len(tokens), s.embd, s.logit_std * unit)
     if s.factors:
         w.add_tensor("rope_freqs.weight", rope_factors(s))
     if s.arch == "phi3" and s.scaling:
@@ -365,13 +412,15 @@ def write(name, path, seed):
     for i in range(s.layers + s.nextn):
         b = f"blk.{i}."
         norm(b + "attn_norm", s.embd, 1.0)
-        if s.arch == "phi3":
+        if s.arch == "phi3" or s.fused:
             put(b + "attn_qkv", "v", i, wide + 2 * narrow, s.embd, unit * sharp)
         else:
             put(b + "attn_q", "q", i, wide, s.embd, unit if normed else unit * sharp)
             put(b + "attn_k", "k", i, narrow, s.embd, unit if normed else unit * sharp)
             put(b + "attn_v", "v", i, narrow, s.embd, unit)
-        if s.arch in ("qwen2", "gpt-oss", "glm4moe"):
+        if s.fused:
+            vector(f"{b}attn_qkv.bias", wide + 2 * narrow, 0.5)
+        elif s.arch in ("qwen2", "gpt-oss", "glm4moe"):
             for letter, n in (("q", wide), ("k", narrow), ("v", narrow)):
                 vector(f"{b}attn_{letter}.bias", n, 0.5)
         if normed:

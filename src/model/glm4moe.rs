@@ -24,7 +24,7 @@ pub(super) fn layer(pass: &mut Pass<'_, '_>, index: usize, w: &Layer) {
 
     pass.norm(&w.ffn_norm);
     let everybodys = match &w.ffn {
-        FeedForward::Dense(ffn) => Some(ffn),
+        FeedForward::Dense(ffn) => Some(&**ffn),
         FeedForward::Experts(moe) => {
             pass.route(moe);
             pass.project_experts(moe);

@@ -4,7 +4,7 @@
 use super::step::{HeadSteps, Pairing, Pass};
 use super::weights::{Layer, Tensors};
 
-pub(super) const TENSORS: Tensors = Tensors { fused: true, ..Tensors::PLAIN };
+pub(super) const TENSORS: Tensors = Tensors { gate_in_up: true, ..Tensors::PLAIN };
 
 /// One layer.
 pub(super) fn layer(pass: &mut Pass<'_, '_>, index: usize, w: &Layer) {

@@ -16,7 +16,8 @@ use super::config::{Config, HEAD_DIM_MAX};
 use super::weights::{Form, Gated, Weight};
 use crate::bytes;
 use crate::kernels::{
-    ActLayout, ActType, Acts, Grid, Kernels, KvType, Matrix, Team, Tile, attend_scratch, partials_len, row_stride,
+    ActLayout, ActType, Acts, Block, Grid, Kernels, KvType, Matrix, Team, Tile, attend_scratch, partials_len,
+    row_stride,
 };
 use crate::load::rows::{RowError, Rows};
 use crate::quant::PANEL_ROWS;
@@ -458,8 +459,15 @@ impl Pass<'_, '_> {
     }
 }
 
-/// Products of one set of activations with up to three matrices, under one barrier. The activations are quantised
-/// once for each form the matrices need.
+/// Multiplies what a block holds.
+fn scale(block: &mut Block<'_, f32>, factor: f32) {
+    if factor != 1.0 {
+        (0..block.rows).for_each(|row| block.row(row).iter_mut().for_each(|x| *x *= factor));
+    }
+}
+
+/// Products of one set of activations with up to three matrices, or with one whose product is added, under one barrier. The
+/// activations are quantised once for each form the matrices need.
 #[allow(clippy::too_many_arguments, reason = "the parts of a Pass, borrowed separately")]
 fn multiply<const N: usize>(
     kernels: &Kernels,
@@ -471,8 +479,16 @@ fn multiply<const N: usize>(
     products: [(&Weight, &mut [f32]); N],
     accumulate: bool,
 ) {
+    assert!(N == 1 || !accumulate);
     let cols = products[0].0.cols;
     let layout = ActLayout::new(cols);
+    let added_factor = if accumulate { products[0].0.factor_of(region, 0) } else { 1.0 };
+    if added_factor != 1.0 {
+        // The sum must not be scaled, so what is multiplied is.
+        for record in records.chunks_exact_mut(layout.bytes()).take(n) {
+            layout.values_mut(record).iter_mut().for_each(|x| *x *= added_factor);
+        }
+    }
     let kinds: [ActType; N] = std::array::from_fn(|i| kernels.act_type(products[i].0.ty, n));
     let jobs = products.map(|(w, out)| (w, kernels.share(out, n, w.rows, team.size())));
     for kind in ActType::ALL {
@@ -494,6 +510,9 @@ fn multiply<const N: usize>(
                 let matrix = Matrix { panels: w.of(region), panel_bytes: w.ty.panel_bytes(cols), cols };
                 while let Some(mut block) = grid.next_of(worker) {
                     kernels.matmul(w.ty, &matrix, &acts, &mut block, accumulate, (tile, &mut *scratch.kernels));
+                    if !accumulate {
+                        scale(&mut block, w.factor_of(region, 0));
+                    }
                 }
             }
         });

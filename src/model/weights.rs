@@ -56,6 +56,8 @@ pub struct Weight {
     pub offset: usize,
     /// Bytes it takes there.
     pub bytes: usize,
+    /// Where in the region lie factors of its products, an f32 for each matrix, if it has any.
+    pub factors: Option<usize>,
 }
 
 impl Weight {
@@ -68,6 +70,11 @@ impl Weight {
     pub fn matrix_of<'a>(&self, region: &'a [u8], index: usize) -> &'a [u8] {
         let each = self.bytes / self.n_matrices;
         &self.of(region)[index * each..][..each]
+    }
+
+    /// What the products of one of its matrices are multiplied by.
+    pub fn factor_of(&self, region: &[u8], index: usize) -> f32 {
+        self.factors.map_or(1.0, |at| bytes::cast::<f32>(&region[at..][..self.n_matrices * 4])[index])
     }
 
     /// Bytes read for a token.
@@ -131,8 +138,8 @@ pub(super) enum QkNorms {
 /// Which tensors the layers of an architecture have besides those that all have.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Tensors {
-    /// Q, K and V in one tensor, and gate and up of dense layers.
-    pub fused: bool,
+    /// Gate and up of dense layers in one tensor that is called up.
+    pub gate_in_up: bool,
     pub qkv_biases: Presence,
     pub qk_norms: QkNorms,
     pub sinks: bool,
@@ -152,7 +159,7 @@ pub(super) struct Tensors {
 impl Tensors {
     /// None of them.
     pub(super) const PLAIN: Tensors = Tensors {
-        fused: false,
+        gate_in_up: false,
         qkv_biases: Presence::Never,
         qk_norms: QkNorms::None,
         sinks: false,
@@ -199,7 +206,7 @@ pub struct Mixture {
 #[derive(Clone, Debug)]
 pub enum FeedForward {
     /// One for all tokens.
-    Dense(Gated),
+    Dense(Box<Gated>),
     /// A few of many for each token.
     Experts(Box<Mixture>),
 }
@@ -394,13 +401,16 @@ impl<'t> Finder<'t> {
             ]),
             false => None,
         };
-        let biases = match self.wanted(has.qkv_biases, &name("attn_q.bias")) {
-            true => Some([
+        let biases = if has.qkv_biases != Presence::Never && self.has(&name("attn_qkv.bias")) {
+            Some(self.vector_parts(&name("attn_qkv.bias"), [q_rows, kv_rows, kv_rows])?)
+        } else if self.wanted(has.qkv_biases, &name("attn_q.bias")) {
+            Some([
                 self.vector(&name("attn_q.bias"), q_rows)?,
                 self.vector(&name("attn_k.bias"), kv_rows)?,
                 self.vector(&name("attn_v.bias"), kv_rows)?,
-            ]),
-            false => None,
+            ])
+        } else {
+            None
         };
         let (norms, q_len, k_len) = match has.qk_norms {
             QkNorms::None => (Presence::Never, 0, 0),
@@ -418,7 +428,7 @@ impl<'t> Finder<'t> {
             true => Some(self.vector(&name("attn_sinks.weight"), config.n_heads)?),
             false => None,
         };
-        let [q, k, v] = match has.fused {
+        let [q, k, v] = match self.has(&name("attn_qkv.weight")) {
             true => self.take_parts(&name("attn_qkv.weight"), [q_rows, kv_rows, kv_rows], e)?,
             false => [
                 self.take(&name("attn_q.weight"), Form::Panels, q_rows, e)?,
@@ -433,12 +443,12 @@ impl<'t> Finder<'t> {
         };
         let ffn = match config.experts.filter(|_| config.has_experts(i)) {
             Some(experts) => FeedForward::Experts(Box::new(self.mixture(config, experts, has, i)?)),
-            None if has.fused => {
+            None if has.gate_in_up => {
                 let [gate, up] = self.take_parts(&name("ffn_up.weight"), [config.n_ff; 2], e)?;
                 let down = self.take(&name("ffn_down.weight"), Form::Panels, e, config.n_ff)?;
-                FeedForward::Dense(Gated { gate, up, down })
+                FeedForward::Dense(Box::new(Gated { gate, up, down }))
             }
-            None => FeedForward::Dense(self.gated(&name("ffn"), "", config.n_ff, e)?),
+            None => FeedForward::Dense(Box::new(self.gated(&name("ffn"), "", config.n_ff, e)?)),
         };
         Ok(Layer {
             attn_norm,
@@ -544,11 +554,13 @@ impl<'t> Finder<'t> {
     }
 
     fn take(&mut self, name: &str, form: Form, rows: usize, cols: usize) -> Result<Weight, ModelError> {
-        self.take_rows(name, form, (1, 1), (rows, cols), 0..rows)
+        let factors = if form == Form::Panels { self.factors(name, 1)? } else { None };
+        self.take_rows(name, form, (1, 1), (rows, cols), 0..rows, factors)
     }
 
     fn take_experts(&mut self, name: &str, of: Experts, rows: usize, cols: usize) -> Result<Weight, ModelError> {
-        self.take_rows(name, Form::Panels, (of.count, of.used), (rows, cols), 0..rows)
+        let factors = self.factors(name, of.count)?;
+        self.take_rows(name, Form::Panels, (of.count, of.used), (rows, cols), 0..rows, factors)
     }
 
     /// The matrices, of so many rows each, that lie one after another in one tensor.
@@ -560,12 +572,37 @@ impl<'t> Finder<'t> {
     ) -> Result<[Weight; N], ModelError> {
         let rows = parts.iter().sum();
         let mut first = 0;
+        let factors = self.factors(name, 1)?;
         let mut taken = Vec::with_capacity(N);
         for part in parts {
-            taken.push(self.take_rows(name, Form::Panels, (1, 1), (rows, cols), first..first + part)?);
+            taken.push(self.take_rows(name, Form::Panels, (1, 1), (rows, cols), first..first + part, factors)?);
             first += part;
         }
         Ok(std::array::from_fn(|i| taken[i]))
+    }
+
+    /// The vectors that lie one after another in one.
+    fn vector_parts<const N: usize>(&mut self, name: &str, parts: [usize; N]) -> Result<[Weight; N], ModelError> {
+        let whole = self.vector(name, parts.iter().sum())?;
+        let mut offset = whole.offset;
+        Ok(parts.map(|cols| {
+            let part = Weight { cols, offset, bytes: cols * 4, ..whole };
+            offset += part.bytes;
+            part
+        }))
+    }
+
+    /// Factors of the products of the matrices of `name`, which the scales of NVFP4 alone cannot reach. What goes with them
+    /// for multiplying in four bits (`input_scale`) has no use here.
+    fn factors(&mut self, name: &str, n_matrices: usize) -> Result<Option<usize>, ModelError> {
+        let Some(stem) = name.strip_suffix("weight").filter(|stem| stem.starts_with("blk.")) else { return Ok(None) };
+        if let Some(index) = self.index(&format!("{stem}input_scale")) {
+            self.used[index] = true;
+        }
+        match format!("{stem}scale") {
+            scale if self.has(&scale) => Ok(Some(self.vector(&scale, n_matrices)?.offset)),
+            _ => Ok(None),
+        }
     }
 
     /// Some rows of a tensor of `n_matrices` matrices of `rows` x `cols`.
@@ -576,6 +613,7 @@ impl<'t> Finder<'t> {
         (n_matrices, n_used): (usize, usize),
         (rows, cols): (usize, usize),
         own: Range<usize>,
+        factors: Option<usize>,
     ) -> Result<Weight, ModelError> {
         let index = self.index(name).ok_or_else(|| ModelError::MissingTensor(name.to_owned()))?;
         let tensor = &self.tensors[index];
@@ -593,7 +631,7 @@ impl<'t> Finder<'t> {
             Form::Vector => rows * cols * 4,
             Form::File => 0,
         };
-        let weight = Weight { ty, form, rows, cols, n_matrices, n_used, offset: self.bytes, bytes };
+        let weight = Weight { ty, form, rows, cols, n_matrices, n_used, offset: self.bytes, bytes, factors };
         self.bytes += bytes.next_multiple_of(ALIGN);
         self.used[index] = true;
         if form != Form::File {

@@ -8,7 +8,7 @@ use std::sync::Mutex;
 
 use super::super::config::{Config, EXPERTS_MAX, Experts, Gating};
 use super::super::weights::{Mixture, Weight};
-use super::{Buffers, Pass, Sizes, WorkerScratch, multiply, padded, share};
+use super::{Buffers, Pass, Sizes, WorkerScratch, multiply, padded, scale, share};
 use crate::bytes;
 use crate::kernels::{ActLayout, ActType, Acts, Grid, Kernels, Matrix, STREAM_TOKENS_MAX, Team, Tile};
 use crate::quant::PANEL_ROWS;
@@ -383,9 +383,11 @@ fn multiply_groups<const N: usize>(
                     None => &gathered[..n * record_bytes],
                 };
                 let acts = Acts { records, layout, n_tokens: n };
-                let panels = weight.matrix_of(region, groups.expert_of[group] as usize);
+                let expert = groups.expert_of[group] as usize;
+                let panels = weight.matrix_of(region, expert);
                 let matrix = Matrix { panels, panel_bytes: weight.ty.panel_bytes(cols), cols };
                 kernels.matmul(weight.ty, &matrix, &acts, &mut block, false, (tile, &mut **tile_scratch));
+                scale(&mut block, weight.factor_of(region, expert));
             }
         });
     }

@@ -90,7 +90,7 @@ fn place(region: &mut Vec<u8>, values: &[f32], n_matrices: usize, (rows, cols): 
         }
     }
     let bytes = region.len() - offset;
-    Weight { ty, form: Form::Panels, rows, cols, n_matrices, n_used: n_matrices, offset, bytes }
+    Weight { ty, form: Form::Panels, rows, cols, n_matrices, n_used: n_matrices, offset, bytes, factors: None }
 }
 
 /// Vectors of f32 with their values, laid down at the end of `region`.
@@ -100,7 +100,17 @@ fn place_vectors(region: &mut Vec<u8>, values: &[f32], len: usize) -> Weight {
     region.extend_from_slice(bytes::bytes_of(values));
     let rows = values.len() / len;
     let (n_matrices, n_used) = (1, 1);
-    Weight { ty: WeightType::F32, form: Form::Vector, rows, cols: len, n_matrices, n_used, offset, bytes: n_bytes }
+    Weight {
+        ty: WeightType::F32,
+        form: Form::Vector,
+        rows,
+        cols: len,
+        n_matrices,
+        n_used,
+        offset,
+        bytes: n_bytes,
+        factors: None,
+    }
 }
 
 struct Layer {
