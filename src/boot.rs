@@ -1,7 +1,7 @@
 //! The start-up story: header, plan, reserve, load, seal, run. The only place that knows every room.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::cli::settings::Settings;
@@ -17,10 +17,11 @@ use crate::memory::{Arena, Growing, Grown, Host, MemoryError, PageKind, Plan, Re
 use crate::model::weights::Placement;
 use crate::model::{Embedding, Form, Model, ModelError, Sizes, Weights, step};
 use crate::tokenizer::{self, Tokenizer};
-use crate::units::{Human, MIB};
+use crate::units::Human;
 use crate::{board, load, sys};
 
 /// The demo model: trained for this project by `tools/demo`.
+#[cfg(feature = "demo")]
 pub static DEMO: &[u8] = include_bytes!("demo/brim-demo.gguf");
 
 /// Context without `--ctx`, if the model was trained for that much: a chat's worth, and small against the weights.
@@ -71,11 +72,14 @@ pub fn select_kernels(settings: &Settings) -> Result<&'static Kernels> {
 /// Opens the model file, or the embedded demo model.
 ///
 /// # Errors
-/// Exit 4 with what is wrong with the file.
+/// Exit 4 with what is wrong with the file; exit 2 where there is neither.
 pub fn open(model: Option<&str>) -> Result<ModelFiles> {
     match model {
         Some(path) => ModelFiles::open(path),
+        #[cfg(feature = "demo")]
         None => ModelFiles::embedded("embedded demo model", DEMO),
+        #[cfg(not(feature = "demo"))]
+        None => Err(Error::usage("no model: give a file with -m; this build was made without the demo model")),
     }
 }
 
@@ -535,9 +539,15 @@ pub fn hold(settings: &Settings, socket: &Path, ready: impl FnOnce(&Manifest, Du
     served
 }
 
+#[cfg(not(feature = "progress"))]
+fn with_progress<T>(_total: u64, _done: &AtomicU64, work: impl FnOnce() -> T) -> T {
+    work()
+}
+
 /// Shows a bar with GB/s on a terminal while `work` counts bytes in `done`; small loads are not worth one.
+#[cfg(feature = "progress")]
 fn with_progress<T>(total: u64, done: &AtomicU64, work: impl FnOnce() -> T) -> T {
-    if total < 64 * MIB || !sys::term::is_terminal(std::io::stderr()) {
+    if total < 64 * crate::units::MIB || !sys::term::is_terminal(std::io::stderr()) {
         return work();
     }
     let bar = indicatif::ProgressBar::new(total);
@@ -545,7 +555,7 @@ fn with_progress<T>(total: u64, done: &AtomicU64, work: impl FnOnce() -> T) -> T
     if let Ok(style) = style {
         bar.set_style(style);
     }
-    let finished = AtomicBool::new(false);
+    let finished = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !finished.load(Ordering::Relaxed) {

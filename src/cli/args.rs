@@ -32,12 +32,14 @@ pub enum Command {
     /// what this box has and how to mend it
     Doctor(Doctor),
     /// measures this box against its own ceilings
+    #[cfg(feature = "bench")]
     Bench(Bench),
     /// perplexity and logits
     Eval(Eval),
     /// text to token ids and back
     Tokenize(Tokenize),
     /// power-on self-test
+    #[cfg(feature = "demo")]
     Selftest(Selftest),
 }
 
@@ -255,6 +257,7 @@ Eval {
 }
 }
 
+#[cfg(feature = "bench")]
 model_command! {
 /// Measures this box: model, kernels, memory or load.
 #[argh(subcommand, name = "bench")]
@@ -338,6 +341,7 @@ pub struct Tokenize {
 }
 
 /// Known prompts on every kernel tier of this CPU, compared with recorded answers.
+#[cfg(feature = "demo")]
 #[derive(FromArgs, Debug)]
 #[argh(subcommand, name = "selftest")]
 pub struct Selftest {

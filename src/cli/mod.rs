@@ -1,6 +1,7 @@
 //! Commands: each file is one command; this one parses the words and returns the exit code.
 
 mod args;
+#[cfg(feature = "bench")]
 mod bench;
 mod doctor;
 mod eval;
@@ -8,6 +9,7 @@ mod hold;
 mod inspect;
 pub mod plan;
 mod run;
+#[cfg(feature = "demo")]
 mod selftest;
 #[cfg(feature = "serve")]
 mod serve;
@@ -49,6 +51,7 @@ pub fn main() -> ExitCode {
 
 fn execute(command: Command) -> Result<()> {
     match command {
+        #[cfg(feature = "bench")]
         Command::Bench(args) => bench::execute(&args),
         Command::Doctor(args) => doctor::execute(args),
         Command::Eval(args) => eval::execute(&args),
@@ -56,6 +59,7 @@ fn execute(command: Command) -> Result<()> {
         Command::Inspect(args) => inspect::execute(&args),
         Command::Plan(args) => plan::execute(&args),
         Command::Run(args) => run::execute(&args),
+        #[cfg(feature = "demo")]
         Command::Selftest(args) => selftest::execute(&args),
         #[cfg(feature = "serve")]
         Command::Serve(args) => serve::execute(&args),

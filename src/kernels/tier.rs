@@ -88,6 +88,8 @@ impl Tier {
             #[cfg(target_arch = "x86_64")]
             Tier::Avx2 => avx2::FEATURES,
             #[cfg(target_arch = "x86_64")]
+            Tier::Avx2Vnni if !HAS_AVX2VNNI => "a brim that was built with the feature avx2vnni",
+            #[cfg(target_arch = "x86_64")]
             Tier::Avx2Vnni => avx2vnni::FEATURES,
             #[cfg(target_arch = "x86_64")]
             Tier::Avx512 => avx512::FEATURES,
@@ -104,6 +106,8 @@ impl Tier {
             Tier::Scalar => Some(&scalar::KERNELS),
             #[cfg(target_arch = "x86_64")]
             Tier::Avx2 => avx2::probe().then_some(&avx2::KERNELS),
+            #[cfg(target_arch = "x86_64")]
+            Tier::Avx2Vnni if !HAS_AVX2VNNI => None,
             #[cfg(target_arch = "x86_64")]
             Tier::Avx2Vnni => avx2vnni::probe().then_some(&avx2vnni::KERNELS),
             #[cfg(target_arch = "x86_64")]
@@ -123,6 +127,10 @@ impl std::str::FromStr for Tier {
         Tier::ALL.into_iter().find(|t| t.name() == name).ok_or_else(|| TierError::Unknown(name.to_owned()))
     }
 }
+
+/// The small runtime leaves this tier out; CPUs that would take it take `avx2`.
+#[cfg(target_arch = "x86_64")]
+const HAS_AVX2VNNI: bool = cfg!(feature = "avx2vnni");
 
 /// The kernels of every tier this CPU has, weakest first.
 pub fn available() -> impl Iterator<Item = &'static Kernels> {

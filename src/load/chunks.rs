@@ -143,7 +143,7 @@ pub fn chunk_bytes(row_bytes_max: usize, total_bytes: u64, readers: usize) -> us
 /// # Panics
 /// If a unit of 16 rows is longer than a chunk.
 pub fn cut<'a>(mut items: Vec<Item<'a>>, limit_bytes: usize, whole: Option<&[u64]>) -> Vec<Chunk<'a>> {
-    items.sort_by_key(|item| (item.tensor.file, item.tensor.offset, item.rows.start));
+    items.sort_unstable_by_key(|item| (item.tensor.file, item.tensor.offset, item.rows.start));
     let mut cutter = Cutter { chunks: Vec::new(), open: None, limit: limit_bytes as u64, whole };
     if whole.is_some() {
         cutter.begin_file(0);

@@ -216,12 +216,15 @@ fn first_new(chunks: &[(u16, Range<u64>)], found: &[Found]) -> Vec<u64> {
 /// Chunks with their index. In the order of the files, for disks and checksums; or where `apart`, alternating between the
 /// halves of them, so that threads that copy do not meet in a page that both would have to wait for.
 fn in_turn<C>(chunks: Vec<C>, apart: bool) -> Vec<(usize, C)> {
-    let mut chunks: Vec<(usize, C)> = chunks.into_iter().enumerate().collect();
-    if apart {
-        let half = chunks.len().div_ceil(2);
-        chunks.sort_by_key(|&(index, _)| (index % half, index));
+    let half = chunks.len().div_ceil(2);
+    let mut all = chunks.into_iter().enumerate();
+    if !apart {
+        return all.collect();
     }
-    chunks
+    let first: Vec<_> = all.by_ref().take(half).collect();
+    // Of an odd number the first half has one more.
+    let second = all.map(Some).chain([None]);
+    first.into_iter().zip(second).flat_map(|(a, b)| [Some(a), b]).flatten().collect()
 }
 
 /// Chunks in their order with the jobs spread evenly between them.

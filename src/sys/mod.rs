@@ -15,6 +15,8 @@ pub mod signal;
 pub mod socket;
 pub mod supervisor;
 pub mod term;
+#[cfg(all(target_env = "musl", panic = "abort"))]
+mod unwind;
 
 use std::fmt;
 

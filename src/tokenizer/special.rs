@@ -184,7 +184,7 @@ impl Specials {
         let mut ids: Vec<u32> = (0..table.n_tokens())
             .filter(|&id| table.attrs(id) & SPECIAL != 0 && std::str::from_utf8(table.text(id)).is_ok())
             .collect();
-        ids.sort_by_key(|&id| std::cmp::Reverse(table.text(id).len()));
+        ids.sort_unstable_by_key(|&id| (std::cmp::Reverse(table.text(id).len()), id));
         ids.shrink_to_fit();
         let mut lengths: Vec<usize> = ids.iter().map(|&id| table.text(id).len()).collect();
         lengths.dedup();
