@@ -114,7 +114,7 @@ impl Drop for Giants {
 #[test]
 fn pages_of_1_gib_and_a_mixture_are_taken_as_planned() {
     let Some(pool) = Pool::with_room(8) else { return };
-    let Some(_giants) = Giants::new(2) else { return skip("no two pages of 1 GiB are to be had") };
+    let Some(_giants) = Giants::new(2) else { return skip_fragmented(FEW_GIANTS) };
     let host = Host::default();
     let giants = || host.pool(PageKind::Huge1G).unwrap();
     let (before, small_before) = (giants(), pool.state());
