@@ -93,9 +93,11 @@ pub fn tile(settings: &Settings) -> Tile {
     if k_cols > 0 {
         tile.k_cols = (k_cols / 256 * 256).clamp(256, 1 << 16);
     }
-    let bytes = |board: Option<u32>, probed: usize| board.map_or(probed, |bytes| bytes as usize);
-    tile.ahead.l1_bytes = bytes(settings.tile.ahead_l1_bytes, tile.ahead.l1_bytes);
-    tile.ahead.l2_bytes = bytes(settings.tile.ahead_l2_bytes, tile.ahead.l2_bytes);
+    for ahead in [&mut tile.ahead, &mut tile.ahead_busy] {
+        let bytes = |board: Option<u32>, probed: usize| board.map_or(probed, |bytes| bytes as usize);
+        ahead.l1_bytes = bytes(settings.tile.ahead_l1_bytes, ahead.l1_bytes);
+        ahead.l2_bytes = bytes(settings.tile.ahead_l2_bytes, ahead.l2_bytes);
+    }
     tile
 }
 

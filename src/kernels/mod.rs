@@ -81,7 +81,7 @@ impl Ahead {
     /// Measured on Zen 4, weights from memory, GMAC/s. 8 tokens, two workers, Q4_K and Q8_0: nothing 232 and 135 to 190,
     /// L2 at 4 KiB 306 and 194, at 16 KiB 344 and 232 (out of the caches 349 and 330). One token, one worker, IQ4_XS and
     /// Q5_K: nothing 18 and 12, L2 at 4 KiB 21 and 20, at 8 KiB 26 and 25, at 16 KiB 29 and 25, L1 at 2 KiB 21 and 14.
-    fn of_several(self) -> Ahead {
+    fn where_busy(self) -> Ahead {
         if self == Ahead::NONE { Ahead { l1_bytes: 0, l2_bytes: 16384 } } else { self }
     }
 }
@@ -94,11 +94,14 @@ pub struct Tile {
     pub k_cols: usize,
     /// Prefetch distances of decode.
     pub ahead: Ahead,
+    /// Those of several tokens, and of types that are unpacked first.
+    pub ahead_busy: Ahead,
 }
 
 impl Default for Tile {
     fn default() -> Self {
-        Tile { k_cols: 1024, ahead: Ahead::probed() }
+        let ahead = Ahead::probed();
+        Tile { k_cols: 1024, ahead, ahead_busy: ahead.where_busy() }
     }
 }
 
@@ -232,7 +235,7 @@ impl Kernels {
         assert!(acts.records.len() >= acts.n_tokens * acts.layout.bytes());
         let own = (ty as usize) < OWN_TYPES;
         if own && acts.n_tokens <= STREAM_TOKENS_MAX {
-            let ahead = if acts.n_tokens > 1 { tile.ahead.of_several() } else { tile.ahead };
+            let ahead = if acts.n_tokens > 1 { tile.ahead_busy } else { tile.ahead };
             // SAFETY: the table of this tier was obtained through its probe; shapes were checked above.
             return unsafe { self.stream[ty as usize](w, acts, out, accumulate, ahead) };
         }
@@ -245,7 +248,7 @@ impl Kernels {
         let unpack = &self.unpack[ty as usize - OWN_TYPES];
         let product = self.scaled[unpack.kind as usize];
         // In turns with products, in which nothing is read: what the CPU fetches by itself ends with each.
-        let ahead = tile.ahead.of_several();
+        let ahead = tile.ahead_busy;
         // SAFETY: as above; `unpack` is of the same table.
         unsafe { product((w, unpack), acts, out, accumulate, (scratch, tile.k_cols, ahead)) }
     }
