@@ -379,9 +379,11 @@ fn run_on<'a, T>(
     }
     let total = if resident.is_some() { 0 } else { total };
     settings.progress.total.store(total, Ordering::Relaxed);
+    done.store(0, Ordering::Relaxed);
     let traffic = with_progress(total, done, || {
         let populate = |place: &mut [u8]| Ok(pages.populate(place)?);
         let loading = Loading {
+            kernels,
             io: settings.io,
             cpus: &settings.cores,
             readers: n_readers,
@@ -517,6 +519,7 @@ pub fn hold(settings: &Settings, socket: &Path, ready: impl FnOnce(&Manifest, Du
     with_progress(total, &done, || {
         let populate = |place: &mut [u8]| Ok(pages.populate(place)?);
         let loading = Loading {
+            kernels,
             io: settings.io,
             cpus: &settings.cores,
             readers: n_readers,

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use brim::bytes::words_as_bytes;
 use brim::error::{Error, Exit};
+use brim::kernels::available;
 use brim::load::Io;
 use brim::load::header::ModelFiles;
 use brim::load::reader::{Pread, Traffic, Way};
@@ -116,6 +117,7 @@ fn load_checked(
         })
     };
     let loading = Loading {
+        kernels: available().last().unwrap(),
         io,
         cpus: &[],
         readers,

@@ -37,7 +37,6 @@ pub use attention::{
 pub use ceiling::ReadWay;
 pub use grid::{Block, Grid, Team};
 pub use matmul::{Matrix, tile_bytes};
-pub use repack::repack_panel;
 pub use rows::Biased;
 pub use tier::{Tier, TierError, available, select};
 
@@ -128,6 +127,7 @@ const OWN_TYPES: usize = WeightType::Q6K as usize + 1;
 const STRIPE_ROWS_MAX: usize = 2 * PANEL_ROWS;
 
 type StreamFn = unsafe fn(&Matrix<'_>, &Acts<'_>, &mut Block<'_, f32>, bool, Ahead);
+type RepackFn = unsafe fn(WeightType, (&[u8], &[u8]), usize, &mut [u8]);
 type AttendFn = unsafe fn(&KvHead<'_>, &Queries<'_>, Range<usize>, &mut [f32], &mut dyn FnMut(RowResult<'_>));
 type ScaledFn = unsafe fn((&Matrix<'_>, &Unpack), &Acts<'_>, &mut Block<'_, f32>, bool, (&mut [u8], usize, Ahead));
 type TiledFn = unsafe fn(&Matrix<'_>, &Acts<'_>, &mut Block<'_, f32>, bool, (&mut [u8], usize));
@@ -141,6 +141,7 @@ pub struct Kernels {
     /// The others: how they are unpacked, and what multiplies them, by [`Kind`].
     unpack: [Unpack; WeightType::ALL.len() - OWN_TYPES],
     scaled: [ScaledFn; Kind::ALL.len()],
+    repack: RepackFn,
     quantise: unsafe fn(ActLayout, ActType, &mut [u8]),
     attend: AttendFn,
     store_key: unsafe fn(KvType, &[f32], &mut [u8], usize),
@@ -251,6 +252,16 @@ impl Kernels {
         let ahead = tile.ahead_busy;
         // SAFETY: as above; `unpack` is of the same table.
         unsafe { product((w, unpack), acts, out, accumulate, (scratch, tile.k_cols, ahead)) }
+    }
+
+    /// Sixteen rows of a file, or the last ones of a matrix, into their panel, as [`WeightType::repack_panel`]. What comes
+    /// `next` after the rows, if it does not lie in a cache yet, is asked for on the way.
+    ///
+    /// # Panics
+    /// As [`WeightType::repack_panel`].
+    pub fn repack(&self, ty: WeightType, (rows, next): (&[u8], &[u8]), cols: usize, panel: &mut [u8]) {
+        // SAFETY: the table of this tier was obtained through its probe.
+        unsafe { (self.repack)(ty, (rows, next), cols, panel) }
     }
 
     /// Fills the int8 part of a record from its f32 part (see [`ActLayout`]).
@@ -378,7 +389,7 @@ macro_rules! tier {
             use super::attention::{attend as attend_rows, store_key as store_one_key, store_value as store_one_value};
             use super::formats::*;
             use super::matmul::{float, int, scaled};
-            use super::{rows, *};
+            use super::{repack as repack_rows, rows, *};
 
             /// The CPU features of the tier.
             #[allow(dead_code, reason = "the scalar tier needs none")]
@@ -515,6 +526,11 @@ macro_rules! tier {
             scaled!(super16_mins, Super16Mins);
 
             $(#[target_feature(enable = $feature)])*
+            fn repack(ty: WeightType, rows: (&[u8], &[u8]), cols: usize, panel: &mut [u8]) {
+                repack_rows::panel($token, ty, rows, cols, panel)
+            }
+
+            $(#[target_feature(enable = $feature)])*
             fn quantise(layout: ActLayout, kind: ActType, record: &mut [u8]) {
                 quantise_row($token, layout, kind, record)
             }
@@ -603,6 +619,7 @@ macro_rules! tier {
                 tiled: [tiled_f32, tiled_f16, tiled_bf16, tiled_q8_0, tiled_q4_0, tiled_q4k, tiled_q6k],
                 unpack: UNPACK,
                 scaled: [groups32, groups32_mins, groups16, super32, super32_mins, super16, super16_mins],
+                repack,
                 quantise,
                 attend,
                 store_key,

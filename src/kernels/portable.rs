@@ -118,6 +118,15 @@ impl Simd for Portable {
         }
     }
     #[inline(always)]
+    fn words_of_rows(self, x: &[u8], stride: usize) -> [Self::I; 4] {
+        std::array::from_fn(|word| {
+            std::array::from_fn(|row| match x[row * stride + word * 4..] {
+                [a, b, c, d, ..] => i32::from_le_bytes([a, b, c, d]),
+                _ => panic!("a word of row {row}"),
+            })
+        })
+    }
+    #[inline(always)]
     fn load_i8(self, x: &[u8]) -> Self::I {
         first(x).map(|x| i32::from(x.cast_signed()))
     }

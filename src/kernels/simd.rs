@@ -65,6 +65,9 @@ pub trait Simd: Copy {
     fn load_bytes(self, x: &[u8]) -> Self::I;
     /// Into the first `4 * LANES` bytes of `out`.
     fn store_bytes(self, x: Self::I, out: &mut [u8]);
+    /// Sixteen bytes of each of `LANES` rows that begin `stride` bytes apart in `x`, as four vectors: the first word of row
+    /// after row, the second, and so on.
+    fn words_of_rows(self, x: &[u8], stride: usize) -> [Self::I; 4];
     /// `LANES` bytes, sign-extended.
     fn load_i8(self, x: &[u8]) -> Self::I;
     /// Lanes (each within i8) into `LANES` bytes.

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use crate::bytes;
 use crate::gguf::TensorInfo;
-use crate::kernels::repack_panel;
+use crate::kernels::Kernels;
 use crate::quant::{PANEL_ROWS, WeightType};
 use crate::sys::map::HugeSize;
 
@@ -19,7 +19,7 @@ const PAGE_BYTES: usize = HugeSize::M2.bytes();
 const TURN_BYTES: usize = 256 << 10;
 
 /// Bytes that are copied from the page cache and repacked at a time: they stay in L2 in between.
-pub const STEP_BYTES: usize = 256 << 10;
+pub const STEP_BYTES: usize = 512 << 10;
 
 /// Bytes of no use that are read along rather than begin another stretch.
 const GAP_BYTES_MAX: u64 = 64 << 10;
@@ -92,7 +92,7 @@ impl<'a> Piece<'a> {
     }
 
     /// Lays down the bytes of the file; `far` if they have not been through a cache yet.
-    pub fn lay_down(&mut self, from: &[u8], far: bool) {
+    pub fn lay_down(&mut self, kernels: &Kernels, from: &[u8], far: bool) {
         let (in_bytes, out_bytes) = self.unit_bytes;
         match self.form {
             ItemForm::Bytes => self.place.copy_from_slice(from),
@@ -101,7 +101,7 @@ impl<'a> Piece<'a> {
                 let next = from.chunks(in_bytes).skip(1).map(|next| if far { next } else { &[] });
                 let panels = self.place.chunks_exact_mut(out_bytes);
                 for ((rows, panel), next) in from.chunks(in_bytes).zip(panels).zip(next.chain([&[][..]])) {
-                    repack_panel(ty, rows, self.cols, panel, next);
+                    kernels.repack(ty, (rows, next), self.cols, panel);
                 }
             }
         }

@@ -11,6 +11,7 @@ use super::digest::Digests;
 use super::header::ModelFiles;
 use super::reader::{Found, Pread, Reader, SLACK_BYTES, Traffic};
 use crate::error::{Error, Exit, Result};
+use crate::kernels::Kernels;
 use crate::sys::cpu;
 
 pub use super::digest::Sha256Bytes;
@@ -31,6 +32,8 @@ pub type Job<'a> = Box<dyn FnOnce() -> Result<()> + Send + 'a>;
 
 /// How a load is done.
 pub struct Loading<'a> {
+    /// What repacks.
+    pub kernels: &'a Kernels,
     /// Which way files are read.
     pub io: Io,
     /// CPUs the loader's threads may run on; all that the process may use if empty.
@@ -66,7 +69,7 @@ pub fn buffer_bytes(row_bytes_max: usize, total_bytes: u64, readers: usize) -> u
 /// # Errors
 /// The first failed read, naming file and offset; a file that changed meanwhile; what a job returns.
 pub fn load(files: &ModelFiles, items: Vec<Item<'_>>, loading: Loading<'_>) -> Result<Traffic> {
-    let Loading { io, cpus, readers, buffers, populate, meanwhile, sha256, done, source } = loading;
+    let Loading { kernels, io, cpus, readers, buffers, populate, meanwhile, sha256, done, source } = loading;
     let each = buffers.len() / readers;
     let sizes: Vec<u64> = (0..files.len()).map(|file| files.file_bytes(file as u16)).collect();
     let chunks = cut(items, each - SLACK_BYTES, (!sha256.is_empty()).then_some(&sizes));
@@ -90,7 +93,7 @@ pub fn load(files: &ModelFiles, items: Vec<Item<'_>>, loading: Loading<'_>) -> R
     let work = Mutex::new(Work::new(in_turn(chunks, copied && digests.is_none()), meanwhile));
     let put = |piece: &mut Piece<'_>, bytes: &[u8], far: bool| -> Result<()> {
         populate(piece.place)?;
-        piece.lay_down(bytes, far);
+        piece.lay_down(kernels, bytes, far);
         done.fetch_add(piece.file_bytes as u64, Ordering::Relaxed);
         Ok(())
     };

@@ -75,6 +75,7 @@ fn own<R>(
     let mut scratch = words(scratch_bytes.max(buffers));
     let bytes = brim::bytes::words_as_bytes;
     let loading = Loading {
+        kernels,
         io: Io::Auto,
         cpus: &[],
         readers,

@@ -132,6 +132,22 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         unsafe { _mm256_storeu_si256(p.cast(), x) }
     }
     #[inline(always)]
+    fn words_of_rows(self, x: &[u8], stride: usize) -> [__m256i; 4] {
+        assert!(stride <= x.len() / 7 && 7 * stride + 16 <= x.len());
+        let p = x.as_ptr();
+        // SAFETY: all 8 rows of 16 bytes lie inside of `x`, by the assertion.
+        let [a, b, c, d] = unsafe {
+            let (a, b) = (self.two_rows(p, stride), self.two_rows(p.add(stride), stride));
+            [a, b, self.two_rows(p.add(2 * stride), stride), self.two_rows(p.add(3 * stride), stride)]
+        };
+        let ([ab, ab_upper], [cd, cd_upper]) = (self.zip(a, b), self.zip(c, d));
+        // SAFETY: the tier is proven by `self`; register values only.
+        let lower = unsafe { [_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd)] };
+        // SAFETY: as above.
+        let upper = unsafe { [_mm256_unpacklo_epi64(ab_upper, cd_upper), _mm256_unpackhi_epi64(ab_upper, cd_upper)] };
+        [lower[0], lower[1], upper[0], upper[1]]
+    }
+    #[inline(always)]
     fn load_i8(self, x: &[u8]) -> __m256i {
         let p = source::<_, 8>(x);
         // SAFETY: the tier is proven by `self`, the 8 bytes behind the pointer were checked, and the access is unaligned.
@@ -257,6 +273,16 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
 }
 
 impl<const VNNI: bool> Avx2<VNNI> {
+    /// Sixteen bytes each of row 0 and 4, `stride` bytes apart.
+    ///
+    /// # Safety
+    /// The rows' bytes are readable.
+    #[inline(always)]
+    unsafe fn two_rows(self, p: *const u8, stride: usize) -> __m256i {
+        // SAFETY: the tier is proven by `self`; the loads are unaligned and of bytes that the caller vouches for.
+        unsafe { _mm256_loadu2_m128i(p.add(4 * stride).cast(), p.cast()) }
+    }
+
     #[inline(always)]
     fn byte_shuffle(self, a: __m256i, lanes: [i32; 4]) -> __m256i {
         // SAFETY: the tier is proven by `self`; register values only.

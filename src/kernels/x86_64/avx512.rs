@@ -140,6 +140,22 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         unsafe { _mm512_storeu_si512(p.cast(), x) }
     }
     #[inline(always)]
+    fn words_of_rows(self, x: &[u8], stride: usize) -> [__m512i; 4] {
+        assert!(stride <= x.len() / 15 && 15 * stride + 16 <= x.len());
+        let p = x.as_ptr();
+        // SAFETY: all 16 rows of 16 bytes lie inside of `x`, by the assertion.
+        let [a, b, c, d] = unsafe {
+            let (a, b) = (self.four_rows(p, stride), self.four_rows(p.add(stride), stride));
+            [a, b, self.four_rows(p.add(2 * stride), stride), self.four_rows(p.add(3 * stride), stride)]
+        };
+        let ([ab, ab_upper], [cd, cd_upper]) = (self.zip(a, b), self.zip(c, d));
+        // SAFETY: the tier is proven by `self`; register values only.
+        let lower = unsafe { [_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd)] };
+        // SAFETY: as above.
+        let upper = unsafe { [_mm512_unpacklo_epi64(ab_upper, cd_upper), _mm512_unpackhi_epi64(ab_upper, cd_upper)] };
+        [lower[0], lower[1], upper[0], upper[1]]
+    }
+    #[inline(always)]
     fn load_i8(self, x: &[u8]) -> __m512i {
         let p = source::<_, 16>(x);
         // SAFETY: the tier is proven by `self`, the 16 bytes behind the pointer were checked, and the access is unaligned.
@@ -206,6 +222,21 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
 }
 
 impl<const BF16: bool> Avx512<BF16> {
+    /// Sixteen bytes each of row 0, 4, 8 and 12, `stride` bytes apart.
+    ///
+    /// # Safety
+    /// The rows' bytes are readable.
+    #[inline(always)]
+    unsafe fn four_rows(self, p: *const u8, stride: usize) -> __m512i {
+        // SAFETY: the tier is proven by `self`; the loads are unaligned and of bytes that the caller vouches for.
+        unsafe {
+            let rows = _mm512_castsi128_si512(_mm_loadu_si128(p.cast()));
+            let rows = _mm512_mask_broadcast_i32x4(rows, 0x00f0, _mm_loadu_si128(p.add(4 * stride).cast()));
+            let rows = _mm512_mask_broadcast_i32x4(rows, 0x0f00, _mm_loadu_si128(p.add(8 * stride).cast()));
+            _mm512_mask_broadcast_i32x4(rows, 0xf000, _mm_loadu_si128(p.add(12 * stride).cast()))
+        }
+    }
+
     #[inline(always)]
     fn byte_shuffle(self, a: __m512i, lanes: [i32; 4]) -> __m512i {
         // SAFETY: the tier is proven by `self`; register values only.
