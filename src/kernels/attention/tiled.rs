@@ -51,7 +51,7 @@ const VALUE_MAX: f32 = 16379.0;
 const WEIGHT_MAX: f32 = 32767.0;
 
 /// Largest sum of a row's weights: 4 of the largest, 64 roundings, and 4 for the arithmetic in f32.
-const WEIGHT_SUM: i64 = 4 * 32767 + 32 + 4;
+const WEIGHT_SUM: usize = 4 * 32767 + 32 + 4;
 
 /// Most values of a head.
 const DIM_MAX: usize = 16384;
@@ -59,9 +59,9 @@ const DIM_MAX: usize = 16384;
 const _: () = {
     // Half of the square root of `DIM_MAX`.
     let rounding = 64;
-    assert!(4 * rounding * rounding == DIM_MAX as i64);
-    assert!((QUERY_NORM as i64 + 1 + rounding) * (KEY_NORM as i64 + 1 + rounding) <= i32::MAX as i64);
-    assert!(WEIGHT_SUM * VALUE_MAX as i64 <= i32::MAX as i64);
+    assert!(4 * rounding * rounding == DIM_MAX);
+    assert!((QUERY_NORM as usize + 1 + rounding) * (KEY_NORM as usize + 1 + rounding) <= i32::MAX as usize);
+    assert!(WEIGHT_SUM * VALUE_MAX as usize <= i32::MAX as usize);
     assert!(KEY_TILE == 64);
 };
 
@@ -255,11 +255,11 @@ fn score_vectors<S: Simd, const N: usize, const V: usize>(
             add_pairs(s, &keys[4 * lane..], q, pair, &mut acc);
         }
     }
-    for n in 0..N {
-        for v in 0..V {
+    for ((acc, scores), scale) in acc.into_iter().zip(scores).zip(query_scales) {
+        for (v, sum) in acc.into_iter().enumerate() {
             let at = lane + v * S::LANES;
-            let scale = s.mul(s.load(&key_scales[at..]), s.splat(query_scales[n]));
-            s.store(s.mul(s.to_f(acc[n][v]), scale), &mut scores[n][at..]);
+            let scale = s.mul(s.load(&key_scales[at..]), s.splat(*scale));
+            s.store(s.mul(s.to_f(sum), scale), &mut scores[at..]);
         }
     }
 }
@@ -359,8 +359,9 @@ fn weigh_vectors<S: Simd, const N: usize, const V: usize>(
     (stride, first, lane): (usize, usize, usize),
 ) -> usize {
     let mut acc = [[s.splat_i(0); V]; N];
-    for pair in pairs.start..pairs.end.min(KEY_TILE / 2) {
-        add_pairs(s, &tile[pair][4 * lane..], weights, pair, &mut acc);
+    let pairs = pairs.start..pairs.end.min(KEY_TILE / 2);
+    for (pair, values) in pairs.clone().zip(&tile[pairs]) {
+        add_pairs(s, &values[4 * lane..], weights, pair, &mut acc);
     }
     for n in 0..N {
         let sums = &mut sums[n * stride + first + lane..][..V * S::LANES];
