@@ -213,9 +213,9 @@ fn attend_rows<S: Simd, const N: usize, const STREAMED: bool>(
     let q = take::<u8>(scratch, QUERY_ROWS_MAX * steps * size_of::<tiled::Sixteen>());
     let sums = &mut take::<f32>(scratch, QUERY_ROWS_MAX * padded)[..n_blocks * N * padded];
     let scores = take::<[f32; KEY_TILE]>(scratch, QUERY_ROWS_MAX).as_chunks_mut::<N>().0;
-    let tops = take::<f32>(scratch, QUERY_ROWS_MAX);
-    let totals = take::<f32>(scratch, QUERY_ROWS_MAX * PANEL_ROWS);
-    // What tiles take.
+    let tops = &mut take::<f32>(scratch, QUERY_ROWS_MAX)[..n_rows];
+    let totals = &mut take::<f32>(scratch, QUERY_ROWS_MAX * PANEL_ROWS)[..n_rows * S::LANES];
+    // For tiles alone.
     let query_scales = take::<f32>(scratch, QUERY_ROWS_MAX).as_chunks_mut::<N>().0;
     let weights16 = take::<tiled::Weights>(scratch, QUERY_ROWS_MAX).as_chunks_mut::<N>().0;
     let weight_scales = take::<f32>(scratch, QUERY_ROWS_MAX).as_chunks_mut::<N>().0;
@@ -240,7 +240,7 @@ fn attend_rows<S: Simd, const N: usize, const STREAMED: bool>(
     tops.fill(f32::NEG_INFINITY);
     totals.fill(0.0);
     if let Some(sinks) = queries.sinks {
-        for (row, top) in tops[..n_rows].iter_mut().enumerate() {
+        for (row, top) in tops.iter_mut().enumerate() {
             (*top, totals[row * S::LANES]) = (sinks[row % group] * std::f32::consts::LOG2_E, 1.0);
         }
     }
