@@ -15,7 +15,7 @@
 //! maximum `m`, the running sum `l` of `exp(score - m)` and the weighted sum of V are rescaled when `m` grows (Milakov
 //! and Gimelshein, arXiv:1805.02867; the tiling of FlashAttention, arXiv:2205.14135). There are two ways through a
 //! tile, whose results differ by less than what the cache's own rounding costs:
-//! - [`streamed`], for the few rows of decode: K and V go from the cache through registers, every load used by all rows.
+//! - [`streamed`], for the few rows of one token in decode: K and V go from the cache through registers, every load used by all rows.
 //! - [`tiled`], for many rows: K and V of the tile become 16-bit integers once, and the work is two small matrix products.
 //!
 //! A long context is cut into ranges of keys ([`key_ranges`]) that different workers take; their results are weighed
@@ -177,8 +177,10 @@ pub(super) fn attend<S: Simd>(
     scratch: &mut [f32],
     put: &mut dyn FnMut(RowResult<'_>),
 ) {
+    // What tokens of a prompt come to does not depend on how many of them are in a pass.
+    let is_streamed = S::FAST && queries.n_tokens == 1 && kv.head_dim.is_multiple_of(S::LANES);
     match queries.rows() {
-        n if !S::FAST || n > STREAMED_ROWS_MAX || !kv.head_dim.is_multiple_of(S::LANES) => {
+        n if !is_streamed || n > STREAMED_ROWS_MAX => {
             attend_rows::<S, TILED_ROWS, false>(s, kv, queries, keys, scratch, put);
         }
         0..=2 => attend_rows::<S, 2, true>(s, kv, queries, keys, scratch, put),
