@@ -15,7 +15,8 @@
 //! maximum `m`, the running sum `l` of `exp(score - m)` and the weighted sum of V are rescaled when `m` grows (Milakov
 //! and Gimelshein, arXiv:1805.02867; the tiling of FlashAttention, arXiv:2205.14135). There are two ways through a
 //! tile, whose results differ by less than what the cache's own rounding costs:
-//! - [`streamed`], for the few rows of one token in decode: K and V go from the cache through registers, every load used by all rows.
+//! - [`streamed`], for the few rows of one token, in decode: K and V go from the cache through registers, every load used
+//!   by all rows.
 //! - [`tiled`], for many rows: K and V of the tile become 16-bit integers once, and the work is two small matrix products.
 //!
 //! A long context is cut into ranges of keys ([`key_ranges`]) that different workers take; their results are weighed
