@@ -661,8 +661,8 @@ const fn with_floats_of_avx2(table: Kernels) -> Kernels {
     let [f32s, f16s, bf16s, ..] = BASE.tiled;
     let [.., q8_0, q4_0, q4k, q6k] = table.tiled;
     let tiled = [f32s, f16s, bf16s, q8_0, q4_0, q4k, q6k];
-    let Kernels { tier, unpack, scaled, quantise, dots, dot_macs, .. } = table;
-    Kernels { tier, stream, tiled, unpack, scaled, quantise, dots, dot_macs, ..BASE }
+    let Kernels { tier, unpack, scaled, quantise, attend, dots, dot_macs, .. } = table;
+    Kernels { tier, stream, tiled, unpack, scaled, quantise, attend, dots, dot_macs, ..BASE }
 }
 
 tier!(scalar, Tier::Scalar, portable::Portable, portable::Portable, [], finished, V = 1, N = 2, NS = 2, NF = 2);

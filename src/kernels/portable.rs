@@ -87,6 +87,10 @@ impl Simd for Portable {
         a.map(f32::abs)
     }
     #[inline(always)]
+    fn sqrt(self, a: Self::F) -> Self::F {
+        a.map(f32::sqrt)
+    }
+    #[inline(always)]
     fn sum(self, a: Self::F) -> f32 {
         a.iter().sum()
     }
@@ -151,6 +155,10 @@ impl Simd for Portable {
         zip(a, b, i32::wrapping_sub)
     }
     #[inline(always)]
+    fn max_i(self, a: Self::I, b: Self::I) -> Self::I {
+        zip(a, b, i32::max)
+    }
+    #[inline(always)]
     fn add_pairs(self, a: Self::I, b: Self::I) -> Self::I {
         std::array::from_fn(|i| {
             let from = if i < N / 2 { &a } else { &b };
@@ -171,6 +179,10 @@ impl Simd for Portable {
     #[inline(always)]
     fn sum_i(self, a: Self::I) -> i32 {
         a.into_iter().fold(0, i32::wrapping_add)
+    }
+    #[inline(always)]
+    fn largest_i(self, a: Self::I) -> i32 {
+        a.into_iter().fold(i32::MIN, i32::max)
     }
     #[inline(always)]
     fn shr<const BITS: u32>(self, a: Self::I) -> Self::I {

@@ -50,6 +50,8 @@ pub trait Simd: Copy {
     fn max(self, a: Self::F, b: Self::F) -> Self::F;
     /// |a|
     fn abs(self, a: Self::F) -> Self::F;
+    /// Square root.
+    fn sqrt(self, a: Self::F) -> Self::F;
     /// Sum of all lanes.
     fn sum(self, a: Self::F) -> f32;
     /// Largest lane.
@@ -82,12 +84,16 @@ pub trait Simd: Copy {
     fn add_i(self, a: Self::I, b: Self::I) -> Self::I;
     /// a - b per lane, wrapping.
     fn sub_i(self, a: Self::I, b: Self::I) -> Self::I;
+    /// Larger of the two per lane, signed.
+    fn max_i(self, a: Self::I, b: Self::I) -> Self::I;
     /// Sums of neighbouring lanes, those of `a` and then those of `b`, wrapping.
     fn add_pairs(self, a: Self::I, b: Self::I) -> Self::I;
     /// |a| of each signed byte.
     fn abs_i8(self, a: Self::I) -> Self::I;
     /// Sum of all lanes, wrapping.
     fn sum_i(self, a: Self::I) -> i32;
+    /// Largest lane, signed.
+    fn largest_i(self, a: Self::I) -> i32;
     /// Logical shift right of each 32-bit lane.
     fn shr<const N: u32>(self, a: Self::I) -> Self::I;
     /// Shift left of each 32-bit lane.
@@ -127,6 +133,11 @@ pub trait Simd: Copy {
     fn dot_lanes(self, sum: Self::I) -> Self::I;
     /// `sum + a.low * b.low + a.high * b.high` per lane of two i16; the sum fits i32.
     fn dot_pairs(self, sum: Self::I, a: Self::I, b: Self::I) -> Self::I;
+    /// The lower halves of the lanes of `low` and of `high`, as pairs of i16.
+    #[inline(always)]
+    fn pairs(self, low: Self::I, high: Self::I) -> Self::I {
+        self.or(self.and(low, self.splat_i(0xffff)), self.shl::<16>(high))
+    }
     /// The lanes of two vectors alternating, in an order that [`Simd::zipped_pairs`] undoes.
     fn zip(self, a: Self::I, b: Self::I) -> [Self::I; 2];
     /// The sums of some [`Simd::dot`]s with zipped weights, as pairs of i16 that they must fit.

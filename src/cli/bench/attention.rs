@@ -125,18 +125,23 @@ pub(super) fn measure(
             case.measure(kernels, pool, scratch, room);
         }
     }
-    let peak = peaks.spread().f32.median;
+    let peaks = peaks.spread();
     let report = |case: &Case| {
         let rates: Vec<f64> = case.seconds.iter().map(|seconds| 1.0 / seconds).collect();
         let rate = Spread::of(&rates);
         let name = format!("attend_{}_{}", case.kv_type.name(), kernels.tier().name());
         let (rows, gmacs) = (case.n_tokens * case.group, case.gmacs() * rate.median);
         let gbs = case.head_bytes() as f64 / 1e9 * rate.median;
+        // Products of i16 are half as many an instruction as those of bytes.
+        let (peak, of) = match case.is_decode() {
+            true => (peaks.f32.median, "of the f32 peak"),
+            false => (peaks.int8.median / 2.0, "of half the int8 peak"),
+        };
         let of_read = case.is_decode().then(|| gbs / read.best().1.median);
         if !quiet {
             let (min, max) = (case.gmacs() * rate.min, case.gmacs() * rate.max);
             let mut line = format!(
-                "{name:28} {rows:4} rows x {:4} keys {gmacs:7.1} GMAC/s ({min:.1}-{max:.1}) {:5.1} % of the f32 peak",
+                "{name:28} {rows:4} rows x {:4} keys {gmacs:7.1} GMAC/s ({min:.1}-{max:.1}) {:5.1} % {of}",
                 case.keys,
                 gmacs / peak * 100.0,
             );

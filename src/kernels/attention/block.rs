@@ -4,7 +4,7 @@ use crate::kernels::simd::Simd;
 
 /// `V` vectors from the start of `x`.
 #[inline(always)]
-pub(super) fn load_row<S: Simd, const V: usize>(s: S, x: &[f32]) -> [S::F; V] {
+fn load_row<S: Simd, const V: usize>(s: S, x: &[f32]) -> [S::F; V] {
     let x = &x[..V * S::LANES];
     let mut row = [s.splat(0.0); V];
     for v in 0..V {

@@ -1,8 +1,6 @@
 //! What K and V look like in memory: types, and the way in and out of them.
 
 use super::KEY_TILE;
-use super::block::store_block;
-use crate::bytes;
 use crate::kernels::simd::Simd;
 use crate::quant::{GROUP, PANEL_ROWS};
 
@@ -86,6 +84,13 @@ impl<'a> KvTile<'a> {
     pub(super) fn panel(&self, at: usize) -> &'a [u8] {
         let bytes = self.kv_type.panel_bytes(self.head_dim);
         &self.keys[at / PANEL_ROWS * bytes..][..bytes]
+    }
+
+    /// The row of V of position `at` of the page.
+    #[inline(always)]
+    pub(super) fn row(&self, at: usize) -> &'a [u8] {
+        let bytes = self.kv_type.row_bytes(self.head_dim);
+        &self.values[at * bytes..][..bytes]
     }
 
     /// The rows of V of `n` positions of the page.
@@ -232,64 +237,38 @@ pub(super) fn load_value<S: Simd, const V: usize>(s: S, kv_type: KvType, row: &[
     values
 }
 
-/// The first `n` keys of a page to f32, `[head_dim][KEY_TILE]`. Whole panels are read; the surplus is masked later.
+/// `LANES` keys of a page, from `lane` on of the panel of position `first`, to f32, `[head_dim][16]`; returns the sums of
+/// their squares.
 #[inline(always)]
-pub(super) fn keys_to_tile<S: Simd>(s: S, kv: &KvTile<'_>, n: usize, tile: &mut [[f32; KEY_TILE]]) {
-    for lane0 in (0..KEY_TILE).step_by(PANEL_ROWS) {
-        if lane0 >= n {
-            tile.iter_mut().for_each(|keys| keys[lane0..].fill(0.0));
-            return;
+pub(super) fn key_values<S: Simd>(
+    s: S,
+    kv: &KvTile<'_>,
+    first: usize,
+    lane: usize,
+    out: &mut [[f32; PANEL_ROWS]],
+) -> S::F {
+    let panel = kv.panel(first);
+    let mut squares = [s.splat(0.0); 4];
+    match kv.kv_type {
+        KvType::F16 => {
+            for (i, (step, out)) in panel.as_chunks::<{ 2 * PANEL_ROWS }>().0.iter().zip(out).enumerate() {
+                let x = s.load_f16(&step[2 * lane..]);
+                squares[i % 4] = s.fma(x, x, squares[i % 4]);
+                s.store(x, &mut out[lane..]);
+            }
         }
-        let panel = kv.panel(lane0);
-        for lane in (0..PANEL_ROWS).step_by(S::LANES) {
-            match kv.kv_type {
-                KvType::F16 => {
-                    for (step, keys) in panel.as_chunks::<{ 2 * PANEL_ROWS }>().0.iter().zip(&mut *tile) {
-                        s.store(s.load_f16(&step[2 * lane..]), &mut keys[lane0 + lane..]);
-                    }
-                }
-                KvType::Q8_0 => {
-                    let blocks = panel.as_chunks::<{ PANEL_ROWS * Q8_BLOCK }>().0;
-                    for (block, tile) in blocks.iter().zip(tile.chunks_exact_mut(GROUP)) {
-                        let scale = s.load_f16(&block[2 * lane..]);
-                        let steps = block[2 * PANEL_ROWS..].as_chunks::<PANEL_ROWS>().0;
-                        for (step, keys) in steps.iter().zip(tile) {
-                            let x = s.to_f(s.load_i8(&step[lane..]));
-                            s.store(s.mul(x, scale), &mut keys[lane0 + lane..]);
-                        }
-                    }
+        KvType::Q8_0 => {
+            let blocks = panel.as_chunks::<{ PANEL_ROWS * Q8_BLOCK }>().0;
+            for (block, out) in blocks.iter().zip(out.chunks_exact_mut(GROUP)) {
+                let scale = s.load_f16(&block[2 * lane..]);
+                let steps = block[2 * PANEL_ROWS..].as_chunks::<PANEL_ROWS>().0;
+                for (i, (step, out)) in steps.iter().zip(out).enumerate() {
+                    let x = s.mul(s.to_f(s.load_i8(&step[lane..])), scale);
+                    squares[i % 4] = s.fma(x, x, squares[i % 4]);
+                    s.store(x, &mut out[lane..]);
                 }
             }
         }
     }
-}
-
-/// The first `n` values of a page to f32, `[dims / 64][KEY_TILE][64]`, zeros beyond `head_dim` up to a whole vector.
-#[inline(always)]
-pub(super) fn values_to_tile<S: Simd>(s: S, kv: &KvTile<'_>, n: usize, tile: &mut [[f32; KEY_TILE]]) {
-    let d = kv.head_dim;
-    let whole = d / S::LANES * S::LANES;
-    for (span, tile) in tile.as_chunks_mut::<KEY_TILE>().0.iter_mut().enumerate() {
-        let span = span * KEY_TILE;
-        for (row, out) in kv.rows(0, n).zip(tile) {
-            if span + KEY_TILE <= d {
-                for at in (0..KEY_TILE).step_by(4 * S::LANES) {
-                    let x = load_value::<S, 4>(s, kv.kv_type, row, span + at);
-                    store_block(s, [x], out, 0, at);
-                }
-                continue;
-            }
-            for at in (span..whole).step_by(S::LANES) {
-                let x = load_value::<S, 1>(s, kv.kv_type, row, at);
-                store_block(s, [x], out, 0, at - span);
-            }
-            if whole < d {
-                // f16 only: q8_0 has whole groups of 32.
-                let halves: &[half::f16] = bytes::cast(row);
-                let out = &mut out[whole - span..][..S::LANES];
-                out.fill(0.0);
-                out.iter_mut().zip(&halves[whole..]).for_each(|(out, x)| *out = x.to_f32());
-            }
-        }
-    }
+    s.add(s.add(squares[0], squares[1]), s.add(squares[2], squares[3]))
 }

@@ -14,9 +14,10 @@
 //! Keys are taken [`KEY_TILE`] at a time. For each query row (the heads of a GQA group times some tokens) the running
 //! maximum `m`, the running sum `l` of `exp(score - m)` and the weighted sum of V are rescaled when `m` grows (Milakov
 //! and Gimelshein, arXiv:1805.02867; the tiling of FlashAttention, arXiv:2205.14135). There are two ways through a
-//! tile, with the same result:
-//! - [`streamed`], for the few rows of decode: K and V go from the cache through registers, every load used by all rows.
-//! - [`tiled`], for many rows: K and V of the tile are converted to f32 once, and the work is two small matrix products.
+//! tile, whose results differ by less than what the cache's own rounding costs:
+//! - [`streamed`], for the few rows of one token, in decode: K and V go from the cache through registers, every load used
+//!   by all rows.
+//! - [`tiled`], for many rows: K and V of the tile become 16-bit integers once, and the work is two small matrix products.
 //!
 //! A long context is cut into ranges of keys ([`key_ranges`]) that different workers take; their results are weighed
 //! by their masses (the logarithm of `l`, with `m`) and added up ([`merge`]), as in Flash-Decoding.
@@ -38,14 +39,15 @@ pub(super) use cache::{store_key, store_value};
 use streamed::Keys;
 
 use super::simd::Simd;
+use crate::bytes::{self, Pod};
 use crate::quant::PANEL_ROWS;
 
-/// Keys taken at a time, and values of V side by side in a tile: K and V tiles of 64 keys x 128 dimensions are 32 KiB
-/// each in f32, and one of them at a time is in use.
+/// Keys taken at a time, and values of V side by side in a tile: K and V tiles of 64 keys x 128 dimensions are 16 KiB
+/// each, and one of them at a time is in use.
 pub const KEY_TILE: usize = 64;
 
-/// Most query rows of one call: enough to make the conversion of a tile a small part of the work on it (4 % at 192 rows of
-/// 128 dimensions, 8 % at 96), few enough that queries and results (96 KiB each) stay in L2. Whole blocks of
+/// Most query rows of one call: enough to make the conversion of a tile a small part of the work on it (5 % at 192 rows of
+/// 128 dimensions, 10 % at 96), few enough that queries, scores and results (168 KiB together) stay in L2. Whole blocks of
 /// [`TILED_ROWS`].
 pub const QUERY_ROWS_MAX: usize = 192;
 
@@ -121,8 +123,10 @@ pub struct RowResult<'a> {
 /// f32 values of scratch that [`attend`] needs.
 pub const fn attend_scratch(head_dim: usize) -> usize {
     let padded = head_dim.next_multiple_of(KEY_TILE);
-    // K and V tiles; queries, results and scores; running maxima and sums.
-    KEY_TILE * (head_dim + padded) + QUERY_ROWS_MAX * (head_dim + padded + KEY_TILE + 1 + PANEL_ROWS)
+    // Results, scores, running maxima and sums; queries and weights as integers, and their scales; tiles and their scales.
+    let floats = padded + KEY_TILE + 1 + PANEL_ROWS;
+    let integers = head_dim.next_multiple_of(PANEL_ROWS) / 2 + 1 + KEY_TILE / 2 + 1;
+    QUERY_ROWS_MAX * (floats + integers) + KEY_TILE * (head_dim / 2 + padded / 2 + 2) + PANEL_ROWS * padded
 }
 
 /// Into how many ranges of how many keys (a multiple of [`KEY_TILE`]) the attention of `n_rows` rows over `n_keys` keys
@@ -174,14 +178,24 @@ pub(super) fn attend<S: Simd>(
     scratch: &mut [f32],
     put: &mut dyn FnMut(RowResult<'_>),
 ) {
+    // What tokens of a prompt come to does not depend on how many of them are in a pass.
+    let is_streamed = S::FAST && queries.n_tokens == 1 && kv.head_dim.is_multiple_of(S::LANES);
     match queries.rows() {
-        n if !S::FAST || n > STREAMED_ROWS_MAX || !kv.head_dim.is_multiple_of(S::LANES) => {
+        n if !is_streamed || n > STREAMED_ROWS_MAX => {
             attend_rows::<S, TILED_ROWS, false>(s, kv, queries, keys, scratch, put);
         }
         0..=2 => attend_rows::<S, 2, true>(s, kv, queries, keys, scratch, put),
         3..=4 => attend_rows::<S, 4, true>(s, kv, queries, keys, scratch, put),
         _ => attend_rows::<S, STREAMED_ROWS_MAX, true>(s, kv, queries, keys, scratch, put),
     }
+}
+
+/// The next `n` values of the scratch.
+#[inline(always)]
+fn take<'a, T: Pod>(scratch: &mut &'a mut [f32], n: usize) -> &'a mut [T] {
+    let (taken, rest) = std::mem::take(scratch).split_at_mut(n * size_of::<T>() / size_of::<f32>());
+    *scratch = rest;
+    bytes::cast_mut(bytes::floats_as_bytes(taken))
 }
 
 /// Rows are worked on in blocks of `N`; the last is filled up with queries of zero, whose results nobody reads.
@@ -191,35 +205,51 @@ fn attend_rows<S: Simd, const N: usize, const STREAMED: bool>(
     kv: &KvHead<'_>,
     queries: &Queries<'_>,
     keys: Range<usize>,
-    scratch: &mut [f32],
+    mut scratch: &mut [f32],
     put: &mut dyn FnMut(RowResult<'_>),
 ) {
     let (d, n_rows, group) = (kv.head_dim, queries.rows(), queries.group);
     let padded = d.next_multiple_of(KEY_TILE);
-    let rows_padded = n_rows.next_multiple_of(N);
-    let (k_tile, rest) = scratch.split_at_mut(KEY_TILE * d);
-    let (v_tile, rest) = rest.split_at_mut(KEY_TILE * padded);
-    let (k_tile, v_tile) = (k_tile.as_chunks_mut::<KEY_TILE>().0, v_tile.as_chunks_mut::<KEY_TILE>().0);
-    let (q, rest) = rest.split_at_mut(QUERY_ROWS_MAX * d);
-    let (sums, rest) = rest.split_at_mut(QUERY_ROWS_MAX * padded);
-    let (scores, rest) = rest.split_at_mut(QUERY_ROWS_MAX * KEY_TILE);
-    let (tops, rest) = rest.split_at_mut(QUERY_ROWS_MAX);
-    let (q, _) = q[..rows_padded * d].as_chunks_mut::<N>();
-    let sums = &mut sums[..rows_padded * padded];
-    let scores = scores[..rows_padded * KEY_TILE].as_chunks_mut::<KEY_TILE>().0;
-    let totals = &mut rest[..n_rows * S::LANES];
-    pack_queries(queries, d, q);
+    let n_blocks = n_rows.div_ceil(N);
+    let scratch = &mut scratch;
+    let steps = d.div_ceil(PANEL_ROWS);
+    let q = take::<u8>(scratch, QUERY_ROWS_MAX * steps * size_of::<tiled::Sixteen>());
+    let sums = &mut take::<f32>(scratch, QUERY_ROWS_MAX * padded)[..n_blocks * N * padded];
+    let scores = take::<[f32; KEY_TILE]>(scratch, QUERY_ROWS_MAX).as_chunks_mut::<N>().0;
+    let tops = &mut take::<f32>(scratch, QUERY_ROWS_MAX)[..n_rows];
+    let totals = &mut take::<f32>(scratch, QUERY_ROWS_MAX * PANEL_ROWS)[..n_rows * S::LANES];
+    // For tiles alone.
+    let query_scales = take::<f32>(scratch, QUERY_ROWS_MAX).as_chunks_mut::<N>().0;
+    let weights16 = take::<tiled::Weights>(scratch, QUERY_ROWS_MAX).as_chunks_mut::<N>().0;
+    let weight_scales = take::<f32>(scratch, QUERY_ROWS_MAX).as_chunks_mut::<N>().0;
+    let k_tile = take(scratch, d / 2);
+    let v_tile = take(scratch, padded / 2);
+    let [k_scales, v_scales] = take::<[f32; KEY_TILE]>(scratch, 2) else { unreachable!() };
+    let floats = take::<f32>(scratch, PANEL_ROWS * padded);
+
+    let (q, q16): (&[[f32; N]], &[[tiled::Sixteen; N]]) = match STREAMED {
+        true => {
+            let q = bytes::cast_mut(&mut q[..n_blocks * N * d * 4]);
+            streamed::pack_queries(queries, d, q);
+            (q, &[])
+        }
+        false => {
+            let q16 = bytes::cast_mut(&mut q[..n_blocks * N * steps * size_of::<tiled::Sixteen>()]);
+            tiled::pack_queries(s, queries, d, floats, q16, query_scales);
+            (&[], q16)
+        }
+    };
     sums.fill(0.0);
     tops.fill(f32::NEG_INFINITY);
     totals.fill(0.0);
     if let Some(sinks) = queries.sinks {
-        for (row, top) in tops[..n_rows].iter_mut().enumerate() {
+        for (row, top) in tops.iter_mut().enumerate() {
             (*top, totals[row * S::LANES]) = (sinks[row % group] * std::f32::consts::LOG2_E, 1.0);
         }
     }
 
     let tile_bytes = kv.kv_type.row_bytes(d) * KEY_TILE;
-    let ask_bytes = tile_bytes.div_ceil(rows_padded / N).next_multiple_of(64);
+    let ask_bytes = tile_bytes.div_ceil(n_blocks).next_multiple_of(64);
     if !keys.is_empty() {
         Ahead::keys(&kv.tile(keys.start)).ask(s, tile_bytes);
     }
@@ -239,17 +269,18 @@ fn attend_rows<S: Simd, const N: usize, const STREAMED: bool>(
         };
         let seen_of = |block: usize| hidden(block * N)..seen(block * N + N - 1);
         if !STREAMED {
-            cache::keys_to_tile(s, &tile, n, k_tile);
+            tiled::keys_to_tile(s, &tile, n, floats, k_tile, k_scales);
         }
-        for (block, (q, scores)) in q.chunks_exact(d).zip(scores.as_chunks_mut::<N>().0).enumerate() {
+        for (block, scores) in scores.iter_mut().enumerate().take(n_blocks) {
             if seen_of(block).is_empty() {
                 continue;
             }
             match STREAMED {
-                true => streamed::score(s, Keys { kv: tile, n, ahead: next_values }, q, scores),
+                true => streamed::score(s, Keys { kv: tile, n, ahead: next_values }, &q[block * d..][..d], scores),
                 false => {
                     next_values.skip(block * ask_bytes).ask(s, ask_bytes);
-                    tiled::score(s, k_tile, q, scores);
+                    let q16 = &q16[block * steps..][..steps];
+                    tiled::score(s, (k_tile, k_scales), (q16, &query_scales[block]), scores);
                 }
             }
             for (row, scores) in scores.iter_mut().enumerate().take(n_rows - block * N) {
@@ -259,9 +290,9 @@ fn attend_rows<S: Simd, const N: usize, const STREAMED: bool>(
             }
         }
         if !STREAMED {
-            cache::values_to_tile(s, &tile, n, v_tile);
+            tiled::values_to_tile(s, &tile, n, floats, v_tile, v_scales);
         }
-        for (block, scores) in scores.as_chunks::<N>().0.iter().enumerate() {
+        for (block, weights) in scores.iter_mut().enumerate().take(n_blocks) {
             let keys = seen_of(block);
             if keys.is_empty() {
                 continue;
@@ -270,11 +301,17 @@ fn attend_rows<S: Simd, const N: usize, const STREAMED: bool>(
             match STREAMED {
                 true => {
                     let seen = Keys { kv: tile, n: keys.end, ahead: next_keys };
-                    streamed::weigh(s, seen, keys.start, scores, sums, padded);
+                    streamed::weigh(s, seen, keys.start, weights, sums, padded);
                 }
                 false => {
                     next_keys.skip(block * ask_bytes).ask(s, ask_bytes);
-                    tiled::weigh(s, v_tile, scores, keys, sums, (d, padded));
+                    let (weights16, scales) = (&mut weights16[block], &mut weight_scales[block]);
+                    for n in 0..N {
+                        let row = block * N + n;
+                        let seen = hidden(row)..seen(row);
+                        scales[n] = tiled::quantise(s, &mut weights[n], seen, v_scales, &mut weights16[n]);
+                    }
+                    tiled::weigh(s, v_tile, (weights16, scales), keys, sums, (d, padded));
                 }
             }
         }
@@ -287,23 +324,6 @@ fn attend_rows<S: Simd, const N: usize, const STREAMED: bool>(
             s.store(s.mul(s.load(x), inverse), x);
         }
         put(RowResult { token: row / group, head: row % group, values: &sums[..d], mass: tops[row] + total.log2() });
-    }
-}
-
-/// Queries in blocks of `N` rows, `[rows / N][head_dim][N]`, times `log2(e) * scale`: scores are exponents of 2.
-#[inline(always)]
-fn pack_queries<const N: usize>(queries: &Queries<'_>, d: usize, q: &mut [[f32; N]]) {
-    let scale = std::f32::consts::LOG2_E * queries.scale;
-    for (block, q) in q.chunks_exact_mut(d).enumerate() {
-        for n in 0..N {
-            let row = block * N + n;
-            if row >= queries.rows() {
-                q.iter_mut().for_each(|q| q[n] = 0.0);
-                continue;
-            }
-            let from = row / queries.group * queries.stride + row % queries.group * d;
-            q.iter_mut().zip(&queries.values[from..][..d]).for_each(|(q, x)| q[n] = x * scale);
-        }
     }
 }
 
@@ -320,13 +340,9 @@ fn weights<S: Simd>(
     if seen.is_empty() {
         return scores.fill(0.0);
     }
-    let mask = |scores: &mut [f32; KEY_TILE], with: f32| {
-        scores[..seen.start].fill(with);
-        scores[seen.end..].fill(with);
-    };
     let partly = seen.len() < KEY_TILE;
     if partly {
-        mask(scores, f32::NEG_INFINITY);
+        mask(s, scores, seen.clone(), f32::NEG_INFINITY);
     }
     let mut largest = s.load(scores);
     for x in scores.chunks_exact(S::LANES).skip(1) {
@@ -352,7 +368,24 @@ fn weights<S: Simd>(
     s.store(total, totals);
     if partly {
         // They were counted with 2^-126 each.
-        mask(scores, 0.0);
+        mask(s, scores, seen, 0.0);
+    }
+}
+
+/// Puts `with` in the place of all but the keys `seen`.
+#[inline(always)]
+fn mask<S: Simd>(s: S, scores: &mut [f32; KEY_TILE], seen: Range<usize>, with: f32) {
+    // From 64 less the length of what is left out before, ones are what follows; and so with zeros behind.
+    static ONES: [[u8; 4 * KEY_TILE]; 3] = [[0; 4 * KEY_TILE], [0xff; 4 * KEY_TILE], [0; 4 * KEY_TILE]];
+    let (ones, with) = (ONES.as_flattened(), s.as_i(s.splat(with)));
+    let from = &ones[4 * (KEY_TILE - seen.start)..][..4 * KEY_TILE];
+    let to = &ones[4 * (2 * KEY_TILE - seen.end)..][..4 * KEY_TILE];
+    for (at, x) in scores.chunks_exact_mut(S::LANES).enumerate() {
+        let at = at * 4 * S::LANES;
+        let seen = s.and(s.load_bytes(&from[at..]), s.load_bytes(&to[at..]));
+        // (x ^ with) & seen ^ with
+        let kept = s.and(s.xor(s.as_i(s.load(x)), with), seen);
+        s.store(s.as_f(s.xor(kept, with)), x);
     }
 }
 

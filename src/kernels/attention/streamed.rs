@@ -2,7 +2,7 @@
 
 use super::block::{add_products, load_block, store_block};
 use super::cache::{Ahead, KvTile, KvType, load_value};
-use super::{KEY_TILE, STREAMED_ROWS_MAX};
+use super::{KEY_TILE, Queries, STREAMED_ROWS_MAX};
 use crate::kernels::simd::Simd;
 use crate::quant::{GROUP, PANEL_ROWS};
 
@@ -13,6 +13,23 @@ pub(super) struct Keys<'a> {
     pub n: usize,
     /// What is asked for meanwhile, a line for every line read.
     pub ahead: Ahead,
+}
+
+/// Queries in blocks of `N` rows, `[rows / N][head_dim][N]`, times `log2(e) * scale`: scores are exponents of 2.
+#[inline(always)]
+pub(super) fn pack_queries<const N: usize>(queries: &Queries<'_>, d: usize, q: &mut [[f32; N]]) {
+    let scale = std::f32::consts::LOG2_E * queries.scale;
+    for (block, q) in q.chunks_exact_mut(d).enumerate() {
+        for n in 0..N {
+            let row = block * N + n;
+            if row >= queries.rows() {
+                q.iter_mut().for_each(|q| q[n] = 0.0);
+                continue;
+            }
+            let from = row / queries.group * queries.stride + row % queries.group * d;
+            q.iter_mut().zip(&queries.values[from..][..d]).for_each(|(q, x)| q[n] = x * scale);
+        }
+    }
 }
 
 /// Scores of the keys, whole panels.

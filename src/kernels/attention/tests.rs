@@ -45,14 +45,27 @@ impl Case {
     ) -> Case {
         let mut random = Random((d + group + position) as u64);
         let n = position + n_tokens;
+        let k: Vec<f32> = (0..n * d).map(|_| random.unit() * size).collect();
+        let v: Vec<f32> = (0..n * d).map(|_| random.unit() * size).collect();
+        let q = (0..n_tokens * (group * d + 3)).map(|_| random.unit() * size).collect();
+        Case::of(kernels, kv_type, (d, group, n_tokens, position), window, (k, v, q))
+    }
+
+    /// Of certain numbers.
+    fn of(
+        kernels: &Kernels,
+        kv_type: KvType,
+        (d, group, n_tokens, position): (usize, usize, usize, usize),
+        window: usize,
+        (k, v, q): (Vec<f32>, Vec<f32>, Vec<f32>),
+    ) -> Case {
+        let n = position + n_tokens;
         let n_pages = n.div_ceil(KEY_TILE);
         let first_page = (position + 1).saturating_sub(window) / KEY_TILE;
         let (row_bytes, panel_bytes) = (kv_type.row_bytes(d), kv_type.panel_bytes(d));
         let head_bytes = 2 * KEY_TILE * row_bytes;
         let mut bytes = vec![0xff; 2 * n_pages * HEADS * head_bytes];
         let page_of = |page: usize| if page < first_page { u32::MAX } else { 2 * (n_pages - 1 - page) as u32 };
-        let k: Vec<f32> = (0..n * d).map(|_| random.unit() * size).collect();
-        let v: Vec<f32> = (0..n * d).map(|_| random.unit() * size).collect();
         for (i, (k, v)) in k.chunks_exact(d).zip(v.chunks_exact(d)).enumerate().skip(first_page * KEY_TILE) {
             let (page, at) = (page_of(i / KEY_TILE) as usize, i % KEY_TILE);
             let head = &mut bytes[(page * HEADS + HEADS - 1) * head_bytes..][..head_bytes];
@@ -62,7 +75,6 @@ impl Case {
             kernels.store_value(kv_type, v, &mut values[at * row_bytes..][..row_bytes]);
         }
         let pages = (0..n_pages).map(page_of).collect();
-        let q = (0..n_tokens * (group * d + 3)).map(|_| random.unit() * size).collect();
         let scale = (d as f32).sqrt().recip();
         Case { d, group, n_tokens, position, window, scale, sinks: None, kv_type, k, v, q, bytes, pages }
     }
@@ -119,14 +131,20 @@ impl Case {
         parts
     }
 
+    /// What a row should come to.
+    fn want(&self, row: usize) -> Vec<f64> {
+        let &Case { d, group, position, window, scale, .. } = self;
+        let (token, head) = (row / group, row % group);
+        let q = &self.q[token * self.stride() + head * d..][..d];
+        let end = position + token + 1;
+        let sink = self.sinks.as_ref().map(|sinks| sinks[head]);
+        reference::attend(q, (&self.k, &self.v), end.saturating_sub(window)..end, scale, sink)
+    }
+
     fn check(&self, kernels: &Kernels, got: &[f32]) {
         let &Case { d, group, position, kv_type, window, scale, .. } = self;
         for (row, got) in got.chunks_exact(d + 1).enumerate() {
-            let (token, head) = (row / group, row % group);
-            let q = &self.q[token * self.stride() + head * d..][..d];
-            let end = position + token + 1;
-            let sink = self.sinks.as_ref().map(|sinks| sinks[head]);
-            let want = reference::attend(q, (&self.k, &self.v), end.saturating_sub(window)..end, scale, sink);
+            let want = self.want(row);
             // f16 keeps 11 bits: scores move by up to d * 4 * 2^-11 * scale, values by 2 * 2^-11; q8_0 keeps 7.
             let step = if kv_type == KvType::F16 { 1.0 / 2048.0 } else { 1.0 / 254.0 };
             let bound = 4.0 * step * (1.0 + d as f64 * f64::from(scale) / 4.0);
@@ -278,6 +296,138 @@ fn large_scores_and_nan() {
             spoilt.q[5] = f32::NAN;
             let got = spoilt.run(kernels, 64);
             assert!(got[..65].iter().all(|x| x.is_nan()), "{kernels:?}: a NaN query gave {:?}", &got[..4]);
+        }
+    }
+}
+
+/// Numbers that f16 holds, so that the cache adds no error.
+fn halves(x: &[f32]) -> Vec<f32> {
+    x.iter().map(|x| half::f16::from_f32(*x).to_f32()).collect()
+}
+
+/// The root of the mean square of what a case's results are off by.
+fn rms_error(kernels: &Kernels, case: &Case) -> f64 {
+    let got = case.run(kernels, usize::MAX / 2);
+    let (mut squares, mut n) = (0.0, 0.0);
+    for (row, got) in got.chunks_exact(case.d + 1).enumerate() {
+        for (got, want) in got.iter().zip(case.want(row)) {
+            squares += (f64::from(*got) - want).powi(2);
+            n += 1.0;
+        }
+    }
+    (squares / n).sqrt()
+}
+
+#[test]
+fn tiles_cost_no_more_than_rounding_to_f16() {
+    for kernels in tiers() {
+        // Flat and sharp weights; the last with an element in each key and value that is 30 times as large: what shares a
+        // scale with it loses more, up to 1.5 times as much.
+        for (size, outlier, most) in [(0.5, 1.0, 1.0), (2.0, 1.0, 1.0), (4.0, 1.0, 1.0), (0.5, 30.0, 1.5)] {
+            for d in [64, 128] {
+                let shape = (d, 2, 24, 500);
+                let mut of = Case::new(kernels, KvType::F16, shape, size);
+                for x in of.k.iter_mut().chain(&mut of.v).skip(5).step_by(67) {
+                    *x *= outlier;
+                }
+                let (q, k, v) = (of.q.clone(), of.k.clone(), of.v.clone());
+                let exact = (halves(&k), halves(&v), q.clone());
+                let exact = Case::of(kernels, KvType::F16, shape, usize::MAX, exact);
+                let rounded = Case::of(kernels, KvType::F16, shape, usize::MAX, (k, v, q));
+                let (tiles, both) = (rms_error(kernels, &exact), rms_error(kernels, &rounded));
+                // Together they are the root of the sum of squares.
+                let f16 = (both * both - tiles * tiles).max(0.0).sqrt();
+                assert!(
+                    tiles < most * f16,
+                    "{kernels:?} d {d} size {size} outlier {outlier}: {tiles:.2e}, f16 {f16:.2e}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn the_largest_sums_fit() {
+    for kernels in tiers() {
+        for (d, kv_type) in [(2, KvType::F16), (64, KvType::F16), (128, KvType::Q8_0), (256, KvType::F16)] {
+            // Queries and keys of one direction, weights and values all alike.
+            for x in [1.0, -60000.0, 0.02] {
+                let fill = |n: usize, x: f32| vec![x; n];
+                let numbers = (fill(130 * d, x), fill(130 * d, x), fill(40 * (d + 3), -1.0 / x));
+                let case = Case::of(kernels, kv_type, (d, 1, 40, 90), usize::MAX, numbers);
+                for (token, row) in case.run(kernels, usize::MAX / 2).chunks_exact(d + 1).enumerate() {
+                    assert!(row[..d].iter().all(|y| (y / x - 1.0).abs() < 1e-3), "{kernels:?} d {d}: {row:?} of {x}");
+                    // Of as many keys as it sees, a score of minus the root of `d` each.
+                    let mass = row[d] + (d as f32).sqrt() * std::f32::consts::LOG2_E;
+                    let want = (91.0 + token as f32).log2();
+                    assert!((mass - want).abs() < 0.05, "{kernels:?} d {d} {kv_type:?}: a mass of {mass}, not {want}");
+                }
+            }
+            // One element is all there is, in another place of each.
+            let mut case = Case::new(kernels, kv_type, (d, 1, 40, 90), 0.0);
+            for (i, k) in case.k.chunks_exact_mut(d).enumerate() {
+                k[i % d] = 3.0;
+            }
+            case.q.chunks_exact_mut(d + 3).for_each(|q| q[1] = 2.0);
+            let numbers = (case.k.clone(), case.k.clone(), case.q.clone());
+            let case = Case::of(kernels, kv_type, (d, 1, 40, 90), usize::MAX, numbers);
+            case.check(kernels, &case.run(kernels, usize::MAX / 2));
+        }
+    }
+}
+
+#[test]
+fn zeros_divide_nothing() {
+    for kernels in tiers() {
+        for group in [1, 9] {
+            for size in [0.0, 1e-38] {
+                let zeros = Case::new(kernels, KvType::F16, (32, group, 2, 100), size);
+                zeros.check(kernels, &zeros.run(kernels, usize::MAX / 2));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_does_not_depend_on_the_pass() {
+    for kernels in tiers() {
+        for (kv_type, window) in [(KvType::F16, usize::MAX), (KvType::Q8_0, 70)] {
+            let whole = Case::in_window(kernels, kv_type, (64, 3, 60, 140), 2.0, window);
+            let got = whole.run(kernels, usize::MAX / 2);
+            for (first, n) in [(0, 2), (2, 11), (13, 30), (43, 17)] {
+                let mut part = Case::in_window(kernels, kv_type, (64, 3, 60, 140), 2.0, window);
+                part.q.drain(..first * part.stride());
+                (part.position, part.n_tokens) = (140 + first, n);
+                let part = part.run(kernels, usize::MAX / 2);
+                assert_eq!(part, got[first * 3 * 65..][..n * 3 * 65], "{kernels:?} {kv_type:?}: {n} tokens");
+            }
+        }
+    }
+}
+
+#[test]
+fn nan_and_infinity_reach_those_that_see_them() {
+    for kernels in tiers() {
+        for (what, x) in (0..3).flat_map(|what| [f32::NAN, f32::INFINITY, f32::NEG_INFINITY].map(|x| (what, x))) {
+            let shape = (32, 2, 20, 100);
+            let sound = Case::new(kernels, KvType::F16, shape, 1.0);
+            let (mut k, mut v, mut q) = (sound.k.clone(), sound.v.clone(), sound.q.clone());
+            // Of position 110, which the last 10 tokens see, or of the query of token 10 alone.
+            match what {
+                0 => k[110 * 32 + 7] = x,
+                1 => v[110 * 32 + 7] = x,
+                _ => q[10 * sound.stride() + 7] = x,
+            }
+            let spoilt = Case::of(kernels, KvType::F16, shape, usize::MAX, (k, v, q)).run(kernels, usize::MAX / 2);
+            let sound = sound.run(kernels, usize::MAX / 2);
+            for (row, (spoilt, sound)) in spoilt.chunks_exact(33).zip(sound.chunks_exact(33)).enumerate() {
+                match if what < 2 { row >= 20 } else { row == 20 } {
+                    true => {
+                        assert!(spoilt[..32].iter().all(|y| y.is_nan()), "{kernels:?} {what} {x} row {row}: {spoilt:?}")
+                    }
+                    false => assert_eq!(spoilt, sound, "{kernels:?} {what} {x} row {row}"),
+                }
+            }
         }
     }
 }

@@ -34,6 +34,8 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         fn fma(a: __m256, b: __m256, c: __m256) -> __m256 = _mm256_fmadd_ps(a, b, c);
         fn max(a: __m256, b: __m256) -> __m256 = _mm256_max_ps(a, b);
         fn abs(a: __m256) -> __m256 = _mm256_andnot_ps(_mm256_set1_ps(-0.0), a);
+        fn sqrt(a: __m256) -> __m256 = _mm256_sqrt_ps(a);
+        fn max_i(a: __m256i, b: __m256i) -> __m256i = _mm256_max_epi32(a, b);
         fn splat_i(x: i32) -> __m256i = _mm256_set1_epi32(x);
         fn splat_pair(x: i64) -> __m256i = _mm256_set1_epi64x(x);
         fn zip(a: __m256i, b: __m256i) -> [__m256i; 2] = [_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b)];
@@ -181,11 +183,20 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         crate::bytes::cast_array(lanes).into_iter().fold(0, |sum: i32, x: i32| sum.wrapping_add(x))
     }
     #[inline(always)]
-    fn store_u16(self, x: __m256i, out: &mut [u8]) {
+    fn largest_i(self, a: __m256i) -> i32 {
         let mut lanes = [0u8; 32];
-        self.store_bytes(x, &mut lanes);
-        for (out, lane) in out[..16].chunks_exact_mut(2).zip(lanes.chunks_exact(4)) {
-            out.copy_from_slice(&lane[..2]);
+        self.store_bytes(a, &mut lanes);
+        crate::bytes::cast_array(lanes).into_iter().fold(i32::MIN, i32::max)
+    }
+    #[inline(always)]
+    fn store_u16(self, x: __m256i, out: &mut [u8]) {
+        let p = target::<_, 16>(out);
+        let lower = self.and(x, self.splat_i(0xffff));
+        // Packing keeps to the two parts of 128 bits, of which the first halves count.
+        // SAFETY: the tier is proven by `self`, the 16 bytes behind the pointer were checked, and the access is unaligned.
+        unsafe {
+            let packed = _mm256_permute4x64_epi64::<0b10_00>(_mm256_packus_epi32(lower, lower));
+            _mm_storeu_si128(p.cast(), _mm256_castsi256_si128(packed));
         }
     }
     #[inline(always)]

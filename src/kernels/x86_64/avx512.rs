@@ -34,6 +34,7 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         fn fma(a: __m512, b: __m512, c: __m512) -> __m512 = _mm512_fmadd_ps(a, b, c);
         fn max(a: __m512, b: __m512) -> __m512 = _mm512_max_ps(a, b);
         fn abs(a: __m512) -> __m512 = _mm512_abs_ps(a);
+        fn sqrt(a: __m512) -> __m512 = _mm512_sqrt_ps(a);
         fn sum(a: __m512) -> f32 = _mm512_reduce_add_ps(a);
         fn largest(a: __m512) -> f32 = _mm512_reduce_max_ps(a);
         fn splat_i(x: i32) -> __m512i = _mm512_set1_epi32(x);
@@ -43,6 +44,8 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         fn add_i(a: __m512i, b: __m512i) -> __m512i = _mm512_add_epi32(a, b);
         fn sub_i(a: __m512i, b: __m512i) -> __m512i = _mm512_sub_epi32(a, b);
         fn abs_i8(a: __m512i) -> __m512i = _mm512_abs_epi8(a);
+        fn max_i(a: __m512i, b: __m512i) -> __m512i = _mm512_max_epi32(a, b);
+        fn largest_i(a: __m512i) -> i32 = _mm512_reduce_max_epi32(a);
         fn sum_i(a: __m512i) -> i32 = _mm512_reduce_add_epi32(a);
         fn to_f(a: __m512i) -> __m512 = _mm512_cvtepi32_ps(a);
         fn to_i(a: __m512) -> __m512i = _mm512_cvtps_epi32(a);
