@@ -53,7 +53,8 @@ fn slowly<S: Simd>(s: S, ty: WeightType, rows: &Rows<'_>, cols: usize, out: &mut
 #[inline(always)]
 fn ask_for<S: Simd>(s: S, bytes: &[u8]) {
     for line in bytes.chunks(LINE) {
-        s.prefetch::<true>(line.as_ptr());
+        // A panel's rows are more than L1 holds.
+        s.prefetch::<false>(line.as_ptr());
     }
 }
 

@@ -18,7 +18,7 @@ pub const SLACK_BYTES: usize = 3 * BASE_PAGE_BYTES;
 
 /// How far behind a chunk the page cache is given back: farther than readers are apart, and than pages of the cache are
 /// large.
-const DROP_LAG_BYTES: u64 = 16 << 20;
+const DROP_LAG_BYTES: u64 = 32 << 20;
 
 /// The way a read goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
