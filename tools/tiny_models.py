@@ -58,6 +58,7 @@ class Spec:
     scaling: dict = dataclasses.field(default_factory=dict)  # keys below `rope.scaling`
     qk_norm: bool = False  # in architectures where some models have it
     fused: bool = False  # Q, K and V in one tensor, and their biases
+    biased: bool = False  # biases of attention and feed-forward layers where some models have them
     factors_of_products: bool = False  # what published files in NVFP4 have beside each matrix of a layer
     logit_std: float = LOGIT_STD
     golden: bool = True  # kept in tests/golden
@@ -102,6 +103,7 @@ SPECS = {
     # Other architectures, over so many tokens that windows are crossed many times and a ring begins anew.
     "mixtral-f32": Spec("llama", 32, 24, 4, 2, 8, 2, T.F32, tied=False, experts=4, used=2, tokens=320),
     "llama-linear-f32": Spec("llama", 32, 48, 4, 2, 8, 1, T.F32, scaling={"type": "linear", "factor": 4.0}, tokens=320),
+    "llama-biased-f32": Spec("llama", 32, 48, 4, 2, 8, 2, T.F32, biased=True, tokens=320),
     "qwen2-yarn-f32": Spec("qwen2", 32, 48, 4, 2, 8, 1, T.F32, base=1e6, tokens=320,
                            scaling={"type": "yarn", "factor": 4.0, "original_context_length": 128}),
     "minimax-m2-f32": Spec("minimax-m2", 32, 16, 4, 2, 16, 2, T.F32, tied=False, base=5e6, experts=5, used=3, rope_dim=8,
@@ -420,15 +422,16 @@ def write(name, path, seed):
             put(b + "attn_v", "v", i, narrow, s.embd, unit)
         if s.fused:
             vector(f"{b}attn_qkv.bias", wide + 2 * narrow, 0.5)
-        elif s.arch in ("qwen2", "gpt-oss", "glm4moe"):
+        elif s.biased or s.arch in ("qwen2", "gpt-oss", "glm4moe"):
             for letter, n in (("q", wide), ("k", narrow), ("v", narrow)):
                 vector(f"{b}attn_{letter}.bias", n, 0.5)
         if normed:
             norm(b + "attn_q_norm", s.head_dim if per_head else wide, sharp)
             norm(b + "attn_k_norm", s.head_dim if per_head else narrow, sharp)
         put(b + "attn_output", "o", i, s.embd, wide, wide ** -0.5)
-        if s.arch == "gpt-oss":
+        if s.biased or s.arch == "gpt-oss":
             vector(b + "attn_output.bias", s.embd, 0.2)
+        if s.arch == "gpt-oss":
             vector(b + "attn_sinks.weight", s.heads, 1.5, mean=1.0)
         if s.arch == "gemma3":
             norm(b + "post_attention_norm", s.embd, 1.0)
@@ -441,6 +444,9 @@ def write(name, path, seed):
             put_experts(b, i)
         else:
             put_ffn(b, i, "", s.dense_ff or s.ff)
+        if s.biased:
+            for name, n in (("gate", s.ff), ("up", s.ff), ("down", s.embd)):
+                vector(f"{b}ffn_{name}.bias", n, 0.4)
         if i >= s.layers:
             put(b + "nextn.eh_proj", "eh", i, s.embd, 2 * s.embd, unit)
             for name in ("enorm", "hnorm", "shared_head_norm"):

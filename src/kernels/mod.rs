@@ -41,6 +41,7 @@ pub use rows::Biased;
 pub use tier::{Tier, TierError, available, select};
 
 use crate::quant::{PANEL_ROWS, SUPER, WeightType};
+use acts::Rows;
 use matmul::scaled::{Kind, Unpack};
 
 /// How many bytes ahead of their use weights that are read once are asked for; 0: not at all.
@@ -247,6 +248,10 @@ impl Kernels {
             return unsafe { self.tiled[ty as usize](w, acts, out, accumulate, (scratch, tile.k_cols)) };
         }
         let unpack = &self.unpack[ty as usize - OWN_TYPES];
+        if acts.n_tokens == 1 && unpack.streams() {
+            // SAFETY: as above.
+            return unsafe { unpack.stream(w, acts, out, accumulate, tile.ahead) };
+        }
         let product = self.scaled[unpack.kind as usize];
         // In turns with products, in which nothing is read: what the CPU fetches by itself ends with each.
         let ahead = tile.ahead_busy;
@@ -378,6 +383,21 @@ impl Kernels {
     }
 }
 
+/// How a type is unpacked, compiled for the features of a tier.
+macro_rules! unpack {
+    ([$($feature:literal),*], $simd:ty, $token:expr, $format:ident) => {{
+        $(#[target_feature(enable = $feature)])*
+        fn fill(blocks: &[u8], tile: &mut scaled::Tile<'_>, ahead: Ahead) {
+            scaled::fill::<_, scaled_formats::$format>($token, blocks, tile, ahead);
+        }
+        $(#[target_feature(enable = $feature)])*
+        fn stream(panel: &[u8], rows: &Rows<'_>, ahead: Ahead, out: &mut [f32; PANEL_ROWS]) {
+            scaled::stream::<_, scaled_formats::$format>($token, panel, rows, ahead, out);
+        }
+        Unpack::new::<$simd, scaled_formats::$format>(fill, stream)
+    }};
+}
+
 /// Emits one tier: the probe, the entry points with the very same feature list, and the table. `V` vectors of rows and
 /// `N` tokens are the register block of integer prefill, `NS` tokens where scales are integers (their sums take three
 /// registers where the others take two), `NF` tokens that of float prefill. The table goes through `$finish`, where it may
@@ -453,44 +473,28 @@ macro_rules! tier {
             tiled!(tiled_q4k, stream_q4k, int, Q4K, $ns);
             tiled!(tiled_q6k, stream_q6k, int, Q6K, $ns);
 
-            macro_rules! unpack {
-                ($format:ident) => {{
-                    $(#[target_feature(enable = $feature)])*
-                    fn narrow(blocks: &[u8], tile: &mut scaled::Tile<'_>, panel: usize, ahead: Ahead) {
-                        scaled::fill::<_, scaled_formats::$format, PANEL_ROWS>($token, blocks, tile, (panel, ahead));
-                    }
-                    $(#[target_feature(enable = $feature)])*
-                    fn wide(blocks: &[u8], tile: &mut scaled::Tile<'_>, panel: usize, ahead: Ahead) {
-                        scaled::fill::<_, scaled_formats::$format, WIDE>($token, blocks, tile, (panel, ahead));
-                    }
-                    Unpack::new::<scaled_formats::$format>([narrow, wide])
-                }};
-            }
-            /// Where stripes are no wider than a panel both ways of unpacking are one.
-            const WIDE: usize = if STRIPE_ROWS > PANEL_ROWS { STRIPE_ROWS } else { PANEL_ROWS };
-
             const UNPACK: [Unpack; WeightType::ALL.len() - OWN_TYPES] = [
-                unpack!(Q4_1),
-                unpack!(Q5_0),
-                unpack!(Q5_1),
-                unpack!(Q2K),
-                unpack!(Q3K),
-                unpack!(Q5K),
-                unpack!(Iq1S),
-                unpack!(Iq1M),
-                unpack!(Iq2Xxs),
-                unpack!(Iq2Xs),
-                unpack!(Iq2S),
-                unpack!(Iq3Xxs),
-                unpack!(Iq3S),
-                unpack!(Iq4Nl),
-                unpack!(Iq4Xs),
-                unpack!(Tq1_0),
-                unpack!(Tq2_0),
-                unpack!(Mxfp4),
-                unpack!(Nvfp4),
-                unpack!(Q1_0),
-                unpack!(Q2_0),
+                unpack!([$($feature),*], $simd, $token, Q4_1),
+                unpack!([$($feature),*], $simd, $token, Q5_0),
+                unpack!([$($feature),*], $simd, $token, Q5_1),
+                unpack!([$($feature),*], $simd, $token, Q2K),
+                unpack!([$($feature),*], $simd, $token, Q3K),
+                unpack!([$($feature),*], $simd, $token, Q5K),
+                unpack!([$($feature),*], $simd, $token, Iq1S),
+                unpack!([$($feature),*], $simd, $token, Iq1M),
+                unpack!([$($feature),*], $simd, $token, Iq2Xxs),
+                unpack!([$($feature),*], $simd, $token, Iq2Xs),
+                unpack!([$($feature),*], $simd, $token, Iq2S),
+                unpack!([$($feature),*], $simd, $token, Iq3Xxs),
+                unpack!([$($feature),*], $simd, $token, Iq3S),
+                unpack!([$($feature),*], $simd, $token, Iq4Nl),
+                unpack!([$($feature),*], $simd, $token, Iq4Xs),
+                unpack!([$($feature),*], $simd, $token, Tq1_0),
+                unpack!([$($feature),*], $simd, $token, Tq2_0),
+                unpack!([$($feature),*], $simd, $token, Mxfp4),
+                unpack!([$($feature),*], $simd, $token, Nvfp4),
+                unpack!([$($feature),*], $simd, $token, Q1_0),
+                unpack!([$($feature),*], $simd, $token, Q2_0),
             ];
 
             macro_rules! scaled {
@@ -712,19 +716,21 @@ tier!(
     NF = 12
 );
 
-/// The avx512 tier with bf16 dot products.
+/// The avx512 tier with bf16 dot products and look-ups of bytes in large tables.
 #[cfg(target_arch = "x86_64")]
 mod avx512bf16 {
-    use super::matmul::float;
+    use super::matmul::{float, scaled};
     use super::*;
 
-    pub const FEATURES: &str = "avx512f avx512bw avx512dq avx512vl avx512vnni avx512bf16 avx2 fma f16c ";
+    pub const FEATURES: &str = "avx512f avx512bw avx512dq avx512vl avx512vnni avx512bf16 avx512vbmi avx2 fma f16c ";
 
     pub fn probe() -> bool {
-        avx512::probe() && std::arch::is_x86_feature_detected!("avx512bf16")
+        let detected =
+            (std::arch::is_x86_feature_detected!("avx512bf16"), std::arch::is_x86_feature_detected!("avx512vbmi"));
+        avx512::probe() && detected == (true, true)
     }
 
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx512vbmi,avx2,fma,f16c")]
     fn tiled_bf16(
         w: &Matrix<'_>,
         acts: &Acts<'_>,
@@ -741,14 +747,32 @@ mod avx512bf16 {
         }
     }
 
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx512vbmi,avx2,fma,f16c")]
     fn bf16_dots(rounds: usize) -> u64 {
         // SAFETY: as above.
         super::ceiling::bf16_dots(unsafe { x86_64::avx512::Avx512::<true>::assume() }, rounds)
     }
 
+    /// [`unpack`] for this tier.
+    macro_rules! grid {
+        ($format:ident) => {
+            unpack!(
+                ["avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx512vbmi,avx2,fma,f16c"],
+                x86_64::avx512::Avx512<true>,
+                // SAFETY: as above.
+                unsafe { x86_64::avx512::Avx512::<true>::assume() },
+                $format
+            )
+        };
+    }
+
     pub static KERNELS: Kernels = {
         let mut table = avx512::TABLE;
+        table.unpack[WeightType::Iq2Xxs as usize - OWN_TYPES] = grid!(Iq2Xxs);
+        table.unpack[WeightType::Iq2Xs as usize - OWN_TYPES] = grid!(Iq2Xs);
+        table.unpack[WeightType::Iq2S as usize - OWN_TYPES] = grid!(Iq2S);
+        table.unpack[WeightType::Iq3Xxs as usize - OWN_TYPES] = grid!(Iq3Xxs);
+        table.unpack[WeightType::Iq3S as usize - OWN_TYPES] = grid!(Iq3S);
         table.bf16_dots = Some(bf16_dots);
         table.tier = Tier::Avx512Bf16;
         table.tiled[WeightType::BF16 as usize] = tiled_bf16;

@@ -18,6 +18,13 @@ fn first<T: Copy>(x: &[T]) -> [T; N] {
     std::array::from_fn(|i| x[..N][i])
 }
 
+/// The products of the lower and of the upper 16 bits.
+#[inline(always)]
+fn half_products(a: i32, b: i32) -> [u32; 2] {
+    let (a, b) = (a.cast_unsigned(), b.cast_unsigned());
+    [(a & 0xffff) * (b & 0xffff), (a >> 16) * (b >> 16)]
+}
+
 impl Simd for Portable {
     const REGISTERS: usize = 16;
     const LANES: usize = N;
@@ -159,6 +166,20 @@ impl Simd for Portable {
         zip(a, b, i32::max)
     }
     #[inline(always)]
+    fn mul_low_u16(self, a: Self::I, b: Self::I) -> Self::I {
+        zip(a, b, |a, b| {
+            let [low, high] = half_products(a, b);
+            (low & 0xffff | high << 16).cast_signed()
+        })
+    }
+    #[inline(always)]
+    fn mul_high_u16(self, a: Self::I, b: Self::I) -> Self::I {
+        zip(a, b, |a, b| {
+            let [low, high] = half_products(a, b);
+            (low >> 16 | high & 0xffff_0000).cast_signed()
+        })
+    }
+    #[inline(always)]
     fn add_pairs(self, a: Self::I, b: Self::I) -> Self::I {
         std::array::from_fn(|i| {
             let from = if i < N / 2 { &a } else { &b };
@@ -199,6 +220,10 @@ impl Simd for Portable {
     #[inline(always)]
     fn shl_by(self, a: Self::I, bits: u32) -> Self::I {
         a.map(|a| a << bits)
+    }
+    #[inline(always)]
+    fn rotate_right(self, a: Self::I, bits: u32) -> Self::I {
+        a.map(|a| a.rotate_right(bits))
     }
     #[inline(always)]
     fn look_up(self, table: [u8; 16], indices: Self::I) -> Self::I {

@@ -20,13 +20,36 @@ pub trait ScaledFormat {
     const GROUP: usize = 32;
     /// Every value of a group has something added to it.
     const MINS: bool = false;
+    /// The quant that stands for 0, a power of two up to 64, or 0; 128 for signed values ([`values`]).
+    const ZERO: u8 = 128;
 
-    /// The quants of the columns `32 g ..` of a block, as [`bytes`] makes them.
+    /// The quants of the columns `32 g ..` of a block, [`ScaledFormat::ZERO`] more than what they stand for.
     fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8];
+    /// Quants are looked up in a grid. Where that means gathers, which take most of the time, nothing is gained by multiplying
+    /// them as they come.
+    const GRID: bool = false;
+    /// The block has one float scale, which [`ScaledFormat::factors`] are multiplied with, and a product of 16 or 32 quants
+    /// and activations fits i16.
+    const INT_SCALES: bool = false;
     /// The scales of these columns: one, or two of 16.
     #[inline(always)]
-    fn scales<S: Simd>(s: S, (_body, tail): (&[u8], &[u8]), _g: usize, half: usize) -> [S::F; 2] {
-        [f16s(s, tail, 0, half); 2]
+    fn scales<S: Simd>(s: S, (body, tail): (&[u8], &[u8]), g: usize, half: usize) -> [S::F; 2] {
+        let d = f16s(s, tail, 0, half);
+        let factors = Self::factors(s, body, g, half);
+        match Self::INT_SCALES {
+            false => [d; 2],
+            true => [s.mul(d, s.to_f(factors[0])), s.mul(d, s.to_f(factors[1]))],
+        }
+    }
+    /// The integer scales of these columns.
+    #[inline(always)]
+    fn factors<S: Simd>(s: S, _body: &[u8], _g: usize, _half: usize) -> [S::I; 2] {
+        [s.splat_i(1); 2]
+    }
+    /// The block's float scale.
+    #[inline(always)]
+    fn d<S: Simd>(s: S, tail: &[u8], half: usize) -> S::F {
+        f16s(s, tail, 0, half)
     }
     /// The f32 bits of what is added to the values of these columns; in blocks of 256 two i16, for 16 columns each, to be
     /// multiplied by [`ScaledFormat::dmin`] and taken off.
@@ -83,29 +106,28 @@ fn plane<S: Simd>(s: S, planes: S::I, plane: usize, to: usize) -> S::I {
     s.and(moved, every(s, 1 << to))
 }
 
-/// The bytes that kernels multiply, from quants below 128 of which `OFFSET` is zero: signed, and 128 more with VNNI.
+/// The same where the plane is not known when this is compiled.
 #[inline(always)]
-fn bytes<S: Simd, const OFFSET: u8>(s: S, quants: S::I) -> S::I {
-    // No byte overflows into the next: OFFSET <= 128 and quants + 128 - OFFSET <= 255.
-    let above = s.add_i(quants, every(s, 128 - OFFSET));
-    if S::VNNI { above } else { s.xor(above, every(s, 0x80)) }
+fn any_plane<S: Simd>(s: S, planes: S::I, plane: usize, to: usize) -> S::I {
+    s.and(s.rotate_right(planes, (plane as u32).wrapping_sub(to as u32) % 32), every(s, 1 << to))
 }
 
-/// The same of a table's values by their indices.
+/// Signed bytes, and 128 more with VNNI, of a table's values by their indices.
 #[inline(always)]
 fn values<S: Simd>(s: S, table: [i8; 16], indices: S::I) -> S::I {
     let table = table.map(|value| if S::VNNI { value.cast_unsigned() ^ 0x80 } else { value.cast_unsigned() });
     s.look_up(table, indices)
 }
 
-/// `bytes` of eight vectors.
+/// The same of quants.
 #[inline(always)]
-fn all_bytes<S: Simd, const OFFSET: u8>(s: S, quants: [S::I; 8]) -> [S::I; 8] {
-    let mut out = quants;
-    for out in &mut out {
-        *out = bytes::<S, OFFSET>(s, *out);
+pub fn signed<S: Simd, F: ScaledFormat>(s: S, quants: S::I) -> S::I {
+    if F::ZERO == 128 {
+        return quants;
     }
-    out
+    // No byte overflows into the next: a quant stands for less than 128.
+    let above = s.add_i(quants, every(s, 128 - F::ZERO));
+    if S::VNNI { above } else { s.xor(above, every(s, 0x80)) }
 }
 
 /// `values` of eight vectors.
@@ -163,9 +185,10 @@ macro_rules! format {
 
 format!(/** Q4_1. */ Q4_1, Q4_1, {
     const MINS: bool = true;
+    const ZERO: u8 = 0;
     #[inline(always)]
     fn quants<S: Simd>(s: S, body: &[u8], _g: usize, half: usize) -> [S::I; 8] {
-        all_bytes::<S, 0>(s, nibbles32(s, body, 0, half))
+        nibbles32(s, body, 0, half)
     }
 });
 
@@ -180,31 +203,35 @@ fn fives32<S: Simd>(s: S, body: &[u8], half: usize) -> [S::I; 8] {
 }
 
 format!(/** Q5_0. */ Q5_0, Q5_0, {
+    const ZERO: u8 = 16;
     #[inline(always)]
     fn quants<S: Simd>(s: S, body: &[u8], _g: usize, half: usize) -> [S::I; 8] {
-        all_bytes::<S, 16>(s, fives32(s, body, half))
+        fives32(s, body, half)
     }
 });
 
 format!(/** Q5_1. */ Q5_1, Q5_1, {
     const MINS: bool = true;
+    const ZERO: u8 = 0;
     #[inline(always)]
     fn quants<S: Simd>(s: S, body: &[u8], _g: usize, half: usize) -> [S::I; 8] {
-        all_bytes::<S, 0>(s, fives32(s, body, half))
+        fives32(s, body, half)
     }
 });
 
 format!(/** Q2_K. */ Q2K, Q2_K, {
     const GROUP: usize = 16;
     const MINS: bool = true;
+    const INT_SCALES: bool = true;
+    const ZERO: u8 = 0;
     #[inline(always)]
     fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8] {
-        all_bytes::<S, 0>(s, pairs128(s, body, 4, g, half))
+        pairs128(s, body, 4, g, half)
     }
     #[inline(always)]
-    fn scales<S: Simd>(s: S, (body, tail): (&[u8], &[u8]), g: usize, half: usize) -> [S::F; 2] {
-        let (d, two) = (f16s(s, tail, 0, half), s.shr_by(word(s, body, g / 2, half), 16 * (g % 2) as u32));
-        [s.mul(d, s.to_f(field(s, two, 0, 15))), s.mul(d, s.to_f(field(s, two, 8, 15)))]
+    fn factors<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 2] {
+        let two = s.shr_by(word(s, body, g / 2, half), 16 * (g % 2) as u32);
+        [field(s, two, 0, 15), field(s, two, 8, 15)]
     }
     #[inline(always)]
     fn mins<S: Simd>(s: S, (body, _tail): (&[u8], &[u8]), g: usize, half: usize) -> S::I {
@@ -215,22 +242,23 @@ format!(/** Q2_K. */ Q2K, Q2_K, {
 
 format!(/** Q3_K. */ Q3K, Q3_K, {
     const GROUP: usize = 16;
+    const INT_SCALES: bool = true;
+    const ZERO: u8 = 4;
     #[inline(always)]
     fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8] {
         let mut out = pairs128(s, body, 8, g, half);
         for (l, out) in out.iter_mut().enumerate() {
-            *out = s.or(*out, plane(s, word(s, body, l, half), g, 2));
+            *out = s.or(*out, any_plane(s, word(s, body, l, half), g, 2));
         }
-        all_bytes::<S, 4>(s, out)
+        out
     }
     #[inline(always)]
-    fn scales<S: Simd>(s: S, (body, tail): (&[u8], &[u8]), g: usize, half: usize) -> [S::F; 2] {
-        let (d, i) = (f16s(s, tail, 0, half), g / 2);
+    fn factors<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 2] {
+        let i = g / 2;
         let low = bits(s, word(s, body, 24 + i % 2, half), 4 * (i / 2), 15);
         let all = s.or(low, s.shl::<4>(bits(s, word(s, body, 26, half), 2 * i, 3)));
         let two = s.shr_by(all, 16 * (g % 2) as u32);
-        let around_zero = [s.sub_i(byte(s, two, 0), s.splat_i(32)), s.sub_i(byte(s, two, 1), s.splat_i(32))];
-        [s.mul(d, s.to_f(around_zero[0])), s.mul(d, s.to_f(around_zero[1]))]
+        [s.sub_i(byte(s, two, 0), s.splat_i(32)), s.sub_i(byte(s, two, 1), s.splat_i(32))]
     }
 });
 
@@ -244,13 +272,14 @@ fn q5k_six<S: Simd>(s: S, body: &[u8], g: usize, half: usize, at: usize) -> S::I
 
 format!(/** Q5_K. */ Q5K, Q5_K, {
     const MINS: bool = true;
+    const ZERO: u8 = 0;
     #[inline(always)]
     fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8] {
         let mut out = nibbles64(s, body, 11, g, half);
         for (l, out) in out.iter_mut().enumerate() {
-            *out = s.or(*out, plane(s, word(s, body, 3 + l, half), g, 4));
+            *out = s.or(*out, any_plane(s, word(s, body, 3 + l, half), g, 4));
         }
-        all_bytes::<S, 0>(s, out)
+        out
     }
     #[inline(always)]
     fn scales<S: Simd>(s: S, (body, tail): (&[u8], &[u8]), g: usize, half: usize) -> [S::F; 2] {
@@ -299,16 +328,11 @@ format!(/** MXFP4. A scale of 2^-128 is taken as 0: its products are below every
     }
 });
 
-/// Half of an unsigned number of four exponent and three mantissa bits.
+/// Half of the unsigned number of four exponent and three mantissa bits from bit 20 on, where a float with a bias of 127
+/// instead of 7 has them.
 #[inline(always)]
-fn ue4m3<S: Simd>(s: S, bits: S::I) -> S::F {
-    let magnitude = s.and(bits, s.splat_i(0x7f));
-    // 0x7f alone is no number and counts as 0: then, and only then, one more reaches bit 7, and the mask is 0.
-    let number = s.sub_i(s.shr::<7>(s.add_i(bits, s.splat_i(1))), s.splat_i(1));
-    // A set sign bit makes this 0 or 1: such bytes are taken by their magnitude.
-    let number = s.or(number, s.sub_i(s.splat_i(0), s.shr::<7>(bits)));
-    // Exponents of bias 7 in the place of those of bias 127, and half of it.
-    s.mul(s.as_f(s.shl::<20>(s.and(magnitude, number))), s.splat(f32::from_bits(0x7b00_0000)))
+fn half_ue4m3<S: Simd>(s: S, bits: S::I) -> S::F {
+    s.mul(s.as_f(s.and(bits, s.splat_i(0x07f0_0000))), s.splat(f32::from_bits(0x7b00_0000)))
 }
 
 format!(/** NVFP4. */ Nvfp4, NVFP4, {
@@ -326,43 +350,43 @@ format!(/** NVFP4. */ Nvfp4, NVFP4, {
     }
     #[inline(always)]
     fn scales<S: Simd>(s: S, (_body, tail): (&[u8], &[u8]), g: usize, half: usize) -> [S::F; 2] {
-        let two = s.shr_by(word(s, tail, 0, half), 16 * g as u32);
-        [ue4m3(s, byte(s, two, 0)), ue4m3(s, byte(s, two, 1))]
+        // 0x7f alone is no number and counts as 0: then, and only then, one more reaches the sign bit of a byte that has it
+        // not set. Bytes with a sign are taken by their magnitude.
+        let (four, magnitudes) = (word(s, tail, 0, half), s.and(word(s, tail, 0, half), every(s, 0x7f)));
+        let over = s.and(s.add_i(magnitudes, every(s, 1)), every(s, 0x80));
+        let none = s.and(over, s.xor(four, every(s, 0x80)));
+        let numbers = s.and(magnitudes, s.xor(s.sub_i(none, s.shr::<7>(none)), every(s, 0x7f)));
+        let two = s.shr_by(numbers, 16 * g as u32);
+        [half_ue4m3(s, s.shl::<20>(two)), half_ue4m3(s, s.shl::<12>(two))]
     }
 });
 
 format!(/** TQ2_0. */ Tq2_0, TQ2_0, {
+    const INT_SCALES: bool = true;
+    const ZERO: u8 = 1;
     #[inline(always)]
     fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8] {
-        all_bytes::<S, 1>(s, pairs128(s, body, 0, g, half))
+        pairs128(s, body, 0, g, half)
     }
 });
-
-/// 3 times every lane.
-#[inline(always)]
-fn times3<S: Simd>(s: S, a: S::I) -> S::I {
-    s.add_i(a, s.shl::<1>(a))
-}
-
-/// Digit `n` of two bytes of every lane, whose others are 0.
-#[inline(always)]
-fn digit_of_two<S: Simd>(s: S, mut a: S::I, n: usize) -> S::I {
-    let even = s.splat_i(0x00ff_00ff);
-    for _ in 0..n {
-        a = s.and(times3(s, a), even);
-    }
-    s.and(s.shr::<8>(times3(s, a)), even)
-}
 
 /// Digit `n` of every byte: the integer part of 3 times the fraction that `3^n` times the byte leaves.
 #[inline(always)]
 fn digit<S: Simd>(s: S, a: S::I, n: usize) -> S::I {
-    let even = s.splat_i(0x00ff_00ff);
-    let (low, high) = (s.and(a, even), s.and(s.shr::<8>(a), even));
-    s.or(digit_of_two(s, low, n), s.shl::<8>(digit_of_two(s, high, n)))
+    // As halves of 16 bits with the byte on top, a fraction of 2^16; the lower ones leave the digit where it belongs, the
+    // upper ones 8 bits above the byte's place.
+    const POWERS: [i32; 5] = [0x1_0001, 0x3_0003, 0x9_0009, 0x1b_001b, 0x51_0051];
+    let power = s.splat_i(POWERS[n]);
+    let (low, high) =
+        (s.shl::<8>(s.and(a, s.splat_i(0x00ff_00ff))), s.and(a, s.splat_i(0xff00_ff00_u32.cast_signed())));
+    let low = s.mul_high_u16(s.mul_low_u16(low, power), s.splat_i(0x0003_0003));
+    let high = s.mul_high_u16(s.mul_low_u16(high, power), s.splat_i(0x0300_0300));
+    s.or(low, s.and(high, s.splat_i(0x0300_0300)))
 }
 
 format!(/** TQ1_0. */ Tq1_0, TQ1_0, {
+    const INT_SCALES: bool = true;
+    const ZERO: u8 = 1;
     #[inline(always)]
     fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8] {
         let mut out = [s.splat_i(0); 8];
@@ -374,11 +398,12 @@ format!(/** TQ1_0. */ Tq1_0, TQ1_0, {
             };
             *out = digit(s, word(s, body, unit, half), n);
         }
-        all_bytes::<S, 1>(s, out)
+        out
     }
 });
 
 format!(/** Q1_0. */ Q1_0, Q1_0, {
+    const ZERO: u8 = 1;
     #[inline(always)]
     fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8] {
         let planes = word(s, body, g, half);
@@ -386,18 +411,19 @@ format!(/** Q1_0. */ Q1_0, Q1_0, {
         for (u, out) in out.iter_mut().enumerate() {
             *out = plane(s, planes, u, 1);
         }
-        all_bytes::<S, 1>(s, out)
+        out
     }
 });
 
 format!(/** Q2_0. */ Q2_0, Q2_0, {
+    const ZERO: u8 = 1;
     #[inline(always)]
     fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8] {
         let mut out = [s.splat_i(0); 8];
         for (u, out) in out.iter_mut().enumerate() {
             *out = bits(s, word(s, body, 2 * g + u % 2, half), 2 * (u / 2), 3);
         }
-        all_bytes::<S, 1>(s, out)
+        out
     }
 });
 
@@ -425,12 +451,37 @@ const fn by_bytes<const N: usize>(grid: &[u16; N]) -> [u32; N] {
     table
 }
 
+/// The halves of grids of eight codes of two bits, or of four codes of four bits, as tables of bytes.
+const fn half_entries<const N: usize>(grid: &[u16; N], half: usize) -> [u8; N] {
+    let mut table = [0; N];
+    let mut i = 0;
+    while i < N {
+        table[i] = grid[i].to_le_bytes()[half];
+        i += 1;
+    }
+    table
+}
+
+/// A grid as the kernels look it up: by lanes, or the lower and the upper half of an entry by bytes.
+struct Lookup<const N: usize> {
+    lanes: [u32; N],
+    halves: [[u8; N]; 2],
+}
+
+const fn of_eight<const N: usize>(grid: &[u16; N]) -> Lookup<N> {
+    Lookup { lanes: by_nibbles(grid), halves: [half_entries(grid, 0), half_entries(grid, 1)] }
+}
+
+const fn of_four<const N: usize>(grid: &[u16; N]) -> Lookup<N> {
+    Lookup { lanes: by_bytes(grid), halves: [half_entries(grid, 0), half_entries(grid, 1)] }
+}
+
 static IQ1: [u32; 2048] = by_nibbles(&grids::IQ1);
-static IQ2_XXS: [u32; 256] = by_nibbles(&grids::IQ2_XXS);
-static IQ2_XS: [u32; 512] = by_nibbles(&grids::IQ2_XS);
-static IQ2_S: [u32; 1024] = by_nibbles(&grids::IQ2_S);
-static IQ3_XXS: [u32; 256] = by_bytes(&grids::IQ3_XXS);
-static IQ3_S: [u32; 512] = by_bytes(&grids::IQ3_S);
+static IQ2_XXS: Lookup<256> = of_eight(&grids::IQ2_XXS);
+static IQ2_XS: Lookup<512> = of_eight(&grids::IQ2_XS);
+static IQ2_S: Lookup<1024> = of_eight(&grids::IQ2_S);
+static IQ3_XXS: Lookup<256> = of_four(&grids::IQ3_XXS);
+static IQ3_S: Lookup<512> = of_four(&grids::IQ3_S);
 
 /// Levels of IQ2 and their negatives, by code and then sign.
 const IQ2_LEVELS: [i8; 16] = [8, 25, 43, 0, -8, -25, -43, 0, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -470,17 +521,73 @@ fn eights<S: Simd, const N: usize>(
     out
 }
 
-/// 32 columns of IQ3: an entry for four of them.
+/// Where in a lane the bits above the eight of four indices lie: from `shift` and then every `step` on, `count` each.
+type Upper = (usize, usize, usize);
+
+/// What [`Simd::look_up_bytes`] needs of them.
+const fn tests((shift, step, count): Upper) -> [u32; 2] {
+    let (mut tests, mut k) = ([0; 2], 0);
+    while k < 4 * count {
+        tests[k % count] |= 1u32 << (8 * (k / count) + shift + step * (k / count) + k % count);
+        k += 1;
+    }
+    tests
+}
+
+/// 32 columns of IQ2: eight for each of the indices in `low` and `upper`.
 #[inline(always)]
-fn fours<S: Simd, const N: usize>(
+fn iq2<S: Simd, const N: usize>(
     s: S,
-    (grid, levels): (&[u32; N], [i8; 16]),
-    indices: [S::I; 8],
-    signs: [S::I; 8],
+    grid: &Lookup<N>,
+    (low, upper, at): (S::I, S::I, Upper),
+    signs: S::I,
 ) -> [S::I; 8] {
-    let mut out = signs;
-    for u in 0..8 {
-        out[u] = values(s, levels, s.or(s.gather(grid, indices[u]), signs[u]));
+    if !S::BYTE_TABLES {
+        let indices = longer(s, low, upper, (at.0, at.1), (1 << at.2) - 1);
+        return eights(s, (&grid.lanes, IQ2_LEVELS), indices, planes(s, signs, 2));
+    }
+    let (upper, tests) = (s.four_times(upper), tests(at));
+    let first = s.look_up_bytes(&grid.halves[0], low, upper, tests);
+    let second = s.look_up_bytes(&grid.halves[1], low, upper, tests);
+    let mut out = [low; 8];
+    for k in 0..4 {
+        for (half, codes) in [first, second].into_iter().enumerate() {
+            let codes = s.windows(codes, codes, 8 * k, [0, 2, 4, 6]);
+            out[2 * k + half] = s.levels([8, 25, 43, 0, 8, 25, 43, 0], codes, signs, 2 * k + half);
+        }
+    }
+    out
+}
+
+/// 32 columns of IQ3: four for each of the indices in two lanes and `upper`.
+#[inline(always)]
+fn iq3<S: Simd, const N: usize>(
+    s: S,
+    (grid, levels): (&Lookup<N>, [i8; 16]),
+    (low, upper, count): ([S::I; 2], S::I, usize),
+    signs: S::I,
+) -> [S::I; 8] {
+    let mut out = [signs; 8];
+    for word in 0..2 {
+        let at = (4 * word, 1, count);
+        if S::BYTE_TABLES {
+            let (upper, tests) = (s.four_times(upper), tests(at));
+            let first = s.look_up_bytes(&grid.halves[0], low[word], upper, tests);
+            let second = s.look_up_bytes(&grid.halves[1], low[word], upper, tests);
+            let mut table = [0; 8];
+            for (to, from) in table.iter_mut().zip(levels) {
+                *to = from.cast_unsigned();
+            }
+            for k in 0..4 {
+                let codes = s.windows(first, second, 8 * k, [0, 4, 0, 4]);
+                out[4 * word + k] = s.levels(table, codes, signs, 4 * word + k);
+            }
+        } else {
+            let (indices, signs) = (longer(s, low[word], upper, (at.0, at.1), (1 << count) - 1), planes(s, signs, 3));
+            for k in 0..4 {
+                out[4 * word + k] = values(s, levels, s.or(s.gather(&grid.lanes, indices[k]), signs[4 * word + k]));
+            }
+        }
     }
     out
 }
@@ -531,10 +638,11 @@ fn iq2_scales16<S: Simd>(s: S, body: &[u8], d: S::F, g: usize, half: usize) -> [
 }
 
 format!(/** IQ2_XXS. */ Iq2Xxs, IQ2_XXS, {
+    const GRID: bool = true;
     #[inline(always)]
     fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8] {
-        let (indices, (signs, _)) = (word(s, body, 2 * g, half), eighths(s, word(s, body, 2 * g + 1, half)));
-        eights(s, (&IQ2_XXS, IQ2_LEVELS), four_bytes(s, indices), planes(s, signs, 2))
+        let (low, (signs, _)) = (word(s, body, 2 * g, half), eighths(s, word(s, body, 2 * g + 1, half)));
+        iq2(s, &IQ2_XXS, (low, low, (0, 0, 0)), signs)
     }
     #[inline(always)]
     fn scales<S: Simd>(s: S, (body, tail): (&[u8], &[u8]), g: usize, half: usize) -> [S::F; 2] {
@@ -544,11 +652,12 @@ format!(/** IQ2_XXS. */ Iq2Xxs, IQ2_XXS, {
 });
 
 format!(/** IQ2_XS. */ Iq2Xs, IQ2_XS, {
+    const GRID: bool = true;
     const GROUP: usize = 16;
     #[inline(always)]
     fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8] {
         let (low, (signs, ninths)) = (word(s, body, 2 + 2 * g, half), eighths(s, word(s, body, 3 + 2 * g, half)));
-        eights(s, (&IQ2_XS, IQ2_LEVELS), longer(s, low, ninths, (0, 1), 1), planes(s, signs, 2))
+        iq2(s, &IQ2_XS, (low, ninths, (0, 1, 1)), signs)
     }
     #[inline(always)]
     fn scales<S: Simd>(s: S, (body, tail): (&[u8], &[u8]), g: usize, half: usize) -> [S::F; 2] {
@@ -557,12 +666,13 @@ format!(/** IQ2_XS. */ Iq2Xs, IQ2_XS, {
 });
 
 format!(/** IQ2_S. */ Iq2S, IQ2_S, {
+    const GRID: bool = true;
     const GROUP: usize = 16;
     #[inline(always)]
     fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8] {
         let (low, signs) = (word(s, body, 4 + 2 * g, half), word(s, body, 5 + 2 * g, half));
         let upper = s.shr_by(word(s, body, 2 + g / 4, half), 8 * (g % 4) as u32);
-        eights(s, (&IQ2_S, IQ2_LEVELS), longer(s, low, upper, (0, 2), 3), planes(s, signs, 2))
+        iq2(s, &IQ2_S, (low, upper, (0, 2, 2)), signs)
     }
     #[inline(always)]
     fn scales<S: Simd>(s: S, (body, tail): (&[u8], &[u8]), g: usize, half: usize) -> [S::F; 2] {
@@ -571,12 +681,12 @@ format!(/** IQ2_S. */ Iq2S, IQ2_S, {
 });
 
 format!(/** IQ3_XXS. */ Iq3Xxs, IQ3_XXS, {
+    const GRID: bool = true;
     #[inline(always)]
     fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8] {
         let (signs, _) = eighths(s, word(s, body, 3 * g + 2, half));
         let (first, second) = (word(s, body, 3 * g, half), word(s, body, 3 * g + 1, half));
-        let ([a, b, c, d], [e, f, g, h]) = (four_bytes(s, first), four_bytes(s, second));
-        fours(s, (&IQ3_XXS, IQ3_XXS_LEVELS), [a, b, c, d, e, f, g, h], planes(s, signs, 3))
+        iq3(s, (&IQ3_XXS, IQ3_XXS_LEVELS), ([first, second], signs, 0), signs)
     }
     #[inline(always)]
     fn scales<S: Simd>(s: S, (body, tail): (&[u8], &[u8]), g: usize, half: usize) -> [S::F; 2] {
@@ -586,14 +696,13 @@ format!(/** IQ3_XXS. */ Iq3Xxs, IQ3_XXS, {
 });
 
 format!(/** IQ3_S. */ Iq3S, IQ3_S, {
+    const GRID: bool = true;
     #[inline(always)]
     fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8] {
         let (first, second) = (word(s, body, 3 + 3 * g, half), word(s, body, 4 + 3 * g, half));
         let (signs, ninths) = (word(s, body, 5 + 3 * g, half), word(s, body, 1 + g / 4, half));
         let ninths = s.shr_by(ninths, 8 * (g % 4) as u32);
-        let ([a, b, c, d], [e, f, g, h]) =
-            (longer(s, first, ninths, (0, 1), 1), longer(s, second, ninths, (4, 1), 1));
-        fours(s, (&IQ3_S, IQ3_S_LEVELS), [a, b, c, d, e, f, g, h], planes(s, signs, 3))
+        iq3(s, (&IQ3_S, IQ3_S_LEVELS), ([first, second], ninths, 1), signs)
     }
     #[inline(always)]
     fn scales<S: Simd>(s: S, (body, tail): (&[u8], &[u8]), g: usize, half: usize) -> [S::F; 2] {
@@ -609,6 +718,7 @@ fn down<S: Simd>(s: S, bit: S::I) -> S::I {
 }
 
 format!(/** IQ1_S. */ Iq1S, IQ1_S, {
+    const GRID: bool = true;
     #[inline(always)]
     fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8] {
         let (low, more) = (word(s, body, g, half), s.shr_by(word(s, body, 8 + g / 2, half), 16 * (g % 2) as u32));
@@ -623,6 +733,7 @@ format!(/** IQ1_S. */ Iq1S, IQ1_S, {
 });
 
 format!(/** IQ1_M. */ Iq1M, IQ1_M, {
+    const GRID: bool = true;
     const GROUP: usize = 16;
     #[inline(always)]
     fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8] {

@@ -17,6 +17,8 @@ pub trait Simd: Copy {
     /// Worth kernels that are there for speed alone, such as tiles for many tokens; else the binary has one plain kernel
     /// of each kind.
     const FAST: bool = true;
+    /// Bytes are looked up in tables of hundreds of bytes: the methods from [`Simd::look_up_bytes`] on are there.
+    const BYTE_TABLES: bool = false;
     /// Vector of f32.
     type F: Copy;
     /// Vector of i32, or of bytes.
@@ -88,6 +90,10 @@ pub trait Simd: Copy {
     fn max_i(self, a: Self::I, b: Self::I) -> Self::I;
     /// Sums of neighbouring lanes, those of `a` and then those of `b`, wrapping.
     fn add_pairs(self, a: Self::I, b: Self::I) -> Self::I;
+    /// The lower halves of the products of unsigned 16-bit halves.
+    fn mul_low_u16(self, a: Self::I, b: Self::I) -> Self::I;
+    /// The upper halves.
+    fn mul_high_u16(self, a: Self::I, b: Self::I) -> Self::I;
     /// |a| of each signed byte.
     fn abs_i8(self, a: Self::I) -> Self::I;
     /// Sum of all lanes, wrapping.
@@ -102,10 +108,44 @@ pub trait Simd: Copy {
     fn shr_by(self, a: Self::I, bits: u32) -> Self::I;
     /// Shift left likewise.
     fn shl_by(self, a: Self::I, bits: u32) -> Self::I;
+    /// Rotates each 32-bit lane to the right, by less than 32.
+    #[inline(always)]
+    fn rotate_right(self, a: Self::I, bits: u32) -> Self::I {
+        self.or(self.shr_by(a, bits), self.shl_by(a, 32 - bits))
+    }
     /// `table[index]` for each byte; indices below 16.
     fn look_up(self, table: [u8; 16], indices: Self::I) -> Self::I;
     /// `table[index mod N]` for each lane; `N` is a power of two.
     fn gather<const N: usize>(self, table: &[u32; N], indices: Self::I) -> Self::I;
+    /// `table[index]` for each byte. The lower eight bits of an index are those of `low`, bit `8 + i` is whether `upper` has a
+    /// bit in common with `tests[i]` in this byte. `N` is 256, 512 or 1024.
+    #[inline(always)]
+    fn look_up_bytes<const N: usize>(
+        self,
+        _table: &[u8; N],
+        _low: Self::I,
+        _upper: Self::I,
+        _tests: [u32; 2],
+    ) -> Self::I {
+        unreachable!("only with BYTE_TABLES")
+    }
+    /// The lowest byte of every lane as all four.
+    #[inline(always)]
+    fn four_times(self, _a: Self::I) -> Self::I {
+        unreachable!("only with BYTE_TABLES")
+    }
+    /// Byte `i` of a lane: the eight bits of `a`'s lane, or `b`'s for bytes 2 and 3, from bit `first + shifts[i]` on; what lies
+    /// beyond the lane is undefined.
+    #[inline(always)]
+    fn windows(self, _a: Self::I, _b: Self::I, _first: usize, _shifts: [u8; 4]) -> Self::I {
+        unreachable!("only with BYTE_TABLES")
+    }
+    /// 128 more than `table[index]`, less than 128, for the lower three bits of each byte, or 128 less that where `planes` has
+    /// bit `plane` of the byte set.
+    #[inline(always)]
+    fn levels(self, _table: [u8; 8], _indices: Self::I, _planes: Self::I, _plane: usize) -> Self::I {
+        unreachable!("only with BYTE_TABLES")
+    }
     /// `LANES` half words, zero-extended.
     fn load_u16(self, x: &[u8]) -> Self::I;
     /// Lanes to f32.

@@ -18,7 +18,7 @@ pub enum Tier {
     Avx2Vnni,
     /// AVX-512 F, BW, DQ, VL and VNNI.
     Avx512,
-    /// The same with AVX-512 BF16 for bf16 weights in prefill.
+    /// The same with AVX-512 BF16 for bf16 weights in prefill, and VBMI for the grids of IQ2 and IQ3.
     Avx512Bf16,
 }
 

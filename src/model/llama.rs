@@ -4,8 +4,12 @@
 use super::step::{Activation, HeadSteps, Pairing, Pass};
 use super::weights::{FeedForward, Layer, Presence, Tensors};
 
-pub(super) const TENSORS: Tensors =
-    Tensors { qkv_biases: Presence::Perhaps, attn_output_bias: Presence::Perhaps, ..Tensors::PLAIN };
+pub(super) const TENSORS: Tensors = Tensors {
+    qkv_biases: Presence::Perhaps,
+    attn_output_bias: Presence::Perhaps,
+    ffn_biases: Presence::Perhaps,
+    ..Tensors::PLAIN
+};
 
 /// One layer.
 pub(super) fn layer(pass: &mut Pass<'_, '_>, index: usize, w: &Layer) {
@@ -22,8 +26,14 @@ pub(super) fn layer(pass: &mut Pass<'_, '_>, index: usize, w: &Layer) {
     match &w.ffn {
         FeedForward::Dense(ffn) => {
             pass.project_gate_up(ffn);
+            if let Some([gate, up, _]) = &ffn.biases {
+                pass.add_gate_up_biases(gate, up);
+            }
             pass.swiglu(ffn);
             pass.add_product(&ffn.down);
+            if let Some([_, _, down]) = &ffn.biases {
+                pass.add_bias(down);
+            }
         }
         FeedForward::Experts(moe) => {
             pass.route(moe);

@@ -375,13 +375,14 @@ impl Pass<'_, '_> {
 
     /// A bias, added to the residual stream.
     pub fn add_bias(&mut self, bias: &Weight) {
-        let (n, e, bias) = (self.tokens.len(), self.config.n_embd, bias.values(self.region));
-        let grid = Grid::new(self.buffers.x, (n, e, padded(e)), (1, e));
-        share(self.team, n, &|_| {
-            while let Some(mut block) = grid.next() {
-                block.row(0).iter_mut().zip(bias).for_each(|(x, bias)| *x += bias);
-            }
-        });
+        add_to_rows(self.team, self.buffers.x, self.tokens.len(), bias.values(self.region));
+    }
+
+    /// Biases, added to the gate and up projections.
+    pub fn add_gate_up_biases(&mut self, gate: &Weight, up: &Weight) {
+        let n = self.tokens.len();
+        add_to_rows(self.team, self.buffers.gate, n, gate.values(self.region));
+        add_to_rows(self.team, self.buffers.up, n, up.values(self.region));
     }
 
     /// The RMSNorm of the product of `weight` and the activation records, added to the residual stream.
@@ -457,6 +458,16 @@ impl Pass<'_, '_> {
         }
         &mut self.buffers.logits[..n * padded(output.rows)]
     }
+}
+
+/// Adds a vector to each of `n` rows.
+fn add_to_rows(team: &dyn Team, rows: &mut [f32], n: usize, values: &[f32]) {
+    let grid = Grid::new(rows, (n, values.len(), padded(values.len())), (1, values.len()));
+    share(team, n, &|_| {
+        while let Some(mut block) = grid.next() {
+            block.row(0).iter_mut().zip(values).for_each(|(x, value)| *x += value);
+        }
+    });
 }
 
 /// Multiplies what a block holds.

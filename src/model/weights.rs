@@ -144,6 +144,8 @@ pub(super) struct Tensors {
     pub qk_norms: QkNorms,
     pub sinks: bool,
     pub attn_output_bias: Presence,
+    /// Biases of dense feed-forward layers.
+    pub ffn_biases: Presence,
     /// The name of the norm before the feed-forward layer.
     pub ffn_norm: &'static str,
     /// Norms of what attention and feed-forward layer add to the stream.
@@ -164,6 +166,7 @@ impl Tensors {
         qk_norms: QkNorms::None,
         sinks: false,
         attn_output_bias: Presence::Never,
+        ffn_biases: Presence::Never,
         ffn_norm: "ffn_norm",
         post_norms: false,
         expert_biases: false,
@@ -179,6 +182,8 @@ pub struct Gated {
     pub gate: Weight,
     pub up: Weight,
     pub down: Weight,
+    /// Biases of gate, up and down.
+    pub biases: Option<[Weight; 3]>,
 }
 
 /// A feed-forward layer made of experts: `gate`, `up` and `down` hold a matrix for each.
@@ -446,9 +451,19 @@ impl<'t> Finder<'t> {
             None if has.gate_in_up => {
                 let [gate, up] = self.take_parts(&name("ffn_up.weight"), [config.n_ff; 2], e)?;
                 let down = self.take(&name("ffn_down.weight"), Form::Panels, e, config.n_ff)?;
-                FeedForward::Dense(Box::new(Gated { gate, up, down }))
+                FeedForward::Dense(Box::new(Gated { gate, up, down, biases: None }))
             }
-            None => FeedForward::Dense(Box::new(self.gated(&name("ffn"), "", config.n_ff, e)?)),
+            None => {
+                let mut ffn = self.gated(&name("ffn"), "", config.n_ff, e)?;
+                if self.wanted(has.ffn_biases, &name("ffn_gate.bias")) {
+                    ffn.biases = Some([
+                        self.vector(&name("ffn_gate.bias"), config.n_ff)?,
+                        self.vector(&name("ffn_up.bias"), config.n_ff)?,
+                        self.vector(&name("ffn_down.bias"), e)?,
+                    ]);
+                }
+                FeedForward::Dense(Box::new(ffn))
+            }
         };
         Ok(Layer {
             attn_norm,
@@ -469,7 +484,8 @@ impl<'t> Finder<'t> {
     fn gated(&mut self, prefix: &str, suffix: &str, n_ff: usize, e: usize) -> Result<Gated, ModelError> {
         let mut matrix =
             |name: &str, rows, cols| self.take(&format!("{prefix}_{name}{suffix}.weight"), Form::Panels, rows, cols);
-        Ok(Gated { gate: matrix("gate", n_ff, e)?, up: matrix("up", n_ff, e)?, down: matrix("down", e, n_ff)? })
+        let (gate, up, down) = (matrix("gate", n_ff, e)?, matrix("up", n_ff, e)?, matrix("down", e, n_ff)?);
+        Ok(Gated { gate, up, down, biases: None })
     }
 
     fn mixture(&mut self, config: &Config, of: Experts, has: &Tensors, i: usize) -> Result<Mixture, ModelError> {

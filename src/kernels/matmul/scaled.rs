@@ -1,7 +1,8 @@
 //! Weights whose groups of 16 or 32 columns have a float scale, times int8 activations.
 //!
-//! A type is nothing but a way to unpack ([`ScaledFormat`]): its panels become a tile of signed bytes and float scales, for
-//! few tokens as for many, and one kernel multiplies the tile. Nothing is rounded but what the float arithmetic rounds.
+//! A type is nothing but a way to unpack ([`ScaledFormat`]). For one token its vectors are multiplied as they come
+//! ([`stream`]); for more its panels become a tile of signed bytes and float scales, and one kernel multiplies the tile.
+//! Nothing is rounded but what the float arithmetic rounds.
 //!
 //! Types with blocks of 256 columns meet activations with a scale per 256 ([`multiply_super`]): a group then costs one
 //! multiply-add, and its minimum half an integer one. The others have a scale per 32 ([`multiply`]).
@@ -11,14 +12,17 @@ use std::ops::Range;
 use super::super::Ahead;
 use super::super::acts::{Acts, Rows, paired};
 use super::super::grid::Block;
-use super::super::scaled_formats::ScaledFormat;
+use super::super::scaled_formats::{ScaledFormat, signed};
 use super::super::simd::Simd;
-use super::{Matrix, floats, in_blocks, in_order, prefetch, prefetch_block, vectors, write_block};
+use super::{Matrix, in_blocks, in_order, prefetch, prefetch_block, tile_bytes, write_block};
 use crate::bytes;
 use crate::quant::{GROUP, PANEL_ROWS, SUPER};
 
-/// Unpacks a stretch of a panel's blocks into the rows of a tile from 16 times the given number on.
-pub type FillFn = unsafe fn(&[u8], &mut Tile<'_>, usize, Ahead);
+/// Unpacks a stretch of a panel's blocks into a tile.
+pub type FillFn = unsafe fn(&[u8], &mut Tile<'_>, Ahead);
+
+/// One token times the rows of a panel.
+pub type StreamFn = unsafe fn(&[u8], &Rows<'_>, Ahead, &mut [f32; PANEL_ROWS]);
 
 /// What multiplies a tile: by the columns that share a scale of the weights, by those that share one of the activations
 /// (`Super`: 256), and by whether there are minima.
@@ -62,26 +66,57 @@ impl Kind {
 /// How a type is unpacked, and which kernel takes it from there.
 #[derive(Clone, Copy)]
 pub struct Unpack {
-    /// Into tiles as wide as one panel, and as a stripe.
-    fill: [FillFn; 2],
+    fill: FillFn,
     block_cols: usize,
     block_bytes: usize,
     /// The kernel.
     pub kind: Kind,
+    /// That for one token, where it is worth one.
+    stream: Option<StreamFn>,
 }
 
 impl Unpack {
-    /// For `fill` being [`fill`] of the format `F`.
-    pub const fn new<F: ScaledFormat>(fill: [FillFn; 2]) -> Unpack {
+    /// For [`fill`] and [`stream`] of the format `F`.
+    pub const fn new<S: Simd, F: ScaledFormat>(fill: FillFn, stream: StreamFn) -> Unpack {
         assert!(F::COLS.is_multiple_of(GROUP));
-        Unpack { fill, block_cols: F::COLS, block_bytes: F::BODY + F::TAIL, kind: Kind::of::<F>() }
+        let stream = if S::FAST && (!F::GRID || S::BYTE_TABLES) { Some(stream) } else { None };
+        Unpack { fill, block_cols: F::COLS, block_bytes: F::BODY + F::TAIL, kind: Kind::of::<F>(), stream }
+    }
+
+    /// Whether there is a kernel for one token.
+    pub const fn streams(&self) -> bool {
+        self.stream.is_some()
+    }
+
+    /// One token times the panels of `out`'s columns.
+    ///
+    /// # Safety
+    /// The CPU has the features of the tier that this is of.
+    pub unsafe fn stream(
+        &self,
+        w: &Matrix<'_>,
+        acts: &Acts<'_>,
+        out: &mut Block<'_, f32>,
+        accumulate: bool,
+        ahead: Ahead,
+    ) {
+        let stream = self.stream.expect("a caller that has asked");
+        let (rows, first) = (acts.rows(0, 1), out.col0 / PANEL_ROWS);
+        for (p, out) in out.row(0).as_chunks_mut::<PANEL_ROWS>().0.iter_mut().enumerate() {
+            let mut sums = [0.0; PANEL_ROWS];
+            // SAFETY: as the caller guarantees.
+            unsafe { stream(w.panel(first + p), &rows, ahead, &mut sums) };
+            if accumulate {
+                sums.iter_mut().zip(&*out).for_each(|(sum, out)| *sum += out);
+            }
+            *out = sums;
+        }
     }
 }
 
-/// Unpacked weights of `width` rows: quants `[k / 4][width][4]`, which are signed, or 128 more than that with
-/// [`Simd::VNNI`]; scales `[k / group][width]`; minima `[k / 32][width]`, which are floats that are added to every value,
-/// or, where blocks have 256 columns, the integers of both halves of 32 columns as i16 pairs, with their factors
-/// `[k / 256][width]`, to be taken off.
+/// Unpacked weights of a panel: quants `[k / 4][16][4]`, which are signed, or 128 more than that with [`Simd::VNNI`]; scales
+/// `[k / group][16]`; minima `[k / 32][16]`, which are floats that are added to every value, or, where blocks have 256
+/// columns, the integers of both halves of 32 columns as i16 pairs, with their factors `[k / 256][16]`, to be taken off.
 pub struct Tile<'t> {
     quants: &'t mut [u8],
     scales: &'t mut [f32],
@@ -90,41 +125,47 @@ pub struct Tile<'t> {
 }
 
 impl<'t> Tile<'t> {
-    fn carve(tile: &'t mut [u8], k_cols: usize, width: usize) -> Self {
-        let (quants, rest) = tile.split_at_mut(width * k_cols);
-        let (scales, rest) = rest.split_at_mut(width * k_cols / 16 * 4);
-        let (mins, rest) = rest.split_at_mut(width * k_cols / GROUP * 4);
-        let dmin = &mut rest[..width * k_cols / SUPER * 4];
+    fn carve(tile: &'t mut [u8], k_cols: usize) -> Self {
+        let (quants, rest) = tile.split_at_mut(PANEL_ROWS * k_cols);
+        let (scales, rest) = rest.split_at_mut(PANEL_ROWS * k_cols / 16 * 4);
+        let (mins, rest) = rest.split_at_mut(PANEL_ROWS * k_cols / GROUP * 4);
+        let dmin = &mut rest[..PANEL_ROWS * k_cols / SUPER * 4];
         Tile { quants, scales: bytes::cast_mut(scales), mins, dmin: bytes::cast_mut(dmin) }
     }
 }
 
-/// Unpacks `blocks` of one panel into the rows of a tile of width `W` from `16 * panel` on.
+/// The tiles of a stripe of two panels, or one for a panel and one that is not used.
+type Tiles<'t> = [Tile<'t>; 2];
+
+/// Where vector `v` of a stripe lies: its panel, and the first of its rows there.
+const fn lane<S: Simd>(v: usize) -> (usize, usize) {
+    (v * S::LANES / PANEL_ROWS, v * S::LANES % PANEL_ROWS)
+}
+
+/// Cache lines to ask for with every 32 columns, so that they arrive in an even flow.
+const fn lines<F: ScaledFormat>() -> usize {
+    (F::BODY + F::TAIL).div_ceil(64).div_ceil(F::COLS / GROUP)
+}
+
+/// Unpacks `blocks` of one panel into a tile.
 #[inline(always)]
-pub fn fill<S: Simd, F: ScaledFormat, const W: usize>(
-    s: S,
-    blocks: &[u8],
-    tile: &mut Tile<'_>,
-    (panel, ahead): (usize, Ahead),
-) {
-    let lines = (F::BODY + F::TAIL).div_ceil(64).div_ceil(F::COLS / GROUP);
-    let row0 = panel % (W / PANEL_ROWS) * PANEL_ROWS;
+pub fn fill<S: Simd, F: ScaledFormat>(s: S, blocks: &[u8], tile: &mut Tile<'_>, ahead: Ahead) {
+    const W: usize = PANEL_ROWS;
     for (b, block) in blocks.chunks_exact(F::BODY + F::TAIL).enumerate() {
         let (body, tail) = block.split_at(F::BODY);
-        for half in 0..PANEL_ROWS / S::LANES {
-            let row = row0 + half * S::LANES;
+        for half in 0..W / S::LANES {
+            let row = half * S::LANES;
             for g in 0..F::COLS / GROUP {
                 if half == 0 {
-                    // A share of the lines with every group, so that they arrive in an even flow.
-                    for line in 0..lines {
-                        prefetch(s, ahead, block.as_ptr(), g * lines + line);
+                    for line in 0..lines::<F>() {
+                        prefetch(s, ahead, block.as_ptr(), g * lines::<F>() + line);
                     }
                 }
                 let group = b * (F::COLS / GROUP) + g;
                 let units = &mut tile.quants[group * GROUP * W..][..GROUP * W];
                 let quants = F::quants(s, body, g, half);
                 for u in 0..GROUP / 4 {
-                    s.store_bytes(quants[u], &mut units[4 * (u * W + row)..]);
+                    s.store_bytes(signed::<S, F>(s, quants[u]), &mut units[4 * (u * W + row)..]);
                 }
                 let parts = GROUP / F::GROUP;
                 let scales = F::scales(s, (body, tail), g, half);
@@ -143,16 +184,164 @@ pub fn fill<S: Simd, F: ScaledFormat, const W: usize>(
     }
 }
 
+/// One token times a panel.
+#[inline(always)]
+pub fn stream<S: Simd, F: ScaledFormat>(
+    s: S,
+    panel: &[u8],
+    rows: &Rows<'_>,
+    ahead: Ahead,
+    out: &mut [f32; PANEL_ROWS],
+) {
+    for half in 0..PANEL_ROWS / S::LANES {
+        let sum = panel_sum::<S, F>(s, (panel, ahead), rows, half);
+        s.store(sum, &mut out[half * S::LANES..]);
+    }
+}
+
+/// One vector of rows times one token.
+#[inline(always)]
+fn panel_sum<S: Simd, F: ScaledFormat>(s: S, (panel, ahead): (&[u8], Ahead), rows: &Rows<'_>, half: usize) -> S::F {
+    let (per_super, parts) = (SUPER / GROUP, GROUP / F::GROUP);
+    let mut sum = s.splat(0.0);
+    for (at, block) in panel.chunks_exact(F::BODY + F::TAIL).enumerate() {
+        let (body, tail) = block.split_at(F::BODY);
+        let (mut values, mut minima, mut total) = (s.splat(0.0), s.splat_i(0), s.splat_i(0));
+        for g in 0..F::COLS / GROUP {
+            if half == 0 {
+                for line in 0..lines::<F>() {
+                    prefetch(s, ahead, block.as_ptr(), g * lines::<F>() + line);
+                }
+            }
+            let group = at * (F::COLS / GROUP) + g;
+            let (b, i) = (group / per_super, group % per_super);
+            let quants = F::quants(s, body, g, half);
+            if F::COLS < SUPER {
+                values = s.splat(0.0);
+            }
+            for part in 0..parts {
+                let sum = part_sum::<S, F>(s, &quants, part, rows, (b, i));
+                match F::INT_SCALES {
+                    true => {
+                        let factor = s.and(F::factors(s, body, g, half)[part], s.splat_i(0xffff));
+                        total = s.dot_pairs(total, sum, factor);
+                    }
+                    false => values = s.fma(s.to_f(sum), F::scales(s, (body, tail), g, half)[part], values),
+                }
+            }
+            if F::COLS < SUPER {
+                sum = s.fma(values, s.splat(rows.scale(0, b, i)), sum);
+            }
+            if F::MINS {
+                let mins = F::mins(s, (body, tail), g, half);
+                match F::COLS {
+                    SUPER => minima = s.dot_pairs(minima, mins, s.splat_i(rows.sums16(0, b, i))),
+                    _ => sum = s.fma(s.as_f(mins), s.splat(rows.mass(0, b, i)), sum),
+                }
+            }
+        }
+        if F::COLS == SUPER {
+            if F::INT_SCALES {
+                values = s.mul(s.to_f(total), F::d(s, tail, half));
+            }
+            if F::MINS {
+                values = s.fnma(s.to_f(minima), F::dmin(s, tail, half), values);
+            }
+            sum = s.fma(values, s.splat(rows.scale(0, at, 0)), sum);
+        }
+    }
+    sum
+}
+
+/// The integer sum of the columns under scale `part` of group `g` of 256-block `b`, whose quants are given.
+#[inline(always)]
+fn part_sum<S: Simd, F: ScaledFormat>(
+    s: S,
+    quants: &[S::I; 8],
+    part: usize,
+    rows: &Rows<'_>,
+    (b, g): (usize, usize),
+) -> S::I {
+    let units = F::GROUP / 4;
+    let mut sum = s.splat_i(start::<S, F>(rows, part, (b, g)));
+    let mut pairs = s.splat_i(0);
+    for u in 0..units {
+        let unit = part * units + u;
+        let place = if F::COLS == SUPER { paired(8 * g + unit, 8) } else { 8 * g + unit };
+        let a = s.splat_i(rows.quants(0, b, place));
+        if S::VNNI {
+            sum = s.dot_wide(sum, quants[unit], a);
+        } else if F::ZERO > 0 {
+            sum = s.dot_wide(sum, signed::<S, F>(s, quants[unit]), a);
+        } else {
+            // Quants of five bits: sums of eight products fit i16.
+            pairs = s.dot(pairs, quants[unit], a);
+            if u % 4 == 3 {
+                (sum, pairs) = (s.add_i(sum, s.dot_lanes(pairs)), s.splat_i(0));
+            }
+        }
+    }
+    sum
+}
+
+/// What such a sum begins with, to take [`ScaledFormat::ZERO`] out of the quants.
+#[inline(always)]
+fn start<S: Simd, F: ScaledFormat>(rows: &Rows<'_>, part: usize, (b, g): (usize, usize)) -> i32 {
+    if !S::VNNI || F::ZERO == 0 {
+        return 0;
+    }
+    let mut start = match (F::COLS == SUPER, F::GROUP == GROUP) {
+        (true, _) => rows.start(0, b, paired(2 * g + part, 2)),
+        (false, true) => rows.start(0, b, g),
+        (false, false) => rows.start16(0, b, 2 * g + part),
+    };
+    if F::COLS == SUPER && F::GROUP == GROUP {
+        start += rows.start(0, b, paired(2 * g + 1, 2));
+    }
+    // Records have it for a zero of 32, or of 128; no bits are lost.
+    let zero = if F::COLS == SUPER { 32 } else { 128 };
+    if F::ZERO < zero { start >> (zero / F::ZERO).ilog2() } else { start * i32::from(F::ZERO / zero) }
+}
+
+/// `len` bytes of both panels of a stripe from `at` on; of one panel, twice the same.
+#[inline(always)]
+fn both<S: Simd, const V: usize>(bytes: [&[u8]; 2], at: usize, len: usize) -> [&[u8]; 2] {
+    let last = lane::<S>(V - 1).0;
+    [&bytes[0][at..][..len], &bytes[last][at..][..len]]
+}
+
+/// Vectors of bytes, side by side.
+#[inline(always)]
+fn vectors<S: Simd, const V: usize>(s: S, bytes: [&[u8]; 2], unit: usize) -> [S::I; V] {
+    let mut vectors = [s.splat_i(0); V];
+    for v in 0..V {
+        let (panel, row) = lane::<S>(v);
+        vectors[v] = s.load_bytes(&bytes[panel][(unit * PANEL_ROWS + row) * 4..]);
+    }
+    vectors
+}
+
+/// Vectors of f32, side by side.
+#[inline(always)]
+fn floats<S: Simd, const V: usize>(s: S, values: [&[f32]; 2], at: usize) -> [S::F; V] {
+    let mut vectors = [s.splat(0.0); V];
+    for v in 0..V {
+        let (panel, row) = lane::<S>(v);
+        vectors[v] = s.load(&values[panel][at * PANEL_ROWS + row..]);
+    }
+    vectors
+}
+
 /// The products of a unit's four columns, added to `acc`.
 #[inline(always)]
 fn dots<S: Simd, const V: usize, const N: usize>(
     s: S,
     acc: &mut [[S::I; N]; V],
-    unit: &[u8],
+    (quants, unit): ([&[u8]; 2], usize),
     rows: &Rows<'_>,
     (b, place): (usize, usize),
 ) {
-    let w = vectors::<S, V>(s, unit);
+    let w = vectors::<S, V>(s, quants, unit);
     for n in 0..N {
         let a = s.splat_i(rows.quants(n, b, place));
         for v in 0..V {
@@ -162,20 +351,19 @@ fn dots<S: Simd, const V: usize, const N: usize>(
     in_order();
 }
 
-/// `N` tokens over the tile's columns `k0 .. k0 + k_len`, in groups of `G`, with a scale of the activations per 32.
+/// `N` tokens over the tiles' columns `k0 .. k0 + k_len`, in groups of `G`, with a scale of the activations per 32.
 #[inline(always)]
 fn multiply<S: Simd, const G: usize, const MINS: bool, const V: usize, const N: usize>(
     s: S,
-    tile: &Tile<'_>,
+    tiles: &Tiles<'_>,
     rows: &Rows<'_>,
     (k0, k_len): (usize, usize),
 ) -> [[S::F; N]; V] {
-    let width = V * S::LANES;
     let mut sums = [[s.splat(0.0); N]; V];
-    for (group, quants) in tile.quants[..k_len * width].chunks_exact(GROUP * width).enumerate() {
+    for group in 0..k_len / GROUP {
         let (b, g) = ((k0 + group * GROUP) / SUPER, (k0 + group * GROUP) % SUPER / GROUP);
         let mut values = [[s.splat(0.0); N]; V];
-        for (part, quants) in quants.chunks_exact(G * width).enumerate() {
+        for part in 0..GROUP / G {
             let mut acc = [[s.splat_i(0); N]; V];
             if S::VNNI {
                 for n in 0..N {
@@ -185,10 +373,12 @@ fn multiply<S: Simd, const G: usize, const MINS: bool, const V: usize, const N: 
                     }
                 }
             }
-            for (u, unit) in quants.chunks_exact(4 * width).enumerate() {
-                dots(s, &mut acc, unit, rows, (b, (g * GROUP + part * G) / 4 + u));
+            let at = group * (GROUP / G) + part;
+            let quants = both::<S, V>([&*tiles[0].quants, &*tiles[1].quants], at * G * PANEL_ROWS, G * PANEL_ROWS);
+            for u in 0..G / 4 {
+                dots(s, &mut acc, (quants, u), rows, (b, (g * GROUP + part * G) / 4 + u));
             }
-            let d = floats::<S, V>(s, &tile.scales[(group * (GROUP / G) + part) * width..]);
+            let d = floats::<S, V>(s, [&*tiles[0].scales, &*tiles[1].scales], at);
             for n in 0..N {
                 for v in 0..V {
                     let sum = s.to_f(acc[v][n]);
@@ -203,7 +393,7 @@ fn multiply<S: Simd, const G: usize, const MINS: bool, const V: usize, const N: 
             }
         }
         if MINS {
-            let min = floats::<S, V>(s, &bytes::cast(tile.mins)[group * width..]);
+            let min = floats::<S, V>(s, [bytes::cast(tiles[0].mins), bytes::cast(tiles[1].mins)], group);
             for n in 0..N {
                 let mass = s.splat(rows.mass(n, b, g));
                 for v in 0..V {
@@ -219,16 +409,15 @@ fn multiply<S: Simd, const G: usize, const MINS: bool, const V: usize, const N: 
 #[inline(always)]
 fn multiply_super<S: Simd, const G: usize, const MINS: bool, const V: usize, const N: usize>(
     s: S,
-    tile: &Tile<'_>,
+    tiles: &Tiles<'_>,
     rows: &Rows<'_>,
     (k0, k_len): (usize, usize),
 ) -> [[S::F; N]; V] {
-    let width = V * S::LANES;
     let mut sums = [[s.splat(0.0); N]; V];
-    for (block, quants) in tile.quants[..k_len * width].chunks_exact(SUPER * width).enumerate() {
+    for block in 0..k_len / SUPER {
         let b = k0 / SUPER + block;
         let mut values = [[s.splat(0.0); N]; V];
-        for (group, quants) in quants.chunks_exact(G * width).enumerate() {
+        for group in 0..SUPER / G {
             let (g, part) = (group * G / GROUP, group * G % GROUP / 16);
             let mut acc = [[s.splat_i(0); N]; V];
             if S::VNNI {
@@ -244,10 +433,12 @@ fn multiply_super<S: Simd, const G: usize, const MINS: bool, const V: usize, con
                     }
                 }
             }
-            for (u, unit) in quants.chunks_exact(4 * width).enumerate() {
-                dots(s, &mut acc, unit, rows, (b, paired(8 * g + 4 * part + u, 8)));
+            let at = block * (SUPER / G) + group;
+            let quants = both::<S, V>([&*tiles[0].quants, &*tiles[1].quants], at * G * PANEL_ROWS, G * PANEL_ROWS);
+            for u in 0..G / 4 {
+                dots(s, &mut acc, (quants, u), rows, (b, paired(8 * g + 4 * part + u, 8)));
             }
-            let d = floats::<S, V>(s, &tile.scales[(block * (SUPER / G) + group) * width..]);
+            let d = floats::<S, V>(s, [&*tiles[0].scales, &*tiles[1].scales], at);
             for n in 0..N {
                 for v in 0..V {
                     values[v][n] = s.fma(s.to_f(acc[v][n]), d[v], values[v][n]);
@@ -256,9 +447,10 @@ fn multiply_super<S: Simd, const G: usize, const MINS: bool, const V: usize, con
         }
         if MINS {
             let mut minima = [[s.splat_i(0); N]; V];
-            let mins = &tile.mins[block * (SUPER / GROUP) * width * 4..][..SUPER / GROUP * width * 4];
-            for (g, mins) in mins.chunks_exact(4 * width).enumerate() {
-                let min = vectors::<S, V>(s, mins);
+            let (at, len) = (block * (SUPER / GROUP) * PANEL_ROWS * 4, SUPER / GROUP * PANEL_ROWS * 4);
+            let mins = both::<S, V>([&*tiles[0].mins, &*tiles[1].mins], at, len);
+            for g in 0..SUPER / GROUP {
+                let min = vectors::<S, V>(s, mins, g);
                 for n in 0..N {
                     let a = s.splat_i(rows.sums16(n, b, g));
                     for v in 0..V {
@@ -266,7 +458,7 @@ fn multiply_super<S: Simd, const G: usize, const MINS: bool, const V: usize, con
                     }
                 }
             }
-            let dmin = floats::<S, V>(s, &tile.dmin[block * width..]);
+            let dmin = floats::<S, V>(s, [&*tiles[0].dmin, &*tiles[1].dmin], block);
             for n in 0..N {
                 for v in 0..V {
                     values[v][n] = s.fnma(s.to_f(minima[v][n]), dmin[v], values[v][n]);
@@ -296,30 +488,30 @@ pub fn product<S: Simd, const KIND: usize, const V: usize, const N: usize>(
     let width = V * S::LANES;
     assert!(width.is_multiple_of(PANEL_ROWS) && cols.len().is_multiple_of(width));
     assert!(k_cols.is_multiple_of(SUPER) && w.cols == acts.layout.cols() && w.cols.is_multiple_of(GROUP));
-    let mut tile = Tile::carve(tile, k_cols, width);
+    let (first, second) = tile.split_at_mut(tile_bytes(k_cols, PANEL_ROWS));
+    let mut tiles = [Tile::carve(first, k_cols), Tile::carve(second, k_cols)];
     // Stretches of `k_cols` are whole blocks of any type.
     let bytes_of = |k: usize| unpack.block_bytes * (k / unpack.block_cols);
     for k0 in (0..w.cols).step_by(k_cols) {
         let k_len = k_cols.min(w.cols - k0);
         for col in cols.clone().step_by(width) {
-            let fill = unpack.fill[usize::from(width > PANEL_ROWS)];
-            for panel in 0..width / PANEL_ROWS {
+            for (panel, tile) in tiles.iter_mut().enumerate().take(width / PANEL_ROWS) {
                 let blocks = &w.panel((out.col0 + col) / PANEL_ROWS + panel)[bytes_of(k0)..][..bytes_of(k_len)];
                 // SAFETY: `fill` is of the same tier's table as this function: see `Kernels::matmul`.
-                unsafe { fill(blocks, &mut tile, panel, ahead) };
+                unsafe { (unpack.fill)(blocks, tile, ahead) };
             }
             macro_rules! run {
                 ($token:expr, $n:tt) => {
                     prefetch_block::<S, V, $n>(s, out, ($token, col));
                     let (rows, cols) = (acts.rows($token, $n), (k0, k_len));
                     let sums = match const { Kind::ALL[KIND] } {
-                        Kind::Groups32 => multiply::<S, 32, false, V, $n>(s, &tile, &rows, cols),
-                        Kind::Groups32Mins => multiply::<S, 32, true, V, $n>(s, &tile, &rows, cols),
-                        Kind::Groups16 => multiply::<S, 16, false, V, $n>(s, &tile, &rows, cols),
-                        Kind::Super32 => multiply_super::<S, 32, false, V, $n>(s, &tile, &rows, cols),
-                        Kind::Super32Mins => multiply_super::<S, 32, true, V, $n>(s, &tile, &rows, cols),
-                        Kind::Super16 => multiply_super::<S, 16, false, V, $n>(s, &tile, &rows, cols),
-                        Kind::Super16Mins => multiply_super::<S, 16, true, V, $n>(s, &tile, &rows, cols),
+                        Kind::Groups32 => multiply::<S, 32, false, V, $n>(s, &tiles, &rows, cols),
+                        Kind::Groups32Mins => multiply::<S, 32, true, V, $n>(s, &tiles, &rows, cols),
+                        Kind::Groups16 => multiply::<S, 16, false, V, $n>(s, &tiles, &rows, cols),
+                        Kind::Super32 => multiply_super::<S, 32, false, V, $n>(s, &tiles, &rows, cols),
+                        Kind::Super32Mins => multiply_super::<S, 32, true, V, $n>(s, &tiles, &rows, cols),
+                        Kind::Super16 => multiply_super::<S, 16, false, V, $n>(s, &tiles, &rows, cols),
+                        Kind::Super16Mins => multiply_super::<S, 16, true, V, $n>(s, &tiles, &rows, cols),
                     };
                     write_block(s, sums, out, ($token, col), accumulate || k0 > 0);
                 };

@@ -43,6 +43,8 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         fn or(a: __m256i, b: __m256i) -> __m256i = _mm256_or_si256(a, b);
         fn add_i(a: __m256i, b: __m256i) -> __m256i = _mm256_add_epi32(a, b);
         fn sub_i(a: __m256i, b: __m256i) -> __m256i = _mm256_sub_epi32(a, b);
+        fn mul_low_u16(a: __m256i, b: __m256i) -> __m256i = _mm256_mullo_epi16(a, b);
+        fn mul_high_u16(a: __m256i, b: __m256i) -> __m256i = _mm256_mulhi_epu16(a, b);
         fn abs_i8(a: __m256i) -> __m256i = _mm256_abs_epi8(a);
         fn to_f(a: __m256i) -> __m256 = _mm256_cvtepi32_ps(a);
         fn to_i(a: __m256) -> __m256i = _mm256_cvtps_epi32(a);

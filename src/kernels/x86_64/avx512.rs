@@ -22,6 +22,7 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     const REGISTERS: usize = 32;
     const LANES: usize = 16;
     const VNNI: bool = true;
+    const BYTE_TABLES: bool = BF16;
     type F = __m512;
     type I = __m512i;
 
@@ -43,6 +44,8 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         fn or(a: __m512i, b: __m512i) -> __m512i = _mm512_or_si512(a, b);
         fn add_i(a: __m512i, b: __m512i) -> __m512i = _mm512_add_epi32(a, b);
         fn sub_i(a: __m512i, b: __m512i) -> __m512i = _mm512_sub_epi32(a, b);
+        fn mul_low_u16(a: __m512i, b: __m512i) -> __m512i = _mm512_mullo_epi16(a, b);
+        fn mul_high_u16(a: __m512i, b: __m512i) -> __m512i = _mm512_mulhi_epu16(a, b);
         fn abs_i8(a: __m512i) -> __m512i = _mm512_abs_epi8(a);
         fn max_i(a: __m512i, b: __m512i) -> __m512i = _mm512_max_epi32(a, b);
         fn largest_i(a: __m512i) -> i32 = _mm512_reduce_max_epi32(a);
@@ -83,6 +86,11 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         unsafe { _mm512_sll_epi32(a, _mm_cvtsi32_si128(bits.cast_signed())) }
     }
     #[inline(always)]
+    fn rotate_right(self, a: __m512i, bits: u32) -> __m512i {
+        // SAFETY: the tier is proven by `self`; register values only.
+        unsafe { _mm512_rorv_epi32(a, _mm512_set1_epi32(bits.cast_signed())) }
+    }
+    #[inline(always)]
     fn look_up(self, table: [u8; 16], indices: __m512i) -> __m512i {
         // SAFETY: the tier is proven by `self`; the load is unaligned and of the array's 16 bytes.
         unsafe { _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast())), indices) }
@@ -93,6 +101,54 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         let inside = self.and(indices, self.splat_i((N as u32 - 1).cast_signed()));
         // SAFETY: the tier is proven by `self`; masked indices lie inside the table.
         unsafe { _mm512_i32gather_epi32::<4>(inside, table.as_ptr().cast()) }
+    }
+    #[inline(always)]
+    fn look_up_bytes<const N: usize>(self, table: &[u8; N], low: __m512i, upper: __m512i, tests: [u32; 2]) -> __m512i {
+        const { assert!(N == 256 || N == 512 || N == 1024) };
+        // The tables of 128 bytes that the lower seven bits choose from; each further bit halves their number.
+        let mut found = [low; 8];
+        for (found, table) in found.iter_mut().zip(table.as_chunks::<128>().0) {
+            let (first, second) = (self.load_bytes(&table[..64]), self.load_bytes(&table[64..]));
+            // SAFETY: the tier with VBMI is proven by `self`; register values only.
+            *found = unsafe { _mm512_permutex2var_epi8(first, low, second) };
+        }
+        // SAFETY: as above.
+        let bits = unsafe { [_mm512_movepi8_mask(low), self.common(upper, tests[0]), self.common(upper, tests[1])] };
+        let mut n = N / 128;
+        for bit in bits {
+            n /= 2;
+            for i in 0..n {
+                // SAFETY: as above.
+                found[i] = unsafe { _mm512_mask_blend_epi8(bit, found[2 * i], found[2 * i + 1]) };
+            }
+        }
+        found[0]
+    }
+    #[inline(always)]
+    fn four_times(self, a: __m512i) -> __m512i {
+        self.byte_shuffle(a, [0, 0x0404_0404, 0x0808_0808, 0x0c0c_0c0c])
+    }
+    #[inline(always)]
+    fn windows(self, a: __m512i, b: __m512i, first: usize, shifts: [u8; 4]) -> __m512i {
+        let first = first as u8;
+        let [c, d, e, f] = [shifts[0] + first, shifts[1] + first, shifts[2] + first, shifts[3] + first];
+        let control = i64::from_le_bytes([c, d, e, f, c + 32, d + 32, e + 32, f + 32]);
+        // SAFETY: the tier with VBMI is proven by `self`; register values only.
+        unsafe {
+            let control = _mm512_set1_epi64(control);
+            let windows = _mm512_multishift_epi64_epi8(control, a);
+            _mm512_mask_multishift_epi64_epi8(windows, 0xcccc_cccc_cccc_cccc, control, b)
+        }
+    }
+    #[inline(always)]
+    fn levels(self, table: [u8; 8], indices: __m512i, planes: __m512i, plane: usize) -> __m512i {
+        let table = i64::from_le_bytes(table) | 0x8080_8080_8080_8080_u64.cast_signed();
+        // SAFETY: the tier with VBMI is proven by `self`; register values only. 256 less 128 and a level is 128 less that.
+        unsafe {
+            let levels = _mm512_permutexvar_epi8(indices, _mm512_set1_epi64(table));
+            let negative = self.common(planes, 0x0101_0101 << plane);
+            _mm512_mask_sub_epi8(levels, negative, _mm512_setzero_si512(), levels)
+        }
     }
     #[inline(always)]
     fn load_u16(self, x: &[u8]) -> __m512i {
@@ -238,6 +294,13 @@ impl<const BF16: bool> Avx512<BF16> {
             let rows = _mm512_mask_broadcast_i32x4(rows, 0x0f00, _mm_loadu_si128(p.add(8 * stride).cast()));
             _mm512_mask_broadcast_i32x4(rows, 0xf000, _mm_loadu_si128(p.add(12 * stride).cast()))
         }
+    }
+
+    /// Bytes of `a` that have a bit in common with those of `tests` in every lane.
+    #[inline(always)]
+    fn common(self, a: __m512i, tests: u32) -> __mmask64 {
+        // SAFETY: the tier is proven by `self`; register values only.
+        unsafe { _mm512_test_epi8_mask(a, _mm512_set1_epi32(tests.cast_signed())) }
     }
 
     #[inline(always)]
