@@ -29,21 +29,25 @@ fn lanes<S: Simd, F: IntFormat>(s: S, sum: S::I) -> S::I {
 
 /// Whether sums must be folded in smaller portions than a group to fit i16: with any activations where a sum is a pair of
 /// i16 to begin with, else with dense ones.
+#[inline(always)]
 const fn portions<S: Simd, const DENSE: bool>() -> bool {
     !S::VNNI || DENSE
 }
 
 /// Dot products that then fit.
+#[inline(always)]
 const fn dots_max<S: Simd, F: IntFormat>() -> usize {
     if S::VNNI { dense_units::<F>() } else { 32767 / (2 * 127 * F::QUANT_MAX) }
 }
 
 /// Units of four columns that fit i16 in a dense block: 8 columns around zero, or what the unsigned quants allow.
+#[inline(always)]
 const fn dense_units<F: IntFormat>() -> usize {
     if F::OFFSET { 2 } else { 32767 / (4 * 127 * F::QUANT_MAX) }
 }
 
 /// Whether sums begin with the record's starting values; else these meet the total ([`offset`]).
+#[inline(always)]
 const fn starts<S: Simd, F: IntFormat>() -> bool {
     F::OFFSET && (S::VNNI || !F::INT_SCALES && F::QUANT_MAX <= 127)
 }

@@ -138,11 +138,13 @@ impl<'t> Tile<'t> {
 type Tiles<'t> = [Tile<'t>; 2];
 
 /// Where vector `v` of a stripe lies: its panel, and the first of its rows there.
+#[inline(always)]
 const fn lane<S: Simd>(v: usize) -> (usize, usize) {
     (v * S::LANES / PANEL_ROWS, v * S::LANES % PANEL_ROWS)
 }
 
 /// Cache lines to ask for with every 32 columns, so that they arrive in an even flow.
+#[inline(always)]
 const fn lines<F: ScaledFormat>() -> usize {
     (F::BODY + F::TAIL).div_ceil(64).div_ceil(F::COLS / GROUP)
 }
@@ -303,11 +305,12 @@ fn start<S: Simd, F: ScaledFormat>(rows: &Rows<'_>, part: usize, (b, g): (usize,
     if F::ZERO < zero { start >> (zero / F::ZERO).ilog2() } else { start * i32::from(F::ZERO / zero) }
 }
 
-/// `len` bytes of both panels of a stripe from `at` on; of one panel, twice the same.
+/// `len` elements of both panels of a stripe from `at` on; of one panel, twice the same. Once for many loads, whose bounds
+/// then are constants.
 #[inline(always)]
-fn both<S: Simd, const V: usize>(bytes: [&[u8]; 2], at: usize, len: usize) -> [&[u8]; 2] {
+fn both<S: Simd, T, const V: usize>(parts: [&[T]; 2], at: usize, len: usize) -> [&[T]; 2] {
     let last = lane::<S>(V - 1).0;
-    [&bytes[0][at..][..len], &bytes[last][at..][..len]]
+    [&parts[0][at..][..len], &parts[last][at..][..len]]
 }
 
 /// Vectors of bytes, side by side.
@@ -360,6 +363,8 @@ fn multiply<S: Simd, const G: usize, const MINS: bool, const V: usize, const N: 
     (k0, k_len): (usize, usize),
 ) -> [[S::F; N]; V] {
     let mut sums = [[s.splat(0.0); N]; V];
+    // Here, for a call in the loop would put all sums into memory.
+    let mins: [&[f32]; 2] = if MINS { [bytes::cast(tiles[0].mins), bytes::cast(tiles[1].mins)] } else { [&[], &[]] };
     for group in 0..k_len / GROUP {
         let (b, g) = ((k0 + group * GROUP) / SUPER, (k0 + group * GROUP) % SUPER / GROUP);
         let mut values = [[s.splat(0.0); N]; V];
@@ -374,7 +379,7 @@ fn multiply<S: Simd, const G: usize, const MINS: bool, const V: usize, const N: 
                 }
             }
             let at = group * (GROUP / G) + part;
-            let quants = both::<S, V>([&*tiles[0].quants, &*tiles[1].quants], at * G * PANEL_ROWS, G * PANEL_ROWS);
+            let quants = both::<S, _, V>([&*tiles[0].quants, &*tiles[1].quants], at * G * PANEL_ROWS, G * PANEL_ROWS);
             for u in 0..G / 4 {
                 dots(s, &mut acc, (quants, u), rows, (b, (g * GROUP + part * G) / 4 + u));
             }
@@ -393,7 +398,7 @@ fn multiply<S: Simd, const G: usize, const MINS: bool, const V: usize, const N: 
             }
         }
         if MINS {
-            let min = floats::<S, V>(s, [bytes::cast(tiles[0].mins), bytes::cast(tiles[1].mins)], group);
+            let min = floats::<S, V>(s, mins, group);
             for n in 0..N {
                 let mass = s.splat(rows.mass(n, b, g));
                 for v in 0..V {
@@ -416,6 +421,9 @@ fn multiply_super<S: Simd, const G: usize, const MINS: bool, const V: usize, con
     let mut sums = [[s.splat(0.0); N]; V];
     for block in 0..k_len / SUPER {
         let b = k0 / SUPER + block;
+        let (len, n_scales) = (SUPER * PANEL_ROWS, SUPER / G * PANEL_ROWS);
+        let quants = both::<S, _, V>([&*tiles[0].quants, &*tiles[1].quants], block * len, len);
+        let scales = both::<S, _, V>([&*tiles[0].scales, &*tiles[1].scales], block * n_scales, n_scales);
         let mut values = [[s.splat(0.0); N]; V];
         for group in 0..SUPER / G {
             let (g, part) = (group * G / GROUP, group * G % GROUP / 16);
@@ -433,12 +441,21 @@ fn multiply_super<S: Simd, const G: usize, const MINS: bool, const V: usize, con
                     }
                 }
             }
+            // Two groups of 16 would check bounds as often as they multiply; of 32, registers are worth more.
             let at = block * (SUPER / G) + group;
-            let quants = both::<S, V>([&*tiles[0].quants, &*tiles[1].quants], at * G * PANEL_ROWS, G * PANEL_ROWS);
+            let (quants, first) = match G < GROUP {
+                true => (quants, group * G / 4),
+                false => {
+                    (both::<S, _, V>([&*tiles[0].quants, &*tiles[1].quants], at * G * PANEL_ROWS, G * PANEL_ROWS), 0)
+                }
+            };
             for u in 0..G / 4 {
-                dots(s, &mut acc, (quants, u), rows, (b, paired(8 * g + 4 * part + u, 8)));
+                dots(s, &mut acc, (quants, first + u), rows, (b, paired(8 * g + 4 * part + u, 8)));
             }
-            let d = floats::<S, V>(s, [&*tiles[0].scales, &*tiles[1].scales], at);
+            let d = match G < GROUP {
+                true => floats::<S, V>(s, scales, group),
+                false => floats::<S, V>(s, [&*tiles[0].scales, &*tiles[1].scales], at),
+            };
             for n in 0..N {
                 for v in 0..V {
                     values[v][n] = s.fma(s.to_f(acc[v][n]), d[v], values[v][n]);
@@ -448,7 +465,7 @@ fn multiply_super<S: Simd, const G: usize, const MINS: bool, const V: usize, con
         if MINS {
             let mut minima = [[s.splat_i(0); N]; V];
             let (at, len) = (block * (SUPER / GROUP) * PANEL_ROWS * 4, SUPER / GROUP * PANEL_ROWS * 4);
-            let mins = both::<S, V>([&*tiles[0].mins, &*tiles[1].mins], at, len);
+            let mins = both::<S, _, V>([&*tiles[0].mins, &*tiles[1].mins], at, len);
             for g in 0..SUPER / GROUP {
                 let min = vectors::<S, V>(s, mins, g);
                 for n in 0..N {
