@@ -39,14 +39,21 @@ impl Pool {
             return Err("vm.nr_overcommit_hugepages is not 0, so free pages cannot be counted".to_owned());
         }
         let pool = Pool { persistent_before: before.total - before.surplus, _lock: lock };
-        if before.available() < pages {
-            resize(pool.persistent_before + pages - before.available())?;
-            let found = pool.state().available();
+        pool.make_room(pages)?;
+        Ok(pool)
+    }
+
+    /// At least so many free pages, for the rest of the test.
+    pub fn make_room(&self, pages: u64) -> Result<(), String> {
+        let now = self.state();
+        if now.available() < pages {
+            resize(now.total - now.surplus + pages - now.available())?;
+            let found = self.state().available();
             if found < pages {
                 return Err(format!("the kernel found only {found} pages"));
             }
         }
-        Ok(pool)
+        Ok(())
     }
 
     /// The pool now.
