@@ -111,6 +111,7 @@ pub trait Simd: Copy {
     /// Rotates each 32-bit lane to the right, by less than 32.
     #[inline(always)]
     fn rotate_right(self, a: Self::I, bits: u32) -> Self::I {
+        // By 0 the second shift is by 32, which leaves zeros in the vectors that take this one.
         self.or(self.shr_by(a, bits), self.shl_by(a, 32 - bits))
     }
     /// `table[index]` for each byte; indices below 16.
