@@ -2,7 +2,9 @@
 //!
 //! A record holds the f32 values, then a block of 512 bytes for every 256 columns: 128 pairs of bf16; or int8 quants and,
 //! on the cache lines that follow them, what else a kernel needs of these columns:
-//! - the starting values of integer sums, which take out the offset of unsigned quants: one per 16 columns, or per 32;
+//! - the starting values of integer sums, which take out the offset of unsigned quants: one per 16 columns, or per 32. With
+//!   [`Simd::VNNI`] an i32; else an i16 for each half of a lane, exactly what its products are too large by, so that a sum
+//!   of a few of them may wrap around on its way;
 //! - the scales: eight, one per 32 columns, followed by the sums of these columns, which meet float minima; or one, followed
 //!   by whether the block is dense ([`SUM16_MAX`]) and the sums of 32 and of 16 columns as i16 pairs, which meet integer
 //!   minima;
@@ -313,7 +315,7 @@ fn to_q8x32<S: Simd>(s: S, values: &[f32], block: &mut [u8]) {
     let (starts, rest) = rest.split_at_mut(SCALES - STARTS);
     let (scales, rest) = rest.split_at_mut(MASSES - SCALES);
     let scales: &mut [f32] = bytes::cast_mut(scales);
-    let mut sums = [s.splat_i(0); VECTORS_MAX];
+    let mut sums = Sums::new(s);
     let groups = 4 * S::LANES / GROUP;
     for (v, (x, q)) in values.chunks_exact(4 * S::LANES).zip(quants.chunks_exact_mut(4 * S::LANES)).enumerate() {
         let mut inverses = [s.splat(0.0); 2];
@@ -327,19 +329,16 @@ fn to_q8x32<S: Simd>(s: S, values: &[f32], block: &mut [u8]) {
         }
         let bytes = round(s, x, inverses);
         s.store_bytes(bytes, q);
-        sums[v] = sums_of_4(s, bytes);
+        sums.set(s, v, bytes);
     }
     let (masses, starts16) = rest.split_at_mut(STARTS16 - MASSES);
-    let n = halve(s, &mut sums, SUPER / 4 / S::LANES);
-    let n = halve(s, &mut sums, n);
-    for (sums, starts) in sums.iter().zip(starts16[..SUPER / 16 * 4].chunks_exact_mut(4 * S::LANES)) {
-        s.store_bytes(s.starts::<7>(*sums), starts);
-    }
-    halve(s, &mut sums, n);
-    let sums_of_32 = if S::VNNI { s.starts::<7>(sums[0]) } else { s.starts::<3>(sums[0]) };
-    s.store_bytes(sums_of_32, starts);
+    sums.halve(s);
+    sums.halve(s);
+    sums.store_starts(s, if S::VNNI { 7 } else { 3 }, &mut starts16[..SUPER / 16 * 4]);
+    sums.halve(s);
+    sums.store_starts(s, if S::VNNI { 7 } else { 3 }, &mut starts[..4 * S::LANES]);
     let mut sums_of_32 = [0.0; PANEL_ROWS];
-    s.store(s.to_f(sums[0]), &mut sums_of_32);
+    s.store(s.to_f(sums.all[0]), &mut sums_of_32);
     let masses: &mut [f32] = bytes::cast_mut(masses);
     for ((mass, sum), scale) in masses.iter_mut().zip(sums_of_32).zip(&*scales) {
         *mass = sum * scale;
@@ -351,30 +350,27 @@ fn to_q8x256<S: Simd>(s: S, values: &[f32], block: &mut [u8]) {
     assert!(values.len() == SUPER && block.len() == BLOCK);
     let largest = largest(s, values);
     let inverse = s.splat(if largest > 0.0 { 127.0 / largest } else { 0.0 });
-    let mut sums = [s.splat_i(0); VECTORS_MAX];
-    let mut magnitudes = sums;
+    let mut sums = Sums::new(s);
+    let mut magnitudes = sums.all;
     let (quants, rest) = block.split_at_mut(STARTS);
     for (v, (x, q)) in values.chunks_exact(4 * S::LANES).zip(quants.chunks_exact_mut(4 * S::LANES)).enumerate() {
         let bytes = round(s, x, [inverse; 2]);
         s.store_bytes(bytes, q);
-        sums[v] = sums_of_4(s, bytes);
+        sums.set(s, v, bytes);
         magnitudes[v] = sums_of_4(s, s.abs_i8(bytes));
     }
-    let n = halve(s, &mut sums, SUPER / 4 / S::LANES);
+    sums.halve(s);
     // Also where this block is not dense: it may meet a kernel together with one that is.
-    for (sums, starts) in sums.iter().zip(rest[STARTS8 - STARTS..].chunks_exact_mut(4 * S::LANES)) {
-        s.store_bytes(s.starts::<5>(*sums), starts);
-    }
-    let n = halve(s, &mut sums, n);
-    for (sums, starts) in sums.iter().zip(rest[..SCALES - STARTS].chunks_exact_mut(4 * S::LANES)) {
-        s.store_bytes(s.starts::<5>(*sums), starts);
-    }
-    for (sums, pairs) in sums.iter().zip(rest[PAIRS16 - STARTS..][..SUPER / 16 * 2].chunks_exact_mut(2 * S::LANES)) {
+    sums.store_starts(s, 5, &mut rest[STARTS8 - STARTS..]);
+    sums.halve(s);
+    sums.store_starts(s, 5, &mut rest[..SCALES - STARTS]);
+    for (sums, pairs) in sums.all.iter().zip(rest[PAIRS16 - STARTS..][..SUPER / 16 * 2].chunks_exact_mut(2 * S::LANES))
+    {
         s.store_u16(*sums, pairs);
     }
-    halve(s, &mut sums, n);
+    sums.halve(s);
     let mut sums_of_32 = [0; 4 * PANEL_ROWS];
-    s.store_bytes(sums[0], &mut sums_of_32);
+    s.store_bytes(sums.all[0], &mut sums_of_32);
     for (i, pair) in rest[PAIRS - STARTS..].as_chunks_mut::<4>().0.iter_mut().take(SUPER / GROUP / 2).enumerate() {
         // At most 4064 each.
         let first = (i / 2 * 4 + i % 2) * 4;
@@ -416,6 +412,51 @@ fn round<S: Simd>(s: S, x: &[f32], inverses: [S::F; 2]) -> S::I {
     s.pack_i8(rounded)
 }
 
+/// Sums of neighbouring quants of a block.
+struct Sums<S: Simd> {
+    all: [S::I; VECTORS_MAX],
+    /// Without VNNI, of the first two of every four.
+    firsts: [S::I; VECTORS_MAX],
+    n: usize,
+}
+
+impl<S: Simd> Sums<S> {
+    #[inline(always)]
+    fn new(s: S) -> Self {
+        Sums { all: [s.splat_i(0); VECTORS_MAX], firsts: [s.splat_i(0); VECTORS_MAX], n: SUPER / 4 / S::LANES }
+    }
+    /// Vector `v` is `bytes`.
+    #[inline(always)]
+    fn set(&mut self, s: S, v: usize, bytes: S::I) {
+        self.all[v] = sums_of_4(s, bytes);
+        if !S::VNNI {
+            self.firsts[v] =
+                s.dot_pairs(s.splat_i(0), s.dot(s.splat_i(0), s.splat_i(0x0101_0101), bytes), s.splat_i(1));
+        }
+    }
+    #[inline(always)]
+    fn halve(&mut self, s: S) {
+        if !S::VNNI {
+            halve(s, &mut self.firsts, self.n);
+        }
+        self.n = halve(s, &mut self.all, self.n);
+    }
+    /// Stores what takes `2^bits * sum` out of a dot product, of one sum after the other.
+    #[inline(always)]
+    fn store_starts(&self, s: S, bits: u32, starts: &mut [u8]) {
+        for (v, out) in starts.chunks_exact_mut(4 * S::LANES).enumerate() {
+            let none = s.splat_i(0);
+            let all = s.sub_i(none, s.shl_by(self.all[v], bits));
+            if S::VNNI {
+                s.store_bytes(all, out);
+                continue;
+            }
+            let firsts = s.sub_i(none, s.shl_by(self.firsts[v], bits));
+            s.store_bytes(s.pairs(firsts, s.sub_i(all, firsts)), out);
+        }
+    }
+}
+
 /// Sums of four signed bytes each.
 #[inline(always)]
 fn sums_of_4<S: Simd>(s: S, bytes: S::I) -> S::I {
@@ -437,13 +478,13 @@ mod tests {
     use crate::kernels::Tier;
     use crate::kernels::tests::{Random, tiers};
 
-    fn start(vnni: bool, sum: i32, offset: i32) -> [u8; 4] {
-        let half = (-offset / 2 * sum) as i16;
+    /// What takes `offset` out of the products of all `quants`, or of the first and the last two of every four.
+    fn start(vnni: bool, quants: &[i32], offset: i32) -> [u8; 4] {
         if vnni {
-            (-offset * sum).to_le_bytes()
-        } else {
-            [half, half].map(i16::to_le_bytes).concat().try_into().unwrap()
+            return (-offset * quants.iter().sum::<i32>()).to_le_bytes();
         }
+        let half = |at: usize| -offset * quants.chunks(4).map(|four| four[at] + four[at + 1]).sum::<i32>();
+        [half(0) as i16, half(2) as i16].map(i16::to_le_bytes).concat().try_into().unwrap()
     }
 
     /// The block, written down one value at a time.
@@ -465,22 +506,23 @@ mod tests {
         }
         let sums = |n: usize| quants.chunks(n).map(|q| q.iter().sum::<i32>());
         if kind == ActType::Q8x32 {
+            let offset = if vnni { 128 } else { 8 };
             let scale = |at: usize| f32::from_le_bytes(*block[SCALES + 4 * at..].first_chunk().unwrap());
             let scales: [f32; SUPER / GROUP] = std::array::from_fn(scale);
             for (i, sum) in sums(32).enumerate() {
-                block[STARTS + 4 * i..][..4].copy_from_slice(&start(vnni, sum, if vnni { 128 } else { 8 }));
+                block[STARTS + 4 * i..][..4].copy_from_slice(&start(vnni, &quants[32 * i..][..32], offset));
                 block[MASSES + 4 * i..][..4].copy_from_slice(&(sum as f32 * scales[i]).to_le_bytes());
             }
-            for (i, sum) in sums(16).enumerate() {
-                block[STARTS16 + 4 * i..][..4].copy_from_slice(&start(vnni, sum, 128));
+            for (i, quants) in quants.chunks(16).enumerate() {
+                block[STARTS16 + 4 * i..][..4].copy_from_slice(&start(vnni, quants, offset));
             }
             return block;
         }
-        for (i, x) in sums(16).enumerate() {
-            block[STARTS + 4 * paired(i, 2)..][..4].copy_from_slice(&start(vnni, x, 32));
+        for (i, quants) in quants.chunks(16).enumerate() {
+            block[STARTS + 4 * paired(i, 2)..][..4].copy_from_slice(&start(vnni, quants, 32));
         }
-        for (i, x) in sums(8).enumerate() {
-            block[STARTS8 + 4 * paired(i, 4)..][..4].copy_from_slice(&start(vnni, x, 32));
+        for (i, quants) in quants.chunks(8).enumerate() {
+            block[STARTS8 + 4 * paired(i, 4)..][..4].copy_from_slice(&start(vnni, quants, 32));
         }
         for (at, sum) in [0, 2, 1, 3, 4, 6, 5, 7].into_iter().zip(sums(32)) {
             block[PAIRS + 2 * at..][..2].copy_from_slice(&(sum as i16).to_le_bytes());

@@ -38,18 +38,24 @@ impl ReadWay {
     }
 }
 
-/// `rounds x CHAINS` int8 dot products of one vector; returns a value that depends on all of them.
+/// Where a dot product is two instructions, the second has a latency of 1, and takes a register for the first one's result.
+const fn chains<S: Simd>() -> usize {
+    if S::VNNI { CHAINS } else { 8 }
+}
+
+/// `rounds x chains` int8 dot products of one vector; returns a value that depends on all of them.
 #[inline(always)]
 pub(super) fn dots<S: Simd>(s: S, rounds: usize) -> u64 {
     let mut acc = [s.splat_i(0); CHAINS];
-    let mut weights = s.splat_i(0x0102_0304);
-    let acts = s.splat_i(0x0101_0101);
-    for _ in 0..rounds {
-        for a in &mut acc {
-            *a = s.dot(*a, weights, acts);
+    // Of no two chains, and in no two rounds, what the optimiser knows to be the same product: where it is an instruction of
+    // its own, one would be left.
+    let weights = std::hint::black_box([s.splat_i(0x0102_0304); 2]);
+    let acts = std::hint::black_box([[s.splat_i(0x0101_0101); CHAINS / 2]; 8]);
+    for round in 0..rounds {
+        let acts = &acts[round % 8];
+        for (i, a) in acc.iter_mut().enumerate().take(chains::<S>()) {
+            *a = s.dot(*a, weights[i % 2], acts[i / 2]);
         }
-        // The optimiser may not see that the operand never changes.
-        weights = std::hint::black_box(weights);
     }
     let sum = acc.into_iter().fold(s.splat_i(0), |sum, a| s.add_i(sum, a));
     u64::from(s.sum_i(sum).cast_unsigned())
@@ -57,7 +63,7 @@ pub(super) fn dots<S: Simd>(s: S, rounds: usize) -> u64 {
 
 /// Multiplications of one [`dots`] call.
 pub(super) const fn dot_macs<S: Simd>(rounds: usize) -> u64 {
-    (rounds * CHAINS * S::LANES * 4) as u64
+    (rounds * chains::<S>() * S::LANES * 4) as u64
 }
 
 /// `rounds x CHAINS` f32 fused multiply-adds of one vector.

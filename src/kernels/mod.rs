@@ -508,15 +508,16 @@ macro_rules! tier {
                         (scratch, k_cols, ahead): (&mut [u8], usize, Ahead),
                     ) {
                         const V: usize = PANEL_ROWS / <$simd as super::simd::Simd>::LANES;
-                        const KIND: usize = Kind::$kind as usize;
+                        const KIND: usize = Kind::$kind.on::<$simd>() as usize;
+                        const N: usize = Kind::$kind.tokens::<$simd>($n);
                         let cols = out.cols;
                         let whole = if acts.n_tokens <= STREAM_TOKENS_MAX { 0 } else { cols / STRIPE_ROWS * STRIPE_ROWS };
                         let tile = (&mut *scratch, k_cols, Ahead::NONE);
-                        scaled::product::<_, KIND, $v, $n>($token, w, acts, (&mut *out, 0..whole), accumulate, tile);
+                        scaled::product::<_, KIND, $v, N>($token, w, acts, (&mut *out, 0..whole), accumulate, tile);
                         // One panel after the other, so that few tokens read them front to back.
                         for col in (whole..cols).step_by(PANEL_ROWS) {
                             let (tile, one) = ((&mut *scratch, k_cols, ahead), col..col + PANEL_ROWS);
-                            scaled::product::<_, KIND, V, $n>($token, w, acts, (&mut *out, one), accumulate, tile);
+                            scaled::product::<_, KIND, V, N>($token, w, acts, (&mut *out, one), accumulate, tile);
                         }
                     }
                 };
@@ -528,6 +529,10 @@ macro_rules! tier {
             scaled!(super32_mins, Super32Mins);
             scaled!(super16, Super16);
             scaled!(super16_mins, Super16Mins);
+            scaled!(groups32_bytes, Groups32Bytes);
+            scaled!(super32_seven, Super32Seven);
+            scaled!(super32_bytes, Super32Bytes);
+            scaled!(super16_seven, Super16Seven);
 
             $(#[target_feature(enable = $feature)])*
             fn repack(ty: WeightType, rows: (&[u8], &[u8]), cols: usize, panel: &mut [u8]) {
@@ -622,7 +627,19 @@ macro_rules! tier {
                 stream: [stream_f32, stream_f16, stream_bf16, stream_q8_0, stream_q4_0, stream_q4k, stream_q6k],
                 tiled: [tiled_f32, tiled_f16, tiled_bf16, tiled_q8_0, tiled_q4_0, tiled_q4k, tiled_q6k],
                 unpack: UNPACK,
-                scaled: [groups32, groups32_mins, groups16, super32, super32_mins, super16, super16_mins],
+                scaled: [
+                    groups32,
+                    groups32_mins,
+                    groups16,
+                    super32,
+                    super32_mins,
+                    super16,
+                    super16_mins,
+                    groups32_bytes,
+                    super32_seven,
+                    super32_bytes,
+                    super16_seven,
+                ],
                 repack,
                 quantise,
                 attend,

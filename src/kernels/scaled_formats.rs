@@ -4,7 +4,7 @@
 //! Functions that are always inlined and arrays, not closures: see [`super::matmul`].
 
 use super::simd::Simd;
-use crate::quant::{TensorType, UNIT, WeightType, fp4, grids, iq4};
+use crate::quant::{SUPER, TensorType, UNIT, WeightType, fp4, grids, iq4};
 
 /// A weight type as groups of signed bytes with a float scale, 32 columns at a time.
 pub trait ScaledFormat {
@@ -20,10 +20,13 @@ pub trait ScaledFormat {
     const GROUP: usize = 32;
     /// Every value of a group has something added to it.
     const MINS: bool = false;
-    /// The quant that stands for 0, a power of two up to 64, or 0; 128 for signed values ([`values`]).
+    /// The quant that stands for 0, a power of two up to 64, or 0; 128 for [`values`].
     const ZERO: u8 = 128;
+    /// The largest magnitude of what quants stand for.
+    const REACH: u8;
 
-    /// The quants of the columns `32 g ..` of a block, [`ScaledFormat::ZERO`] more than what they stand for.
+    /// The quants of the columns `32 g ..` of a block, [`ScaledFormat::ZERO`] more than what they stand for; [`values`],
+    /// [`offset`] more.
     fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8];
     /// Quants are looked up in a grid. Where that means gathers, which take most of the time, nothing is gained by multiplying
     /// them as they come.
@@ -112,30 +115,40 @@ fn any_plane<S: Simd>(s: S, planes: S::I, plane: usize, to: usize) -> S::I {
     s.and(s.rotate_right(planes, (plane as u32).wrapping_sub(to as u32) % 32), every(s, 1 << to))
 }
 
-/// Signed bytes, and 128 more with VNNI, of a table's values by their indices.
-#[inline(always)]
-fn values<S: Simd>(s: S, table: [i8; 16], indices: S::I) -> S::I {
-    let table = table.map(|value| if S::VNNI { value.cast_unsigned() ^ 0x80 } else { value.cast_unsigned() });
-    s.look_up(table, indices)
+/// What quants in a tile are more than what they stand for. Without VNNI as little as [`super::acts`] has starting values
+/// for, so that sums of products fit i16; bytes of eight bits are signed then.
+pub const fn offset<S: Simd, F: ScaledFormat>() -> u8 {
+    match F::REACH {
+        _ if S::VNNI => 128,
+        _ if F::ZERO == 0 => 0,
+        ..=16 if F::COLS < SUPER => 16,
+        ..=32 if F::COLS == SUPER => 32,
+        ..=64 if F::COLS == SUPER => 64,
+        _ => 0,
+    }
 }
 
-/// The same of quants.
+/// A table's values by their indices, [`offset`] more.
 #[inline(always)]
-pub fn signed<S: Simd, F: ScaledFormat>(s: S, quants: S::I) -> S::I {
-    if F::ZERO == 128 {
-        return quants;
+fn values<S: Simd, F: ScaledFormat>(s: S, table: [i8; 16], indices: S::I) -> S::I {
+    s.look_up(table.map(|value| value.cast_unsigned().wrapping_add(offset::<S, F>())), indices)
+}
+
+/// Quants, [`offset`] more than what they stand for.
+#[inline(always)]
+pub fn in_tile<S: Simd, F: ScaledFormat>(s: S, quants: S::I) -> S::I {
+    match offset::<S, F>().wrapping_sub(F::ZERO) {
+        more if F::ZERO < 128 && more > 0 => s.add_i(quants, every(s, more)),
+        _ => quants,
     }
-    // No byte overflows into the next: a quant stands for less than 128.
-    let above = s.add_i(quants, every(s, 128 - F::ZERO));
-    if S::VNNI { above } else { s.xor(above, every(s, 0x80)) }
 }
 
 /// `values` of eight vectors.
 #[inline(always)]
-fn all_values<S: Simd>(s: S, table: [i8; 16], indices: [S::I; 8]) -> [S::I; 8] {
+fn all_values<S: Simd, F: ScaledFormat>(s: S, table: [i8; 16], indices: [S::I; 8]) -> [S::I; 8] {
     let mut out = indices;
     for out in &mut out {
-        *out = values(s, table, *out);
+        *out = values::<S, F>(s, table, *out);
     }
     out
 }
@@ -184,6 +197,7 @@ macro_rules! format {
 }
 
 format!(/** Q4_1. */ Q4_1, Q4_1, {
+    const REACH: u8 = 15;
     const MINS: bool = true;
     const ZERO: u8 = 0;
     #[inline(always)]
@@ -203,6 +217,7 @@ fn fives32<S: Simd>(s: S, body: &[u8], half: usize) -> [S::I; 8] {
 }
 
 format!(/** Q5_0. */ Q5_0, Q5_0, {
+    const REACH: u8 = 16;
     const ZERO: u8 = 16;
     #[inline(always)]
     fn quants<S: Simd>(s: S, body: &[u8], _g: usize, half: usize) -> [S::I; 8] {
@@ -211,6 +226,7 @@ format!(/** Q5_0. */ Q5_0, Q5_0, {
 });
 
 format!(/** Q5_1. */ Q5_1, Q5_1, {
+    const REACH: u8 = 31;
     const MINS: bool = true;
     const ZERO: u8 = 0;
     #[inline(always)]
@@ -220,6 +236,7 @@ format!(/** Q5_1. */ Q5_1, Q5_1, {
 });
 
 format!(/** Q2_K. */ Q2K, Q2_K, {
+    const REACH: u8 = 3;
     const GROUP: usize = 16;
     const MINS: bool = true;
     const INT_SCALES: bool = true;
@@ -241,6 +258,7 @@ format!(/** Q2_K. */ Q2K, Q2_K, {
 });
 
 format!(/** Q3_K. */ Q3K, Q3_K, {
+    const REACH: u8 = 4;
     const GROUP: usize = 16;
     const INT_SCALES: bool = true;
     const ZERO: u8 = 4;
@@ -271,6 +289,7 @@ fn q5k_six<S: Simd>(s: S, body: &[u8], g: usize, half: usize, at: usize) -> S::I
 }
 
 format!(/** Q5_K. */ Q5K, Q5_K, {
+    const REACH: u8 = 31;
     const MINS: bool = true;
     const ZERO: u8 = 0;
     #[inline(always)]
@@ -293,16 +312,18 @@ format!(/** Q5_K. */ Q5K, Q5_K, {
 });
 
 format!(/** IQ4_NL. */ Iq4Nl, IQ4_NL, {
+    const REACH: u8 = 127;
     #[inline(always)]
     fn quants<S: Simd>(s: S, body: &[u8], _g: usize, half: usize) -> [S::I; 8] {
-        all_values(s, iq4::VALUES, nibbles32(s, body, 0, half))
+        all_values::<S, Self>(s, iq4::VALUES, nibbles32(s, body, 0, half))
     }
 });
 
 format!(/** IQ4_XS. */ Iq4Xs, IQ4_XS, {
+    const REACH: u8 = 127;
     #[inline(always)]
     fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8] {
-        all_values(s, iq4::VALUES, nibbles64(s, body, 1, g, half))
+        all_values::<S, Self>(s, iq4::VALUES, nibbles64(s, body, 1, g, half))
     }
     #[inline(always)]
     fn scales<S: Simd>(s: S, (body, tail): (&[u8], &[u8]), g: usize, half: usize) -> [S::F; 2] {
@@ -316,9 +337,10 @@ format!(/** IQ4_XS. */ Iq4Xs, IQ4_XS, {
 });
 
 format!(/** MXFP4. A scale of 2^-128 is taken as 0: its products are below every normal number. */ Mxfp4, MXFP4, {
+    const REACH: u8 = 12;
     #[inline(always)]
     fn quants<S: Simd>(s: S, body: &[u8], _g: usize, half: usize) -> [S::I; 8] {
-        all_values(s, fp4::VALUES, nibbles32(s, body, 0, half))
+        all_values::<S, Self>(s, fp4::VALUES, nibbles32(s, body, 0, half))
     }
     #[inline(always)]
     fn scales<S: Simd>(s: S, (_body, tail): (&[u8], &[u8]), _g: usize, half: usize) -> [S::F; 2] {
@@ -336,6 +358,7 @@ fn half_ue4m3<S: Simd>(s: S, bits: S::I) -> S::F {
 }
 
 format!(/** NVFP4. */ Nvfp4, NVFP4, {
+    const REACH: u8 = 12;
     const GROUP: usize = 16;
     #[inline(always)]
     fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8] {
@@ -346,7 +369,7 @@ format!(/** NVFP4. */ Nvfp4, NVFP4, {
             out[first] = bits(s, both, 0, 15);
             out[first + 2] = bits(s, both, 4, 15);
         }
-        all_values(s, fp4::VALUES, out)
+        all_values::<S, Self>(s, fp4::VALUES, out)
     }
     #[inline(always)]
     fn scales<S: Simd>(s: S, (_body, tail): (&[u8], &[u8]), g: usize, half: usize) -> [S::F; 2] {
@@ -362,6 +385,7 @@ format!(/** NVFP4. */ Nvfp4, NVFP4, {
 });
 
 format!(/** TQ2_0. */ Tq2_0, TQ2_0, {
+    const REACH: u8 = 1;
     const INT_SCALES: bool = true;
     const ZERO: u8 = 1;
     #[inline(always)]
@@ -385,6 +409,7 @@ fn digit<S: Simd>(s: S, a: S::I, n: usize) -> S::I {
 }
 
 format!(/** TQ1_0. */ Tq1_0, TQ1_0, {
+    const REACH: u8 = 1;
     const INT_SCALES: bool = true;
     const ZERO: u8 = 1;
     #[inline(always)]
@@ -403,6 +428,7 @@ format!(/** TQ1_0. */ Tq1_0, TQ1_0, {
 });
 
 format!(/** Q1_0. */ Q1_0, Q1_0, {
+    const REACH: u8 = 1;
     const ZERO: u8 = 1;
     #[inline(always)]
     fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8] {
@@ -416,6 +442,7 @@ format!(/** Q1_0. */ Q1_0, Q1_0, {
 });
 
 format!(/** Q2_0. */ Q2_0, Q2_0, {
+    const REACH: u8 = 2;
     const ZERO: u8 = 1;
     #[inline(always)]
     fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8] {
@@ -506,7 +533,7 @@ fn eighths<S: Simd>(s: S, signs: S::I) -> (S::I, S::I) {
 
 /// 32 columns of IQ1 or IQ2: entry `indices[k]` of the grid for eight of them, `signs` on top of the codes.
 #[inline(always)]
-fn eights<S: Simd, const N: usize>(
+fn eights<S: Simd, F: ScaledFormat, const N: usize>(
     s: S,
     (grid, levels): (&[u32; N], [i8; 16]),
     indices: [S::I; 4],
@@ -515,8 +542,8 @@ fn eights<S: Simd, const N: usize>(
     let mut out = signs;
     for k in 0..4 {
         let entry = s.gather(grid, indices[k]);
-        out[2 * k] = values(s, levels, s.or(bits(s, entry, 0, 3), signs[2 * k]));
-        out[2 * k + 1] = values(s, levels, s.or(bits(s, entry, 4, 3), signs[2 * k + 1]));
+        out[2 * k] = values::<S, F>(s, levels, s.or(bits(s, entry, 0, 3), signs[2 * k]));
+        out[2 * k + 1] = values::<S, F>(s, levels, s.or(bits(s, entry, 4, 3), signs[2 * k + 1]));
     }
     out
 }
@@ -536,7 +563,7 @@ const fn tests((shift, step, count): Upper) -> [u32; 2] {
 
 /// 32 columns of IQ2: eight for each of the indices in `low` and `upper`.
 #[inline(always)]
-fn iq2<S: Simd, const N: usize>(
+fn iq2<S: Simd, F: ScaledFormat, const N: usize>(
     s: S,
     grid: &Lookup<N>,
     (low, upper, at): (S::I, S::I, Upper),
@@ -544,7 +571,7 @@ fn iq2<S: Simd, const N: usize>(
 ) -> [S::I; 8] {
     if !S::BYTE_TABLES {
         let indices = longer(s, low, upper, (at.0, at.1), (1 << at.2) - 1);
-        return eights(s, (&grid.lanes, IQ2_LEVELS), indices, planes(s, signs, 2));
+        return eights::<S, F, N>(s, (&grid.lanes, IQ2_LEVELS), indices, planes(s, signs, 2));
     }
     let (upper, tests) = (s.four_times(upper), tests(at));
     let first = s.look_up_bytes(&grid.halves[0], low, upper, tests);
@@ -561,7 +588,7 @@ fn iq2<S: Simd, const N: usize>(
 
 /// 32 columns of IQ3: four for each of the indices in two lanes and `upper`.
 #[inline(always)]
-fn iq3<S: Simd, const N: usize>(
+fn iq3<S: Simd, F: ScaledFormat, const N: usize>(
     s: S,
     (grid, levels): (&Lookup<N>, [i8; 16]),
     (low, upper, count): ([S::I; 2], S::I, usize),
@@ -585,7 +612,8 @@ fn iq3<S: Simd, const N: usize>(
         } else {
             let (indices, signs) = (longer(s, low[word], upper, (at.0, at.1), (1 << count) - 1), planes(s, signs, 3));
             for k in 0..4 {
-                out[4 * word + k] = values(s, levels, s.or(s.gather(&grid.lanes, indices[k]), signs[4 * word + k]));
+                out[4 * word + k] =
+                    values::<S, F>(s, levels, s.or(s.gather(&grid.lanes, indices[k]), signs[4 * word + k]));
             }
         }
     }
@@ -638,11 +666,12 @@ fn iq2_scales16<S: Simd>(s: S, body: &[u8], d: S::F, g: usize, half: usize) -> [
 }
 
 format!(/** IQ2_XXS. */ Iq2Xxs, IQ2_XXS, {
+    const REACH: u8 = 43;
     const GRID: bool = true;
     #[inline(always)]
     fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8] {
         let (low, (signs, _)) = (word(s, body, 2 * g, half), eighths(s, word(s, body, 2 * g + 1, half)));
-        iq2(s, &IQ2_XXS, (low, low, (0, 0, 0)), signs)
+        iq2::<S, Self, _>(s, &IQ2_XXS, (low, low, (0, 0, 0)), signs)
     }
     #[inline(always)]
     fn scales<S: Simd>(s: S, (body, tail): (&[u8], &[u8]), g: usize, half: usize) -> [S::F; 2] {
@@ -652,12 +681,13 @@ format!(/** IQ2_XXS. */ Iq2Xxs, IQ2_XXS, {
 });
 
 format!(/** IQ2_XS. */ Iq2Xs, IQ2_XS, {
+    const REACH: u8 = 43;
     const GRID: bool = true;
     const GROUP: usize = 16;
     #[inline(always)]
     fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8] {
         let (low, (signs, ninths)) = (word(s, body, 2 + 2 * g, half), eighths(s, word(s, body, 3 + 2 * g, half)));
-        iq2(s, &IQ2_XS, (low, ninths, (0, 1, 1)), signs)
+        iq2::<S, Self, _>(s, &IQ2_XS, (low, ninths, (0, 1, 1)), signs)
     }
     #[inline(always)]
     fn scales<S: Simd>(s: S, (body, tail): (&[u8], &[u8]), g: usize, half: usize) -> [S::F; 2] {
@@ -666,13 +696,14 @@ format!(/** IQ2_XS. */ Iq2Xs, IQ2_XS, {
 });
 
 format!(/** IQ2_S. */ Iq2S, IQ2_S, {
+    const REACH: u8 = 43;
     const GRID: bool = true;
     const GROUP: usize = 16;
     #[inline(always)]
     fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8] {
         let (low, signs) = (word(s, body, 4 + 2 * g, half), word(s, body, 5 + 2 * g, half));
         let upper = s.shr_by(word(s, body, 2 + g / 4, half), 8 * (g % 4) as u32);
-        iq2(s, &IQ2_S, (low, upper, (0, 2, 2)), signs)
+        iq2::<S, Self, _>(s, &IQ2_S, (low, upper, (0, 2, 2)), signs)
     }
     #[inline(always)]
     fn scales<S: Simd>(s: S, (body, tail): (&[u8], &[u8]), g: usize, half: usize) -> [S::F; 2] {
@@ -681,12 +712,13 @@ format!(/** IQ2_S. */ Iq2S, IQ2_S, {
 });
 
 format!(/** IQ3_XXS. */ Iq3Xxs, IQ3_XXS, {
+    const REACH: u8 = 62;
     const GRID: bool = true;
     #[inline(always)]
     fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8] {
         let (signs, _) = eighths(s, word(s, body, 3 * g + 2, half));
         let (first, second) = (word(s, body, 3 * g, half), word(s, body, 3 * g + 1, half));
-        iq3(s, (&IQ3_XXS, IQ3_XXS_LEVELS), ([first, second], signs, 0), signs)
+        iq3::<S, Self, _>(s, (&IQ3_XXS, IQ3_XXS_LEVELS), ([first, second], signs, 0), signs)
     }
     #[inline(always)]
     fn scales<S: Simd>(s: S, (body, tail): (&[u8], &[u8]), g: usize, half: usize) -> [S::F; 2] {
@@ -696,13 +728,14 @@ format!(/** IQ3_XXS. */ Iq3Xxs, IQ3_XXS, {
 });
 
 format!(/** IQ3_S. */ Iq3S, IQ3_S, {
+    const REACH: u8 = 15;
     const GRID: bool = true;
     #[inline(always)]
     fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8] {
         let (first, second) = (word(s, body, 3 + 3 * g, half), word(s, body, 4 + 3 * g, half));
         let (signs, ninths) = (word(s, body, 5 + 3 * g, half), word(s, body, 1 + g / 4, half));
         let ninths = s.shr_by(ninths, 8 * (g % 4) as u32);
-        iq3(s, (&IQ3_S, IQ3_S_LEVELS), ([first, second], ninths, 1), signs)
+        iq3::<S, Self, _>(s, (&IQ3_S, IQ3_S_LEVELS), ([first, second], ninths, 1), signs)
     }
     #[inline(always)]
     fn scales<S: Simd>(s: S, (body, tail): (&[u8], &[u8]), g: usize, half: usize) -> [S::F; 2] {
@@ -718,12 +751,13 @@ fn down<S: Simd>(s: S, bit: S::I) -> S::I {
 }
 
 format!(/** IQ1_S. */ Iq1S, IQ1_S, {
+    const REACH: u8 = 9;
     const GRID: bool = true;
     #[inline(always)]
     fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8] {
         let (low, more) = (word(s, body, g, half), s.shr_by(word(s, body, 8 + g / 2, half), 16 * (g % 2) as u32));
         let down = down(s, s.shr::<15>(more));
-        eights(s, (&IQ1, IQ1_LEVELS), longer(s, low, more, (0, 3), 7), [down; 8])
+        eights::<S, Self, _>(s, (&IQ1, IQ1_LEVELS), longer(s, low, more, (0, 3), 7), [down; 8])
     }
     #[inline(always)]
     fn scales<S: Simd>(s: S, (body, tail): (&[u8], &[u8]), g: usize, half: usize) -> [S::F; 2] {
@@ -733,6 +767,7 @@ format!(/** IQ1_S. */ Iq1S, IQ1_S, {
 });
 
 format!(/** IQ1_M. */ Iq1M, IQ1_M, {
+    const REACH: u8 = 9;
     const GRID: bool = true;
     const GROUP: usize = 16;
     #[inline(always)]
@@ -742,7 +777,7 @@ format!(/** IQ1_M. */ Iq1M, IQ1_M, {
         for (u, out) in downs.iter_mut().enumerate() {
             *out = down(s, s.shr_by(more, 4 * (u / 2) as u32 + 3));
         }
-        eights(s, (&IQ1, IQ1_LEVELS), longer(s, low, more, (0, 4), 7), downs)
+        eights::<S, Self, _>(s, (&IQ1, IQ1_LEVELS), longer(s, low, more, (0, 4), 7), downs)
     }
     #[inline(always)]
     fn scales<S: Simd>(s: S, (body, tail): (&[u8], &[u8]), g: usize, half: usize) -> [S::F; 2] {

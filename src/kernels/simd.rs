@@ -187,16 +187,10 @@ pub trait Simd: Copy {
     fn scales_u8(self, a: Self::I) -> [Self::I; 4];
     /// The same for signed bytes.
     fn scales_i8(self, a: Self::I) -> [Self::I; 4];
-    /// What takes `2^BITS * sum` out of a dot product, `BITS` at least 1: added to an i32 lane with [`Simd::VNNI`], else as
-    /// an i16 pair of which each takes half.
+    /// Adds 16-bit halves, wrapping.
     #[inline(always)]
-    fn starts<const BITS: u32>(self, sums: Self::I) -> Self::I {
-        let all = self.sub_i(self.splat_i(0), self.shl::<BITS>(sums));
-        if Self::VNNI {
-            return all;
-        }
-        let half = self.shr::<1>(all);
-        self.or(self.and(half, self.splat_i(0xffff)), self.shl::<16>(half))
+    fn add_16(self, _a: Self::I, _b: Self::I) -> Self::I {
+        unreachable!("only without VNNI")
     }
     /// Asks for the cache line at `address`, which need not exist, to come into L1, or only into L2.
     fn prefetch<const NEAR: bool>(self, address: *const u8);

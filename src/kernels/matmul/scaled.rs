@@ -12,7 +12,7 @@ use std::ops::Range;
 use super::super::Ahead;
 use super::super::acts::{Acts, Rows, paired};
 use super::super::grid::Block;
-use super::super::scaled_formats::{ScaledFormat, signed};
+use super::super::scaled_formats::{ScaledFormat, in_tile};
 use super::super::simd::Simd;
 use super::{Matrix, in_blocks, in_order, prefetch, prefetch_block, tile_bytes, write_block};
 use crate::bytes;
@@ -25,7 +25,8 @@ pub type FillFn = unsafe fn(&[u8], &mut Tile<'_>, Ahead);
 pub type StreamFn = unsafe fn(&[u8], &Rows<'_>, Ahead, &mut [f32; PANEL_ROWS]);
 
 /// What multiplies a tile: by the columns that share a scale of the weights, by those that share one of the activations
-/// (`Super`: 256), and by whether there are minima.
+/// (`Super`: 256), by whether there are minima, and without [`Simd::VNNI`] by how large quants are: most have no more than six
+/// bits, `Seven` or eight (`Bytes`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Groups32,
@@ -35,11 +36,15 @@ pub enum Kind {
     Super32Mins,
     Super16,
     Super16Mins,
+    Groups32Bytes,
+    Super32Seven,
+    Super32Bytes,
+    Super16Seven,
 }
 
 impl Kind {
     /// All of them, in the order of the kernels' table.
-    pub const ALL: [Kind; 7] = [
+    pub const ALL: [Kind; 11] = [
         Kind::Groups32,
         Kind::Groups32Mins,
         Kind::Groups16,
@@ -47,19 +52,75 @@ impl Kind {
         Kind::Super32Mins,
         Kind::Super16,
         Kind::Super16Mins,
+        Kind::Groups32Bytes,
+        Kind::Super32Seven,
+        Kind::Super32Bytes,
+        Kind::Super16Seven,
     ];
 
-    const fn of<F: ScaledFormat>() -> Kind {
-        match (F::COLS == SUPER, F::GROUP, F::MINS) {
-            (false, GROUP, false) => Kind::Groups32,
-            (false, GROUP, true) => Kind::Groups32Mins,
-            (false, 16, false) => Kind::Groups16,
-            (true, GROUP, false) => Kind::Super32,
-            (true, GROUP, true) => Kind::Super32Mins,
-            (true, 16, false) => Kind::Super16,
-            (true, 16, true) => Kind::Super16Mins,
+    const fn of<S: Simd, F: ScaledFormat>() -> Kind {
+        let kind = match (F::COLS == SUPER, F::GROUP, F::MINS, F::REACH) {
+            (false, GROUP, false, ..=16) => Kind::Groups32,
+            (false, GROUP, false, _) => Kind::Groups32Bytes,
+            (false, GROUP, true, ..=31) => Kind::Groups32Mins,
+            (false, 16, false, ..=16) => Kind::Groups16,
+            (true, GROUP, false, ..=16) => Kind::Super32,
+            (true, GROUP, false, ..=64) => Kind::Super32Seven,
+            (true, GROUP, false, _) => Kind::Super32Bytes,
+            (true, GROUP, true, ..=31) => Kind::Super32Mins,
+            (true, 16, false, ..=32) => Kind::Super16,
+            (true, 16, false, ..=64) => Kind::Super16Seven,
+            (true, 16, true, ..=31) => Kind::Super16Mins,
             _ => panic!("no kernel for such groups"),
+        };
+        kind.on::<S>()
+    }
+
+    /// The kind that is taken for it on this tier: with VNNI all quants are bytes.
+    pub const fn on<S: Simd>(self) -> Kind {
+        match self {
+            kind if !S::VNNI => kind,
+            Kind::Groups32Bytes => Kind::Groups32,
+            Kind::Super32Seven | Kind::Super32Bytes => Kind::Super32,
+            Kind::Super16Seven => Kind::Super16,
+            kind => kind,
         }
+    }
+
+    /// The units of four columns whose products fit the i16 halves of a sum that begins with [`pairs_start`]: 8 of quants that
+    /// reach 16, 4 of those that reach 32, 2 of those that reach 64. None where products add up in i32 lanes at once.
+    const fn portion<S: Simd>(self) -> Option<usize> {
+        match self {
+            Kind::Groups32Bytes | Kind::Super32Bytes => None,
+            _ if S::VNNI => None,
+            Kind::Groups32 | Kind::Super32 => Some(8),
+            Kind::Groups32Mins | Kind::Groups16 | Kind::Super32Mins | Kind::Super16 | Kind::Super16Mins => Some(4),
+            Kind::Super32Seven | Kind::Super16Seven => Some(2),
+        }
+    }
+
+    /// How many tokens a kernel takes at once that takes `n` where a group is one portion: else there are two integer sums of
+    /// each.
+    pub const fn tokens<S: Simd>(self, n: usize) -> usize {
+        match self.portion::<S>() {
+            Some(portion) if portion < self.group() / 4 => 2,
+            _ => n,
+        }
+    }
+
+    const fn mins(self) -> bool {
+        matches!(self, Kind::Groups32Mins | Kind::Super32Mins | Kind::Super16Mins)
+    }
+
+    const fn group(self) -> usize {
+        match self {
+            Kind::Groups16 | Kind::Super16 | Kind::Super16Mins | Kind::Super16Seven => 16,
+            _ => GROUP,
+        }
+    }
+
+    const fn is_super(self) -> bool {
+        !matches!(self, Kind::Groups32 | Kind::Groups32Mins | Kind::Groups32Bytes | Kind::Groups16)
     }
 }
 
@@ -80,7 +141,7 @@ impl Unpack {
     pub const fn new<S: Simd, F: ScaledFormat>(fill: FillFn, stream: StreamFn) -> Unpack {
         assert!(F::COLS.is_multiple_of(GROUP));
         let stream = if S::FAST && (!F::GRID || S::BYTE_TABLES) { Some(stream) } else { None };
-        Unpack { fill, block_cols: F::COLS, block_bytes: F::BODY + F::TAIL, kind: Kind::of::<F>(), stream }
+        Unpack { fill, block_cols: F::COLS, block_bytes: F::BODY + F::TAIL, kind: Kind::of::<S, F>(), stream }
     }
 
     /// Whether there is a kernel for one token.
@@ -114,7 +175,7 @@ impl Unpack {
     }
 }
 
-/// Unpacked weights of a panel: quants `[k / 4][16][4]`, which are signed, or 128 more than that with [`Simd::VNNI`]; scales
+/// Unpacked weights of a panel: quants `[k / 4][16][4]`, which are [`offset`](super::super::scaled_formats::offset) more than what they stand for; scales
 /// `[k / group][16]`; minima `[k / 32][16]`, which are floats that are added to every value, or, where blocks have 256
 /// columns, the integers of both halves of 32 columns as i16 pairs, with their factors `[k / 256][16]`, to be taken off.
 pub struct Tile<'t> {
@@ -167,7 +228,7 @@ pub fn fill<S: Simd, F: ScaledFormat>(s: S, blocks: &[u8], tile: &mut Tile<'_>, 
                 let units = &mut tile.quants[group * GROUP * W..][..GROUP * W];
                 let quants = F::quants(s, body, g, half);
                 for u in 0..GROUP / 4 {
-                    s.store_bytes(signed::<S, F>(s, quants[u]), &mut units[4 * (u * W + row)..]);
+                    s.store_bytes(in_tile::<S, F>(s, quants[u]), &mut units[4 * (u * W + row)..]);
                 }
                 let parts = GROUP / F::GROUP;
                 let scales = F::scales(s, (body, tail), g, half);
@@ -266,21 +327,22 @@ fn part_sum<S: Simd, F: ScaledFormat>(
 ) -> S::I {
     let units = F::GROUP / 4;
     let mut sum = s.splat_i(start::<S, F>(rows, part, (b, g)));
+    let kind = const { Kind::of::<S, F>() };
     let mut pairs = s.splat_i(0);
     for u in 0..units {
         let unit = part * units + u;
         let place = if F::COLS == SUPER { paired(8 * g + unit, 8) } else { 8 * g + unit };
         let a = s.splat_i(rows.quants(0, b, place));
-        if S::VNNI {
+        let Some(portion) = kind.portion::<S>() else {
             sum = s.dot_wide(sum, quants[unit], a);
-        } else if F::ZERO > 0 {
-            sum = s.dot_wide(sum, signed::<S, F>(s, quants[unit]), a);
-        } else {
-            // Quants of five bits: sums of eight products fit i16.
-            pairs = s.dot(pairs, quants[unit], a);
-            if u % 4 == 3 {
-                (sum, pairs) = (s.add_i(sum, s.dot_lanes(pairs)), s.splat_i(0));
-            }
+            continue;
+        };
+        if u % portion == 0 {
+            pairs = pairs_start(s, kind, rows, 0, (b, 8 * g + part * units, u / portion));
+        }
+        pairs = s.dot(pairs, in_tile::<S, F>(s, quants[unit]), a);
+        if (u + 1) % portion == 0 {
+            sum = s.add_i(sum, s.dot_lanes(pairs));
         }
     }
     sum
@@ -303,6 +365,34 @@ fn start<S: Simd, F: ScaledFormat>(rows: &Rows<'_>, part: usize, (b, g): (usize,
     // Records have it for a zero of 32, or of 128; no bits are lost.
     let zero = if F::COLS == SUPER { 32 } else { 128 };
     if F::ZERO < zero { start >> (zero / F::ZERO).ilog2() } else { start * i32::from(F::ZERO / zero) }
+}
+
+/// Where a record has what belongs to the units of a group, from unit `unit` of a block on, `per` units at a time: the first,
+/// and how far apart they are. Once for a group, for nothing but additions then depends on the unit.
+#[inline(always)]
+const fn places(kind: Kind, unit: usize, per: usize) -> (usize, usize) {
+    if kind.is_super() { (paired(unit / per, 8 / per), 2) } else { (unit / per, 1) }
+}
+
+/// What a sum in i16 halves begins with: it takes the offset out of the products of portion `i` from unit `unit` of 256-block
+/// `b` on. Quants with minima have none.
+#[inline(always)]
+fn pairs_start<S: Simd>(s: S, kind: Kind, rows: &Rows<'_>, n: usize, (b, unit, i): (usize, usize, usize)) -> S::I {
+    let portion = match kind.portion::<S>() {
+        Some(portion) if !kind.mins() => portion,
+        _ => return s.splat_i(0),
+    };
+    // Records have it for an offset of 8, or 32: of 16 columns, and of 32 or 8.
+    let ((first, step), (firsts, _)) = (places(kind, unit, portion), places(kind, unit, 4));
+    let at = first + step * i;
+    let start = match (kind.is_super(), portion) {
+        (false, 8) => rows.start(n, b, at),
+        (false, _) => rows.start16(n, b, at),
+        (true, 2) => rows.start8(n, b, at),
+        (true, 4) => return s.splat_i(rows.start(n, b, at)),
+        (true, _) => return s.add_16(s.splat_i(rows.start(n, b, firsts)), s.splat_i(rows.start(n, b, firsts + 2))),
+    };
+    s.add_16(s.splat_i(start), s.splat_i(start))
 }
 
 /// `len` elements of both panels of a stripe from `at` on; of one panel, twice the same. Once for many loads, whose bounds
@@ -335,10 +425,73 @@ fn floats<S: Simd, const V: usize>(s: S, values: [&[f32]; 2], at: usize) -> [S::
     vectors
 }
 
-/// The products of a unit's four columns, added to `acc`.
+/// The integer sums of a group, at unit `unit` of 256-block `b`, whose quants begin at a unit of the tiles' part.
+#[inline(always)]
+fn group_sums<S: Simd, const V: usize, const N: usize>(
+    s: S,
+    kind: Kind,
+    (quants, first): ([&[u8]; 2], usize),
+    rows: &Rows<'_>,
+    (b, unit): (usize, usize),
+) -> [[S::I; N]; V] {
+    let units = kind.group() / 4;
+    let mut sums = [[s.splat_i(0); N]; V];
+    let (place, step) = places(kind, unit, 1);
+    let Some(portion) = kind.portion::<S>() else {
+        if S::VNNI {
+            for n in 0..N {
+                let start = lanes_start(s, kind, rows, n, (b, unit));
+                for v in 0..V {
+                    sums[v][n] = start;
+                }
+            }
+        }
+        for u in 0..units {
+            dots(s, false, &mut sums, (quants, first + u), rows, (b, place + step * u));
+        }
+        return sums;
+    };
+    let portion = if portion < units { portion } else { units };
+    for i in 0..units / portion {
+        let mut pairs = [[s.splat_i(0); N]; V];
+        for n in 0..N {
+            let start = pairs_start(s, kind, rows, n, (b, unit, i));
+            for v in 0..V {
+                pairs[v][n] = start;
+            }
+        }
+        for u in i * portion..(i + 1) * portion {
+            dots(s, true, &mut pairs, (quants, first + u), rows, (b, place + step * u));
+        }
+        for n in 0..N {
+            for v in 0..V {
+                sums[v][n] = s.add_i(sums[v][n], s.dot_lanes(pairs[v][n]));
+            }
+        }
+    }
+    sums
+}
+
+/// What the sum of a group begins with, as i32 lanes, to take an offset of 128 out.
+#[inline(always)]
+fn lanes_start<S: Simd>(s: S, kind: Kind, rows: &Rows<'_>, n: usize, (b, unit): (usize, usize)) -> S::I {
+    let (place, step) = places(kind, unit, 4);
+    if !kind.is_super() {
+        return s.splat_i(if kind.group() == GROUP { rows.start(n, b, unit / 8) } else { rows.start16(n, b, place) });
+    }
+    let mut start = s.splat_i(rows.start(n, b, place));
+    if kind.group() == GROUP {
+        start = s.add_i(start, s.splat_i(rows.start(n, b, place + step)));
+    }
+    // They are for an offset of 32.
+    s.shl::<2>(start)
+}
+
+/// The products of a unit's four columns, added to `acc`: to i16 halves or to i32 lanes.
 #[inline(always)]
 fn dots<S: Simd, const V: usize, const N: usize>(
     s: S,
+    halves: bool,
     acc: &mut [[S::I; N]; V],
     (quants, unit): ([&[u8]; 2], usize),
     rows: &Rows<'_>,
@@ -348,41 +501,33 @@ fn dots<S: Simd, const V: usize, const N: usize>(
     for n in 0..N {
         let a = s.splat_i(rows.quants(n, b, place));
         for v in 0..V {
-            acc[v][n] = s.dot_wide(acc[v][n], w[v], a);
+            acc[v][n] = if halves { s.dot(acc[v][n], w[v], a) } else { s.dot_wide(acc[v][n], w[v], a) };
         }
     }
     in_order();
 }
 
-/// `N` tokens over the tiles' columns `k0 .. k0 + k_len`, in groups of `G`, with a scale of the activations per 32.
+/// `N` tokens over the tiles' columns `k0 .. k0 + k_len`, with a scale of the activations per 32.
 #[inline(always)]
-fn multiply<S: Simd, const G: usize, const MINS: bool, const V: usize, const N: usize>(
+fn multiply<S: Simd, const V: usize, const N: usize>(
     s: S,
+    kind: Kind,
     tiles: &Tiles<'_>,
     rows: &Rows<'_>,
     (k0, k_len): (usize, usize),
 ) -> [[S::F; N]; V] {
     let mut sums = [[s.splat(0.0); N]; V];
+    let (width, parts) = (kind.group(), GROUP / kind.group());
     // Here, for a call in the loop would put all sums into memory.
-    let mins: [&[f32]; 2] = if MINS { [bytes::cast(tiles[0].mins), bytes::cast(tiles[1].mins)] } else { [&[], &[]] };
+    let mins: [&[f32]; 2] =
+        if kind.mins() { [bytes::cast(tiles[0].mins), bytes::cast(tiles[1].mins)] } else { [&[], &[]] };
     for group in 0..k_len / GROUP {
         let (b, g) = ((k0 + group * GROUP) / SUPER, (k0 + group * GROUP) % SUPER / GROUP);
         let mut values = [[s.splat(0.0); N]; V];
-        for part in 0..GROUP / G {
-            let mut acc = [[s.splat_i(0); N]; V];
-            if S::VNNI {
-                for n in 0..N {
-                    let start = if G == GROUP { rows.start(n, b, g) } else { rows.start16(n, b, 2 * g + part) };
-                    for v in 0..V {
-                        acc[v][n] = s.splat_i(start);
-                    }
-                }
-            }
-            let at = group * (GROUP / G) + part;
-            let quants = both::<S, _, V>([&*tiles[0].quants, &*tiles[1].quants], at * G * PANEL_ROWS, G * PANEL_ROWS);
-            for u in 0..G / 4 {
-                dots(s, &mut acc, (quants, u), rows, (b, (g * GROUP + part * G) / 4 + u));
-            }
+        for part in 0..parts {
+            let (at, len) = (group * parts + part, width * PANEL_ROWS);
+            let quants = both::<S, _, V>([&*tiles[0].quants, &*tiles[1].quants], at * len, len);
+            let acc = group_sums::<S, V, N>(s, kind, (quants, 0), rows, (b, 8 * g + part * width / 4));
             let d = floats::<S, V>(s, [&*tiles[0].scales, &*tiles[1].scales], at);
             for n in 0..N {
                 for v in 0..V {
@@ -397,7 +542,7 @@ fn multiply<S: Simd, const G: usize, const MINS: bool, const V: usize, const N: 
                 sums[v][n] = s.fma(values[v][n], scale, sums[v][n]);
             }
         }
-        if MINS {
+        if kind.mins() {
             let min = floats::<S, V>(s, mins, group);
             for n in 0..N {
                 let mass = s.splat(rows.mass(n, b, g));
@@ -412,47 +557,33 @@ fn multiply<S: Simd, const G: usize, const MINS: bool, const V: usize, const N: 
 
 /// The same with one scale of the activations per 256 columns, whose groups of 32 alternate ([`paired`]).
 #[inline(always)]
-fn multiply_super<S: Simd, const G: usize, const MINS: bool, const V: usize, const N: usize>(
+fn multiply_super<S: Simd, const V: usize, const N: usize>(
     s: S,
+    kind: Kind,
     tiles: &Tiles<'_>,
     rows: &Rows<'_>,
     (k0, k_len): (usize, usize),
 ) -> [[S::F; N]; V] {
     let mut sums = [[s.splat(0.0); N]; V];
+    let (width, groups) = (kind.group(), SUPER / kind.group());
     for block in 0..k_len / SUPER {
         let b = k0 / SUPER + block;
-        let (len, n_scales) = (SUPER * PANEL_ROWS, SUPER / G * PANEL_ROWS);
+        let (len, n_scales) = (SUPER * PANEL_ROWS, groups * PANEL_ROWS);
         let quants = both::<S, _, V>([&*tiles[0].quants, &*tiles[1].quants], block * len, len);
         let scales = both::<S, _, V>([&*tiles[0].scales, &*tiles[1].scales], block * n_scales, n_scales);
         let mut values = [[s.splat(0.0); N]; V];
-        for group in 0..SUPER / G {
-            let (g, part) = (group * G / GROUP, group * G % GROUP / 16);
-            let mut acc = [[s.splat_i(0); N]; V];
-            if S::VNNI {
-                for n in 0..N {
-                    let mut start = s.splat_i(rows.start(n, b, paired(2 * g + part, 2)));
-                    if G == GROUP {
-                        start = s.add_i(start, s.splat_i(rows.start(n, b, paired(2 * g + 1, 2))));
-                    }
-                    // They are for an offset of 32.
-                    start = s.shl::<2>(start);
-                    for v in 0..V {
-                        acc[v][n] = start;
-                    }
-                }
-            }
+        for group in 0..groups {
             // Two groups of 16 would check bounds as often as they multiply; of 32, registers are worth more.
-            let at = block * (SUPER / G) + group;
-            let (quants, first) = match G < GROUP {
-                true => (quants, group * G / 4),
+            let at = block * groups + group;
+            let (quants, first) = match width < GROUP {
+                true => (quants, group * width / 4),
                 false => {
-                    (both::<S, _, V>([&*tiles[0].quants, &*tiles[1].quants], at * G * PANEL_ROWS, G * PANEL_ROWS), 0)
+                    let len = width * PANEL_ROWS;
+                    (both::<S, _, V>([&*tiles[0].quants, &*tiles[1].quants], at * len, len), 0)
                 }
             };
-            for u in 0..G / 4 {
-                dots(s, &mut acc, (quants, first + u), rows, (b, paired(8 * g + 4 * part + u, 8)));
-            }
-            let d = match G < GROUP {
+            let acc = group_sums::<S, V, N>(s, kind, (quants, first), rows, (b, group * width / 4));
+            let d = match width < GROUP {
                 true => floats::<S, V>(s, scales, group),
                 false => floats::<S, V>(s, [&*tiles[0].scales, &*tiles[1].scales], at),
             };
@@ -462,7 +593,7 @@ fn multiply_super<S: Simd, const G: usize, const MINS: bool, const V: usize, con
                 }
             }
         }
-        if MINS {
+        if kind.mins() {
             let mut minima = [[s.splat_i(0); N]; V];
             let (at, len) = (block * (SUPER / GROUP) * PANEL_ROWS * 4, SUPER / GROUP * PANEL_ROWS * 4);
             let mins = both::<S, _, V>([&*tiles[0].mins, &*tiles[1].mins], at, len);
@@ -502,7 +633,7 @@ pub fn product<S: Simd, const KIND: usize, const V: usize, const N: usize>(
     accumulate: bool,
     (tile, k_cols, ahead): (&mut [u8], usize, Ahead),
 ) {
-    let width = V * S::LANES;
+    let (kind, width) = (const { Kind::ALL[KIND] }, V * S::LANES);
     assert!(width.is_multiple_of(PANEL_ROWS) && cols.len().is_multiple_of(width));
     assert!(k_cols.is_multiple_of(SUPER) && w.cols == acts.layout.cols() && w.cols.is_multiple_of(GROUP));
     let (first, second) = tile.split_at_mut(tile_bytes(k_cols, PANEL_ROWS));
@@ -521,14 +652,9 @@ pub fn product<S: Simd, const KIND: usize, const V: usize, const N: usize>(
                 ($token:expr, $n:tt) => {
                     prefetch_block::<S, V, $n>(s, out, ($token, col));
                     let (rows, cols) = (acts.rows($token, $n), (k0, k_len));
-                    let sums = match const { Kind::ALL[KIND] } {
-                        Kind::Groups32 => multiply::<S, 32, false, V, $n>(s, &tiles, &rows, cols),
-                        Kind::Groups32Mins => multiply::<S, 32, true, V, $n>(s, &tiles, &rows, cols),
-                        Kind::Groups16 => multiply::<S, 16, false, V, $n>(s, &tiles, &rows, cols),
-                        Kind::Super32 => multiply_super::<S, 32, false, V, $n>(s, &tiles, &rows, cols),
-                        Kind::Super32Mins => multiply_super::<S, 32, true, V, $n>(s, &tiles, &rows, cols),
-                        Kind::Super16 => multiply_super::<S, 16, false, V, $n>(s, &tiles, &rows, cols),
-                        Kind::Super16Mins => multiply_super::<S, 16, true, V, $n>(s, &tiles, &rows, cols),
+                    let sums = match kind.is_super() {
+                        false => multiply::<S, V, $n>(s, kind, &tiles, &rows, cols),
+                        true => multiply_super::<S, V, $n>(s, kind, &tiles, &rows, cols),
                     };
                     write_block(s, sums, out, ($token, col), accumulate || k0 > 0);
                 };

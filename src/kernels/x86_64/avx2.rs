@@ -43,6 +43,7 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         fn or(a: __m256i, b: __m256i) -> __m256i = _mm256_or_si256(a, b);
         fn add_i(a: __m256i, b: __m256i) -> __m256i = _mm256_add_epi32(a, b);
         fn sub_i(a: __m256i, b: __m256i) -> __m256i = _mm256_sub_epi32(a, b);
+        fn add_16(a: __m256i, b: __m256i) -> __m256i = _mm256_add_epi16(a, b);
         fn mul_low_u16(a: __m256i, b: __m256i) -> __m256i = _mm256_mullo_epi16(a, b);
         fn mul_high_u16(a: __m256i, b: __m256i) -> __m256i = _mm256_mulhi_epu16(a, b);
         fn abs_i8(a: __m256i) -> __m256i = _mm256_abs_epi8(a);
@@ -208,7 +209,7 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
             return unsafe { _mm256_dpbusd_avx_epi32(sum, weights, acts) };
         }
         // SAFETY: the tier is proven by `self`; register values only. Two products stay below 2 * 127 * 127.
-        unsafe { _mm256_add_epi16(sum, _mm256_maddubs_epi16(weights, acts)) }
+        unsafe { pinned(_mm256_add_epi16(sum, _mm256_maddubs_epi16(weights, acts))) }
     }
     #[inline(always)]
     fn dot_wide(self, sum: __m256i, weights: __m256i, acts: __m256i) -> __m256i {
@@ -220,7 +221,7 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         let (magnitude, signed) = unsafe { (_mm256_abs_epi8(weights), _mm256_sign_epi8(acts, weights)) };
         // SAFETY: as above.
         let pairs = unsafe { _mm256_maddubs_epi16(magnitude, signed) };
-        self.add_i(sum, self.dot_lanes(pairs))
+        unsafe { pinned(self.add_i(sum, self.dot_lanes(pairs))) }
     }
     #[inline(always)]
     fn dot_lanes(self, sum: __m256i) -> __m256i {
@@ -319,4 +320,14 @@ impl<const VNNI: bool> Avx2<VNNI> {
         // SAFETY: the tier is proven by `self`; register values only.
         unsafe { _mm256_srai_epi16::<8>(upper) }
     }
+}
+
+/// The same, in a register, and in the order of the calls: left alone, the compiler adds up in another one, with more sums and
+/// more factors under way than there are registers.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn pinned(mut sum: __m256i) -> __m256i {
+    // SAFETY: no instruction at all.
+    unsafe { std::arch::asm!("/* {0} */", inout(ymm_reg) sum, options(nomem, nostack, preserves_flags)) };
+    sum
 }
