@@ -340,11 +340,6 @@ fn run_on<'a, T>(
     let model: &'a Model = ground.model.insert(model);
     let at_file = |e: Error| e.at(files.name());
     let begun = Instant::now();
-    if let Some(socket) = &settings.resident {
-        let wanted = manifest(&files, model, kernels, plan.page());
-        ground.resident = Some(Resident::connect(socket, &wanted)?);
-    }
-    let resident = ground.resident.as_ref();
     let (arena, plan) = map(&plan, settings)?;
     let arena = ground.arena.insert(arena);
     if settings.for_good {
@@ -355,7 +350,8 @@ fn run_on<'a, T>(
     let source = tokenizer::source_from(&files.metadata(), settings.pre.as_deref()).map_err(at_file)?;
     let total: u64 = model.weights.placements.iter().map(Placement::file_bytes).sum();
     let n_readers = readers(sizes.workers);
-    let buffer_bytes = if resident.is_some() { 0 } else { n_readers * model.buffer_bytes(n_readers) };
+    let is_resident = settings.resident.is_some();
+    let buffer_bytes = if is_resident { 0 } else { n_readers * model.buffer_bytes(n_readers) };
     let (buffers, scratch_rest) = regions.scratch.split_at_mut(buffer_bytes);
     // All of them, for the engine has them later, whether or not they were needed.
     pages.populate(buffers)?;
@@ -367,6 +363,13 @@ fn run_on<'a, T>(
         *built = Some(tokenizer::build(&source, vocab).map_err(|e| at_file(e.into()))?);
         Ok(())
     })];
+    if let Some(socket) = &settings.resident {
+        let (slot, files, page) = (&mut ground.resident, &files, plan.page());
+        meanwhile.push(Box::new(move || {
+            *slot = Some(Resident::connect(socket, &manifest(files, model, kernels, page))?);
+            Ok(())
+        }));
+    }
     // What every pass writes to must be there as well before Ready.
     for part in scratch_rest.chunks_mut(POPULATE_BYTES) {
         meanwhile.push(Box::new(move || Ok(pages.populate(part)?)));
@@ -377,7 +380,7 @@ fn run_on<'a, T>(
             meanwhile.push(Box::new(move || Ok(pages.populate(part)?)));
         }
     }
-    let total = if resident.is_some() { 0 } else { total };
+    let total = if is_resident { 0 } else { total };
     settings.progress.total.store(total, Ordering::Relaxed);
     done.store(0, Ordering::Relaxed);
     let traffic = with_progress(total, done, || {
@@ -394,7 +397,7 @@ fn run_on<'a, T>(
             done,
             source: None,
         };
-        if resident.is_some() {
+        if is_resident {
             return load::weights::do_meanwhile(loading);
         }
         model.load(&files, regions.weights.bytes(), loading)
@@ -406,7 +409,7 @@ fn run_on<'a, T>(
     }
     let loaded = LoadReport { bytes: done.load(Ordering::Relaxed), elapsed: begun.elapsed(), traffic };
     let pool: &'a Pool = ground.pool.insert(Pool::start(&settings.cores)?);
-    let weights = match resident {
+    let weights = match &ground.resident {
         Some(resident) => resident.weights(),
         None => regions.weights.seal()?,
     };

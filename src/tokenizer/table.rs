@@ -13,8 +13,10 @@ use crate::bytes;
 
 /// No token: an empty slot, a character without a token.
 pub const NONE: u32 = u32::MAX;
-/// Ids fit 31 bits with room for [`NONE`]; real vocabularies stay below 2^19.
-const TOKENS_MAX: u64 = 1 << 24;
+/// Bits of an id in a slot of the text table, below eight of the text's hash.
+const ID_BITS: u32 = 24;
+/// Ids fit a slot, and none of them makes it [`NONE`]; real vocabularies stay below 2^19.
+const TOKENS_MAX: u64 = (1 << ID_BITS) - 1;
 /// Offsets into the text are u32.
 const TEXT_MAX: u64 = u32::MAX as u64;
 /// Merges are ranked by u32; real lists stay below 2^20.
@@ -216,7 +218,10 @@ impl<'m> Table<'m> {
         if text.len() > self.longest {
             return NONE;
         }
-        self.by_text[find_slot(self.offsets, self.text, self.by_text, text)]
+        match self.by_text[find_slot(self.offsets, self.text, self.by_text, text).0] {
+            NONE => NONE,
+            tagged => id_of(tagged),
+        }
     }
 
     /// The merge of two neighbouring tokens.
@@ -299,13 +304,18 @@ fn fill_attrs(source: &VocabSource, attrs: &mut [u16]) -> Result<(), TokenizerEr
 fn index_texts(offsets: &[u32], text: &[u8], by_text: &mut [u32]) -> Result<(), TokenizerError> {
     by_text.fill(NONE);
     for (id, ends) in (0..).zip(offsets.windows(2)) {
-        let slot = find_slot(offsets, text, by_text, &text[ends[0] as usize..ends[1] as usize]);
+        let (slot, tag) = find_slot(offsets, text, by_text, &text[ends[0] as usize..ends[1] as usize]);
         if by_text[slot] != NONE {
-            return Err(TokenizerError::Duplicate { first: by_text[slot], second: id });
+            return Err(TokenizerError::Duplicate { first: id_of(by_text[slot]), second: id });
         }
-        by_text[slot] = id;
+        by_text[slot] = tag << ID_BITS | id;
     }
     Ok(())
+}
+
+/// The id in a slot of the text table that is taken.
+fn id_of(tagged: u32) -> u32 {
+    tagged & ((1 << ID_BITS) - 1)
 }
 
 fn fill_merges(source: &VocabSource, table: &Table<'_>, merges: &mut [[u32; 4]]) -> Result<(), TokenizerError> {
@@ -313,61 +323,121 @@ fn fill_merges(source: &VocabSource, table: &Table<'_>, merges: &mut [[u32; 4]])
         return Ok(());
     }
     merges.fill([NONE; 4]);
-    let mut joined = Vec::new();
+    let (mut joined, mut last) = (Vec::new(), NONE);
+    let mut batch = heapless::Vec::<[u32; 4], BATCH>::new();
     for (index, merge) in (0..).zip(source.merges.iter().flat_map(|m| m.iter())) {
         let bad = TokenizerError::BadMerge { index };
         // A token may itself start with a blank, so the separator is looked for from the second byte on.
         let Some(blank) = merge.iter().skip(1).position(|&b| b == b' ') else { return Err(bad) };
         let (left, right) = (&merge[..blank + 1], &merge[blank + 2..]);
-        joined.clear();
-        joined.extend_from_slice(left);
-        joined.extend_from_slice(right);
-        let ids = [table.find(left), table.find(right), table.find(&joined)];
-        if ids.contains(&NONE) {
+        // Merges are listed in the order of the tokens they make, mostly: the next token is the first to be looked at.
+        let next = last.wrapping_add(1);
+        let (start, end) = table.text(next).split_at_checked(left.len()).unwrap_or_default();
+        last = match same(start, left) && same(end, right) {
+            true => next,
+            false => {
+                joined.clear();
+                joined.extend_from_slice(left);
+                joined.extend_from_slice(right);
+                table.find(&joined)
+            }
+        };
+        let found = [table.find(left), table.find(right), index, last];
+        if [found[0], found[1], last].contains(&NONE) {
             return Err(bad);
         }
-        let slot = &mut merges[merge_slot(merges, ids[0], ids[1])];
-        if slot[3] == NONE {
-            *slot = [ids[0], ids[1], index, ids[2]]; // of equal pairs the first counts
+        if batch.push(found).is_err() {
+            insert(merges, &batch);
+            batch.clear();
+            batch.extend([found]);
         }
     }
+    insert(merges, &batch);
     Ok(())
 }
 
-/// Multiply-and-fold over 8-byte words; the tables only need spread, not secrecy.
-fn hash(text: &[u8]) -> u64 {
-    let (words, tail) = text.as_chunks::<8>();
-    let mut last = [0; 8];
-    last[..tail.len()].copy_from_slice(tail);
-    let mut h = text.len() as u64;
-    for word in words.iter().chain([&last]) {
-        h = mix(h ^ u64::from_le_bytes(*word));
+/// Merges that are put into their table together.
+const BATCH: usize = 64;
+
+fn insert(merges: &mut [[u32; 4]], batch: &[[u32; 4]]) {
+    // The table is larger than L2. All slots of a batch are on their way before the first is waited for.
+    let seen = batch.iter().fold(0, |seen, merge| seen ^ merges[first_slot(merges, merge[0], merge[1])][3]);
+    std::hint::black_box(seen);
+    for merge in batch {
+        let slot = &mut merges[merge_slot(merges, merge[0], merge[1])];
+        if slot[3] == NONE {
+            *slot = *merge; // of equal pairs the first counts
+        }
     }
-    h
 }
 
+/// Multiply-and-fold over 8-byte words; the tables only need spread, not secrecy.
+#[inline(always)]
+fn hash(text: &[u8]) -> u64 {
+    let (words, rest) = text.as_chunks::<8>();
+    let mut h = text.len() as u64;
+    for word in words {
+        h = mix(h ^ u64::from_le_bytes(*word));
+    }
+    mix(h ^ last_word(rest))
+}
+
+/// Fewer than eight bytes as a word. Without calls for what is mostly a few bytes, as in [`same`]: a vocabulary is half a
+/// million look-ups.
+#[inline(always)]
+fn last_word(rest: &[u8]) -> u64 {
+    match (rest.first_chunk(), rest.last_chunk()) {
+        // Bytes that are in both are the same.
+        (Some(first), Some(last)) => {
+            u64::from(u32::from_le_bytes(*first)) | u64::from(u32::from_le_bytes(*last)) << (8 * (rest.len() - 4))
+        }
+        _ => rest.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)),
+    }
+}
+
+/// Whether two texts are equal.
+#[inline(always)]
+fn same(a: &[u8], b: &[u8]) -> bool {
+    let ((words_a, rest_a), (words_b, rest_b)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
+    a.len() == b.len() && words_a.iter().zip(words_b).all(|(a, b)| a == b) && last_word(rest_a) == last_word(rest_b)
+}
+
+#[inline(always)]
 fn mix(x: u64) -> u64 {
     let wide = u128::from(x ^ 0x9e37_79b9_7f4a_7c15) * 0xd6e8_feb8_6659_fd93_u128;
     (wide ^ (wide >> 64)) as u64
 }
 
-/// The slot that holds `text`, or the empty one where it would go.
-fn find_slot(offsets: &[u32], texts: &[u8], by_text: &[u32], text: &[u8]) -> usize {
-    let mask = by_text.len() - 1;
-    let mut slot = hash(text) as usize & mask;
+/// The slot that holds `text`, or the empty one where it would go, and eight bits of its hash: where a slot has others, its
+/// text need not be looked at.
+#[inline(always)]
+fn find_slot(offsets: &[u32], texts: &[u8], by_text: &[u32], text: &[u8]) -> (usize, u32) {
+    let (hash, mask) = (hash(text), by_text.len() - 1);
+    let (mut slot, tag) = (hash as usize & mask, (hash >> 56) as u32);
     loop {
-        let id = by_text[slot] as usize;
-        if id == NONE as usize || texts[offsets[id] as usize..offsets[id + 1] as usize] == *text {
-            return slot;
+        let found = by_text[slot];
+        if found == NONE {
+            return (slot, tag);
+        }
+        let id = id_of(found) as usize;
+        if found >> ID_BITS == tag && same(&texts[offsets[id] as usize..offsets[id + 1] as usize], text) {
+            return (slot, tag);
         }
         slot = (slot + 1) & mask;
     }
 }
 
+/// Where the pair is looked for first.
+#[inline(always)]
+fn first_slot(merges: &[[u32; 4]], left: u32, right: u32) -> usize {
+    mix(u64::from(left) << 32 | u64::from(right)) as usize & (merges.len() - 1)
+}
+
 /// The slot that holds the pair, or the empty one where it would go.
+#[inline(always)]
 fn merge_slot(merges: &[[u32; 4]], left: u32, right: u32) -> usize {
     let mask = merges.len() - 1;
-    let mut slot = mix(u64::from(left) << 32 | u64::from(right)) as usize & mask;
+    let mut slot = first_slot(merges, left, right);
     loop {
         let [l, r, _, id] = merges[slot];
         if id == NONE || (l == left && r == right) {
