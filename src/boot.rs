@@ -179,7 +179,7 @@ impl Known {
             tile: tile(settings),
         };
         let too_large = || Error::new(Exit::Memory, format!("--ctx {ctx}: the KV cache or scratch exceeds 2^64 bytes"));
-        let readers = readers(sizes.workers);
+        let readers = readers(sizes.workers, model.weights.bytes);
         let is_resident = settings.resident.is_some();
         // Resident weights are read by nobody here, so there are no buffers for it.
         let buffers = if is_resident { 0 } else { readers * model.buffer_bytes(readers) };
@@ -349,7 +349,7 @@ fn run_on<'a, T>(
     let mut regions = arena.open();
     let source = tokenizer::source_from(&files.metadata(), settings.pre.as_deref()).map_err(at_file)?;
     let total: u64 = model.weights.placements.iter().map(Placement::file_bytes).sum();
-    let n_readers = readers(sizes.workers);
+    let n_readers = readers(sizes.workers, model.weights.bytes);
     let is_resident = settings.resident.is_some();
     let buffer_bytes = if is_resident { 0 } else { n_readers * model.buffer_bytes(n_readers) };
     let (buffers, scratch_rest) = regions.scratch.split_at_mut(buffer_bytes);
@@ -392,6 +392,7 @@ fn run_on<'a, T>(
             readers: n_readers,
             buffers,
             populate: &populate,
+            filling: pages.filling(regions.weights.bytes()),
             meanwhile,
             sha256: if settings.model.is_some() { &settings.sha256 } else { &[] },
             done,
@@ -414,12 +415,13 @@ fn run_on<'a, T>(
         None => regions.weights.seal()?,
     };
     log::info!(
-        "{}: {} loaded in {:.2} s ({:.2} GB/s; {} of it around the page cache), {} pages of {}, kernels {}, {} workers",
+        "{}: {} loaded in {:.2} s ({:.2} GB/s; {} around the page cache, {} into pages that need not be cleared), {} pages of {}, kernels {}, {} workers",
         files.name(),
         Human(loaded.bytes),
         loaded.elapsed.as_secs_f64(),
         loaded.bytes as f64 / 1e9 / loaded.elapsed.as_secs_f64(),
         Human(loaded.traffic.direct_bytes),
+        Human(loaded.traffic.filled_bytes),
         plan.total_pages(),
         plan.page(),
         kernels.tier().name(),
@@ -514,7 +516,8 @@ pub fn hold(settings: &Settings, socket: &Path, ready: impl FnOnce(&Manifest, Du
     if let Some(grown) = grown {
         grown.hand_over();
     }
-    let n_readers = readers(settings.threads);
+    // Its buffers are ordinary memory, so there are as few of them as for a small model.
+    let n_readers = readers(settings.threads, 0);
     let mut buffers = vec![0u8; n_readers * model.buffer_bytes(n_readers)];
     let total: u64 = model.weights.placements.iter().map(Placement::file_bytes).sum();
     let done = AtomicU64::new(0);
@@ -528,6 +531,7 @@ pub fn hold(settings: &Settings, socket: &Path, ready: impl FnOnce(&Manifest, Du
             readers: n_readers,
             buffers: &mut buffers,
             populate: &populate,
+            filling: pages.filling(&mut shared.bytes_mut()[..bytes]),
             meanwhile: Vec::new(),
             sha256: &settings.sha256,
             done: &done,

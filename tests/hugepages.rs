@@ -58,6 +58,44 @@ fn takes_exactly_the_planned_pages_and_gives_them_back() {
 }
 
 #[test]
+fn pages_come_with_their_contents() {
+    let Some(pool) = Pool::with_room(8) else { return };
+    let before = pool.state();
+    let page = PAGE_BYTES as usize;
+    let mut arena = Arena::reserve(&plan_of(8), 0).unwrap();
+    let pages = arena.pages();
+    let weights = arena.split().weights;
+    assert!(weights.len() > 2 * page && pool.state().free == before.free, "promised, not there");
+    let Some(filling) = pages.filling(weights).filter(|filling| filling.begin()) else {
+        return eprintln!("SKIPPED: no userfaultfd");
+    };
+    assert_eq!(filling.page_bytes(), page);
+    let contents: Vec<u8> = (0..page).map(|i| (i % 251) as u8).collect();
+    let (first, rest) = weights.split_at_mut(page);
+    let (second, third) = rest.split_at_mut(page);
+    let (a, b) = first.split_at_mut(12_345);
+    filling.fill(&mut [a, b], &contents).unwrap();
+    assert_eq!(before.free - pool.state().free, 1);
+    filling.populate(&mut second[7..page]).unwrap();
+    assert_eq!(before.free - pool.state().free, 2);
+    assert!(*first == contents && second.iter().all(|&byte| byte == 0));
+    // What is there already is written, and stays as it is elsewhere.
+    second[3] = 1;
+    let mut half = contents.clone();
+    half[..page / 2].fill(0);
+    filling.fill(&mut [&mut second[page / 2..]], &half).unwrap();
+    assert!(second[3] == 1 && second[page / 2..] == contents[page / 2..]);
+    drop(filling);
+    // From here on pages come as always.
+    pages.populate(third).unwrap();
+    assert!(third.iter().all(|&byte| byte == 0));
+    let sealed = arena.open().weights.seal().unwrap();
+    assert!(sealed[..page] == contents);
+    drop(arena);
+    assert_eq!(pool.state(), before);
+}
+
+#[test]
 fn one_page_short_is_refused_with_the_way_out() {
     let Some(pool) = Pool::with_room(8) else { return };
     let before = pool.state();

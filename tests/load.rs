@@ -123,6 +123,7 @@ fn load_checked(
         readers,
         buffers: &mut words_as_bytes(&mut words)[..each * readers],
         populate: &|_| Ok(()),
+        filling: None,
         meanwhile: (0..7).map(|_| job()).collect(),
         sha256,
         done: &done,

@@ -93,13 +93,20 @@ impl<'a> Piece<'a> {
 
     /// Lays down the bytes of the file; `far` if they have not been through a cache yet.
     pub fn lay_down(&mut self, kernels: &Kernels, from: &[u8], far: bool) {
+        let place = std::mem::take(&mut self.place);
+        self.lay_down_at(place, kernels, from, far);
+        self.place = place;
+    }
+
+    /// The same somewhere else, with as much room.
+    pub fn lay_down_at(&self, place: &mut [u8], kernels: &Kernels, from: &[u8], far: bool) {
         let (in_bytes, out_bytes) = self.unit_bytes;
         match self.form {
-            ItemForm::Bytes => self.place.copy_from_slice(from),
-            ItemForm::Vector(ty) => ty.decode_row(from, bytes::cast_mut(self.place)),
+            ItemForm::Bytes => place.copy_from_slice(from),
+            ItemForm::Vector(ty) => ty.decode_row(from, bytes::cast_mut(place)),
             ItemForm::Panels(ty) => {
                 let next = from.chunks(in_bytes).skip(1).map(|next| if far { next } else { &[] });
-                let panels = self.place.chunks_exact_mut(out_bytes);
+                let panels = place.chunks_exact_mut(out_bytes);
                 for ((rows, panel), next) in from.chunks(in_bytes).zip(panels).zip(next.chain([&[][..]])) {
                     kernels.repack(ty, (rows, next), self.cols, panel);
                 }

@@ -45,6 +45,8 @@ pub struct Traffic {
     pub direct_bytes: u64,
     /// Copied from the page cache, or read through it.
     pub cached_bytes: u64,
+    /// Of the place, in pages that came with their contents.
+    pub filled_bytes: u64,
 }
 
 /// The files of a model, each open for both ways of reading.
@@ -274,6 +276,7 @@ impl<'a> Reader<'a> {
         Traffic {
             direct_bytes: self.direct_bytes.load(Ordering::Relaxed),
             cached_bytes: self.cached_bytes.load(Ordering::Relaxed),
+            filled_bytes: 0,
         }
     }
 }

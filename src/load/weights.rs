@@ -6,19 +6,28 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::Io;
-use super::chunks::{Item, Piece, STEP_BYTES, chunk_bytes, cut};
+use super::chunks::{CHUNK_BYTES, Item, Piece, STEP_BYTES, chunk_bytes, cut};
 use super::digest::Digests;
 use super::header::ModelFiles;
 use super::reader::{Found, Pread, Reader, SLACK_BYTES, Traffic};
+use super::stage::Stage;
 use crate::error::{Error, Exit, Result};
 use crate::kernels::Kernels;
+use crate::memory::Filling;
 use crate::sys::cpu;
 
 pub use super::digest::Sha256Bytes;
 
-/// Threads that read: one stops at each read, so more of them than CPUs keep the disk busy while others repack. (A virtual
-/// disk, two CPUs, of what direct reads give: 6 to 8 threads 71 to 77 %, 12 threads 74 to 78, 16 threads 80 to 84.)
-pub const READERS_MIN: usize = 16;
+/// Threads that read: one stops at each read, so more of them than CPUs keep the disk busy while others repack, and the more
+/// buffers there are the longer it is until one is read into again, which is slower while its lines are in a cache. (A virtual
+/// disk, two CPUs, of what direct reads give: 8 threads 71 to 77 %, 16 threads 80 to 86, 32 threads 93 to 94.)
+const READERS: std::ops::RangeInclusive<usize> = 16..=32;
+
+/// All their buffers are not more than this part of the weights, if [`READERS`] allows.
+const BUFFERS_PART: usize = 50;
+
+/// Neighbouring chunks that a thread copies from the page cache: pages are handed over whole but at the ends.
+const RUN: usize = 16;
 
 /// Threads that read through the page cache what is not there yet: with more, the kernel reads ahead for all of them and
 /// gets nowhere.
@@ -44,6 +53,8 @@ pub struct Loading<'a> {
     pub buffers: &'a mut [u8],
     /// Makes the pages below a stretch of the place present, before it is written.
     pub populate: &'a (dyn Fn(&mut [u8]) -> Result<()> + Sync),
+    /// Brings pages of the place with what is copied from the page cache, where that is possible.
+    pub filling: Option<Filling>,
     /// What is to be done meanwhile.
     pub meanwhile: Vec<Job<'a>>,
     /// The SHA-256 that each file must have, if it is known; empty if none is.
@@ -54,9 +65,9 @@ pub struct Loading<'a> {
     pub source: Option<(&'a dyn Pread, u64)>,
 }
 
-/// Threads that load, given the workers of the engine.
-pub const fn readers(workers: usize) -> usize {
-    if workers > READERS_MIN { workers } else { READERS_MIN }
+/// Threads that load, given the workers of the engine and the bytes of weights.
+pub fn readers(workers: usize, weights_bytes: usize) -> usize {
+    (weights_bytes / BUFFERS_PART / CHUNK_BYTES).clamp(*READERS.start(), *READERS.end()).max(workers)
 }
 
 /// Bytes of buffer each thread needs, given the longest row of any tensor and how much there is to share among `readers`.
@@ -69,7 +80,7 @@ pub fn buffer_bytes(row_bytes_max: usize, total_bytes: u64, readers: usize) -> u
 /// # Errors
 /// The first failed read, naming file and offset; a file that changed meanwhile; what a job returns.
 pub fn load(files: &ModelFiles, items: Vec<Item<'_>>, loading: Loading<'_>) -> Result<Traffic> {
-    let Loading { kernels, io, cpus, readers, buffers, populate, meanwhile, sha256, done, source } = loading;
+    let Loading { kernels, io, cpus, readers, buffers, populate, filling, meanwhile, sha256, done, source } = loading;
     let each = buffers.len() / readers;
     let sizes: Vec<u64> = (0..files.len()).map(|file| files.file_bytes(file as u16)).collect();
     let chunks = cut(items, each - SLACK_BYTES, (!sha256.is_empty()).then_some(&sizes));
@@ -90,51 +101,71 @@ pub fn load(files: &ModelFiles, items: Vec<Item<'_>>, loading: Loading<'_>) -> R
     let digests = (!sha256.is_empty()).then(|| Digests::new(sha256));
     let failure: Mutex<Option<Error>> = Mutex::new(None);
     let failed = AtomicBool::new(false);
-    let work = Mutex::new(Work::new(in_turn(chunks, copied && digests.is_none()), meanwhile));
+    let filled_bytes = AtomicU64::new(0);
+    let in_runs = copied && digests.is_none();
+    let filling = filling.filter(|filling| in_runs && each >= filling.page_bytes() && filling.begin());
+    let work = Mutex::new(Work::new(runs(chunks, if in_runs { RUN } else { 1 }), meanwhile));
     let put = |piece: &mut Piece<'_>, bytes: &[u8], far: bool| -> Result<()> {
-        populate(piece.place)?;
+        match &filling {
+            Some(filling) => filling.populate(piece.place)?,
+            None => populate(piece.place)?,
+        }
         piece.lay_down(kernels, bytes, far);
         done.fetch_add(piece.file_bytes as u64, Ordering::Relaxed);
         Ok(())
     };
-    let one = |buffer: &mut [u8]| -> Result<()> {
+    let one = |buffer: &mut [u8], stage: &mut [u8]| -> Result<()> {
+        let mut stage = filling.as_ref().map(|filling| Stage::new(filling, stage));
         while !failed.load(Ordering::Relaxed) {
             let next = work.lock().ok().and_then(|mut work| work.next());
-            match next {
+            let run = match next {
                 None => break,
-                Some(Step::Job(job)) => job()?,
-                Some(Step::Chunk(index, mut chunk)) => {
-                    let (file, cached) = (chunk.file, found[index] == Found::All);
-                    if digests.is_none() && reader.is_copied(&chunk, cached) {
-                        for piece in std::mem::take(&mut chunk.pieces) {
-                            let mut rest = Some(piece);
-                            while let Some(mut piece) = rest {
-                                rest = piece.split_off(STEP_BYTES);
-                                let bytes = reader.read(file, &piece.bytes(), cached, buffer)?;
+                Some(Step::Job(job)) => {
+                    job()?;
+                    continue;
+                }
+                Some(Step::Run(run)) => run,
+            };
+            for (index, mut chunk) in run {
+                let (file, cached) = (chunk.file, found[index] == Found::All);
+                if digests.is_none() && reader.is_copied(&chunk, cached) {
+                    for piece in std::mem::take(&mut chunk.pieces) {
+                        let mut rest = Some(piece);
+                        while let Some(mut piece) = rest {
+                            rest = piece.split_off(STEP_BYTES);
+                            let bytes = reader.read(file, &piece.bytes(), cached, buffer)?;
+                            let Some(stage) = &mut stage else {
                                 put(&mut piece, bytes, false)?;
-                            }
+                                continue;
+                            };
+                            done.fetch_add(piece.file_bytes as u64, Ordering::Relaxed);
+                            stage.lay_down(piece, kernels, bytes)?;
                         }
-                        continue;
                     }
-                    let bytes = reader.read(file, &chunk.bytes, cached, buffer)?;
-                    for piece in &mut chunk.pieces {
-                        // Inside the chunk, whose bytes these are.
-                        let from = (piece.offset - chunk.bytes.start) as usize;
-                        put(piece, &bytes[from..][..piece.file_bytes], true)?;
-                    }
-                    if let Some(digests) = &digests {
-                        digests.add(files, index, &chunk, bytes, &|| failed.load(Ordering::Relaxed))?;
-                    }
-                    if found[index] == Found::None {
-                        reader.drop_behind(&chunk, first_new[index]);
-                    }
+                    continue;
+                }
+                let bytes = reader.read(file, &chunk.bytes, cached, buffer)?;
+                for piece in &mut chunk.pieces {
+                    // Inside the chunk, whose bytes these are.
+                    let from = (piece.offset - chunk.bytes.start) as usize;
+                    put(piece, &bytes[from..][..piece.file_bytes], true)?;
+                }
+                if let Some(digests) = &digests {
+                    digests.add(files, index, &chunk, bytes, &|| failed.load(Ordering::Relaxed))?;
+                }
+                if found[index] == Found::None {
+                    reader.drop_behind(&chunk, first_new[index]);
                 }
             }
+            if let Some(stage) = &mut stage {
+                stage.flush()?;
+            }
         }
+        filled_bytes.fetch_add(stage.map_or(0, |stage| stage.filled_bytes()), Ordering::Relaxed);
         Ok(())
     };
-    let run = |buffer: &mut [u8]| {
-        if let Err(error) = one(buffer) {
+    let run = |buffer: &mut [u8], stage: &mut [u8]| {
+        if let Err(error) = one(buffer, stage) {
             failed.store(true, Ordering::Relaxed);
             if let Ok(mut failure) = failure.lock() {
                 failure.get_or_insert(error);
@@ -145,13 +176,17 @@ pub fn load(files: &ModelFiles, items: Vec<Item<'_>>, loading: Loading<'_>) -> R
         }
     };
     std::thread::scope(|scope| -> Result<()> {
-        for (index, buffer) in buffers.chunks_exact_mut(each).enumerate().take(threads) {
-            let run = &run;
+        // A thread that fills pages puts them together in a buffer of its own.
+        let mut buffers = buffers.chunks_exact_mut(each);
+        let threads = if filling.is_some() { threads.min(readers / 2) } else { threads };
+        for index in 0..threads.max(1) {
+            let (Some(buffer), run) = (buffers.next(), &run) else { break };
+            let stage = filling.as_ref().and_then(|_| buffers.next()).unwrap_or_default();
             let thread = std::thread::Builder::new().name(format!("load-{index}")).stack_size(STACK_BYTES);
             let started = thread.spawn_scoped(scope, move || {
                 // An optimisation: where it cannot be had, the threads run where their parent may.
                 let _ = if cpus.is_empty() { Ok(()) } else { cpu::confine_to(cpus) };
-                run(buffer);
+                run(buffer, stage);
             });
             if let Err(e) = started {
                 failed.store(true, Ordering::Relaxed);
@@ -170,7 +205,7 @@ pub fn load(files: &ModelFiles, items: Vec<Item<'_>>, loading: Loading<'_>) -> R
     files.check_unchanged()?;
     reader.tidy(&stretches, &found);
     files.drop_header_cache();
-    Ok(reader.traffic())
+    Ok(Traffic { filled_bytes: filled_bytes.into_inner(), ..reader.traffic() })
 }
 
 /// Does what is to be done meanwhile, where there is nothing to load.
@@ -216,46 +251,41 @@ fn first_new(chunks: &[(u16, Range<u64>)], found: &[Found]) -> Vec<u64> {
     each.collect()
 }
 
-/// Chunks with their index. In the order of the files, for disks and checksums; or where `apart`, alternating between the
-/// halves of them, so that threads that copy do not meet in a page that both would have to wait for.
-fn in_turn<C>(chunks: Vec<C>, apart: bool) -> Vec<(usize, C)> {
-    let half = chunks.len().div_ceil(2);
-    let mut all = chunks.into_iter().enumerate();
-    if !apart {
-        return all.collect();
+/// Chunks with their index, in their order, `each` to a run.
+fn runs<C>(chunks: Vec<C>, each: usize) -> Vec<Vec<(usize, C)>> {
+    let (mut chunks, mut runs) = (chunks.into_iter().enumerate().peekable(), Vec::new());
+    while chunks.peek().is_some() {
+        runs.push(chunks.by_ref().take(each).collect());
     }
-    let first: Vec<_> = all.by_ref().take(half).collect();
-    // Of an odd number the first half has one more.
-    let second = all.map(Some).chain([None]);
-    first.into_iter().zip(second).flat_map(|(a, b)| [Some(a), b]).flatten().collect()
+    runs
 }
 
-/// Chunks in their order with the jobs spread evenly between them.
-struct Work<'a, C> {
-    chunks: std::vec::IntoIter<(usize, C)>,
+/// Runs of chunks in their order with the jobs spread evenly between them.
+struct Work<'a, R> {
+    runs: std::vec::IntoIter<R>,
     jobs: std::vec::IntoIter<Job<'a>>,
-    n_chunks: usize,
+    n_runs: usize,
     n_jobs: usize,
 }
 
-enum Step<'a, C> {
-    Chunk(usize, C),
+enum Step<'a, R> {
+    Run(R),
     Job(Job<'a>),
 }
 
-impl<'a, C> Work<'a, C> {
-    fn new(chunks: Vec<(usize, C)>, jobs: Vec<Job<'a>>) -> Self {
-        let (n_chunks, n_jobs) = (chunks.len(), jobs.len());
-        Work { chunks: chunks.into_iter(), jobs: jobs.into_iter(), n_chunks, n_jobs }
+impl<'a, R> Work<'a, R> {
+    fn new(runs: Vec<R>, jobs: Vec<Job<'a>>) -> Self {
+        let (n_runs, n_jobs) = (runs.len(), jobs.len());
+        Work { runs: runs.into_iter(), jobs: jobs.into_iter(), n_runs, n_jobs }
     }
 
-    fn next(&mut self) -> Option<Step<'a, C>> {
-        let (chunks_left, jobs_left) = (self.chunks.len(), self.jobs.len());
+    fn next(&mut self) -> Option<Step<'a, R>> {
+        let (runs_left, jobs_left) = (self.runs.len(), self.jobs.len());
         // As far along in one list as in the other.
-        let job_first = (self.n_jobs - jobs_left) * self.n_chunks < (self.n_chunks - chunks_left) * self.n_jobs;
-        match job_first || chunks_left == 0 {
+        let job_first = (self.n_jobs - jobs_left) * self.n_runs < (self.n_runs - runs_left) * self.n_jobs;
+        match job_first || runs_left == 0 {
             true => self.jobs.next().map(Step::Job),
-            false => self.chunks.next().map(|(index, chunk)| Step::Chunk(index, chunk)),
+            false => self.runs.next().map(Step::Run),
         }
     }
 }

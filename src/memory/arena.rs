@@ -19,6 +19,7 @@ use std::ptr::NonNull;
 use super::error::{MemoryError, NotPopulated};
 use super::plan::{PageKind, Plan, RegionName};
 use super::pool::Host;
+use crate::sys::fill::Fill;
 use crate::sys::map::{Mapping, can_populate, populate};
 use crate::sys::{OsError, memfd};
 
@@ -40,9 +41,33 @@ pub struct Pages {
     kind: PageKind,
     total: u64,
     present: bool,
+    /// Whether all of them are 2 MiB pages, small enough for their contents to be put together elsewhere.
+    fillable: bool,
 }
 
 impl Pages {
+    /// Pages of one kind.
+    fn new(plan: &Plan, present: bool) -> Pages {
+        let fillable = !present && !plan.is_packed() && plan.page() == PageKind::Huge2M;
+        Pages { kind: plan.page(), total: plan.total_pages(), present, fillable }
+    }
+
+    /// Ordinary pages that are filled as huge ones are.
+    #[cfg(test)]
+    pub(crate) fn small_and_fillable() -> Pages {
+        Pages { kind: PageKind::Base4K, total: 0, present: false, fillable: true }
+    }
+
+    /// What fills the pages of `region`, a part of the arena, that are not there yet; `None` where pages are not filled.
+    pub fn filling(self, region: &mut [u8]) -> Option<Filling> {
+        let fill = self.fillable.then(|| Fill::of(region, self.kind.bytes() as usize)).flatten();
+        fill.map(|fill| Filling { fill, pages: self })
+    }
+
+    fn not_there(self, cause: OsError) -> NotPopulated {
+        NotPopulated { need: self.total, page: self.kind, cause }
+    }
+
     /// Brings the pages below `bytes`, a part of the arena, before they are written: several threads may do so, each for
     /// its own part. Nothing to do where all pages were there from the start, or are ordinary ones.
     ///
@@ -53,11 +78,42 @@ impl Pages {
             return Ok(());
         }
         // A page is at most 1 GiB.
-        populate(bytes, self.kind.bytes() as usize).map_err(|cause| NotPopulated {
-            need: self.total,
-            page: self.kind,
-            cause,
-        })
+        populate(bytes, self.kind.bytes() as usize).map_err(|cause| self.not_there(cause))
+    }
+}
+
+/// Pages of a region that come with their contents, instead of being cleared first: see [`crate::sys::fill`].
+#[derive(Debug)]
+pub struct Filling {
+    fill: Fill,
+    pages: Pages,
+}
+
+impl Filling {
+    /// As [`Fill::begin`].
+    pub fn begin(&self) -> bool {
+        self.fill.begin()
+    }
+
+    /// Bytes of a page.
+    pub fn page_bytes(&self) -> usize {
+        self.pages.kind.bytes() as usize
+    }
+
+    /// As [`Fill::fill`].
+    ///
+    /// # Errors
+    /// [`NotPopulated`].
+    pub fn fill(&self, places: &mut [&mut [u8]], page: &[u8]) -> Result<(), NotPopulated> {
+        self.fill.fill(places, page).map_err(|cause| self.pages.not_there(cause))
+    }
+
+    /// Brings the pages below `bytes`, as [`Pages::populate`].
+    ///
+    /// # Errors
+    /// [`NotPopulated`].
+    pub fn populate(&self, bytes: &mut [u8]) -> Result<(), NotPopulated> {
+        self.fill.populate(bytes).map_err(|cause| self.pages.not_there(cause))
     }
 }
 
@@ -106,7 +162,7 @@ impl<'a> Growing<'a> {
 /// Memory that is all there.
 impl<'a> From<&'a mut [u8]> for Growing<'a> {
     fn from(bytes: &'a mut [u8]) -> Self {
-        Growing::new(bytes, Pages { kind: PageKind::Base4K, total: 0, present: true })
+        Growing::new(bytes, Pages { kind: PageKind::Base4K, total: 0, present: true, fillable: false })
     }
 }
 
@@ -227,7 +283,7 @@ impl Arena {
             .map_err(|cause| not_mapped(host, plan, cause))?,
         };
         let present = present || plan.page() == PageKind::Base4K;
-        let pages = Pages { kind: plan.page(), total: plan.total_pages(), present };
+        let pages = Pages::new(plan, present);
         let padded = RegionName::ALL.map(|name| plan.mapped_bytes(name) as usize);
         Ok(Arena { ranges: lay_out(plan, mapping.len()), padded, mapping, pages, kept: false })
     }
@@ -237,7 +293,7 @@ impl Arena {
         let layout = host.packing(plan).lay_out(plan);
         let mapping =
             Mapping::huge_packed(layout.len, &layout.segments).map_err(|cause| not_mapped(host, plan, cause))?;
-        let pages = Pages { kind: plan.page(), total: plan.total_pages(), present: false };
+        let pages = Pages::new(plan, false);
         let padded = RegionName::ALL.map(|name| plan.mapped_bytes(name) as usize);
         Ok(Arena { mapping, ranges: layout.ranges, padded, pages, kept: false })
     }
@@ -339,7 +395,7 @@ impl Shared {
             true => Mapping::shared_present(&fd, len),
             false => Mapping::shared(&fd, len),
         };
-        let pages = Pages { kind: plan.page(), total: plan.total_pages(), present };
+        let pages = Pages::new(plan, present);
         Ok(Shared { fd, mapping: mapping.map_err(map_failed)?, pages })
     }
 

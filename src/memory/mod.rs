@@ -7,7 +7,7 @@ pub mod plan;
 pub mod pool;
 mod reserve;
 
-pub use arena::{Arena, Growing, OpenRegions, Pages, Regions, Shared, Unsealed};
+pub use arena::{Arena, Filling, Growing, OpenRegions, Pages, Regions, Shared, Unsealed};
 pub use error::{MemoryError, NotPopulated};
 pub use packing::Packing;
 pub use plan::{PageKind, Plan, Region, RegionName};

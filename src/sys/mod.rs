@@ -6,6 +6,7 @@
 pub mod alloc;
 pub mod cpu;
 pub mod file;
+pub mod fill;
 pub mod futex;
 pub mod limits;
 pub mod map;

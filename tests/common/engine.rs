@@ -81,6 +81,7 @@ fn own<R>(
         readers,
         buffers: &mut bytes(&mut scratch)[..buffers],
         populate: &|_| Ok(()),
+        filling: None,
         meanwhile: Vec::new(),
         sha256: &[],
         done: &Default::default(),

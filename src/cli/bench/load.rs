@@ -57,6 +57,7 @@ struct Sample {
     first_token: Duration,
     gbs: f64,
     direct_bytes: u64,
+    filled_bytes: u64,
     watch: Watch,
 }
 
@@ -151,7 +152,7 @@ fn report(
     let best = best.max_by(|a, b| a.1.median.total_cmp(&b.1.median));
     let copy = Spread::of(&ceilings.copy);
     let reused = (!ceilings.reused.is_empty()).then(|| Spread::of(&ceilings.reused));
-    let n_readers = readers(settings.threads);
+    let n_readers = readers(settings.threads, total_bytes as usize);
     say(&format!(
         "{}, {} pages of {}, {} loader threads",
         settings.model.as_deref().unwrap_or_default(),
@@ -194,6 +195,7 @@ fn report(
             "ready_seconds": ready.json(), "first_token_seconds": first.json(), "taken_bytes": taken,
             "cache_growth_bytes": cache, "resident_peak_bytes": most(&|w| w.resident_peak_bytes),
             "direct_bytes": samples.iter().map(|s| s.direct_bytes).max(),
+            "filled_bytes": samples.iter().map(|s| s.filled_bytes).max(),
         }));
     }
     json!({
@@ -232,13 +234,14 @@ fn load_and_answer(settings: &Settings) -> Result<Sample> {
         let logits = running.engine.feed(&random_tokens(PROMPT.min(n_vocab), n_vocab, 1))?;
         let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b]));
         std::hint::black_box(best);
-        let (load, direct_bytes) = (running.loaded.elapsed, running.loaded.traffic.direct_bytes);
+        let (load, traffic) = (running.loaded.elapsed, running.loaded.traffic);
         Ok(Sample {
             load,
             ready,
             first_token: begun.elapsed(),
             gbs: running.loaded.bytes as f64 / 1e9 / load.as_secs_f64(),
-            direct_bytes,
+            direct_bytes: traffic.direct_bytes,
+            filled_bytes: traffic.filled_bytes,
             watch: Watch::default(),
         })
     })
