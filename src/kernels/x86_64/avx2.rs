@@ -221,6 +221,7 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         let (magnitude, signed) = unsafe { (_mm256_abs_epi8(weights), _mm256_sign_epi8(acts, weights)) };
         // SAFETY: as above.
         let pairs = unsafe { _mm256_maddubs_epi16(magnitude, signed) };
+        // SAFETY: as above.
         unsafe { pinned(self.add_i(sum, self.dot_lanes(pairs))) }
     }
     #[inline(always)]
