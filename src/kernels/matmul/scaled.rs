@@ -368,7 +368,7 @@ fn start<S: Simd, F: ScaledFormat>(rows: &Rows<'_>, part: usize, (b, g): (usize,
 }
 
 /// Where a record has what belongs to the units of a group, from unit `unit` of a block on, `per` units at a time: the first,
-/// and how far apart they are. Once for a group, for nothing but additions then depends on the unit.
+/// and how far apart they are.
 #[inline(always)]
 const fn places(kind: Kind, unit: usize, per: usize) -> (usize, usize) {
     if kind.is_super() { (paired(unit / per, 8 / per), 2) } else { (unit / per, 1) }
@@ -425,33 +425,19 @@ fn floats<S: Simd, const V: usize>(s: S, values: [&[f32]; 2], at: usize) -> [S::
     vectors
 }
 
-/// The integer sums of a group, at unit `unit` of 256-block `b`, whose quants begin at a unit of the tiles' part.
+/// The integer sums of a group, at unit `unit` of 256-block `b`, whose quants begin at a unit of the tiles' part: added up in
+/// i16 halves, a portion at a time.
 #[inline(always)]
-fn group_sums<S: Simd, const V: usize, const N: usize>(
+fn portions<S: Simd, const KIND: usize, const V: usize, const N: usize>(
     s: S,
-    kind: Kind,
     (quants, first): ([&[u8]; 2], usize),
     rows: &Rows<'_>,
     (b, unit): (usize, usize),
 ) -> [[S::I; N]; V] {
-    let units = kind.group() / 4;
+    let (kind, units) = (const { Kind::ALL[KIND] }, const { Kind::ALL[KIND].group() / 4 });
     let mut sums = [[s.splat_i(0); N]; V];
     let (place, step) = places(kind, unit, 1);
-    let Some(portion) = kind.portion::<S>() else {
-        if S::VNNI {
-            for n in 0..N {
-                let start = lanes_start(s, kind, rows, n, (b, unit));
-                for v in 0..V {
-                    sums[v][n] = start;
-                }
-            }
-        }
-        for u in 0..units {
-            dots(s, false, &mut sums, (quants, first + u), rows, (b, place + step * u));
-        }
-        return sums;
-    };
-    let portion = if portion < units { portion } else { units };
+    let portion = kind.portion::<S>().map_or(units, |portion| portion.min(units));
     for i in 0..units / portion {
         let mut pairs = [[s.splat_i(0); N]; V];
         for n in 0..N {
@@ -461,7 +447,7 @@ fn group_sums<S: Simd, const V: usize, const N: usize>(
             }
         }
         for u in i * portion..(i + 1) * portion {
-            dots(s, true, &mut pairs, (quants, first + u), rows, (b, place + step * u));
+            dots::<S, true, V, N>(s, &mut pairs, (quants, first + u), rows, (b, place + step * u));
         }
         for n in 0..N {
             for v in 0..V {
@@ -489,9 +475,8 @@ fn lanes_start<S: Simd>(s: S, kind: Kind, rows: &Rows<'_>, n: usize, (b, unit): 
 
 /// The products of a unit's four columns, added to `acc`: to i16 halves or to i32 lanes.
 #[inline(always)]
-fn dots<S: Simd, const V: usize, const N: usize>(
+fn dots<S: Simd, const HALVES: bool, const V: usize, const N: usize>(
     s: S,
-    halves: bool,
     acc: &mut [[S::I; N]; V],
     (quants, unit): ([&[u8]; 2], usize),
     rows: &Rows<'_>,
@@ -501,7 +486,7 @@ fn dots<S: Simd, const V: usize, const N: usize>(
     for n in 0..N {
         let a = s.splat_i(rows.quants(n, b, place));
         for v in 0..V {
-            acc[v][n] = if halves { s.dot(acc[v][n], w[v], a) } else { s.dot_wide(acc[v][n], w[v], a) };
+            acc[v][n] = if HALVES { s.dot(acc[v][n], w[v], a) } else { s.dot_wide(acc[v][n], w[v], a) };
         }
     }
     in_order();
@@ -509,15 +494,15 @@ fn dots<S: Simd, const V: usize, const N: usize>(
 
 /// `N` tokens over the tiles' columns `k0 .. k0 + k_len`, with a scale of the activations per 32.
 #[inline(always)]
-fn multiply<S: Simd, const V: usize, const N: usize>(
+fn multiply<S: Simd, const KIND: usize, const V: usize, const N: usize>(
     s: S,
-    kind: Kind,
     tiles: &Tiles<'_>,
     rows: &Rows<'_>,
     (k0, k_len): (usize, usize),
 ) -> [[S::F; N]; V] {
     let mut sums = [[s.splat(0.0); N]; V];
-    let (width, parts) = (kind.group(), GROUP / kind.group());
+    let (kind, width) = (const { Kind::ALL[KIND] }, const { Kind::ALL[KIND].group() });
+    let parts = GROUP / width;
     // Here, for a call in the loop would put all sums into memory.
     let mins: [&[f32]; 2] =
         if kind.mins() { [bytes::cast(tiles[0].mins), bytes::cast(tiles[1].mins)] } else { [&[], &[]] };
@@ -527,7 +512,22 @@ fn multiply<S: Simd, const V: usize, const N: usize>(
         for part in 0..parts {
             let (at, len) = (group * parts + part, width * PANEL_ROWS);
             let quants = both::<S, _, V>([&*tiles[0].quants, &*tiles[1].quants], at * len, len);
-            let acc = group_sums::<S, V, N>(s, kind, (quants, 0), rows, (b, 8 * g + part * width / 4));
+            let (unit, mut acc) = (8 * g + part * width / 4, [[s.splat_i(0); N]; V]);
+            if const { Kind::ALL[KIND].portion::<S>().is_some() } {
+                acc = portions::<S, KIND, V, N>(s, (quants, 0), rows, (b, unit));
+            } else {
+                if S::VNNI {
+                    for n in 0..N {
+                        let start = lanes_start(s, kind, rows, n, (b, unit));
+                        for v in 0..V {
+                            acc[v][n] = start;
+                        }
+                    }
+                }
+                for u in 0..width / 4 {
+                    dots::<S, false, V, N>(s, &mut acc, (quants, u), rows, (b, unit + u));
+                }
+            }
             let d = floats::<S, V>(s, [&*tiles[0].scales, &*tiles[1].scales], at);
             for n in 0..N {
                 for v in 0..V {
@@ -557,15 +557,15 @@ fn multiply<S: Simd, const V: usize, const N: usize>(
 
 /// The same with one scale of the activations per 256 columns, whose groups of 32 alternate ([`paired`]).
 #[inline(always)]
-fn multiply_super<S: Simd, const V: usize, const N: usize>(
+fn multiply_super<S: Simd, const KIND: usize, const V: usize, const N: usize>(
     s: S,
-    kind: Kind,
     tiles: &Tiles<'_>,
     rows: &Rows<'_>,
     (k0, k_len): (usize, usize),
 ) -> [[S::F; N]; V] {
     let mut sums = [[s.splat(0.0); N]; V];
-    let (width, groups) = (kind.group(), SUPER / kind.group());
+    let (kind, width) = (const { Kind::ALL[KIND] }, const { Kind::ALL[KIND].group() });
+    let groups = SUPER / width;
     for block in 0..k_len / SUPER {
         let b = k0 / SUPER + block;
         let (len, n_scales) = (SUPER * PANEL_ROWS, groups * PANEL_ROWS);
@@ -582,7 +582,22 @@ fn multiply_super<S: Simd, const V: usize, const N: usize>(
                     (both::<S, _, V>([&*tiles[0].quants, &*tiles[1].quants], at * len, len), 0)
                 }
             };
-            let acc = group_sums::<S, V, N>(s, kind, (quants, first), rows, (b, group * width / 4));
+            let (unit, mut acc) = (group * width / 4, [[s.splat_i(0); N]; V]);
+            if const { Kind::ALL[KIND].portion::<S>().is_some() } {
+                acc = portions::<S, KIND, V, N>(s, (quants, first), rows, (b, unit));
+            } else {
+                if S::VNNI {
+                    for n in 0..N {
+                        let start = lanes_start(s, kind, rows, n, (b, unit));
+                        for v in 0..V {
+                            acc[v][n] = start;
+                        }
+                    }
+                }
+                for u in 0..width / 4 {
+                    dots::<S, false, V, N>(s, &mut acc, (quants, first + u), rows, (b, paired(unit + u, 8)));
+                }
+            }
             let d = match width < GROUP {
                 true => floats::<S, V>(s, scales, group),
                 false => floats::<S, V>(s, [&*tiles[0].scales, &*tiles[1].scales], at),
@@ -653,8 +668,8 @@ pub fn product<S: Simd, const KIND: usize, const V: usize, const N: usize>(
                     prefetch_block::<S, V, $n>(s, out, ($token, col));
                     let (rows, cols) = (acts.rows($token, $n), (k0, k_len));
                     let sums = match kind.is_super() {
-                        false => multiply::<S, V, $n>(s, kind, &tiles, &rows, cols),
-                        true => multiply_super::<S, V, $n>(s, kind, &tiles, &rows, cols),
+                        false => multiply::<S, KIND, V, $n>(s, &tiles, &rows, cols),
+                        true => multiply_super::<S, KIND, V, $n>(s, &tiles, &rows, cols),
                     };
                     write_block(s, sums, out, ($token, col), accumulate || k0 > 0);
                 };

@@ -58,7 +58,7 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         fn any_above(a: __m512, b: __m512) -> bool = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b) != 0;
         fn fnma(a: __m512, b: __m512, c: __m512) -> __m512 = _mm512_fnmadd_ps(a, b, c);
         fn dot(sum: __m512i, weights: __m512i, acts: __m512i) -> __m512i = _mm512_dpbusd_epi32(sum, weights, acts);
-        fn dot_wide(sum: __m512i, weights: __m512i, acts: __m512i) -> __m512i = _mm512_dpbusd_epi32(sum, weights, acts);
+        fn dot_wide(sum: __m512i, weights: __m512i, acts: __m512i) -> __m512i = pinned(_mm512_dpbusd_epi32(sum, weights, acts));
         // The saturating form: the compiler takes the other apart into a product and a sum, two instructions for one.
         fn dot_pairs(sum: __m512i, a: __m512i, b: __m512i) -> __m512i = _mm512_dpwssds_epi32(sum, a, b);
         fn zip(a: __m512i, b: __m512i) -> [__m512i; 2] = [_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b)];
@@ -334,4 +334,14 @@ impl Bf16Dot for Avx512<true> {
         // SAFETY: the tier with BF16 is proven by `self`; register values only.
         unsafe { _mm512_dpbf16_ps(sum, a, b) }
     }
+}
+
+/// The same, in a register, and in the order of the calls: left alone, the compiler begins with more factors of more products
+/// than there are registers.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn pinned(mut sum: __m512i) -> __m512i {
+    // SAFETY: no instruction at all.
+    unsafe { std::arch::asm!("/* {0} */", inout(zmm_reg) sum, options(nomem, nostack, preserves_flags)) };
+    sum
 }
