@@ -7,7 +7,7 @@ use crate::kernels::{Kernels, Team};
 use crate::load::rows::Rows;
 use crate::memory::Growing;
 use crate::model::step::scratch_bytes;
-use crate::model::{Buffers, Kv, Model, Pass, Sizes, Span};
+use crate::model::{Buffers, Kv, Model, Pass, Sizes, Span, Wanted};
 
 /// A model that is ready to run.
 pub(super) struct Core<'a> {
@@ -47,7 +47,7 @@ impl<'a> Core<'a> {
         (core, spare)
     }
 
-    /// One pass over the weights; `finish` sees the hidden states of its tokens.
+    /// One pass over the weights; `finish` sees the hidden states of the tokens that are wanted.
     ///
     /// # Errors
     /// [`EngineError::Embedding`] or [`EngineError::Memory`]; the pass has then done nothing that counts.
@@ -55,6 +55,7 @@ impl<'a> Core<'a> {
         &mut self,
         tokens: &[u32],
         spans: &[Span<'_>],
+        wanted: Wanted<'_>,
         finish: impl FnOnce(&mut Pass<'_, 'a>, &Model),
     ) -> Result<(), EngineError> {
         for span in spans {
@@ -70,6 +71,8 @@ impl<'a> Core<'a> {
             buffers: &mut self.buffers,
             kv: &mut self.kv,
             tokens,
+            wanted,
+            n_rows: tokens.len(),
             spans,
             attention_time: self.attention_time.as_mut(),
             rows: self.rows.as_ref().map(|rows| (rows, &mut failure)),

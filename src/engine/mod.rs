@@ -15,7 +15,7 @@ use crate::error::{Error, Exit};
 use crate::kernels::{Kernels, Team};
 use crate::load::rows::{RowError, Rows};
 use crate::memory::{Growing, MemoryError, NotPopulated};
-use crate::model::{Model, Pass, Sizes, Span};
+use crate::model::{Model, Pass, Sizes, Span, Wanted};
 pub use crate::sampling::BAN_BIAS;
 use crate::sampling::SamplingError;
 use core::Core;
@@ -167,12 +167,12 @@ impl<'a> Engine<'a> {
         let n_batch = self.core.sizes.n_batch;
         let last_batch = tokens.len().div_ceil(n_batch) - 1;
         for batch in tokens[..last_batch * n_batch].chunks_exact(n_batch) {
-            self.pass(batch, |_, _| ())?;
+            self.pass(batch, Wanted::Tokens(&[]), |_, _| ())?;
         }
         let n_vocab = self.core.model.weights.n_vocab();
         let last = &tokens[last_batch * n_batch..];
-        self.pass(last, |pass, model| {
-            pass.logits((&model.weights.output_norm, &model.weights.output), 1, &|_| last.len() - 1);
+        self.pass(last, Wanted::Tokens(&[last.len() - 1]), |pass, model| {
+            pass.logits((&model.weights.output_norm, &model.weights.output), 0..1);
         })?;
         Ok(&mut self.core.buffers.logits_mut()[..n_vocab])
     }
@@ -186,11 +186,11 @@ impl<'a> Engine<'a> {
         let n_vocab = self.core.model.weights.n_vocab();
         let (n_batch, n_logits) = (self.core.sizes.n_batch, self.core.sizes.n_logits);
         for (b, batch) in tokens.chunks(n_batch).enumerate() {
-            self.pass(batch, |pass, model| {
+            self.pass(batch, Wanted::All, |pass, model| {
                 for first in (0..batch.len()).step_by(n_logits) {
                     let n = n_logits.min(batch.len() - first);
                     let output = (&model.weights.output_norm, &model.weights.output);
-                    let rows = pass.logits(output, n, &|row| first + row);
+                    let rows = pass.logits(output, first..first + n);
                     let stride = rows.len() / n;
                     for (i, row) in rows.chunks_exact(stride).enumerate() {
                         each(b * n_batch + first + i, &row[..n_vocab]);
@@ -213,11 +213,16 @@ impl<'a> Engine<'a> {
         }
     }
 
-    fn pass(&mut self, tokens: &[u32], finish: impl FnOnce(&mut Pass<'_, 'a>, &Model)) -> Result<(), EngineError> {
+    fn pass(
+        &mut self,
+        tokens: &[u32],
+        wanted: Wanted<'_>,
+        finish: impl FnOnce(&mut Pass<'_, 'a>, &Model),
+    ) -> Result<(), EngineError> {
         let has_pages = self.pages.extend(&mut self.table, self.position, tokens.len());
         assert!(has_pages, "the cache has pages for the whole context");
         let span = Span { first: 0, n: tokens.len(), position: self.position, pages: self.table.pages() };
-        self.core.pass(tokens, &[span], finish)?;
+        self.core.pass(tokens, &[span], wanted, finish)?;
         self.position += tokens.len();
         Ok(())
     }

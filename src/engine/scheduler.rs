@@ -21,7 +21,7 @@ use super::{Engine, EngineError, EngineHandle};
 use crate::bytes;
 use crate::kernels::Grid;
 use crate::model::step::{PAGE_TOKENS, page_counts};
-use crate::model::{Config, Sizes, Span};
+use crate::model::{Config, Sizes, Span, Wanted};
 use crate::sampling::{Candidate, Sampler, SamplingError, SamplingParams, Scratch, Steering, logprobs};
 
 /// Which share of a chunk a prompt gets while others generate: a pass of a quarter costs a little more per token, and
@@ -287,8 +287,9 @@ impl<'a> Scheduler<'a> {
         }
         self.tokens.clear();
         let mut spans: heapless::Vec<Span<'_>, SLOTS_MAX> = heapless::Vec::new();
-        // Of each row of logits, the slot and the token in the pass.
-        let mut rows: heapless::Vec<(usize, usize), SLOTS_MAX> = heapless::Vec::new();
+        // Of each row of logits, the slot, and the token in the pass.
+        let mut rows: heapless::Vec<usize, SLOTS_MAX> = heapless::Vec::new();
+        let mut wanted: heapless::Vec<usize, SLOTS_MAX> = heapless::Vec::new();
         for &(index, n) in &parts {
             let Slot { table, work, .. } = &mut self.slots[index];
             let fed = work.as_ref().map_or(0, |work| work.fed);
@@ -300,15 +301,16 @@ impl<'a> Scheduler<'a> {
             let first = self.tokens.len();
             self.tokens.extend_from_slice(&slot.history[work.fed..work.fed + n]);
             if work.fed + n == work.known {
-                let _ = rows.push((index, first + n - 1));
+                let _ = rows.push(index);
+                let _ = wanted.push(first + n - 1);
             }
             // There are as many parts as slots at most.
             let _ = spans.push(Span { first, n, position: work.fed, pages: slot.table.pages() });
         }
-        let done = self.core.pass(&self.tokens, &spans, |pass, model| {
+        let done = self.core.pass(&self.tokens, &spans, Wanted::Tokens(&wanted), |pass, model| {
             if !rows.is_empty() {
                 let output = (&model.weights.output_norm, &model.weights.output);
-                pass.logits(output, rows.len(), &|row| rows[row].1);
+                pass.logits(output, 0..rows.len());
             }
         });
         drop(spans);
@@ -401,11 +403,11 @@ impl<'a> Scheduler<'a> {
 
     /// Draws the next token of the slots of `rows`, whose logits the pass has left. Those whose mask is not there yet keep
     /// their logits.
-    fn draw(&mut self, rows: &[(usize, usize)]) {
+    fn draw(&mut self, rows: &[usize]) {
         let n_vocab = self.core.model.weights.n_vocab();
         let stride = self.core.buffers.logits_stride(n_vocab);
         let logits = &mut self.core.buffers.logits_mut()[..rows.len() * stride];
-        for (&(index, _), logits) in rows.iter().zip(logits.chunks_exact(stride)) {
+        for (&index, logits) in rows.iter().zip(logits.chunks_exact(stride)) {
             let Slot { work, held, draw, .. } = &mut self.slots[index];
             let Some(work) = work.as_mut().filter(|work| work.job.request.constraint) else { continue };
             let draw = draw.get_mut().expect("nobody panics while drawing");
@@ -421,7 +423,7 @@ impl<'a> Scheduler<'a> {
         let job = |worker: usize| {
             let Ok(mut worktop) = worktops[worker].lock() else { return };
             while let Some(mut block) = grid.next() {
-                slots[rows[block.row0].0].draw_one(block.row(0), &mut worktop);
+                slots[rows[block.row0]].draw_one(block.row(0), &mut worktop);
             }
         };
         if rows.len() > 1 {
@@ -429,7 +431,7 @@ impl<'a> Scheduler<'a> {
         } else {
             job(0)
         }
-        for &(index, _) in rows {
+        for &index in rows {
             self.settle(index);
         }
     }

@@ -21,7 +21,7 @@ pub mod weights;
 
 pub use config::{Arch, Config, Experts};
 pub use error::ModelError;
-pub use step::{Buffers, Kv, Pass, Sizes, Span};
+pub use step::{Buffers, Kv, Pass, Sizes, Span, Wanted};
 pub use weights::{Embedding, Form, Weight, Weights};
 
 use crate::error::Error;
@@ -143,7 +143,7 @@ impl Model {
         buffer_bytes(self.weights.row_bytes_max(), self.weights.bytes as u64, readers)
     }
 
-    /// Runs all layers over the tokens of `pass`, leaving their hidden states in its residual stream.
+    /// Runs all layers over the tokens of `pass`, leaving the hidden states of those wanted in its residual stream.
     pub fn forward(&self, pass: &mut Pass<'_, '_>) {
         pass.embed(&self.weights.embedding);
         pass.locate();

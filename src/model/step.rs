@@ -9,6 +9,7 @@ mod experts;
 mod heads;
 mod kv;
 
+use std::ops::Range;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -260,6 +261,15 @@ pub struct Span<'p> {
     pub pages: [&'p [u32]; 2],
 }
 
+/// Tokens of a pass whose hidden states are read in the end.
+#[derive(Clone, Copy, Debug)]
+pub enum Wanted<'p> {
+    /// Of every token.
+    All,
+    /// Of these, which rise.
+    Tokens(&'p [usize]),
+}
+
 /// Tokens on their way through the layers.
 pub struct Pass<'p, 'a> {
     /// The model's numbers.
@@ -278,6 +288,10 @@ pub struct Pass<'p, 'a> {
     pub kv: &'p mut Kv<'a>,
     /// The tokens; ids below the vocabulary's size.
     pub tokens: &'p [u32],
+    /// Whose hidden states are read in the end.
+    pub wanted: Wanted<'p>,
+    /// Rows of the residual stream: one per token, until the attention of the last layer leaves only those wanted.
+    pub n_rows: usize,
     /// Whose they are: without a gap, at most [`Sizes::sequences`].
     pub spans: &'p [Span<'p>],
     /// Where the time spent in attention is added up, if anybody asks.
@@ -346,21 +360,33 @@ impl Pass<'_, '_> {
         }
     }
 
-    /// RMSNorm of the residual stream into the activation records.
-    pub fn norm(&mut self, weight: &Weight) {
-        self.norm_rows(weight, self.tokens.len(), &|row| row);
+    /// Leaves the rows of the tokens that are wanted: what attention came to and the residual stream. The others are in the
+    /// cache, where they are needed. A pass has one row at least.
+    fn keep_wanted(&mut self) {
+        let Wanted::Tokens(tokens) = self.wanted else { return };
+        let (e, width) = (self.config.n_embd, self.config.n_heads * self.config.head_dim);
+        let record = ActLayout::new(width).bytes();
+        for (row, &token) in tokens.iter().enumerate() {
+            self.buffers.x.copy_within(token * padded(e)..token * padded(e) + e, row * padded(e));
+            self.buffers.acts.copy_within(token * record..token * record + width * 4, row * record);
+        }
+        self.n_rows = tokens.len().max(1);
     }
 
-    /// Of `n` tokens, the `i`-th being `token_of(i)`.
-    fn norm_rows(&mut self, weight: &Weight, n: usize, token_of: &(dyn Fn(usize) -> usize + Sync)) {
-        let e = self.config.n_embd;
+    /// RMSNorm of the residual stream into the activation records.
+    pub fn norm(&mut self, weight: &Weight) {
+        self.norm_rows(weight, 0..self.n_rows);
+    }
+
+    fn norm_rows(&mut self, weight: &Weight, rows: Range<usize>) {
+        let (e, n, first) = (self.config.n_embd, rows.len(), rows.start);
         let layout = ActLayout::new(e);
         let weight = weight.values(self.region);
         let (kernels, eps, x) = (self.kernels, self.config.norm_eps, &*self.buffers.x);
         let grid = Grid::new(self.buffers.acts, (n, layout.bytes(), layout.bytes()), (1, layout.bytes()));
         share(self.team, n, &|_| {
             while let Some(mut block) = grid.next() {
-                let x = &x[token_of(block.row0) * padded(e)..][..e];
+                let x = &x[(first + block.row0) * padded(e)..][..e];
                 kernels.rms_norm(x, weight, eps, layout.values_mut(block.row(0)));
             }
         });
@@ -368,26 +394,26 @@ impl Pass<'_, '_> {
 
     /// The product of `weight` and the activation records, added to the residual stream.
     pub fn add_product(&mut self, weight: &Weight) {
-        let n = self.tokens.len();
+        let n = self.n_rows;
         let Buffers { x, acts, workers, .. } = &mut *self.buffers;
         multiply(self.kernels, self.team, self.region, (self.tile, workers), acts, n, [(weight, &mut **x)], true);
     }
 
     /// A bias, added to the residual stream.
     pub fn add_bias(&mut self, bias: &Weight) {
-        add_to_rows(self.team, self.buffers.x, self.tokens.len(), bias.values(self.region));
+        add_to_rows(self.team, self.buffers.x, self.n_rows, bias.values(self.region));
     }
 
     /// Biases, added to the gate and up projections.
     pub fn add_gate_up_biases(&mut self, gate: &Weight, up: &Weight) {
-        let n = self.tokens.len();
+        let n = self.n_rows;
         add_to_rows(self.team, self.buffers.gate, n, gate.values(self.region));
         add_to_rows(self.team, self.buffers.up, n, up.values(self.region));
     }
 
     /// The RMSNorm of the product of `weight` and the activation records, added to the residual stream.
     pub fn add_normed_product(&mut self, weight: &Weight, norm: &Weight) {
-        let (n, e, kernels, eps) = (self.tokens.len(), self.config.n_embd, self.kernels, self.config.norm_eps);
+        let (n, e, kernels, eps) = (self.n_rows, self.config.n_embd, self.kernels, self.config.norm_eps);
         let Buffers { x, branch, acts, workers, .. } = &mut *self.buffers;
         multiply(kernels, self.team, self.region, (self.tile, workers), acts, n, [(weight, &mut **branch)], false);
         let (branch, norm) = (&**branch, norm.values(self.region));
@@ -402,7 +428,7 @@ impl Pass<'_, '_> {
 
     /// Gate and up projections of the normed stream, which stays in the activation records.
     pub fn project_gate_up(&mut self, ffn: &Gated) {
-        let n = self.tokens.len();
+        let n = self.n_rows;
         let Buffers { acts, gate, up, workers, .. } = &mut *self.buffers;
         let products = [(&ffn.gate, &mut **gate), (&ffn.up, &mut **up)];
         multiply(self.kernels, self.team, self.region, (self.tile, workers), acts, n, products, false);
@@ -419,7 +445,7 @@ impl Pass<'_, '_> {
     }
 
     fn activate(&mut self, ffn: &Gated, gated: impl Fn(&Kernels, &[f32], &[f32], &mut [f32]) + Sync) {
-        let (n, f, kernels) = (self.tokens.len(), ffn.down.cols, self.kernels);
+        let (n, f, kernels) = (self.n_rows, ffn.down.cols, self.kernels);
         let layout = ActLayout::new(f);
         let Buffers { acts, gate, up, .. } = &mut *self.buffers;
         let (gate, up) = (&**gate, &**up);
@@ -432,19 +458,14 @@ impl Pass<'_, '_> {
         });
     }
 
-    /// Logits of `n` tokens, the `i`-th being `token_of(i)`: rows of `padded(n_vocab)` values of which `n_vocab` count.
+    /// Logits of some of the tokens that are wanted: rows of `padded(n_vocab)` values of which `n_vocab` count.
     ///
     /// # Panics
-    /// If more rows are asked for than the buffers were sized for, or of a token that is not in the pass.
-    pub fn logits(
-        &mut self,
-        (norm, output): (&Weight, &Weight),
-        n: usize,
-        token_of: &(dyn Fn(usize) -> usize + Sync),
-    ) -> &mut [f32] {
-        assert!(n * padded(output.rows) <= self.buffers.logits.len());
-        assert!((0..n).all(|i| token_of(i) < self.tokens.len()));
-        self.norm_rows(norm, n, token_of);
+    /// If more rows are asked for than the buffers were sized for, or than there are.
+    pub fn logits(&mut self, (norm, output): (&Weight, &Weight), rows: Range<usize>) -> &mut [f32] {
+        let n = rows.len();
+        assert!(n * padded(output.rows) <= self.buffers.logits.len() && rows.end <= self.n_rows);
+        self.norm_rows(norm, rows);
         let Buffers { acts, logits, workers, .. } = &mut *self.buffers;
         multiply(self.kernels, self.team, self.region, (self.tile, workers), acts, n, [(output, &mut **logits)], false);
         let logits = &mut self.buffers.logits[..n * padded(output.rows)];

@@ -11,7 +11,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::kernels::Kernels;
 use crate::memory::PageKind;
-use crate::model::{Config, Form, Sizes, Weights};
+use crate::model::{Config, Form, Sizes, Weight, Weights};
 use crate::quant::WeightType;
 use crate::sys::file::{PageAccount, page_account};
 use crate::units::{GIB, Human};
@@ -79,11 +79,22 @@ impl<'a> Cost<'a> {
         (0..self.config.n_layers).map(|layer| context.min(self.config.window_of(layer) as f64)).sum()
     }
 
+    /// The matrices that every token of a prompt meets. What comes behind the attention of the last layer only the last token
+    /// does: the region has the layers in their order.
+    fn of_every_token(&self) -> impl Iterator<Item = Weight> {
+        let matrices = self.weights.placements.iter().map(|placement| placement.weight);
+        let end = self.weights.layers.last().map_or(0, |last| last.attn_output.offset);
+        matrices.filter(move |w| w.form == Form::Panels && w.offset != self.weights.output.offset && w.offset < end)
+    }
+
+    /// MACs per token of prefill, without attention.
+    fn prefill_macs(&self) -> f64 {
+        self.of_every_token().map(|w| w.macs_per_token() as f64).sum()
+    }
+
     /// Seconds per token of prefill if every matrix ran at the peak of its type; output matrix and attention left out.
     fn ideal_seconds(&self, peaks: &Peaks) -> f64 {
-        let matrices = self.weights.placements.iter().map(|placement| placement.weight);
-        let matrices = matrices.filter(|w| w.form == Form::Panels && w.offset != self.weights.output.offset);
-        matrices.map(|w| w.macs_per_token() as f64 / 1e9 / peaks.of(w.ty)).sum()
+        self.of_every_token().map(|w| w.macs_per_token() as f64 / 1e9 / peaks.of(w.ty)).sum()
     }
 }
 
@@ -240,7 +251,7 @@ impl Report<'_> {
     fn prefill(&self, cost: &Cost<'_>, peaks: &Peaks, n: usize, rounds: &Rounds) -> Value {
         let (speed, bare) = (rounds.speed(n, false), rounds.speed(n, true));
         let share = speed.median * cost.ideal_seconds(peaks);
-        let macs = cost.weights.macs_per_token as f64;
+        let macs = cost.prefill_macs();
         let attention_macs = cost.attention_macs(Cost::mean_context(self.depth, n));
         let (of_time, of_macs) = (rounds.attention_share(), attention_macs / (macs + attention_macs));
         let kernels = self.kernel_names(cost.weights, n.min(self.sizes.n_batch));

@@ -16,12 +16,16 @@ pub(super) struct Partials<'a> {
 }
 
 impl Pass<'_, '_> {
-    /// Attends over the cache of layer `layer`; the result goes to the activation records. Every head may have a sink.
+    /// Attends over the cache of layer `layer`; the result goes to the activation records. Every head may have a sink. After the
+    /// last layer's only the tokens that are wanted go on.
     pub fn attend(&mut self, layer: usize, sinks: Option<&Weight>) {
         let begun = self.attention_time.is_some().then(Instant::now);
         self.attend_over(layer, sinks);
         if let (Some(time), Some(begun)) = (&mut self.attention_time, begun) {
             **time += begun.elapsed();
+        }
+        if layer + 1 == self.config.n_layers {
+            self.keep_wanted();
         }
     }
 

@@ -213,7 +213,7 @@ fn sigmoid(x: f32) -> f32 {
 impl Pass<'_, '_> {
     /// Scores the experts for every token of the normed stream, chooses the best of them, and sorts the tokens by expert.
     pub fn route(&mut self, moe: &Mixture) {
-        let n = self.tokens.len();
+        let n = self.n_rows;
         let experts = self.experts();
         let Experts { count, used, gating, .. } = experts;
         let Buffers { acts, routed, workers, .. } = &mut *self.buffers;
@@ -241,7 +241,7 @@ impl Pass<'_, '_> {
 
     /// Gate and up projections of the normed stream, which stays in the activation records, at every token's experts.
     pub fn project_experts(&mut self, moe: &Mixture) {
-        let n = self.tokens.len();
+        let n = self.n_rows;
         let Buffers { acts, routed, workers, .. } = &mut *self.buffers;
         let groups = Groups {
             expert_of: routed.expert_of,
@@ -256,7 +256,7 @@ impl Pass<'_, '_> {
     pub fn add_experts(&mut self, moe: &Mixture, activation: Activation) {
         let experts = self.experts();
         let Experts { count, used, n_ff: f, .. } = experts;
-        let (n, e, kernels, region) = (self.tokens.len(), self.config.n_embd, self.kernels, self.region);
+        let (n, e, kernels, region) = (self.n_rows, self.config.n_embd, self.kernels, self.region);
         let bias_of = |i: usize, expert: usize| {
             let biases = moe.biases.as_ref().expect("this activation belongs to experts with biases");
             biases[i].values_of(region, expert)

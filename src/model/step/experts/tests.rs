@@ -288,6 +288,8 @@ fn run(
         buffers: &mut buffers,
         kv: &mut Kv::new(&mut [][..], &config, &sizes),
         tokens: &ids,
+        wanted: super::super::Wanted::All,
+        n_rows: n,
         spans: &[],
         attention_time: None,
         rows: None,
