@@ -150,9 +150,16 @@ fn two_processes_share_one_copy_and_neither_end_hurts_the_other() {
     let own = plan["total_pages"].as_u64().unwrap();
     assert!(plan["regions"].as_array().unwrap().iter().all(|region| region["name"] != "weights"), "{plan}");
     let start = |pages: u64| {
-        let words = [&["run", "--raw", "--temp", "0", "-p", "a b c"], &resident[..]].concat();
-        let child = brim(&words).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let user = Process(child);
+        let words = [&["run", "-v", "--raw", "--temp", "0", "-p", "a b c"], &resident[..]].concat();
+        let mut child = brim(&words).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        // It asks the holder while it gets ready; from then on it has the weights.
+        let mut said = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        while !line.contains("loaded in") {
+            line.clear();
+            assert!(said.read_line(&mut line).unwrap() > 0, "it ended");
+        }
+        let user = (Process(child), said);
         let begun = Instant::now();
         while taken() != pages {
             assert!(begun.elapsed() < Duration::from_secs(20), "{} pages taken instead of {pages}", taken());
@@ -162,14 +169,14 @@ fn two_processes_share_one_copy_and_neither_end_hurts_the_other() {
     };
     let first = start(held + own);
     let second = start(held + 2 * own);
-    first.kill();
+    first.0.kill();
     assert_eq!(taken(), held + own, "kill -9 of a user leaves the holder and the other alone");
     let third = start(held + 2 * own);
     holding.kill();
     assert_eq!(taken(), held + 2 * own, "kill -9 of the holder leaves the users their weights");
-    second.kill();
+    second.0.kill();
     assert_eq!(taken(), held + own);
-    third.kill();
+    third.0.kill();
     assert_eq!(pool.state(), before, "the last one out gives the weights back");
 }
 
