@@ -12,8 +12,9 @@ use crate::kernels::{self, Kernels, KvType, Tier, Tile};
 use crate::load::header::ModelFiles;
 use crate::load::reader::Traffic;
 use crate::load::resident::{Holder, Manifest, Resident};
+use crate::load::stage;
 use crate::load::weights::{Job, Loading, readers};
-use crate::memory::{Arena, Growing, Grown, Host, MemoryError, PageKind, Plan, RegionName, Shared, arena};
+use crate::memory::{Arena, Filling, Growing, Grown, Host, MemoryError, PageKind, Plan, RegionName, Shared, arena};
 use crate::model::weights::Placement;
 use crate::model::{Embedding, Form, Model, ModelError, Sizes, Weights, step};
 use crate::tokenizer::{self, Tokenizer};
@@ -383,6 +384,7 @@ fn run_on<'a, T>(
     let total = if is_resident { 0 } else { total };
     settings.progress.total.store(total, Ordering::Relaxed);
     done.store(0, Ordering::Relaxed);
+    let filling = pages.filling(regions.weights.bytes());
     let traffic = with_progress(total, done, || {
         let populate = |place: &mut [u8]| Ok(pages.populate(place)?);
         let loading = Loading {
@@ -392,7 +394,7 @@ fn run_on<'a, T>(
             readers: n_readers,
             buffers,
             populate: &populate,
-            filling: pages.filling(regions.weights.bytes()),
+            filling: filling.as_ref().map(|filling| filling as &dyn stage::Filling),
             meanwhile,
             sha256: if settings.model.is_some() { &settings.sha256 } else { &[] },
             done,
@@ -403,6 +405,7 @@ fn run_on<'a, T>(
         }
         model.load(&files, regions.weights.bytes(), loading)
     })?;
+    drop(filling);
     let tokenizer = vocabulary.expect("the load has done all its jobs");
     if tokenizer.n_tokens() as usize != model.weights.n_vocab() {
         let (tokens, rows) = (tokenizer.n_tokens() as usize, model.weights.n_vocab());
@@ -439,6 +442,21 @@ fn run_on<'a, T>(
     let engine = Engine::new(model, kernels, pool, sizes, (weights, kv, regions.scratch));
     let engine = engine.with_embedding_rows(rows);
     work(Running { engine, tokenizer, weights, pool, loaded, identity })
+}
+
+impl stage::Filling for Filling {
+    fn begin(&self) -> bool {
+        Filling::begin(self)
+    }
+    fn page_bytes(&self) -> usize {
+        Filling::page_bytes(self)
+    }
+    fn fill(&self, places: &mut [&mut [u8]], page: &[u8]) -> Result<()> {
+        Ok(Filling::fill(self, places, page)?)
+    }
+    fn populate(&self, bytes: &mut [u8]) -> Result<()> {
+        Ok(Filling::populate(self, bytes)?)
+    }
 }
 
 /// What must be the same in a holder and those who use its weights.
@@ -522,6 +540,7 @@ pub fn hold(settings: &Settings, socket: &Path, ready: impl FnOnce(&Manifest, Du
     let total: u64 = model.weights.placements.iter().map(Placement::file_bytes).sum();
     let done = AtomicU64::new(0);
     let (pages, bytes) = (shared.pages(), model.weights.bytes);
+    let filling = pages.filling(&mut shared.bytes_mut()[..bytes]);
     with_progress(total, &done, || {
         let populate = |place: &mut [u8]| Ok(pages.populate(place)?);
         let loading = Loading {
@@ -531,7 +550,7 @@ pub fn hold(settings: &Settings, socket: &Path, ready: impl FnOnce(&Manifest, Du
             readers: n_readers,
             buffers: &mut buffers,
             populate: &populate,
-            filling: pages.filling(&mut shared.bytes_mut()[..bytes]),
+            filling: filling.as_ref().map(|filling| filling as &dyn stage::Filling),
             meanwhile: Vec::new(),
             sha256: &settings.sha256,
             done: &done,
@@ -539,7 +558,7 @@ pub fn hold(settings: &Settings, socket: &Path, ready: impl FnOnce(&Manifest, Du
         };
         model.load(&files, &mut shared.bytes_mut()[..bytes], loading)
     })?;
-    drop((buffers, files, model));
+    drop((filling, buffers, files, model));
     let sealed = shared.seal()?;
     let stop = sys::signal::terminations()?;
     ready(&manifest, begun.elapsed());

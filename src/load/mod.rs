@@ -10,7 +10,7 @@ pub mod header;
 pub mod reader;
 pub mod resident;
 pub mod rows;
-mod stage;
+pub mod stage;
 pub mod weights;
 
 use std::fmt;

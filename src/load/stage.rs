@@ -5,14 +5,31 @@
 use super::chunks::Piece;
 use crate::error::Result;
 use crate::kernels::Kernels;
-use crate::memory::Filling;
+
+/// Pages of the place that are not there yet and come with their contents.
+pub trait Filling: Sync {
+    /// From here on each page has to be filled or populated before it is touched; whether that can be had.
+    fn begin(&self) -> bool;
+    /// Bytes of a page.
+    fn page_bytes(&self) -> usize;
+    /// Brings the page that `places` lie in, in their order, with the contents of `page`, which has zeros elsewhere.
+    ///
+    /// # Errors
+    /// There is no page.
+    fn fill(&self, places: &mut [&mut [u8]], page: &[u8]) -> Result<()>;
+    /// Brings the pages below `bytes` that are not there yet.
+    ///
+    /// # Errors
+    /// There is no page.
+    fn populate(&self, bytes: &mut [u8]) -> Result<()>;
+}
 
 /// Bytes of the region between two tensors, at most: they are aligned to less.
 const GAP_BYTES_MAX: usize = 4096;
 
 /// A page, or two ends of neighbouring ones, on the way to its place.
 pub struct Stage<'s, 'a> {
-    filling: &'s Filling,
+    filling: &'s dyn Filling,
     /// A page and what goes beyond it.
     buffer: &'s mut [u8],
     /// What of the buffer is filled. It begins where a page does.
@@ -26,7 +43,7 @@ pub struct Stage<'s, 'a> {
 
 impl<'s, 'a> Stage<'s, 'a> {
     /// A stage of at least a page of `filling`.
-    pub fn new(filling: &'s Filling, buffer: &'s mut [u8]) -> Stage<'s, 'a> {
+    pub fn new(filling: &'s dyn Filling, buffer: &'s mut [u8]) -> Stage<'s, 'a> {
         assert!(buffer.len() >= filling.page_bytes(), "a stage of {} bytes", buffer.len());
         Stage { filling, buffer, begin: 0, end: 0, places: Vec::new(), next: 0, filled_bytes: 0 }
     }
@@ -120,9 +137,27 @@ mod tests {
     use super::*;
     use crate::gguf::TensorInfo;
     use crate::kernels::available;
-    use crate::memory::Pages;
     use crate::quant::{TensorType, WeightType};
+    use crate::sys::fill::Fill;
     use crate::sys::map::{BASE_PAGE_BYTES as PAGE, Mapping};
+
+    /// Ordinary pages, which are filled as huge ones are.
+    struct Small(Fill);
+
+    impl Filling for Small {
+        fn begin(&self) -> bool {
+            self.0.begin()
+        }
+        fn page_bytes(&self) -> usize {
+            PAGE
+        }
+        fn fill(&self, places: &mut [&mut [u8]], page: &[u8]) -> Result<()> {
+            Ok(self.0.fill(places, page)?)
+        }
+        fn populate(&self, bytes: &mut [u8]) -> Result<()> {
+            Ok(self.0.populate(bytes)?)
+        }
+    }
 
     /// Bytes of a chunk at most.
     const CHUNK: usize = 3 * PAGE;
@@ -167,7 +202,8 @@ mod tests {
 
         let mut mapping = Mapping::ordinary(len.next_multiple_of(PAGE)).unwrap();
         mapping.advise_small();
-        let Some(filling) = Pages::small_and_fillable().filling(mapping.bytes_mut()).filter(Filling::begin) else {
+        let fill = Fill::of(mapping.bytes_mut(), PAGE).map(Small);
+        let Some(filling) = fill.filter(Small::begin) else {
             return eprintln!("SKIPPED: no userfaultfd");
         };
         // Out of order, as threads are.

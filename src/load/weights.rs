@@ -10,10 +10,9 @@ use super::chunks::{CHUNK_BYTES, Item, Piece, STEP_BYTES, chunk_bytes, cut};
 use super::digest::Digests;
 use super::header::ModelFiles;
 use super::reader::{Found, Pread, Reader, SLACK_BYTES, Traffic};
-use super::stage::Stage;
+use super::stage::{Filling, Stage};
 use crate::error::{Error, Exit, Result};
 use crate::kernels::Kernels;
-use crate::memory::Filling;
 use crate::sys::cpu;
 
 pub use super::digest::Sha256Bytes;
@@ -54,7 +53,7 @@ pub struct Loading<'a> {
     /// Makes the pages below a stretch of the place present, before it is written.
     pub populate: &'a (dyn Fn(&mut [u8]) -> Result<()> + Sync),
     /// Brings pages of the place with what is copied from the page cache, where that is possible.
-    pub filling: Option<Filling>,
+    pub filling: Option<&'a dyn Filling>,
     /// What is to be done meanwhile.
     pub meanwhile: Vec<Job<'a>>,
     /// The SHA-256 that each file must have, if it is known; empty if none is.
@@ -106,7 +105,7 @@ pub fn load(files: &ModelFiles, items: Vec<Item<'_>>, loading: Loading<'_>) -> R
     let filling = filling.filter(|filling| in_runs && each >= filling.page_bytes() && filling.begin());
     let work = Mutex::new(Work::new(runs(chunks, if in_runs { RUN } else { 1 }), meanwhile));
     let put = |piece: &mut Piece<'_>, bytes: &[u8], far: bool| -> Result<()> {
-        match &filling {
+        match filling {
             Some(filling) => filling.populate(piece.place)?,
             None => populate(piece.place)?,
         }
@@ -115,7 +114,7 @@ pub fn load(files: &ModelFiles, items: Vec<Item<'_>>, loading: Loading<'_>) -> R
         Ok(())
     };
     let one = |buffer: &mut [u8], stage: &mut [u8]| -> Result<()> {
-        let mut stage = filling.as_ref().map(|filling| Stage::new(filling, stage));
+        let mut stage = filling.map(|filling| Stage::new(filling, stage));
         while !failed.load(Ordering::Relaxed) {
             let next = work.lock().ok().and_then(|mut work| work.next());
             let run = match next {
@@ -181,7 +180,7 @@ pub fn load(files: &ModelFiles, items: Vec<Item<'_>>, loading: Loading<'_>) -> R
         let threads = if filling.is_some() { threads.min(readers / 2) } else { threads };
         for index in 0..threads.max(1) {
             let (Some(buffer), run) = (buffers.next(), &run) else { break };
-            let stage = filling.as_ref().and_then(|_| buffers.next()).unwrap_or_default();
+            let stage = filling.and_then(|_| buffers.next()).unwrap_or_default();
             let thread = std::thread::Builder::new().name(format!("load-{index}")).stack_size(STACK_BYTES);
             let started = thread.spawn_scoped(scope, move || {
                 // An optimisation: where it cannot be had, the threads run where their parent may.

@@ -52,12 +52,6 @@ impl Pages {
         Pages { kind: plan.page(), total: plan.total_pages(), present, fillable }
     }
 
-    /// Ordinary pages that are filled as huge ones are.
-    #[cfg(test)]
-    pub(crate) fn small_and_fillable() -> Pages {
-        Pages { kind: PageKind::Base4K, total: 0, present: false, fillable: true }
-    }
-
     /// What fills the pages of `region`, a part of the arena, that are not there yet; `None` where pages are not filled.
     pub fn filling(self, region: &mut [u8]) -> Option<Filling> {
         let fill = self.fillable.then(|| Fill::of(region, self.kind.bytes() as usize)).flatten();
