@@ -2,9 +2,12 @@
 
 use std::fmt;
 
-use super::{Kernels, scalar};
+use super::Kernels;
+use super::tables::scalar;
 #[cfg(target_arch = "x86_64")]
-use super::{avx2, avx2vnni, avx512, avx512bf16, x86_64};
+use super::tables::{avx2, avx2vnni, avx512, avx512bf16};
+#[cfg(target_arch = "x86_64")]
+use super::x86_64;
 use crate::error::{Error, Exit};
 
 /// CPU tiers, weakest first.

@@ -425,10 +425,10 @@ fn floats<S: Simd, const V: usize>(s: S, values: [&[f32]; 2], at: usize) -> [S::
     vectors
 }
 
-/// The integer sums of a group, at unit `unit` of 256-block `b`, whose quants begin at a unit of the tiles' part: added up in
-/// i16 halves, a portion at a time.
+/// The integer sums of a group, at unit `unit` of 256-block `b`, whose quants begin at a unit of the tiles' part: in i32 lanes at
+/// once, or in i16 halves, a portion at a time.
 #[inline(always)]
-fn portions<S: Simd, const KIND: usize, const V: usize, const N: usize>(
+fn group_sums<S: Simd, const KIND: usize, const V: usize, const N: usize>(
     s: S,
     (quants, first): ([&[u8]; 2], usize),
     rows: &Rows<'_>,
@@ -437,7 +437,19 @@ fn portions<S: Simd, const KIND: usize, const V: usize, const N: usize>(
     let (kind, units) = (const { Kind::ALL[KIND] }, const { Kind::ALL[KIND].group() / 4 });
     let mut sums = [[s.splat_i(0); N]; V];
     let (place, step) = places(kind, unit, 1);
-    let portion = kind.portion::<S>().map_or(units, |portion| portion.min(units));
+    let Some(portion) = kind.portion::<S>() else {
+        for n in 0..N {
+            let start = lanes_start(s, kind, rows, n, (b, unit));
+            for v in 0..V {
+                sums[v][n] = start;
+            }
+        }
+        for u in 0..units {
+            dots::<S, false, V, N>(s, &mut sums, (quants, first + u), rows, (b, place + step * u));
+        }
+        return sums;
+    };
+    let portion = portion.min(units);
     for i in 0..units / portion {
         let mut pairs = [[s.splat_i(0); N]; V];
         for n in 0..N {
@@ -458,9 +470,12 @@ fn portions<S: Simd, const KIND: usize, const V: usize, const N: usize>(
     sums
 }
 
-/// What the sum of a group begins with, as i32 lanes, to take an offset of 128 out.
+/// What the sum of a group begins with, as i32 lanes, to take an offset of 128 out; signed bytes have none.
 #[inline(always)]
 fn lanes_start<S: Simd>(s: S, kind: Kind, rows: &Rows<'_>, n: usize, (b, unit): (usize, usize)) -> S::I {
+    if !S::VNNI {
+        return s.splat_i(0);
+    }
     let (place, step) = places(kind, unit, 4);
     if !kind.is_super() {
         return s.splat_i(if kind.group() == GROUP { rows.start(n, b, unit / 8) } else { rows.start16(n, b, place) });
@@ -512,22 +527,7 @@ fn multiply<S: Simd, const KIND: usize, const V: usize, const N: usize>(
         for part in 0..parts {
             let (at, len) = (group * parts + part, width * PANEL_ROWS);
             let quants = both::<S, _, V>([&*tiles[0].quants, &*tiles[1].quants], at * len, len);
-            let (unit, mut acc) = (8 * g + part * width / 4, [[s.splat_i(0); N]; V]);
-            if const { Kind::ALL[KIND].portion::<S>().is_some() } {
-                acc = portions::<S, KIND, V, N>(s, (quants, 0), rows, (b, unit));
-            } else {
-                if S::VNNI {
-                    for n in 0..N {
-                        let start = lanes_start(s, kind, rows, n, (b, unit));
-                        for v in 0..V {
-                            acc[v][n] = start;
-                        }
-                    }
-                }
-                for u in 0..width / 4 {
-                    dots::<S, false, V, N>(s, &mut acc, (quants, u), rows, (b, unit + u));
-                }
-            }
+            let acc = group_sums::<S, KIND, V, N>(s, (quants, 0), rows, (b, 8 * g + part * width / 4));
             let d = floats::<S, V>(s, [&*tiles[0].scales, &*tiles[1].scales], at);
             for n in 0..N {
                 for v in 0..V {
@@ -582,22 +582,7 @@ fn multiply_super<S: Simd, const KIND: usize, const V: usize, const N: usize>(
                     (both::<S, _, V>([&*tiles[0].quants, &*tiles[1].quants], at * len, len), 0)
                 }
             };
-            let (unit, mut acc) = (group * width / 4, [[s.splat_i(0); N]; V]);
-            if const { Kind::ALL[KIND].portion::<S>().is_some() } {
-                acc = portions::<S, KIND, V, N>(s, (quants, first), rows, (b, unit));
-            } else {
-                if S::VNNI {
-                    for n in 0..N {
-                        let start = lanes_start(s, kind, rows, n, (b, unit));
-                        for v in 0..V {
-                            acc[v][n] = start;
-                        }
-                    }
-                }
-                for u in 0..width / 4 {
-                    dots::<S, false, V, N>(s, &mut acc, (quants, first + u), rows, (b, paired(unit + u, 8)));
-                }
-            }
+            let acc = group_sums::<S, KIND, V, N>(s, (quants, first), rows, (b, group * width / 4));
             let d = match width < GROUP {
                 true => floats::<S, V>(s, scales, group),
                 false => floats::<S, V>(s, [&*tiles[0].scales, &*tiles[1].scales], at),
