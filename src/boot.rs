@@ -180,10 +180,7 @@ impl Known {
             tile: tile(settings),
         };
         let too_large = || Error::new(Exit::Memory, format!("--ctx {ctx}: the KV cache or scratch exceeds 2^64 bytes"));
-        let readers = readers(sizes.workers, model.weights.bytes);
         let is_resident = settings.resident.is_some();
-        // Resident weights are read by nobody here, so there are no buffers for it.
-        let buffers = if is_resident { 0 } else { readers * model.buffer_bytes(readers) };
         let n_vocab = model.weights.n_vocab();
         let mut scratch = step::scratch_bytes(&model.config, n_vocab, &sizes).ok_or_else(too_large)?;
         if self.serving.is_some() {
@@ -192,9 +189,12 @@ impl Known {
         let mut plan = if settings.packed { Plan::packed() } else { Plan::new(settings.page) };
         plan.add(RegionName::Weights, if is_resident { 0 } else { model.weights.bytes as u64 })?;
         plan.add(RegionName::Vocab, self.vocab_bytes)?;
-        plan.add(RegionName::Kv, step::kv_bytes(&model.config, &sizes).ok_or_else(too_large)?)?;
-        // The loader's buffers are the scratch region before anything else uses it.
-        plan.add(RegionName::Scratch, scratch.max(buffers as u64))?;
+        let kv = step::kv_bytes(&model.config, &sizes).ok_or_else(too_large)?;
+        plan.add(RegionName::Kv, kv)?;
+        if !is_resident {
+            scratch = scratch.max(Buffers::of(model, sizes.workers).scratch_bytes(kv));
+        }
+        plan.add(RegionName::Scratch, scratch)?;
         Ok((sizes, plan))
     }
 
@@ -272,6 +272,43 @@ fn plan_of(known: Known, settings: &Settings) -> Result<Prepared> {
     Ok(Prepared { files, model, sizes, plan, kernels, serving })
 }
 
+/// The loader's buffers: the KV cache and then the scratch region before anything else uses them.
+#[derive(Clone, Copy)]
+struct Buffers {
+    /// Bytes of each.
+    bytes: usize,
+    /// How many there must be.
+    fewest: usize,
+    /// How many are of use.
+    most: usize,
+}
+
+impl Buffers {
+    fn of(model: &Model, workers: usize) -> Buffers {
+        let most = readers(workers, model.weights.bytes);
+        Buffers { bytes: model.buffer_bytes(most), fewest: readers(workers, 0), most }
+    }
+
+    /// Bytes of scratch that buffers need beside a KV cache of so many bytes.
+    fn scratch_bytes(self, kv_bytes: u64) -> u64 {
+        let missing = (self.fewest as u64).saturating_sub(kv_bytes / self.bytes as u64);
+        missing * self.bytes as u64
+    }
+
+    /// As many as there is room for, cut off the two regions.
+    fn carve<'a>(self, kv: &mut &'a mut [u8], scratch: &mut &'a mut [u8]) -> Vec<&'a mut [u8]> {
+        let mut buffers = Vec::with_capacity(self.most);
+        for region in [kv, scratch] {
+            while buffers.len() < self.most && region.len() >= self.bytes {
+                let (buffer, rest) = std::mem::take(region).split_at_mut(self.bytes);
+                buffers.push(buffer);
+                *region = rest;
+            }
+        }
+        buffers
+    }
+}
+
 /// A loaded model, for as long as the command runs.
 pub struct Running<'a> {
     /// Tokens in, logits out.
@@ -297,6 +334,8 @@ pub struct LoadReport {
     pub elapsed: Duration,
     /// Which way they came.
     pub traffic: Traffic,
+    /// Threads that may read at a time.
+    pub readers: usize,
 }
 
 /// What a loaded model stands on.
@@ -350,12 +389,13 @@ fn run_on<'a, T>(
     let mut regions = arena.open();
     let source = tokenizer::source_from(&files.metadata(), settings.pre.as_deref()).map_err(at_file)?;
     let total: u64 = model.weights.placements.iter().map(Placement::file_bytes).sum();
-    let n_readers = readers(sizes.workers, model.weights.bytes);
     let is_resident = settings.resident.is_some();
-    let buffer_bytes = if is_resident { 0 } else { n_readers * model.buffer_bytes(n_readers) };
-    let (buffers, scratch_rest) = regions.scratch.split_at_mut(buffer_bytes);
-    // All of them, for the engine has them later, whether or not they were needed.
-    pages.populate(buffers)?;
+    let (mut kv, mut scratch) = (&mut *regions.kv, &mut *regions.scratch);
+    let buffers = match is_resident {
+        true => Vec::new(),
+        false => Buffers::of(model, sizes.workers).carve(&mut kv, &mut scratch),
+    };
+    let n_readers = buffers.len();
     let done = &settings.progress.done;
     let mut vocabulary = None;
     let (vocab, built) = (regions.vocab, &mut vocabulary);
@@ -372,12 +412,13 @@ fn run_on<'a, T>(
         }));
     }
     // What every pass writes to must be there as well before Ready.
-    for part in scratch_rest.chunks_mut(POPULATE_BYTES) {
+    for part in scratch.chunks_mut(POPULATE_BYTES) {
         meanwhile.push(Box::new(move || Ok(pages.populate(part)?)));
     }
     // The KV cache comes as the context grows, unless the pages of this process are limited: then before others take them.
-    if Host::default().cgroup_hugetlb(plan.page()).is_some() {
-        for part in regions.kv.chunks_mut(POPULATE_BYTES) {
+    let is_limited = Host::default().cgroup_hugetlb(plan.page()).is_some();
+    if is_limited {
+        for part in kv.chunks_mut(POPULATE_BYTES) {
             meanwhile.push(Box::new(move || Ok(pages.populate(part)?)));
         }
     }
@@ -391,7 +432,6 @@ fn run_on<'a, T>(
             kernels,
             io: settings.io,
             cpus: &settings.cores,
-            readers: n_readers,
             buffers,
             populate: &populate,
             filling: filling.as_ref().map(|filling| filling as &dyn stage::Filling),
@@ -406,12 +446,18 @@ fn run_on<'a, T>(
         model.load(&files, regions.weights.bytes(), loading)
     })?;
     drop(filling);
+    // What was set aside for buffers and not used as such.
+    pages.populate(regions.scratch)?;
+    if is_limited {
+        pages.populate(regions.kv)?;
+    }
     let tokenizer = vocabulary.expect("the load has done all its jobs");
     if tokenizer.n_tokens() as usize != model.weights.n_vocab() {
         let (tokens, rows) = (tokenizer.n_tokens() as usize, model.weights.n_vocab());
         return Err(at_file(ModelError::Vocabulary { tokens, rows }.into()));
     }
-    let loaded = LoadReport { bytes: done.load(Ordering::Relaxed), elapsed: begun.elapsed(), traffic };
+    let (bytes, elapsed) = (done.load(Ordering::Relaxed), begun.elapsed());
+    let loaded = LoadReport { bytes, elapsed, traffic, readers: n_readers };
     let pool: &'a Pool = ground.pool.insert(Pool::start(&settings.cores)?);
     let weights = match &ground.resident {
         Some(resident) => resident.weights(),
@@ -536,7 +582,8 @@ pub fn hold(settings: &Settings, socket: &Path, ready: impl FnOnce(&Manifest, Du
     }
     // Its buffers are ordinary memory, so there are as few of them as for a small model.
     let n_readers = readers(settings.threads, 0);
-    let mut buffers = vec![0u8; n_readers * model.buffer_bytes(n_readers)];
+    let buffer_bytes = model.buffer_bytes(n_readers);
+    let mut buffers = vec![0u8; n_readers * buffer_bytes];
     let total: u64 = model.weights.placements.iter().map(Placement::file_bytes).sum();
     let done = AtomicU64::new(0);
     let (pages, bytes) = (shared.pages(), model.weights.bytes);
@@ -547,8 +594,7 @@ pub fn hold(settings: &Settings, socket: &Path, ready: impl FnOnce(&Manifest, Du
             kernels,
             io: settings.io,
             cpus: &settings.cores,
-            readers: n_readers,
-            buffers: &mut buffers,
+            buffers: buffers.chunks_exact_mut(buffer_bytes).collect(),
             populate: &populate,
             filling: filling.as_ref().map(|filling| filling as &dyn stage::Filling),
             meanwhile: Vec::new(),
@@ -599,4 +645,30 @@ fn with_progress<T>(total: u64, done: &AtomicU64, work: impl FnOnce() -> T) -> T
         finished.store(true, Ordering::Relaxed);
         result
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_lie_in_the_kv_cache_and_then_in_scratch_that_has_room_for_the_fewest() {
+        let buffers = Buffers { bytes: 100, fewest: 4, most: 7 };
+        for (kv_bytes, scratch_bytes, carved) in [(0, 400, 4), (99, 400, 4), (250, 200, 4), (400, 0, 4), (699, 0, 6)] {
+            assert_eq!(buffers.scratch_bytes(kv_bytes), scratch_bytes, "{kv_bytes} bytes of KV cache");
+            let (mut kv, mut scratch) = (vec![1; kv_bytes as usize], vec![2; scratch_bytes as usize]);
+            let (mut kv, mut scratch) = (&mut kv[..], &mut scratch[..]);
+            let carved_here = buffers.carve(&mut kv, &mut scratch);
+            assert_eq!(carved_here.len(), carved, "{kv_bytes} bytes of KV cache");
+            let from_kv = carved_here.iter().filter(|buffer| buffer[0] == 1).count();
+            assert!(carved_here.iter().all(|buffer| buffer.len() == 100));
+            let rest = (kv_bytes as usize - from_kv * 100, scratch_bytes as usize - (carved - from_kv) * 100);
+            assert_eq!((kv.len(), scratch.len()), rest);
+        }
+        // No more than are of use.
+        let (mut kv, mut scratch) = (vec![0; 1000], vec![0; 1000]);
+        let (mut kv, mut scratch) = (&mut kv[..], &mut scratch[..]);
+        assert_eq!(buffers.carve(&mut kv, &mut scratch).len(), 7);
+        assert_eq!((kv.len(), scratch.len()), (300, 1000));
+    }
 }

@@ -120,8 +120,7 @@ fn load_checked(
         kernels: available().last().unwrap(),
         io,
         cpus: &[],
-        readers,
-        buffers: &mut words_as_bytes(&mut words)[..each * readers],
+        buffers: words_as_bytes(&mut words)[..each * readers].chunks_exact_mut(each).collect(),
         populate: &|_| Ok(()),
         filling: None,
         meanwhile: (0..7).map(|_| job()).collect(),
@@ -134,6 +133,7 @@ fn load_checked(
     let total: u64 = model.weights.placements.iter().map(|p| files.tensors()[p.tensor].bytes).sum();
     assert_eq!(done.into_inner(), total, "all bytes are counted");
     assert_eq!(jobs_done.into_inner(), 7, "every job is done once");
+    assert!(words.iter().all(|&word| word.to_bits() == 0), "buffers are cleared");
     Ok((Region(bytes.to_vec()), traffic))
 }
 

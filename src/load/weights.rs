@@ -19,11 +19,11 @@ pub use super::digest::Sha256Bytes;
 
 /// Threads that read: one stops at each read, so more of them than CPUs keep the disk busy while others repack, and the more
 /// buffers there are the longer it is until one is read into again, which is slower while its lines are in a cache. (A virtual
-/// disk, two CPUs, of what direct reads give: 8 threads 71 to 77 %, 16 threads 80 to 86, 32 threads 93 to 94.)
-const READERS: std::ops::RangeInclusive<usize> = 16..=32;
+/// disk, two CPUs, of what direct reads give: 8 threads 71 to 77 %, 16 threads 80 to 86, 32 threads 92, 48 and 64 threads 94.)
+const READERS: std::ops::RangeInclusive<usize> = 16..=48;
 
-/// All their buffers are not more than this part of the weights, if [`READERS`] allows.
-const BUFFERS_PART: usize = 50;
+/// Stretches that each of more threads than the fewest has to read.
+const READER_CHUNKS: usize = 8;
 
 /// Neighbouring chunks that a thread copies from the page cache: pages are handed over whole but at the ends.
 const RUN: usize = 16;
@@ -46,11 +46,9 @@ pub struct Loading<'a> {
     pub io: Io,
     /// CPUs the loader's threads may run on; all that the process may use if empty.
     pub cpus: &'a [usize],
-    /// Threads.
-    pub readers: usize,
-    /// [`buffer_bytes`] for each of them.
-    pub buffers: &'a mut [u8],
-    /// Makes the pages below a stretch of the place present, before it is written.
+    /// [`buffer_bytes`] for each thread. Those that were used are cleared in the end.
+    pub buffers: Vec<&'a mut [u8]>,
+    /// Makes the pages below a stretch of the place, or a buffer, present before it is written.
     pub populate: &'a (dyn Fn(&mut [u8]) -> Result<()> + Sync),
     /// Brings pages of the place with what is copied from the page cache, where that is possible.
     pub filling: Option<&'a dyn Filling>,
@@ -64,9 +62,9 @@ pub struct Loading<'a> {
     pub source: Option<(&'a dyn Pread, u64)>,
 }
 
-/// Threads that load, given the workers of the engine and the bytes of weights.
+/// Threads that load as fast as can be, given the workers of the engine and the bytes of weights.
 pub fn readers(workers: usize, weights_bytes: usize) -> usize {
-    (weights_bytes / BUFFERS_PART / CHUNK_BYTES).clamp(*READERS.start(), *READERS.end()).max(workers)
+    (weights_bytes / READER_CHUNKS / CHUNK_BYTES).clamp(*READERS.start(), *READERS.end()).max(workers)
 }
 
 /// Bytes of buffer each thread needs, given the longest row of any tensor and how much there is to share among `readers`.
@@ -79,8 +77,9 @@ pub fn buffer_bytes(row_bytes_max: usize, total_bytes: u64, readers: usize) -> u
 /// # Errors
 /// The first failed read, naming file and offset; a file that changed meanwhile; what a job returns.
 pub fn load(files: &ModelFiles, items: Vec<Item<'_>>, loading: Loading<'_>) -> Result<Traffic> {
-    let Loading { kernels, io, cpus, readers, buffers, populate, filling, meanwhile, sha256, done, source } = loading;
-    let each = buffers.len() / readers;
+    let Loading { kernels, io, cpus, buffers, populate, filling, meanwhile, sha256, done, source } = loading;
+    let readers = buffers.len();
+    let each = buffers.iter().map(|buffer| buffer.len()).min().unwrap_or(0);
     let sizes: Vec<u64> = (0..files.len()).map(|file| files.file_bytes(file as u16)).collect();
     let chunks = cut(items, each - SLACK_BYTES, (!sha256.is_empty()).then_some(&sizes));
     let reader = match source {
@@ -113,8 +112,10 @@ pub fn load(files: &ModelFiles, items: Vec<Item<'_>>, loading: Loading<'_>) -> R
         done.fetch_add(piece.file_bytes as u64, Ordering::Relaxed);
         Ok(())
     };
-    let one = |buffer: &mut [u8], stage: &mut [u8]| -> Result<()> {
-        let mut stage = filling.map(|filling| Stage::new(filling, stage));
+    let one = |buffer: &mut [u8], stage_buffer: &mut [u8]| -> Result<()> {
+        populate(buffer)?;
+        populate(stage_buffer)?;
+        let mut stage = filling.map(|filling| Stage::new(filling, stage_buffer));
         while !failed.load(Ordering::Relaxed) {
             let next = work.lock().ok().and_then(|mut work| work.next());
             let run = match next {
@@ -161,6 +162,8 @@ pub fn load(files: &ModelFiles, items: Vec<Item<'_>>, loading: Loading<'_>) -> R
             }
         }
         filled_bytes.fetch_add(stage.map_or(0, |stage| stage.filled_bytes()), Ordering::Relaxed);
+        buffer.fill(0);
+        stage_buffer.fill(0);
         Ok(())
     };
     let run = |buffer: &mut [u8], stage: &mut [u8]| {
@@ -176,7 +179,7 @@ pub fn load(files: &ModelFiles, items: Vec<Item<'_>>, loading: Loading<'_>) -> R
     };
     std::thread::scope(|scope| -> Result<()> {
         // A thread that fills pages puts them together in a buffer of its own.
-        let mut buffers = buffers.chunks_exact_mut(each);
+        let mut buffers = buffers.into_iter();
         let threads = if filling.is_some() { threads.min(readers / 2) } else { threads };
         for index in 0..threads.max(1) {
             let (Some(buffer), run) = (buffers.next(), &run) else { break };

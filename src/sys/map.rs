@@ -359,6 +359,9 @@ pub fn can_populate() -> bool {
 /// # Errors
 /// EFAULT, ENOMEM or EHWPOISON where a page cannot be had; EINVAL before Linux 5.14.
 pub fn populate(bytes: &mut [u8], page_bytes: usize) -> Result<(), OsError> {
+    if bytes.is_empty() {
+        return Ok(());
+    }
     let start = bytes.as_mut_ptr();
     // The pages at both ends may be shared with neighbours, which populating leaves as they are.
     let before = start.addr() % page_bytes;

@@ -16,7 +16,6 @@ use crate::boot;
 use crate::error::{Error, Exit, Result};
 use crate::load::Io;
 use crate::load::header::ModelFiles;
-use crate::load::weights::readers;
 use crate::memory::{Arena, Host, Plan, RegionName};
 use crate::sys::map::BASE_PAGE_BYTES;
 use crate::sys::read::{Direct, cached_pages, drop_cached};
@@ -58,6 +57,7 @@ struct Sample {
     gbs: f64,
     direct_bytes: u64,
     filled_bytes: u64,
+    readers: usize,
     watch: Watch,
 }
 
@@ -75,8 +75,9 @@ pub(super) fn measure(args: &Bench, settings: &Settings) -> Result<Value> {
     };
     let files = ModelFiles::open(model)?;
     let total_bytes = files.total_bytes();
-    let cases = [(false, Io::Auto), (false, Io::Direct), (false, Io::Buffered), (true, Io::Auto), (true, Io::Buffered)]
-        .map(|(warm, io)| (Case { warm, io: io.as_str() }, io));
+    let case = |warm| move |io: Io| (Case { warm, io: io.as_str() }, io);
+    let mut cold = [Io::Auto, Io::Direct, Io::Buffered].map(case(false));
+    let warm = [Io::Auto, Io::Buffered].map(case(true));
     let mut direct: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
     let (mut reused, mut copy) = (Vec::new(), Vec::new());
     let mut samples: BTreeMap<Case, Vec<Sample>> = BTreeMap::new();
@@ -85,7 +86,7 @@ pub(super) fn measure(args: &Bench, settings: &Settings) -> Result<Value> {
     copy_speed(&files, settings)?;
     let mut no_direct = None;
     for _ in 0..args.repeat {
-        for (case, io) in cases.iter().filter(|(case, _)| !case.warm) {
+        for (case, io) in &cold {
             evict(&files)?;
             settle();
             match one_load(settings, *io) {
@@ -111,8 +112,10 @@ pub(super) fn measure(args: &Bench, settings: &Settings) -> Result<Value> {
                 reused.extend(direct_speed(&files, settings, DIRECT_WAYS[0], bytes * threads)?);
             }
         }
+        // The first after warm loads is slower than the others: each is first in turn.
+        cold.rotate_left(1);
         warm_up(&files)?;
-        for (case, io) in cases.iter().filter(|(case, _)| case.warm) {
+        for (case, io) in &warm {
             if *io == Io::Auto {
                 copy.push(copy_speed(&files, settings)?);
             }
@@ -152,7 +155,7 @@ fn report(
     let best = best.max_by(|a, b| a.1.median.total_cmp(&b.1.median));
     let copy = Spread::of(&ceilings.copy);
     let reused = (!ceilings.reused.is_empty()).then(|| Spread::of(&ceilings.reused));
-    let n_readers = readers(settings.threads, total_bytes as usize);
+    let n_readers = samples.values().flatten().map(|sample| sample.readers).max().unwrap_or(0);
     say(&format!(
         "{}, {} pages of {}, {} loader threads",
         settings.model.as_deref().unwrap_or_default(),
@@ -242,6 +245,7 @@ fn load_and_answer(settings: &Settings) -> Result<Sample> {
             gbs: running.loaded.bytes as f64 / 1e9 / load.as_secs_f64(),
             direct_bytes: traffic.direct_bytes,
             filled_bytes: traffic.filled_bytes,
+            readers: running.loaded.readers,
             watch: Watch::default(),
         })
     })
