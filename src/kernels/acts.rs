@@ -1,6 +1,7 @@
 //! Activations on their way into a matrix: one record per token, f32 and the form its weights are multiplied with.
 //!
-//! A record holds the f32 values, then a block of 512 bytes for every 256 columns: 128 pairs of bf16; or int8 quants and,
+//! A record holds the f32 values, then a block of 512 bytes for every 256 columns: 128 pairs of i16, whose scales, one per
+//! [`COLS16`] columns, follow the last block; or int8 quants and,
 //! on the cache lines that follow them, what else a kernel needs of these columns:
 //! - the starting values of integer sums, which take out the offset of unsigned quants: one per 16 columns, or per 32. With
 //!   [`Simd::VNNI`] an i32; else an i16 for each half of a lane, exactly what its products are too large by, so that a sum
@@ -15,6 +16,7 @@
 //! columns, the units of four quants, and the starting values, of the first and the second group alternate ([`paired`]).
 #![allow(unsafe_code)]
 
+use super::int16::{self, COLS16, scaling};
 use super::simd::Simd;
 use crate::bytes;
 use crate::quant::{GROUP, PANEL_ROWS, SUPER};
@@ -24,8 +26,8 @@ use crate::quant::{GROUP, PANEL_ROWS, SUPER};
 pub enum ActType {
     /// Left in f32.
     F32,
-    /// bfloat16, rounded to nearest even.
-    Bf16,
+    /// i16 with one f32 scale per 128.
+    I16,
     /// int8 with one f32 scale per 32.
     Q8x32,
     /// int8 with one f32 scale per 256.
@@ -34,13 +36,13 @@ pub enum ActType {
 
 impl ActType {
     /// Every form.
-    pub const ALL: [ActType; 4] = [ActType::F32, ActType::Bf16, ActType::Q8x32, ActType::Q8x256];
+    pub const ALL: [ActType; 4] = [ActType::F32, ActType::I16, ActType::Q8x32, ActType::Q8x256];
 
     /// The name inside kernel names.
     pub const fn name(self) -> &'static str {
         match self {
             ActType::F32 => "f32",
-            ActType::Bf16 => "bf16",
+            ActType::I16 => "i16",
             ActType::Q8x32 => "q8x32",
             ActType::Q8x256 => "q8x256",
         }
@@ -72,6 +74,7 @@ const _: () = assert!(STARTS8 + SUPER / 8 * 4 == BLOCK && 2 * SUPER == BLOCK);
 pub struct ActLayout {
     cols: usize,
     blocks: usize,
+    scales16: usize,
     bytes: usize,
 }
 
@@ -80,8 +83,9 @@ impl ActLayout {
     pub const fn new(cols: usize) -> Self {
         let blocks = (cols * 4).next_multiple_of(64);
         // Whole cache lines, an odd number: rows then do not fall on the same cache sets.
-        let bytes = blocks + cols.div_ceil(SUPER) * BLOCK;
-        ActLayout { cols, blocks, bytes: bytes + 64 * (1 - bytes / 64 % 2) }
+        let scales16 = blocks + cols.div_ceil(SUPER) * BLOCK;
+        let bytes = (scales16 + cols.div_ceil(COLS16) * 4).next_multiple_of(64);
+        ActLayout { cols, blocks, scales16, bytes: bytes + 64 * (1 - bytes / 64 % 2) }
     }
 
     /// Bytes of a record: the stride from token to token.
@@ -113,7 +117,10 @@ impl ActLayout {
         let quant = |k: usize| f32::from(block(k)[at(k % SUPER)].cast_signed());
         let value = |k: usize| match kind {
             ActType::F32 => self.values(record)[k],
-            ActType::Bf16 => half::bf16::from_le_bytes(*block(k)[k % SUPER * 2..].first_chunk().unwrap()).to_f32(),
+            ActType::I16 => {
+                let quant = i16::from_le_bytes(*block(k)[k % SUPER * 2..].first_chunk().unwrap());
+                f32::from(quant) * float(&record[self.scales16 + k / COLS16 * 4..])
+            }
             ActType::Q8x32 => quant(k) * float(&block(k)[SCALES + k % SUPER / GROUP * 4..]),
             ActType::Q8x256 => quant(k) * float(&block(k)[SCALES..]),
         };
@@ -191,10 +198,15 @@ impl Rows<'_> {
     pub fn value(&self, n: usize, k: usize) -> f32 {
         f32::from_le_bytes(self.bytes(n, k * 4))
     }
-    /// Two bf16.
+    /// Two i16.
     #[inline(always)]
-    pub fn bf16s(&self, n: usize, pair: usize) -> i32 {
+    pub fn int16s(&self, n: usize, pair: usize) -> i32 {
         self.part(n, 0, pair * 4)
+    }
+    /// The scale of [`COLS16`] columns of i16.
+    #[inline(always)]
+    pub fn scale16(&self, n: usize, index: usize) -> f32 {
+        f32::from_le_bytes(self.bytes(n, self.layout.scales16 + index * 4))
     }
     /// Four int8 quants of a block.
     #[inline(always)]
@@ -264,16 +276,19 @@ impl Rows<'_> {
 
 /// Prepares the f32 values of a record in place.
 ///
-/// Rounded: bf16 by at most 2^-9 of each value; int8 by at most half a scale, `max|x| / 254` per 32 or 256 columns.
+/// Rounded: i16 by at most half a scale (see [`super::int16`]); int8 by at most half a scale, `max|x| / 254` per 32 or 256 columns.
 #[inline(always)]
 pub(super) fn quantise<S: Simd>(s: S, layout: ActLayout, kind: ActType, record: &mut [u8]) {
     assert!(record.len() >= layout.bytes);
     let (values, blocks) = record.split_at_mut(layout.blocks);
     let values: &[f32] = bytes::cast(&values[..layout.cols * 4]);
+    let (blocks, scales16) = blocks.split_at_mut(layout.scales16 - layout.blocks);
+    if kind == ActType::I16 {
+        return to_i16(s, values, blocks, bytes::cast_mut(&mut scales16[..layout.cols.div_ceil(COLS16) * 4]));
+    }
     for (values, block) in values.chunks(SUPER).zip(blocks.chunks_exact_mut(BLOCK)) {
         match kind {
-            ActType::F32 => (),
-            ActType::Bf16 => to_bf16(s, values, block),
+            ActType::F32 | ActType::I16 => (),
             ActType::Q8x32 => to_q8x32(s, values, block),
             ActType::Q8x256 => to_q8x256(s, values, block),
         }
@@ -281,19 +296,19 @@ pub(super) fn quantise<S: Simd>(s: S, layout: ActLayout, kind: ActType, record: 
 }
 
 #[inline(always)]
-fn to_bf16<S: Simd>(s: S, values: &[f32], block: &mut [u8]) {
-    let whole = values.len() / S::LANES * S::LANES;
-    for at in (0..whole).step_by(S::LANES) {
-        // Adding just under half a unit, and the unit's last bit, rounds to nearest even. NaN stays NaN unless its only
-        // set bits are lost; norms and products make none of those.
-        let bits = s.as_i(s.load(&values[at..]));
-        let odd = s.and(s.shr::<16>(bits), s.splat_i(1));
-        let rounded = s.add_i(bits, s.add_i(odd, s.splat_i(0x7fff)));
-        s.store_u16(s.shr::<16>(rounded), &mut block[2 * at..]);
-    }
-    for at in whole..values.len().next_multiple_of(2) {
-        let x = values.get(at).copied().map_or(half::bf16::ZERO, half::bf16::from_f32);
-        block[2 * at..][..2].copy_from_slice(&x.to_le_bytes());
+fn to_i16<S: Simd>(s: S, values: &[f32], blocks: &mut [u8], scales: &mut [f32]) {
+    let mut filled_up = [0.0; COLS16];
+    for ((values, out), scale) in values.chunks(COLS16).zip(blocks.chunks_exact_mut(2 * COLS16)).zip(scales) {
+        let values = match values.len() {
+            COLS16 => values,
+            n => {
+                filled_up[..n].copy_from_slice(values);
+                &filled_up
+            }
+        };
+        let factor;
+        (factor, *scale) = scaling(s, values);
+        int16::round(s, values, factor, out);
     }
 }
 

@@ -43,9 +43,10 @@ const fn chains<S: Simd>() -> usize {
     if S::VNNI { CHAINS } else { 8 }
 }
 
-/// `rounds x chains` int8 dot products of one vector; returns a value that depends on all of them.
+/// `rounds x chains` int8 dot products of one vector, or if `PAIRS` those of 16-bit integers; returns a value that depends on
+/// all of them.
 #[inline(always)]
-pub(super) fn dots<S: Simd>(s: S, rounds: usize) -> u64 {
+pub(super) fn dots<S: Simd, const PAIRS: bool>(s: S, rounds: usize) -> u64 {
     let mut acc = [s.splat_i(0); CHAINS];
     // Of no two chains, and in no two rounds, what the optimiser knows to be the same product: where it is an instruction of
     // its own, one would be left.
@@ -54,7 +55,8 @@ pub(super) fn dots<S: Simd>(s: S, rounds: usize) -> u64 {
     for round in 0..rounds {
         let acts = &acts[round % 8];
         for (i, a) in acc.iter_mut().enumerate().take(chains::<S>()) {
-            *a = s.dot(*a, weights[i % 2], acts[i / 2]);
+            let (w, x) = (weights[i % 2], acts[i / 2]);
+            *a = if PAIRS { s.dot_pairs(*a, w, x) } else { s.dot(*a, w, x) };
         }
     }
     let sum = acc.into_iter().fold(s.splat_i(0), |sum, a| s.add_i(sum, a));
@@ -62,8 +64,8 @@ pub(super) fn dots<S: Simd>(s: S, rounds: usize) -> u64 {
 }
 
 /// Multiplications of one [`dots`] call.
-pub(super) const fn dot_macs<S: Simd>(rounds: usize) -> u64 {
-    (rounds * chains::<S>() * S::LANES * 4) as u64
+pub(super) const fn dot_macs<S: Simd, const PAIRS: bool>(rounds: usize) -> u64 {
+    (rounds * chains::<S>() * S::LANES * if PAIRS { 2 } else { 4 }) as u64
 }
 
 /// `rounds x CHAINS` f32 fused multiply-adds of one vector.
@@ -183,10 +185,10 @@ mod tests {
     #[test]
     fn peaks_count_what_they_do() {
         for kernels in available() {
-            for (what, peak) in [("int8", Some(kernels.peak_int8(100))), ("f32", Some(kernels.peak_f32(100)))]
-                .into_iter()
-                .chain([("bf16", kernels.peak_bf16(100))])
-            {
+            let (int8, int16) = (kernels.peak_int8(100), kernels.peak_int16(100));
+            assert_eq!(int8.1, 2 * int16.1);
+            let peaks = [("int8", Some(int8)), ("f32", Some(kernels.peak_f32(100))), ("bf16", kernels.peak_bf16(100))];
+            for (what, peak) in peaks {
                 let Some((_, macs)) = peak else { continue };
                 assert!(macs >= 100 * CHAINS as u64 * 8, "{kernels:?} {what}");
             }

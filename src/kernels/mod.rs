@@ -13,6 +13,7 @@ pub mod attention;
 mod ceiling;
 mod formats;
 mod grid;
+mod int16;
 mod matmul;
 mod portable;
 #[cfg(test)]
@@ -158,6 +159,8 @@ pub struct Kernels {
     rope_pairs: unsafe fn(&mut [f32], &[f32], &[f32]),
     dots: unsafe fn(usize) -> u64,
     dot_macs: fn(usize) -> u64,
+    pair_dots: unsafe fn(usize) -> u64,
+    pair_macs: fn(usize) -> u64,
     fmas: unsafe fn(usize) -> u64,
     fma_macs: fn(usize) -> u64,
     /// Where the CPU has them.
@@ -165,8 +168,8 @@ pub struct Kernels {
     bf16_macs: fn(usize) -> u64,
     read: unsafe fn(&[u8], ReadWay) -> u64,
     stripe_rows: usize,
-    /// What bf16 weights are multiplied with when there are many tokens.
-    bf16_acts: ActType,
+    /// What f16 and bf16 weights are multiplied with when there are many tokens.
+    acts_of_16_bits: ActType,
 }
 
 impl fmt::Debug for Kernels {
@@ -201,9 +204,9 @@ impl Kernels {
     /// The form of activations that `n_tokens` must have to meet weights of this type.
     pub fn act_type(&self, ty: WeightType, n_tokens: usize) -> ActType {
         match ty {
-            WeightType::F32 | WeightType::F16 => ActType::F32,
-            WeightType::BF16 if n_tokens <= STREAM_TOKENS_MAX => ActType::F32,
-            WeightType::BF16 => self.bf16_acts,
+            WeightType::F32 => ActType::F32,
+            WeightType::F16 | WeightType::BF16 if n_tokens <= STREAM_TOKENS_MAX => ActType::F32,
+            WeightType::F16 | WeightType::BF16 => self.acts_of_16_bits,
             // A scale per block of the weights, as in the engine whose distance from the exact answer is the yardstick.
             _ if ty.block_len() == SUPER => ActType::Q8x256,
             _ => ActType::Q8x32,
@@ -351,6 +354,12 @@ impl Kernels {
     pub fn peak_int8(&self, rounds: usize) -> (u64, u64) {
         // SAFETY: the table of this tier was obtained through its probe.
         (unsafe { (self.dots)(rounds) }, (self.dot_macs)(rounds))
+    }
+
+    /// Dot products of 16-bit integers and nothing else: a checksum, and how many multiplications it took.
+    pub fn peak_int16(&self, rounds: usize) -> (u64, u64) {
+        // SAFETY: the table of this tier was obtained through its probe.
+        (unsafe { (self.pair_dots)(rounds) }, (self.pair_macs)(rounds))
     }
 
     /// f32 multiply-adds and nothing else: a checksum, and how many multiplications it took.

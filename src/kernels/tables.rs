@@ -31,15 +31,15 @@ macro_rules! unpack {
 
 /// Emits one tier: the probe, the entry points with the very same feature list, and the table. `V` vectors of rows and
 /// `N` tokens are the register block of integer prefill, `NS` tokens where scales are integers (their sums take three
-/// registers where the others take two), `NF` tokens that of float prefill. The table goes through `$finish`, where it may
+/// registers where the others take two), `NF` tokens that of f32 prefill, `NH` of that of 16-bit floats. The table goes through `$finish`, where it may
 /// take kernels of another tier.
 macro_rules! tier {
-    ($module:ident, $tier:expr, $simd:ty, $token:expr, [$($feature:tt),*], $finish:expr, V = $v:literal, N = $n:literal, NS = $ns:literal, NF = $nf:literal) => {
+    ($module:ident, $tier:expr, $simd:ty, $token:expr, [$($feature:tt),*], $finish:expr, V = $v:literal, N = $n:literal, NS = $ns:literal, NF = $nf:literal, NH = $nh:literal) => {
         pub(super) mod $module {
             use super::acts::quantise as quantise_row;
             use super::attention::{attend as attend_rows, store_key as store_one_key, store_value as store_one_value};
             use super::formats::*;
-            use super::matmul::{float, int, scaled};
+            use super::matmul::{float, int, int16, scaled};
             use super::{repack as repack_rows, rows, *};
 
             /// The CPU features of the tier.
@@ -99,8 +99,8 @@ macro_rules! tier {
                 };
             }
             tiled!(tiled_f32, stream_f32, float, F32, $nf);
-            tiled!(tiled_f16, stream_f16, float, F16, $nf);
-            tiled!(tiled_bf16, stream_bf16, float, Bf16, $nf);
+            tiled!(tiled_f16, stream_f16, int16, F16, $nh);
+            tiled!(tiled_bf16, stream_bf16, int16, Bf16, $nh);
             tiled!(tiled_q8_0, stream_q8_0, int, Q8_0, $n);
             tiled!(tiled_q4_0, stream_q4_0, int, Q4_0, $n);
             tiled!(tiled_q4k, stream_q4k, int, Q4K, $ns);
@@ -247,7 +247,12 @@ macro_rules! tier {
 
             $(#[target_feature(enable = $feature)])*
             fn dots(rounds: usize) -> u64 {
-                super::ceiling::dots($token, rounds)
+                super::ceiling::dots::<_, false>($token, rounds)
+            }
+
+            $(#[target_feature(enable = $feature)])*
+            fn pair_dots(rounds: usize) -> u64 {
+                super::ceiling::dots::<_, true>($token, rounds)
             }
 
             $(#[target_feature(enable = $feature)])*
@@ -294,14 +299,16 @@ macro_rules! tier {
                 rope_halves,
                 rope_pairs,
                 dots,
-                dot_macs: super::ceiling::dot_macs::<$simd>,
+                dot_macs: super::ceiling::dot_macs::<$simd, false>,
+                pair_dots,
+                pair_macs: super::ceiling::dot_macs::<$simd, true>,
                 fmas,
                 fma_macs: super::ceiling::fma_macs::<$simd>,
                 bf16_dots: None,
                 bf16_macs: super::ceiling::bf16_macs::<$simd>,
                 read,
                 stripe_rows: STRIPE_ROWS,
-                bf16_acts: ActType::F32,
+                acts_of_16_bits: if <$simd as super::simd::Simd>::FAST { ActType::I16 } else { ActType::F32 },
             };
         }
     };
@@ -319,14 +326,13 @@ const fn with_floats_of_avx2(table: Kernels) -> Kernels {
     let [f32s, f16s, bf16s, ..] = BASE.stream;
     let [.., q8_0, q4_0, q4k, q6k] = table.stream;
     let stream = [f32s, f16s, bf16s, q8_0, q4_0, q4k, q6k];
-    let [f32s, f16s, bf16s, ..] = BASE.tiled;
-    let [.., q8_0, q4_0, q4k, q6k] = table.tiled;
-    let tiled = [f32s, f16s, bf16s, q8_0, q4_0, q4k, q6k];
-    let Kernels { tier, unpack, scaled, quantise, attend, dots, dot_macs, .. } = table;
-    Kernels { tier, stream, tiled, unpack, scaled, quantise, attend, dots, dot_macs, ..BASE }
+    let mut tiled = table.tiled;
+    tiled[WeightType::F32 as usize] = BASE.tiled[WeightType::F32 as usize];
+    let Kernels { tier, unpack, scaled, quantise, attend, dots, dot_macs, pair_dots, pair_macs, .. } = table;
+    Kernels { tier, stream, tiled, unpack, scaled, quantise, attend, dots, dot_macs, pair_dots, pair_macs, ..BASE }
 }
 
-tier!(scalar, Tier::Scalar, portable::Portable, portable::Portable, [], finished, V = 1, N = 2, NS = 2, NF = 2);
+tier!(scalar, Tier::Scalar, portable::Portable, portable::Portable, [], finished, V = 1, N = 2, NS = 2, NF = 2, NH = 2);
 
 #[cfg(target_arch = "x86_64")]
 tier!(
@@ -340,7 +346,8 @@ tier!(
     V = 2,
     N = 3,
     NS = 2,
-    NF = 6
+    NF = 6,
+    NH = 4
 );
 
 #[cfg(target_arch = "x86_64")]
@@ -355,7 +362,8 @@ tier!(
     V = 2,
     N = 5,
     NS = 2,
-    NF = 6
+    NF = 6,
+    NH = 5
 );
 
 #[cfg(target_arch = "x86_64")]
@@ -370,13 +378,14 @@ tier!(
     V = 2,
     N = 4,
     NS = 4,
-    NF = 12
+    NF = 12,
+    NH = 6
 );
 
-/// The avx512 tier with bf16 dot products and look-ups of bytes in large tables.
+/// The avx512 tier with look-ups of bytes in large tables, and of CPUs that have bf16 dot products.
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx512bf16 {
-    use super::matmul::{float, scaled};
+    use super::matmul::scaled;
     use super::*;
 
     pub const FEATURES: &str = "avx512f avx512bw avx512dq avx512vl avx512vnni avx512bf16 avx512vbmi avx2 fma f16c ";
@@ -388,25 +397,8 @@ pub(super) mod avx512bf16 {
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx512vbmi,avx2,fma,f16c")]
-    fn tiled_bf16(
-        w: &Matrix<'_>,
-        acts: &Acts<'_>,
-        out: &mut Block<'_, f32>,
-        accumulate: bool,
-        (_, k_cols): (&mut [u8], usize),
-    ) {
-        // SAFETY: this function carries the tier's feature list, so it runs only where the probe succeeded.
-        let s = unsafe { x86_64::avx512::Avx512::<true>::assume() };
-        let (whole, cols) = (out.cols / (2 * PANEL_ROWS) * (2 * PANEL_ROWS), out.cols);
-        float::tiled_bf16::<_, 2, 12>(s, w, acts, (&mut *out, 0..whole), accumulate, k_cols);
-        if whole < cols {
-            float::tiled_bf16::<_, 1, 12>(s, w, acts, (out, whole..cols), accumulate, k_cols);
-        }
-    }
-
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx512vbmi,avx2,fma,f16c")]
     fn bf16_dots(rounds: usize) -> u64 {
-        // SAFETY: as above.
+        // SAFETY: this function carries the tier's feature list, so it runs only where the probe succeeded.
         super::ceiling::bf16_dots(unsafe { x86_64::avx512::Avx512::<true>::assume() }, rounds)
     }
 
@@ -432,8 +424,6 @@ pub(super) mod avx512bf16 {
         table.unpack[WeightType::Iq3S as usize - OWN_TYPES] = grid!(Iq3S);
         table.bf16_dots = Some(bf16_dots);
         table.tier = Tier::Avx512Bf16;
-        table.tiled[WeightType::BF16 as usize] = tiled_bf16;
-        table.bf16_acts = ActType::Bf16;
         table
     };
 }

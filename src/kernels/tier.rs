@@ -21,7 +21,7 @@ pub enum Tier {
     Avx2Vnni,
     /// AVX-512 F, BW, DQ, VL and VNNI.
     Avx512,
-    /// The same with AVX-512 BF16 for bf16 weights in prefill, and VBMI for the grids of IQ2 and IQ3.
+    /// The same with VBMI for the grids of IQ2 and IQ3, on CPUs that also have AVX-512 BF16 (Zen 4 and later).
     Avx512Bf16,
 }
 

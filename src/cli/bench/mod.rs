@@ -118,6 +118,7 @@ fn timed(team: &dyn Team, work: &(dyn Fn(usize) + Sync)) -> f64 {
 #[derive(Default)]
 struct PeakRounds {
     int8: Vec<f64>,
+    int16: Vec<f64>,
     f32: Vec<f64>,
     bf16: Vec<f64>,
 }
@@ -125,6 +126,7 @@ struct PeakRounds {
 /// Peaks of the arithmetic in GMAC/s.
 struct Peaks {
     int8: Spread,
+    int16: Spread,
     f32: Spread,
     /// Where the tier has bf16 dot products.
     bf16: Option<Spread>,
@@ -133,6 +135,7 @@ struct Peaks {
 impl PeakRounds {
     fn measure(&mut self, kernels: &Kernels, team: &dyn Team) {
         self.int8.push(peak(team, &|rounds| kernels.peak_int8(rounds)));
+        self.int16.push(peak(team, &|rounds| kernels.peak_int16(rounds)));
         self.f32.push(peak(team, &|rounds| kernels.peak_f32(rounds)));
         if kernels.peak_bf16(1).is_some() {
             self.bf16.push(peak(team, &|rounds| kernels.peak_bf16(rounds).unwrap_or_default()));
@@ -141,6 +144,7 @@ impl PeakRounds {
 
     fn extend(&mut self, other: &PeakRounds) {
         self.int8.extend(&other.int8);
+        self.int16.extend(&other.int16);
         self.f32.extend(&other.f32);
         self.bf16.extend(&other.bf16);
     }
@@ -148,6 +152,7 @@ impl PeakRounds {
     fn spread(&self) -> Peaks {
         Peaks {
             int8: Spread::of(&self.int8),
+            int16: Spread::of(&self.int16),
             f32: Spread::of(&self.f32),
             bf16: (!self.bf16.is_empty()).then(|| Spread::of(&self.bf16)),
         }
@@ -155,23 +160,29 @@ impl PeakRounds {
 }
 
 impl Peaks {
-    /// What weights of this type are judged by: for floats the better of f32 and bf16, whichever the kernel uses.
+    /// What weights of this type are judged by: for floats of 16 bits the best of what can multiply them, whichever the
+    /// kernel uses.
     fn of(&self, ty: WeightType) -> f64 {
         match ty {
             WeightType::F32 => self.f32.median,
-            WeightType::F16 | WeightType::BF16 => self.bf16.map_or(0.0, |bf16| bf16.median).max(self.f32.median),
+            WeightType::F16 | WeightType::BF16 => {
+                self.bf16.map_or(0.0, |bf16| bf16.median).max(self.int16.median).max(self.f32.median)
+            }
             _ => self.int8.median,
         }
     }
 
     fn json(&self) -> Value {
-        json!({"int8_gmacs": self.int8.json(), "bf16_gmacs": self.bf16.map(Spread::json), "f32_gmacs": self.f32.json()})
+        json!({
+            "int8_gmacs": self.int8.json(), "int16_gmacs": self.int16.json(), "bf16_gmacs": self.bf16.map(Spread::json),
+            "f32_gmacs": self.f32.json(),
+        })
     }
 }
 
 impl fmt::Display for Peaks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "int8 {:.0}, ", self.int8)?;
+        write!(f, "int8 {:.0}, int16 {:.0}, ", self.int8, self.int16)?;
         if let Some(bf16) = self.bf16 {
             write!(f, "bf16 {bf16:.0}, ")?;
         }

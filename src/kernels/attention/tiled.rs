@@ -7,9 +7,7 @@
 //! # Scales and errors
 //! What is multiplied is rounded to `scale * integer`, with scales that follow from a row, a key or a value and never
 //! from its neighbours: a row's result does not depend on what else is in the pass. Sums of products fit i32:
-//! - **Scores.** A query is scaled to a Euclidean norm of [`QUERY_NORM`] or, where that is less, to elements of
-//!   [`KEY_NORM`]; a key to a norm of [`KEY_NORM`]. Rounding adds up to `sqrt(d) / 2` to a norm, and by Cauchy-Schwarz no
-//!   sum over any of the dimensions exceeds the product of the norms. A rounding moves a score by up to `sqrt(d) / 2 *
+//! - **Scores.** A query is scaled as [`scaling`] does, a key to a norm of [`ROW_NORM`]. A rounding moves a score by up to `sqrt(d) / 2 *
 //!   |q| * |k| / norm`, the two of them by 1.0e-5 of `|q| * |k|` in standard deviation (each element by `1 / sqrt(12)`),
 //!   1.3e-5 where the query has one large element. For 128 dimensions of like sizes f16 keys cost 1.8e-5: an element
 //!   loses 2.1e-4 of itself, the root of the mean square over all mantissas.
@@ -26,6 +24,7 @@ use std::ops::Range;
 use super::cache::{KvTile, key_values, load_value};
 use super::{KEY_TILE, Queries, mask};
 use crate::bytes;
+use crate::kernels::int16::{ELEMENTS_MAX, MAGIC, ROW_NORM, round, row_scaling, scaling};
 use crate::kernels::simd::Simd;
 use crate::quant::PANEL_ROWS;
 
@@ -38,12 +37,6 @@ pub(super) type Weights = [u8; 2 * KEY_TILE];
 /// 16 dimensions of a query as i16.
 pub(super) type Sixteen = [u8; 2 * PANEL_ROWS];
 
-/// Euclidean norm of a query.
-const QUERY_NORM: f32 = 65000.0;
-
-/// Euclidean norm of a key, largest element of a query.
-const KEY_NORM: f32 = 32700.0;
-
 /// Largest element of a value.
 const VALUE_MAX: f32 = 16379.0;
 
@@ -53,20 +46,7 @@ const WEIGHT_MAX: f32 = 32767.0;
 /// Largest sum of a row's weights: 4 of the largest, 64 roundings, and 4 for the arithmetic in f32.
 const WEIGHT_SUM: usize = 4 * 32767 + 32 + 4;
 
-/// Most values of a head.
-const DIM_MAX: usize = 16384;
-
-const _: () = {
-    // Half of the square root of `DIM_MAX`.
-    let rounding = 64;
-    assert!(4 * rounding * rounding == DIM_MAX);
-    assert!((QUERY_NORM as usize + 1 + rounding) * (KEY_NORM as usize + 1 + rounding) <= i32::MAX as usize);
-    assert!(WEIGHT_SUM * VALUE_MAX as usize <= i32::MAX as usize);
-    assert!(KEY_TILE == 64);
-};
-
-/// Adding it leaves a number rounded to an integer in the lower 16 bits.
-const MAGIC: f32 = 12_582_912.0;
+const _: () = assert!(WEIGHT_SUM * VALUE_MAX as usize <= i32::MAX as usize && KEY_TILE == 64);
 
 /// f32 bits of infinity: what is not below is NaN or infinite.
 const INFINITE: i32 = 0x7f80_0000;
@@ -82,7 +62,7 @@ pub(super) fn pack_queries<S: Simd, const N: usize>(
     q: &mut [[Sixteen; N]],
     scales: &mut [[f32; N]],
 ) {
-    assert!(d <= DIM_MAX && d.is_multiple_of(2));
+    assert!(d <= ELEMENTS_MAX && d.is_multiple_of(2));
     let factor = s.splat(std::f32::consts::LOG2_E * queries.scale);
     let row = &mut row[..d.next_multiple_of(PANEL_ROWS)];
     row[d..].fill(0.0);
@@ -96,29 +76,13 @@ pub(super) fn pack_queries<S: Simd, const N: usize>(
             }
             let from = index / queries.group * queries.stride + index % queries.group * d;
             row[..d].copy_from_slice(&queries.values[from..][..d]);
-            let mut largest = s.splat(0.0);
             for x in row.chunks_exact_mut(S::LANES) {
-                let scaled = s.mul(s.load(x), factor);
-                largest = s.max(largest, s.abs(scaled));
-                s.store(scaled, x);
+                s.store(s.mul(s.load(x), factor), x);
             }
-            // Below 1e-30 no score differs from zero; above 1e18 squares would be infinite.
-            let largest = s.largest(largest);
-            let inverse = if largest > 1e-30 { 1.0 / largest } else { 0.0 };
-            let mut squares = s.splat(0.0);
-            for x in row.chunks_exact(S::LANES) {
-                let x = s.mul(s.load(x), s.splat(inverse));
-                squares = s.fma(x, x, squares);
-            }
-            // The smaller of two; NaN if there is one among the squares.
-            let within = QUERY_NORM / s.sum(squares).sqrt();
-            let factor = if within > KEY_NORM { KEY_NORM } else { within } * inverse;
-            scales[n] = if factor == 0.0 { 0.0 } else { 1.0 / factor };
+            let (factor, scale) = scaling(s, row);
+            scales[n] = scale;
             for (x, q) in row.chunks_exact(PANEL_ROWS).zip(&mut *q) {
-                for at in (0..PANEL_ROWS).step_by(S::LANES) {
-                    let rounded = s.fma(s.load(&x[at..]), s.splat(factor), s.splat(MAGIC));
-                    s.store_u16(s.as_i(rounded), &mut q[n][2 * at..]);
-                }
+                round(s, x, factor, &mut q[n]);
             }
         }
     }
@@ -138,11 +102,7 @@ pub(super) fn keys_to_tile<S: Simd>(
     for lane0 in (0..n).step_by(PANEL_ROWS) {
         for lane in (0..PANEL_ROWS).step_by(S::LANES) {
             let squares = key_values(s, kv, lane0, lane, panel);
-            // In this order a NaN is what `max` returns.
-            let norm = s.sqrt(squares);
-            let factor = s.div(s.splat(KEY_NORM), s.max(s.splat(1e-20), norm));
-            // Infinity less infinity is NaN.
-            let scale = s.fma(norm, s.splat(1.0 / KEY_NORM), s.sub(norm, norm));
+            let (factor, scale) = row_scaling(s, squares, ROW_NORM);
             s.store(scale, &mut scales[lane0 + lane..]);
             for (x, pairs) in panel.as_chunks::<2>().0.iter().zip(&mut *tile) {
                 let low = s.as_i(s.fma(s.load(&x[0][lane..]), factor, s.splat(MAGIC)));

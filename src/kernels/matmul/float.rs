@@ -1,4 +1,4 @@
-//! Float weights times f32 activations, or bf16 pairs where the CPU multiplies those.
+//! Float weights times f32 activations. Of 16 bits, these are for few tokens ([`super::int16`]).
 
 use std::ops::Range;
 
@@ -6,10 +6,10 @@ use super::super::Ahead;
 use super::super::acts::{Acts, Rows};
 use super::super::formats::FloatFormat;
 use super::super::grid::Block;
-use super::super::simd::{Bf16Dot, Simd};
+use super::super::simd::Simd;
 use super::{Matrix, floats, in_blocks, prefetch, prefetch_block, write, write_block};
 use crate::bytes;
-use crate::quant::{PANEL_ROWS, SUPER, UNIT};
+use crate::quant::{PANEL_ROWS, SUPER};
 
 /// Few tokens: the panels of `out`'s columns times all tokens.
 #[inline(always)]
@@ -146,48 +146,4 @@ fn multiply<S: Simd, const V: usize, const N: usize>(s: S, tile: &[f32], rows: &
         }
     }
     sums
-}
-
-/// Many tokens of bf16 pairs times bf16 weights, straight from their panels, which lie in the order of the dot product.
-#[inline(always)]
-pub fn tiled_bf16<S: Simd + Bf16Dot, const V: usize, const N: usize>(
-    s: S,
-    w: &Matrix<'_>,
-    acts: &Acts<'_>,
-    (out, cols): (&mut Block<'_, f32>, Range<usize>),
-    accumulate: bool,
-    k_cols: usize,
-) {
-    assert!(S::LANES == PANEL_ROWS && cols.len().is_multiple_of(V * PANEL_ROWS) && w.cols == acts.layout.cols());
-    // As many bytes as the int8 tile.
-    let (pairs, block) = (w.cols.div_ceil(2), k_cols / 4);
-    for p0 in (0..pairs).step_by(block) {
-        let n_pairs = block.min(pairs - p0);
-        for col in cols.clone().step_by(V * PANEL_ROWS) {
-            let mut panels: [&[u8]; V] = [&[]; V];
-            for (v, panel) in panels.iter_mut().enumerate() {
-                *panel = &w.panel((out.col0 + col) / PANEL_ROWS + v)[p0 * UNIT..][..n_pairs * UNIT];
-            }
-            macro_rules! run {
-                ($token:expr, $n:tt) => {
-                    let rows = acts.rows($token, $n);
-                    let mut sums = [[s.splat(0.0); $n]; V];
-                    for k in 0..n_pairs {
-                        let mut w = [s.splat_i(0); V];
-                        for v in 0..V {
-                            w[v] = s.load_bytes(&panels[v][k * UNIT..]);
-                        }
-                        for n in 0..$n {
-                            let a = s.splat_i(rows.bf16s(n, p0 + k));
-                            for v in 0..V {
-                                sums[v][n] = s.dot_bf16(sums[v][n], w[v], a);
-                            }
-                        }
-                    }
-                    write_block(s, sums, out, ($token, col), accumulate || p0 > 0);
-                };
-            }
-            in_blocks!(acts, [N, 4, 1], run);
-        }
-    }
 }

@@ -1,5 +1,5 @@
 //! The loop nests of matrix products, `out[t, r] (+)= sum_k w[r, k] * x[t, k]`: [`int`] and [`float`] weights, each
-//! once for few tokens and once for many, and [`scaled`] ones, which are unpacked for both.
+//! once for few tokens and once for many ([`int16`] those of 16 bits), and [`scaled`] ones, which are unpacked for both.
 //!
 //! **Few tokens** (decode): a panel is walked front to back and unpacked in registers; bound by memory.
 //!
@@ -11,6 +11,7 @@
 
 pub(super) mod float;
 pub(super) mod int;
+pub(super) mod int16;
 pub(super) mod scaled;
 
 use std::sync::atomic::{Ordering, compiler_fence};
