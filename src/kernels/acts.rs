@@ -135,18 +135,6 @@ pub(super) const fn paired(index: usize, per_group: usize) -> usize {
     group / 2 * 2 * per_group + 2 * i + group % 2
 }
 
-/// Puts values into that order, two groups at a time.
-#[inline(always)]
-fn pair_up<const PER_GROUP: usize>(values: &mut [i32]) {
-    for pair in values.chunks_exact_mut(2 * PER_GROUP) {
-        let mut both = [[0; PER_GROUP]; 2];
-        both.as_flattened_mut().copy_from_slice(pair);
-        for (i, two) in pair.as_chunks_mut::<2>().0.iter_mut().enumerate() {
-            *two = [both[0][i], both[1][i]];
-        }
-    }
-}
-
 /// Prepared activations: records of `layout`, one per token.
 #[derive(Clone, Copy, Debug)]
 pub struct Acts<'a> {
@@ -349,9 +337,9 @@ fn to_q8x32<S: Simd>(s: S, values: &[f32], block: &mut [u8]) {
     let (masses, starts16) = rest.split_at_mut(STARTS16 - MASSES);
     sums.halve(s);
     sums.halve(s);
-    sums.store_starts(s, if S::VNNI { 7 } else { 3 }, &mut starts16[..SUPER / 16 * 4]);
+    sums.store_starts::<1>(s, if S::VNNI { 7 } else { 3 }, &mut starts16[..SUPER / 16 * 4]);
     sums.halve(s);
-    sums.store_starts(s, if S::VNNI { 7 } else { 3 }, &mut starts[..4 * S::LANES]);
+    sums.store_starts::<1>(s, if S::VNNI { 7 } else { 3 }, &mut starts[..4 * S::LANES]);
     let mut sums_of_32 = [0.0; PANEL_ROWS];
     s.store(s.to_f(sums.all[0]), &mut sums_of_32);
     let masses: &mut [f32] = bytes::cast_mut(masses);
@@ -368,17 +356,22 @@ fn to_q8x256<S: Simd>(s: S, values: &[f32], block: &mut [u8]) {
     let mut sums = Sums::new(s);
     let mut magnitudes = sums.all;
     let (quants, rest) = block.split_at_mut(STARTS);
-    for (v, (x, q)) in values.chunks_exact(4 * S::LANES).zip(quants.chunks_exact_mut(4 * S::LANES)).enumerate() {
-        let bytes = round(s, x, [inverse; 2]);
-        s.store_bytes(bytes, q);
-        sums.set(s, v, bytes);
-        magnitudes[v] = sums_of_4(s, s.abs_i8(bytes));
+    for (i, (x, q)) in values.chunks_exact(8 * S::LANES).zip(quants.chunks_exact_mut(8 * S::LANES)).enumerate() {
+        let two = [round(s, x, [inverse; 2]), round(s, &x[4 * S::LANES..], [inverse; 2])];
+        for (v, bytes) in two.into_iter().enumerate() {
+            sums.set(s, 2 * i + v, bytes);
+            magnitudes[2 * i + v] = sums_of_4(s, s.abs_i8(bytes));
+        }
+        // In registers: what has just been stored in other pieces cannot be loaded at once.
+        let two = s.alternate::<8>(two);
+        s.store_bytes(two[0], q);
+        s.store_bytes(two[1], &mut q[4 * S::LANES..]);
     }
     sums.halve(s);
     // Also where this block is not dense: it may meet a kernel together with one that is.
-    sums.store_starts(s, 5, &mut rest[STARTS8 - STARTS..]);
+    sums.store_starts::<4>(s, 5, &mut rest[STARTS8 - STARTS..]);
     sums.halve(s);
-    sums.store_starts(s, 5, &mut rest[..SCALES - STARTS]);
+    sums.store_starts::<2>(s, 5, &mut rest[..SCALES - STARTS]);
     for (sums, pairs) in sums.all.iter().zip(rest[PAIRS16 - STARTS..][..SUPER / 16 * 2].chunks_exact_mut(2 * S::LANES))
     {
         s.store_u16(*sums, pairs);
@@ -399,9 +392,6 @@ fn to_q8x256<S: Simd>(s: S, values: &[f32], block: &mut [u8]) {
         dense |= s.any_above(s.to_f(*sums), s.splat(SUM16_MAX as f32));
     }
     let rest: &mut [i32] = bytes::cast_mut(rest);
-    pair_up::<8>(bytes::cast_mut(quants));
-    pair_up::<2>(&mut rest[..(SCALES - STARTS) / 4]);
-    pair_up::<4>(&mut rest[(STARTS8 - STARTS) / 4..]);
     rest[(SCALES - STARTS) / 4] = (largest / 127.0).to_bits().cast_signed();
     rest[(DENSE - STARTS) / 4] = i32::from(dense);
 }
@@ -456,18 +446,28 @@ impl<S: Simd> Sums<S> {
         }
         self.n = halve(s, &mut self.all, self.n);
     }
-    /// Stores what takes `2^bits * sum` out of a dot product, of one sum after the other.
+    /// What takes `2^bits * sum` out of a dot product, of the sums of vector `v`.
     #[inline(always)]
-    fn store_starts(&self, s: S, bits: u32, starts: &mut [u8]) {
-        for (v, out) in starts.chunks_exact_mut(4 * S::LANES).enumerate() {
-            let none = s.splat_i(0);
-            let all = s.sub_i(none, s.shl_by(self.all[v], bits));
-            if S::VNNI {
-                s.store_bytes(all, out);
-                continue;
+    fn starts(&self, s: S, bits: u32, v: usize) -> S::I {
+        let none = s.splat_i(0);
+        let all = s.sub_i(none, s.shl_by(self.all[v], bits));
+        if S::VNNI {
+            return all;
+        }
+        let firsts = s.sub_i(none, s.shl_by(self.firsts[v], bits));
+        s.pairs(firsts, s.sub_i(all, firsts))
+    }
+    /// Stores them, alternating where a group of 32 columns has `PER_GROUP` of them.
+    #[inline(always)]
+    fn store_starts<const PER_GROUP: usize>(&self, s: S, bits: u32, starts: &mut [u8]) {
+        for (v, out) in starts.chunks_mut(8 * S::LANES).enumerate() {
+            let mut two = [self.starts(s, bits, 2 * v), self.starts(s, bits, 2 * v + 1)];
+            if PER_GROUP > 1 {
+                two = s.alternate::<PER_GROUP>(two);
             }
-            let firsts = s.sub_i(none, s.shl_by(self.firsts[v], bits));
-            s.store_bytes(s.pairs(firsts, s.sub_i(all, firsts)), out);
+            for (x, out) in two.into_iter().zip(out.chunks_exact_mut(4 * S::LANES)) {
+                s.store_bytes(x, out);
+            }
         }
     }
 }

@@ -297,6 +297,11 @@ impl Simd for Portable {
         [std::array::from_fn(lane), std::array::from_fn(|i| lane(i + N))]
     }
     #[inline(always)]
+    fn alternate<const PER_GROUP: usize>(self, x: [Self::I; 2]) -> [Self::I; 2] {
+        let lane = |i: usize| i / (2 * PER_GROUP) * 2 * PER_GROUP + i % 2 * PER_GROUP + i % (2 * PER_GROUP) / 2;
+        x.map(|x| std::array::from_fn(|i| x[lane(i)]))
+    }
+    #[inline(always)]
     fn zipped_pairs(self, sums: [Self::I; 2]) -> Self::I {
         let sums = sums.as_flattened();
         std::array::from_fn(|i| sums[2 * i] & 0xffff | sums[2 * i + 1] << 16)

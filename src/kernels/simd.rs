@@ -181,6 +181,8 @@ pub trait Simd: Copy {
     }
     /// The lanes of two vectors alternating, in an order that [`Simd::zipped_pairs`] undoes.
     fn zip(self, a: Self::I, b: Self::I) -> [Self::I; 2];
+    /// Consecutive lanes, groups of `PER_GROUP` (8, 4 or 2), of which every two alternate then.
+    fn alternate<const PER_GROUP: usize>(self, x: [Self::I; 2]) -> [Self::I; 2];
     /// The sums of some [`Simd::dot`]s with zipped weights, as pairs of i16 that they must fit.
     fn zipped_pairs(self, sums: [Self::I; 2]) -> Self::I;
     /// Byte `j` of every lane, as the factor that [`Simd::dot_pairs`] multiplies a [`Simd::dot`] sum with.

@@ -239,6 +239,22 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         }
     }
     #[inline(always)]
+    fn alternate<const PER_GROUP: usize>(self, x: [Self::I; 2]) -> [Self::I; 2] {
+        // SAFETY: the tier is proven by `self`; register values only.
+        unsafe {
+            let order = match PER_GROUP {
+                8 => {
+                    let [low, high] = self.zip(x[0], x[1]);
+                    return [_mm256_permute2x128_si256(low, high, 0x20), _mm256_permute2x128_si256(low, high, 0x31)];
+                }
+                4 => _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7),
+                2 => _mm256_setr_epi32(0, 2, 1, 3, 4, 6, 5, 7),
+                _ => unreachable!("groups of 8, 4 or 2"),
+            };
+            [_mm256_permutevar8x32_epi32(x[0], order), _mm256_permutevar8x32_epi32(x[1], order)]
+        }
+    }
+    #[inline(always)]
     fn zipped_pairs(self, sums: [__m256i; 2]) -> __m256i {
         match VNNI {
             // SAFETY: the tier is proven by `self`; register values only.

@@ -252,6 +252,19 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         (self.as_f(self.shl::<16>(words)), self.as_f(upper))
     }
     #[inline(always)]
+    fn alternate<const PER_GROUP: usize>(self, x: [Self::I; 2]) -> [Self::I; 2] {
+        // SAFETY: the tier is proven by `self`; register values only.
+        unsafe {
+            let order = match PER_GROUP {
+                8 => _mm512_setr_epi32(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15),
+                4 => _mm512_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15),
+                2 => _mm512_setr_epi32(0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15),
+                _ => unreachable!("groups of 8, 4 or 2"),
+            };
+            [_mm512_permutexvar_epi32(order, x[0]), _mm512_permutexvar_epi32(order, x[1])]
+        }
+    }
+    #[inline(always)]
     fn store_u16(self, x: __m512i, out: &mut [u8]) {
         let p = target::<_, 32>(out);
         // SAFETY: the tier is proven by `self`, the 32 bytes behind the pointer were checked, and the access is unaligned.
