@@ -6,7 +6,7 @@
 mod cli;
 
 use std::fs;
-use std::io;
+use std::io::{self, Seek};
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -19,6 +19,7 @@ use brim::load::header::ModelFiles;
 use brim::load::reader::{Pread, Traffic, Way};
 use brim::load::weights::{Job, Loading, Sha256Bytes};
 use brim::model::Model;
+use brim::sys::read::{cached_pages, drop_cached};
 use cli::{Dir, golden};
 
 /// What becomes of the read with number `at`, and of those of `Way::Direct` in general.
@@ -309,4 +310,30 @@ fn a_checksum_is_checked_on_the_way() {
             load_checked(io, Some((&faulty, align)), &files, &[Some(right)]).unwrap_err();
         }
     }
+}
+
+#[test]
+fn a_cold_load_leaves_nothing_in_the_page_cache_and_what_was_there_stays() {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cold.gguf");
+    fs::copy(golden(MODELS[0]), &path).unwrap();
+    let file = fs::File::open(&path).unwrap();
+    file.sync_all().unwrap();
+    let bytes = file.metadata().unwrap().len();
+    let cached = || cached_pages(&file, 0, bytes).unwrap();
+    for io in [Io::Auto, Io::Buffered] {
+        drop_cached(&file, 0, bytes.next_multiple_of(4096));
+        if cached() > 0 {
+            return eprintln!("SKIPPED: this file system keeps what is cached");
+        }
+        load(io, None, &ModelFiles::open(&path).unwrap()).unwrap();
+        assert_eq!(cached(), 0, "{io}: pages that the load brought");
+        // A file that somebody else has read.
+        let pages = bytes.div_ceil(4096);
+        io::copy(&mut &file, &mut io::sink()).unwrap();
+        (&file).rewind().unwrap();
+        assert_eq!(cached(), pages);
+        load(io, None, &ModelFiles::open(&path).unwrap()).unwrap();
+        assert_eq!(cached(), pages, "{io}: pages that were there");
+    }
+    fs::remove_file(&path).unwrap();
 }

@@ -145,6 +145,43 @@ fn as_bytes(x: &mut [f32]) -> &mut [u8] {
 }
 
 #[test]
+fn what_is_not_finite_stays_in_its_row_and_its_token() {
+    let (rows, cols, n_tokens) = (48, 300, 9);
+    for kernels in tiers() {
+        for (ty, infinity) in [(WeightType::F16, 0x7c00u16), (WeightType::BF16, 0x7f80)] {
+            let mut random = Random(11);
+            let mut file = weights(ty, rows, cols, &mut random);
+            file[(3 * cols + 200) * 2..][..2].copy_from_slice(&infinity.to_le_bytes());
+            let packed = panels(ty, &file, rows, cols);
+            let layout = ActLayout::new(cols);
+            let mut records = vec![0f32; n_tokens * layout.bytes() / 4];
+            let records = as_bytes(&mut records);
+            for (token, record) in records.chunks_exact_mut(layout.bytes()).enumerate() {
+                layout.values_mut(record).iter_mut().for_each(|x| *x = random.unit());
+                match token {
+                    2 => layout.values_mut(record)[131] = f32::NAN,
+                    5 => layout.values_mut(record)[7] = f32::INFINITY,
+                    _ => (),
+                }
+                kernels.quantise(layout, kernels.act_type(ty, n_tokens), record);
+            }
+            let matrix = Matrix { panels: &packed, panel_bytes: ty.panel_bytes(cols), cols };
+            let (acts, mut out) = (Acts { records, layout, n_tokens }, vec![0f32; n_tokens * rows]);
+            let tile = Tile { k_cols: 512, ..Tile::default() };
+            let mut scratch = vec![0f32; tile.scratch_bytes() / 4];
+            let grid = Grid::new(&mut out, (n_tokens, rows, rows), (n_tokens, rows));
+            let mut block = grid.next().unwrap();
+            kernels.matmul(ty, &matrix, &acts, &mut block, false, (tile, as_bytes(&mut scratch)));
+            for (i, x) in out.iter().enumerate() {
+                let (token, row) = (i / rows, i % rows);
+                let what = format!("{} token {token} row {row}: {x}", kernels.name(ty, n_tokens));
+                assert_eq!(x.is_finite(), ![2, 5].contains(&token) && row != 3, "{what}");
+            }
+        }
+    }
+}
+
+#[test]
 fn int8_products_are_the_same_on_every_tier() {
     let (rows, cols) = (16, 256);
     let mut random = Random(5);

@@ -17,6 +17,10 @@ pub const MAX_HEADER_BYTES: u64 = 64 << 20;
 /// Bytes read at first: enough for every later file of a split set and for small vocabularies.
 const FIRST_READ_BYTES: u64 = 1 << 20;
 
+/// How much is looked at for what reading a header brings into the page cache: a vocabulary and what is read ahead of it, or
+/// where there is something in there already, less.
+const NEW_BYTES: [u64; 3] = [64 << 20, 8 << 20, FIRST_READ_BYTES];
+
 #[derive(Debug)]
 enum Source {
     File(File),
@@ -30,8 +34,8 @@ struct ModelFile {
     bytes: u64,
     /// What it was when it was opened; `None` if embedded.
     id: Option<FileId>,
-    /// Whether reading the header has brought it into the page cache.
-    header_is_new: bool,
+    /// So many of the first bytes were not in the page cache when the file was opened.
+    new_bytes: u64,
 }
 
 /// The files of one model, opened, their headers read and checked.
@@ -78,7 +82,7 @@ impl ModelFiles {
         let mut tables = Tables::new_boxed();
         let len = bytes.len() as u64;
         let source = Source::Embedded(bytes);
-        let file = ModelFile { path: PathBuf::from(name), source, bytes: len, id: None, header_is_new: false };
+        let file = ModelFile { path: PathBuf::from(name), source, bytes: len, id: None, new_bytes: 0 };
         let part = gguf::parse(bytes, len, 0, &mut tables).map_err(|e| file.error(e))?;
         Self::checked(vec![file], Cow::Borrowed(&bytes[..part.header_bytes as usize]), tables)
     }
@@ -159,13 +163,11 @@ impl ModelFiles {
         self.files.iter().try_for_each(ModelFile::check_unchanged)
     }
 
-    /// Gives back the page cache that reading the headers took.
+    /// Gives back the page cache that reading the headers took, and what the kernel has read ahead.
     pub fn drop_header_cache(&self) {
-        for (file, part) in self.files.iter().zip(self.tables.parts()) {
-            if let Source::File(open) = &file.source
-                && file.header_is_new
-            {
-                drop_cached(open, 0, part.data_start);
+        for file in &self.files {
+            if let Source::File(open) = &file.source {
+                drop_cached(open, 0, file.new_bytes);
             }
         }
     }
@@ -208,14 +210,9 @@ impl ModelFile {
         }
         let file = File::open(path).map_err(failed)?;
         let id = FileId::of(&file).map_err(|e| failed(std::io::Error::from_raw_os_error(e.errno)))?;
-        let header_is_new = cached_pages(&file, 0, FIRST_READ_BYTES.min(id.bytes)) == Some(0);
-        Ok(ModelFile {
-            path: path.to_owned(),
-            source: Source::File(file),
-            bytes: id.bytes,
-            id: Some(id),
-            header_is_new,
-        })
+        let is_new = |bytes: &u64| cached_pages(&file, 0, *bytes) == Some(0);
+        let new_bytes = NEW_BYTES.map(|bytes| bytes.min(id.bytes)).into_iter().find(is_new).unwrap_or(0);
+        Ok(ModelFile { path: path.to_owned(), source: Source::File(file), bytes: id.bytes, id: Some(id), new_bytes })
     }
 
     fn error(&self, error: GgufError) -> Error {

@@ -266,7 +266,10 @@ impl<'a> Reader<'a> {
         for run in brought.chunk_by(|a, b| a.0 == b.0 && b.1.start - a.1.end < 2 * BASE_PAGE_BYTES as u64) {
             let (first, last) = (run[0], run[run.len() - 1]);
             if let Some(file) = self.files.file(first.0) {
-                drop_cached(file, first.1.start, last.1.end - first.1.start);
+                // With the pages at its ends, of which nothing was there either.
+                let page = BASE_PAGE_BYTES as u64;
+                let start = first.1.start / page * page;
+                drop_cached(file, start, last.1.end.next_multiple_of(page) - start);
             }
         }
     }

@@ -86,6 +86,7 @@ pub fn load(files: &ModelFiles, items: Vec<Item<'_>>, loading: Loading<'_>) -> R
         None => Reader::new(files, io)?,
         Some((source, align)) => Reader::through(files, io, source, align),
     };
+    files.drop_header_cache();
     let found = reader.find_cached(&chunks);
     let stretches: Vec<_> = chunks.iter().map(|chunk| (chunk.file, chunk.bytes.clone())).collect();
     // Nobody waits for a disk where all is copied: then more threads than CPUs only push each other out of L2.
@@ -206,7 +207,6 @@ pub fn load(files: &ModelFiles, items: Vec<Item<'_>>, loading: Loading<'_>) -> R
     }
     files.check_unchanged()?;
     reader.tidy(&stretches, &found);
-    files.drop_header_cache();
     Ok(Traffic { filled_bytes: filled_bytes.into_inner(), ..reader.traffic() })
 }
 
