@@ -122,6 +122,7 @@ fn load_checked(
         io,
         cpus: &[],
         buffers: words_as_bytes(&mut words)[..each * readers].chunks_exact_mut(each).collect(),
+        populate_buffer: &|_| Ok(()),
         populate: &|_| Ok(()),
         filling: None,
         meanwhile: (0..7).map(|_| job()).collect(),

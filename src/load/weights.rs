@@ -48,7 +48,9 @@ pub struct Loading<'a> {
     pub cpus: &'a [usize],
     /// [`buffer_bytes`] for each thread. Those that were used are cleared in the end.
     pub buffers: Vec<&'a mut [u8]>,
-    /// Makes the pages below a stretch of the place, or a buffer, present before it is written.
+    /// Makes the pages below a buffer present, before it is used.
+    pub populate_buffer: &'a (dyn Fn(&mut [u8]) -> Result<()> + Sync),
+    /// Makes the pages below a stretch of the place present, before it is written.
     pub populate: &'a (dyn Fn(&mut [u8]) -> Result<()> + Sync),
     /// Brings pages of the place with what is copied from the page cache, where that is possible.
     pub filling: Option<&'a dyn Filling>,
@@ -77,7 +79,8 @@ pub fn buffer_bytes(row_bytes_max: usize, total_bytes: u64, readers: usize) -> u
 /// # Errors
 /// The first failed read, naming file and offset; a file that changed meanwhile; what a job returns.
 pub fn load(files: &ModelFiles, items: Vec<Item<'_>>, loading: Loading<'_>) -> Result<Traffic> {
-    let Loading { kernels, io, cpus, buffers, populate, filling, meanwhile, sha256, done, source } = loading;
+    let Loading { kernels, io, cpus, buffers, populate_buffer, populate, filling, meanwhile, sha256, done, source } =
+        loading;
     let readers = buffers.len();
     let each = buffers.iter().map(|buffer| buffer.len()).min().unwrap_or(0);
     let sizes: Vec<u64> = (0..files.len()).map(|file| files.file_bytes(file as u16)).collect();
@@ -114,8 +117,8 @@ pub fn load(files: &ModelFiles, items: Vec<Item<'_>>, loading: Loading<'_>) -> R
         Ok(())
     };
     let one = |buffer: &mut [u8], stage_buffer: &mut [u8]| -> Result<()> {
-        populate(buffer)?;
-        populate(stage_buffer)?;
+        populate_buffer(buffer)?;
+        populate_buffer(stage_buffer)?;
         let mut stage = filling.map(|filling| Stage::new(filling, stage_buffer));
         while !failed.load(Ordering::Relaxed) {
             let next = work.lock().ok().and_then(|mut work| work.next());

@@ -79,6 +79,7 @@ fn own<R>(
         io: Io::Auto,
         cpus: &[],
         buffers: bytes(&mut scratch)[..buffers].chunks_exact_mut(buffers / readers).collect(),
+        populate_buffer: &|_| Ok(()),
         populate: &|_| Ok(()),
         filling: None,
         meanwhile: Vec::new(),
