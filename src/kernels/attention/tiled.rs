@@ -75,9 +75,13 @@ pub(super) fn pack_queries<S: Simd, const N: usize>(
                 continue;
             }
             let from = index / queries.group * queries.stride + index % queries.group * d;
-            row[..d].copy_from_slice(&queries.values[from..][..d]);
-            for x in row.chunks_exact_mut(S::LANES) {
-                s.store(s.mul(s.load(x), factor), x);
+            let values = &queries.values[from..][..d];
+            let whole = d / S::LANES * S::LANES;
+            for (x, out) in values.chunks_exact(S::LANES).zip(row.chunks_exact_mut(S::LANES)) {
+                s.store(s.mul(s.load(x), factor), out);
+            }
+            for (x, out) in values[whole..].iter().zip(&mut row[whole..]) {
+                *out = x * (std::f32::consts::LOG2_E * queries.scale);
             }
             let (factor, scale) = scaling(s, row);
             scales[n] = scale;

@@ -142,15 +142,11 @@ impl Pass<'_, '_> {
         let Buffers { q, k, v, rotations, lists, .. } = &mut *self.buffers;
         let Rotation { cos, sin, .. } = &rotations[cache.reach as usize];
         let (k, v) = (&**k, &**v);
-        let turn = |head: &[f32], norm: Option<&[f32]>, token: usize, out: &mut [f32]| {
-            match norm {
-                Some(norm) => kernels.rms_norm(head, norm, eps, out),
-                None => out.copy_from_slice(head),
-            }
+        let turn = |head: &mut [f32], token: usize| {
             let (cos, sin) = (&cos[token * half..][..half], &sin[token * half..][..half]);
             match steps.pairing {
-                Pairing::Neighbours => kernels.rope_pairs(&mut out[..2 * half], cos, sin),
-                Pairing::Halves => kernels.rope_halves(&mut out[..2 * half], cos, sin),
+                Pairing::Neighbours => kernels.rope_pairs(&mut head[..2 * half], cos, sin),
+                Pairing::Halves => kernels.rope_halves(&mut head[..2 * half], cos, sin),
             }
         };
         let turned = Grid::new(q, (n, n_heads * d, padded(n_heads * d)), (PANEL_ROWS, group * d));
@@ -174,14 +170,20 @@ impl Pass<'_, '_> {
                     let token = span.first + at - span.position;
                     let from = token * width + head * d;
                     let at = at - start;
+                    let (mut x, bias) = if is_value { (&v[from..][..d], v_bias) } else { (&k[from..][..d], k_bias) };
+                    if bias.is_some() {
+                        raw.copy_from_slice(x);
+                        add_bias(raw, bias, head * d);
+                        x = raw;
+                    }
                     if is_value {
-                        raw.copy_from_slice(&v[from..][..d]);
-                        add_bias(raw, v_bias, head * d);
-                        kernels.store_value(kv_type, raw, &mut block.row(0)[at * row_bytes..][..row_bytes]);
+                        kernels.store_value(kv_type, x, &mut block.row(0)[at * row_bytes..][..row_bytes]);
                     } else {
-                        raw.copy_from_slice(&k[from..][..d]);
-                        add_bias(raw, k_bias, head * d);
-                        turn(raw, k_norm, token, ready);
+                        match k_norm {
+                            Some(norm) => kernels.rms_norm(x, norm, eps, ready),
+                            None => ready.copy_from_slice(x),
+                        }
+                        turn(ready, token);
                         let panel = &mut block.row(0)[at / PANEL_ROWS * panel_bytes..][..panel_bytes];
                         kernels.store_key(kv_type, ready, panel, at % PANEL_ROWS);
                     }
@@ -191,9 +193,11 @@ impl Pass<'_, '_> {
                 for t in 0..block.rows {
                     let (token, col0) = (block.row0 + t, block.col0);
                     for (h, head) in block.row(t).chunks_exact_mut(d).enumerate() {
-                        raw.copy_from_slice(head);
-                        add_bias(raw, q_bias, col0 + h * d);
-                        turn(raw, q_norm, token, head);
+                        add_bias(head, q_bias, col0 + h * d);
+                        if let Some(norm) = q_norm {
+                            kernels.rms_norm_in_place(head, norm, eps);
+                        }
+                        turn(head, token);
                     }
                 }
             }
