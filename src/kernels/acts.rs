@@ -264,21 +264,29 @@ impl Rows<'_> {
 
 /// Prepares the f32 values of a record in place.
 ///
-/// Rounded: i16 by at most half a scale (see [`super::int16`]); int8 by at most half a scale, `max|x| / 254` per 32 or 256 columns.
+/// Rounded by at most half a scale: that of i16 is in [`super::int16`], that of int8 `max|x| / 127` per 32 or 256 columns.
 #[inline(always)]
 pub(super) fn quantise<S: Simd>(s: S, layout: ActLayout, kind: ActType, record: &mut [u8]) {
     assert!(record.len() >= layout.bytes);
     let (values, blocks) = record.split_at_mut(layout.blocks);
     let values: &[f32] = bytes::cast(&values[..layout.cols * 4]);
     let (blocks, scales16) = blocks.split_at_mut(layout.scales16 - layout.blocks);
-    if kind == ActType::I16 {
-        return to_i16(s, values, blocks, bytes::cast_mut(&mut scales16[..layout.cols.div_ceil(COLS16) * 4]));
-    }
-    for (values, block) in values.chunks(SUPER).zip(blocks.chunks_exact_mut(BLOCK)) {
-        match kind {
-            ActType::F32 | ActType::I16 => (),
-            ActType::Q8x32 => to_q8x32(s, values, block),
-            ActType::Q8x256 => to_q8x256(s, values, block),
+    let each = values.chunks(SUPER).zip(blocks.chunks_exact_mut(BLOCK));
+    match kind {
+        ActType::F32 => (),
+        ActType::I16 => {
+            let scales = bytes::cast_mut(&mut scales16[..layout.cols.div_ceil(COLS16) * 4]);
+            to_i16(s, values, blocks, scales);
+        }
+        ActType::Q8x32 => {
+            for (values, block) in each {
+                to_q8x32(s, values, block);
+            }
+        }
+        ActType::Q8x256 => {
+            for (values, block) in each {
+                to_q8x256(s, values, block);
+            }
         }
     }
 }

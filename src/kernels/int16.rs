@@ -51,14 +51,14 @@ pub fn scaling<S: Simd>(s: S, row: &[f32]) -> (f32, f32) {
     (factor, if factor == 0.0 { 0.0 } else { 1.0 / factor })
 }
 
-/// The same for rows that lie in the lanes, given the sums of their squares and the norm they get.
+/// The same for rows that lie in the lanes and get a norm of [`ROW_NORM`], given the sums of their squares.
 #[inline(always)]
-pub fn row_scaling<S: Simd>(s: S, squares: S::F, norm: f32) -> (S::F, S::F) {
+pub fn row_scaling<S: Simd>(s: S, squares: S::F) -> (S::F, S::F) {
     let found = s.sqrt(squares);
     // In this order a NaN is what `max` returns.
-    let factor = s.div(s.splat(norm), s.max(s.splat(1e-20), found));
+    let factor = s.div(s.splat(ROW_NORM), s.max(s.splat(1e-20), found));
     // Infinity less infinity is NaN.
-    (factor, s.fma(found, s.splat(1.0 / norm), s.sub(found, found)))
+    (factor, s.fma(found, s.splat(1.0 / ROW_NORM), s.sub(found, found)))
 }
 
 /// Rounds a row times `factor` to 16-bit integers.

@@ -31,8 +31,8 @@ macro_rules! unpack {
 
 /// Emits one tier: the probe, the entry points with the very same feature list, and the table. `V` vectors of rows and
 /// `N` tokens are the register block of integer prefill, `NS` tokens where scales are integers (their sums take three
-/// registers where the others take two), `NF` tokens that of f32 prefill, `NH` of that of 16-bit floats. The table goes through `$finish`, where it may
-/// take kernels of another tier.
+/// registers where the others take two), `NF` tokens that of f32 prefill, `NH` that of 16-bit floats. The table goes
+/// through `$finish`, where it may take kernels of another tier.
 macro_rules! tier {
     ($module:ident, $tier:expr, $simd:ty, $token:expr, [$($feature:tt),*], $finish:expr, V = $v:literal, N = $n:literal, NS = $ns:literal, NF = $nf:literal, NH = $nh:literal) => {
         pub(super) mod $module {

@@ -7,8 +7,8 @@
 //! # Scales and errors
 //! What is multiplied is rounded to `scale * integer`, with scales that follow from a row, a key or a value and never
 //! from its neighbours: a row's result does not depend on what else is in the pass. Sums of products fit i32:
-//! - **Scores.** A query is scaled as [`scaling`] does, a key to a norm of [`ROW_NORM`]. A rounding moves a score by up to `sqrt(d) / 2 *
-//!   |q| * |k| / norm`, the two of them by 1.0e-5 of `|q| * |k|` in standard deviation (each element by `1 / sqrt(12)`),
+//! - **Scores.** A query is scaled as [`scaling`] does, a key as [`row_scaling`]. A rounding moves a score by up to
+//!   `sqrt(d) / 2 * |q| * |k| / norm`, the two of them by 1.0e-5 of `|q| * |k|` in standard deviation (each element by `1 / sqrt(12)`),
 //!   1.3e-5 where the query has one large element. For 128 dimensions of like sizes f16 keys cost 1.8e-5: an element
 //!   loses 2.1e-4 of itself, the root of the mean square over all mantissas.
 //! - **Weights times V.** A value is scaled to elements of [`VALUE_MAX`], and its scale goes into the weight. A row's
@@ -24,7 +24,7 @@ use std::ops::Range;
 use super::cache::{KvTile, key_values, load_value};
 use super::{KEY_TILE, Queries, mask};
 use crate::bytes;
-use crate::kernels::int16::{ELEMENTS_MAX, MAGIC, ROW_NORM, round, row_scaling, scaling};
+use crate::kernels::int16::{ELEMENTS_MAX, MAGIC, round, row_scaling, scaling};
 use crate::kernels::simd::Simd;
 use crate::quant::PANEL_ROWS;
 
@@ -106,7 +106,7 @@ pub(super) fn keys_to_tile<S: Simd>(
     for lane0 in (0..n).step_by(PANEL_ROWS) {
         for lane in (0..PANEL_ROWS).step_by(S::LANES) {
             let squares = key_values(s, kv, lane0, lane, panel);
-            let (factor, scale) = row_scaling(s, squares, ROW_NORM);
+            let (factor, scale) = row_scaling(s, squares);
             s.store(scale, &mut scales[lane0 + lane..]);
             for (x, pairs) in panel.as_chunks::<2>().0.iter().zip(&mut *tile) {
                 let low = s.as_i(s.fma(s.load(&x[0][lane..]), factor, s.splat(MAGIC)));

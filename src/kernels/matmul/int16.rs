@@ -1,7 +1,7 @@
 //! Float weights of 16 bits times activations, many tokens: both become 16-bit integers with a scale per [`COLS16`] columns,
 //! of which the CPU multiplies twice as many at once as of f32, or more.
 //!
-//! A row's weights are scaled to a Euclidean norm of [`ROW_NORM`], a token's activations as [`scaling`] does, so sums fit i32.
+//! A row's weights are scaled as [`row_scaling`] does, a token's activations as its neighbour `scaling`, so sums fit i32.
 //! Rounding moves a product of a weight and an activation by up to half a step of either: with elements of like sizes by 1e-4
 //! and 5e-5 of itself in standard deviation. An f16 weight has been rounded by 2.1e-4 of itself before, a bf16 weight by
 //! 1.7e-3. Dot products of bf16, where a CPU has them, are as fast on Zen 4 and round activations by 1.7e-3 of themselves:
@@ -12,7 +12,7 @@ use std::ops::Range;
 use super::super::acts::{Acts, Rows};
 use super::super::formats::FloatFormat;
 use super::super::grid::Block;
-use super::super::int16::{COLS16, MAGIC, ROW_NORM, row_scaling};
+use super::super::int16::{COLS16, MAGIC, row_scaling};
 use super::super::simd::Simd;
 use super::{Matrix, floats, in_blocks, in_order, prefetch_block, vectors, write_block};
 use crate::bytes;
@@ -85,7 +85,7 @@ fn fill<S: Simd, F: FloatFormat>(
                 squares[i] = s.fma(x[i], x[i], squares[i]);
             }
         }
-        let (factor, scale) = row_scaling(s, s.add(squares[0], squares[1]), ROW_NORM);
+        let (factor, scale) = row_scaling(s, s.add(squares[0], squares[1]));
         s.store(scale, &mut scales[block * width..]);
         for k in cols() {
             let [low, high] = two::<S, F>(s, panel, (k, k_len), half);
