@@ -11,8 +11,7 @@ use super::super::acts::{Acts, Rows, paired};
 use super::super::formats::IntFormat;
 use super::super::grid::Block;
 use super::super::simd::Simd;
-use super::{Matrix, floats, in_blocks, in_order, prefetch, prefetch_block, vectors, write, write_block};
-use crate::bytes;
+use super::{Matrix, in_blocks, in_order, prefetch, prefetch_block, vectors, write, write_block};
 use crate::quant::{GROUP, PANEL_ROWS, SUPER};
 
 /// Adds four products (two where [`Simd::VNNI`] is false) to the lanes of a group's sum.
@@ -229,229 +228,223 @@ fn stream_totals<S: Simd, F: IntFormat, const N: usize, const DENSE: bool>(
     totals
 }
 
-/// Unpacked weights of `V` vectors, `width = V * LANES` rows: quants `[k / 4][width][4]`, minima `[k / 64][width]`,
-/// float scales `d` and `dmin` `[k / COLS][width]`.
+/// Where the parts of a block of a tile lie, `width` rows wide: quants, scales, minima, float scales. A block is as many
+/// columns as a panel's, and its parts lie side by side, so that a kernel has one address for all of them.
 ///
-/// With integer scales, of each 64 columns, the quants of the first and the last 32 are zipped ([`Simd::zip`]): `[k / 8]
-/// [V][2 * LANES][4]`; their scales are pairs of i16 `[k / (2 * GROUP)][width]`. So is what a vector of sums adds up, and
-/// two groups meet their scales in one instruction.
-struct Tile<'t> {
-    quants: &'t mut [u8],
-    scales: &'t mut [u8],
-    mins: &'t mut [u8],
-    d: &'t mut [f32],
-    dmin: &'t mut [f32],
+/// Quants are `[k / 4][width][4]`, minima `[k / 64][width]`, float scales `d` and `dmin` `[width]`. With integer scales, of
+/// each 64 columns, the quants of the first and the last 32 are zipped ([`Simd::zip`]): `[k / 8][V][2 * LANES][4]`; their
+/// scales are pairs of i16 `[k / (2 * GROUP)][width]`. So is what a vector of sums adds up, and two groups meet their scales
+/// in one instruction.
+struct Parts {
+    scales: usize,
+    mins: usize,
+    d: usize,
+    dmin: usize,
+    bytes: usize,
 }
 
-impl<'t> Tile<'t> {
-    fn carve(tile: &'t mut [u8], k_cols: usize, width: usize) -> Self {
-        let (quants, rest) = tile.split_at_mut(width * k_cols);
-        let (scales, rest) = rest.split_at_mut(width * k_cols / 16 * 4);
-        let (mins, rest) = rest.split_at_mut(width * k_cols / 64 * 4);
-        let (d, rest) = rest.split_at_mut(width * k_cols / GROUP * 4);
-        let dmin = &mut rest[..width * k_cols / GROUP * 4];
-        Tile { quants, scales, mins, d: bytes::cast_mut(d), dmin: bytes::cast_mut(dmin) }
+impl Parts {
+    const fn of<F: IntFormat>(width: usize) -> Parts {
+        let scales = F::COLS * width;
+        let mins = scales + if F::INT_SCALES { F::COLS / F::GROUP / 2 * 4 * width } else { 0 };
+        let d = mins + if F::MINS { F::COLS / (2 * GROUP) * 4 * width } else { 0 };
+        let dmin = d + 4 * width;
+        Parts { scales, mins, d, dmin, bytes: dmin + if F::MINS { 4 * width } else { 0 } }
     }
+}
 
-    /// Unpacks some blocks of one panel's vector `half` into vector `v` of the tile.
-    #[inline(always)]
-    fn fill<S: Simd, F: IntFormat>(&mut self, s: S, blocks: &[u8], half: usize, (v, width): (usize, usize)) {
-        let lane = v * S::LANES;
-        let slices = F::COLS / (F::WIDTH * F::STEPS * 4);
-        for (b, block) in blocks.chunks_exact(F::BODY + F::TAIL).enumerate() {
-            let (body, tail) = block.split_at(F::BODY);
-            let quants = &mut self.quants[b * F::COLS * width..][..F::COLS * width];
-            for slice in 0..slices {
-                for l in 0..F::STEPS {
-                    let mut vectors = F::step(s, body, slice, l, half);
-                    for w in 0..F::WIDTH {
-                        let unit = (slice * F::WIDTH + w) * F::STEPS + l;
-                        let mut place = unit * width + lane;
-                        if F::INT_SCALES {
-                            const { assert!(!F::INT_SCALES || F::STEPS * 4 == GROUP && F::WIDTH.is_multiple_of(2)) };
-                            if w.is_multiple_of(2) {
-                                [vectors[w], vectors[w + 1]] = s.zip(vectors[w], vectors[w + 1]);
-                            }
-                            place = paired(unit, F::STEPS) / 2 * 2 * width + 2 * lane + w % 2 * S::LANES;
+/// Vector `at` of `V` side by side that begin at `first`.
+#[inline(always)]
+fn part<S: Simd>(s: S, block: &[u8], first: usize, at: usize) -> S::I {
+    s.load_bytes(&block[first + at * S::LANES * 4..])
+}
+
+/// Unpacks some blocks of one panel's vector `half` into vector `v` of a tile.
+#[inline(always)]
+fn fill<S: Simd, F: IntFormat>(s: S, tile: &mut [u8], blocks: &[u8], half: usize, (v, width): (usize, usize)) {
+    let (parts, lane) = (Parts::of::<F>(width), v * S::LANES);
+    let slices = F::COLS / (F::WIDTH * F::STEPS * 4);
+    for (block, out) in blocks.chunks_exact(F::BODY + F::TAIL).zip(tile.chunks_exact_mut(parts.bytes)) {
+        let (body, tail) = block.split_at(F::BODY);
+        let at = |first: usize, row: usize| first + (row * width + lane) * 4;
+        for slice in 0..slices {
+            for l in 0..F::STEPS {
+                let mut vectors = F::step(s, body, slice, l, half);
+                for w in 0..F::WIDTH {
+                    let unit = (slice * F::WIDTH + w) * F::STEPS + l;
+                    if F::INT_SCALES {
+                        const { assert!(!F::INT_SCALES || F::STEPS * 4 == GROUP && F::WIDTH.is_multiple_of(2)) };
+                        if w.is_multiple_of(2) {
+                            [vectors[w], vectors[w + 1]] = s.zip(vectors[w], vectors[w + 1]);
                         }
-                        s.store_bytes(vectors[w], &mut quants[place * 4..]);
+                        let first = (paired(unit, F::STEPS) / 2 * 2 * width + 2 * lane + w % 2 * S::LANES) * 4;
+                        s.store_bytes(vectors[w], &mut out[first..]);
+                    } else {
+                        s.store_bytes(vectors[w], &mut out[at(0, unit)..]);
                     }
-                }
-            }
-            if F::INT_SCALES {
-                let (scales, per_group) = (F::scales(s, body, half), GROUP / F::GROUP);
-                for i in 0..F::COLS / F::GROUP / 2 {
-                    let first = i / per_group * 2 * per_group + i % per_group;
-                    let low = s.and(scales[first], s.splat_i(0xffff));
-                    let pair = s.or(low, s.shl::<16>(scales[first + per_group]));
-                    let at = (b * (F::COLS / F::GROUP / 2) + i) * width + lane;
-                    s.store_bytes(pair, &mut self.scales[at * 4..]);
-                }
-            }
-            if F::MINS {
-                for (i, min) in F::mins(s, body, half).into_iter().enumerate() {
-                    s.store_bytes(min, &mut self.mins[((b * 4 + i) * width + lane) * 4..]);
-                }
-                s.store(F::dmin(s, tail, half), &mut self.dmin[b * width + lane..]);
-            }
-            s.store(F::d(s, tail, half), &mut self.d[b * width + lane..]);
-        }
-    }
-
-    /// Sums of a block with integer scales for `N` tokens, offsets taken out.
-    #[inline(always)]
-    fn block_totals<S: Simd, F: IntFormat, const V: usize, const N: usize, const DENSE: bool>(
-        &self,
-        s: S,
-        rows: &Rows<'_>,
-        block: usize,
-        k0: usize,
-    ) -> [[S::I; N]; V] {
-        let width = V * S::LANES;
-        let quants = &self.quants[block * F::COLS * width..][..F::COLS * width];
-        let scales = F::COLS / F::GROUP / 2 * width * 4;
-        let scales = &self.scales[block * scales..][..scales];
-        let b = k0 / F::COLS + block;
-        // Units of each of the two groups that may be summed before they meet the scale.
-        let units = if DENSE { dense_units::<F>() } else { F::GROUP / 4 };
-        let portions = F::GROUP / 4 / units;
-        let mut totals = [[s.splat_i(0); N]; V];
-        for (portion, quants) in quants.chunks_exact(units * 8 * width).enumerate() {
-            let mut acc = [[[s.splat_i(0); 2]; N]; V];
-            if F::OFFSET {
-                for n in 0..N {
-                    let start = match DENSE {
-                        false => rows.start_pair(n, b, portion),
-                        true => rows.start8_pair(n, b, portion),
-                    };
-                    for v in 0..V {
-                        acc[v][n] = [s.splat_pair(start); 2];
-                    }
-                }
-            }
-            for (u, unit) in quants.chunks_exact(8 * width).enumerate() {
-                let mut w = [[s.splat_i(0); 2]; V];
-                for v in 0..V {
-                    w[v] = vectors::<S, 2>(s, &unit[v * S::LANES * 8..]);
-                }
-                for n in 0..N {
-                    let a = s.splat_pair(rows.quants_pair(n, b, portion * units + u));
-                    for v in 0..V {
-                        for i in 0..2 {
-                            acc[v][n][i] = s.dot(acc[v][n][i], w[v][i], a);
-                        }
-                    }
-                }
-                in_order();
-            }
-            for v in 0..V {
-                let scale = s.load_bytes(&scales[(portion / portions * width + v * S::LANES) * 4..]);
-                for n in 0..N {
-                    totals[v][n] = s.dot_pairs(totals[v][n], s.zipped_pairs(acc[v][n]), scale);
                 }
             }
         }
-        totals
-    }
-
-    /// `N` tokens over the tile's columns `k0 .. k0 + k_len`, with integer scales.
-    #[inline(always)]
-    fn multiply_super<S: Simd, F: IntFormat, const V: usize, const N: usize>(
-        &self,
-        s: S,
-        rows: &Rows<'_>,
-        (k0, k_len): (usize, usize),
-    ) -> [[S::F; N]; V] {
-        let width = V * S::LANES;
-        let mut sums = [[s.splat(0.0); N]; V];
-        for block in 0..k_len / F::COLS {
-            let totals = match rows.any_dense::<N>(k0 / F::COLS + block) {
-                false => self.block_totals::<S, F, V, N, false>(s, rows, block, k0),
-                true => self.block_totals::<S, F, V, N, true>(s, rows, block, k0),
-            };
-            let minima = self.block_minima::<S, F, V, N>(s, rows, block, k0);
-            for n in 0..N {
-                let scale = s.splat(rows.scale(n, k0 / F::COLS + block, 0));
-                for v in 0..V {
-                    let lane = block * width + v * S::LANES;
-                    let mut value = s.mul(s.to_f(totals[v][n]), s.load(&self.d[lane..]));
-                    if F::MINS {
-                        value = s.fnma(s.to_f(minima[v][n]), s.load(&self.dmin[lane..]), value);
-                    }
-                    sums[v][n] = s.fma(value, scale, sums[v][n]);
-                }
+        if F::INT_SCALES {
+            let (scales, per_group) = (F::scales(s, body, half), GROUP / F::GROUP);
+            for i in 0..F::COLS / F::GROUP / 2 {
+                let first = i / per_group * 2 * per_group + i % per_group;
+                let low = s.and(scales[first], s.splat_i(0xffff));
+                let pair = s.or(low, s.shl::<16>(scales[first + per_group]));
+                s.store_bytes(pair, &mut out[at(parts.scales, i)..]);
             }
         }
-        sums
-    }
-
-    /// Minima of a block times the sums of the activations.
-    #[inline(always)]
-    fn block_minima<S: Simd, F: IntFormat, const V: usize, const N: usize>(
-        &self,
-        s: S,
-        rows: &Rows<'_>,
-        block: usize,
-        k0: usize,
-    ) -> [[S::I; N]; V] {
-        let width = V * S::LANES;
-        let mut minima = [[s.splat_i(0); N]; V];
         if F::MINS {
-            let n_pairs = F::COLS / (2 * GROUP);
-            let mins = &self.mins[block * n_pairs * width * 4..];
-            for (i, mins) in mins.chunks_exact(width * 4).take(n_pairs).enumerate() {
-                let min = vectors::<S, V>(s, mins);
-                for n in 0..N {
-                    let a = s.splat_i(rows.sums(n, k0 / F::COLS + block, i));
-                    for v in 0..V {
-                        minima[v][n] = s.dot_pairs(minima[v][n], min[v], a);
-                    }
-                }
+            for (i, min) in F::mins(s, body, half).into_iter().enumerate() {
+                s.store_bytes(min, &mut out[at(parts.mins, i)..]);
             }
+            s.store_bytes(s.as_i(F::dmin(s, tail, half)), &mut out[at(parts.dmin, 0)..]);
         }
-        minima
+        s.store_bytes(s.as_i(F::d(s, tail, half)), &mut out[at(parts.d, 0)..]);
     }
+}
 
-    /// The same with a float scale per block of 32.
-    #[inline(always)]
-    fn multiply_blocks<S: Simd, F: IntFormat, const V: usize, const N: usize>(
-        &self,
-        s: S,
-        rows: &Rows<'_>,
-        (k0, k_len): (usize, usize),
-    ) -> [[S::F; N]; V] {
-        let width = V * S::LANES;
-        let mut sums = [[s.splat(0.0); N]; V];
-        for (block, quants) in self.quants[..k_len * width].chunks_exact(F::COLS * width).enumerate() {
-            let (b, group) = ((k0 / F::COLS + block) / (SUPER / F::COLS), (k0 / F::COLS + block) % (SUPER / F::COLS));
-            let mut acc = [[s.splat_i(0); N]; V];
+/// Sums of a block with integer scales for `N` tokens, offsets taken out.
+#[inline(always)]
+fn block_totals<S: Simd, F: IntFormat, const V: usize, const N: usize, const DENSE: bool>(
+    s: S,
+    block: &[u8],
+    rows: &Rows<'_>,
+    b: usize,
+) -> [[S::I; N]; V] {
+    let width = V * S::LANES;
+    let parts = Parts::of::<F>(width);
+    // Units of each of the two groups that may be summed before they meet the scale.
+    let units = if DENSE { dense_units::<F>() } else { F::GROUP / 4 };
+    let portions = F::GROUP / 4 / units;
+    let mut totals = [[s.splat_i(0); N]; V];
+    for (portion, quants) in block[..parts.scales].chunks_exact(units * 8 * width).enumerate() {
+        let mut acc = [[[s.splat_i(0); 2]; N]; V];
+        if F::OFFSET {
             for n in 0..N {
-                let start = start::<S, F, false>(s, rows, n, (b, group * F::GROUP));
+                let start = match DENSE {
+                    false => rows.start_pair(n, b, portion),
+                    true => rows.start8_pair(n, b, portion),
+                };
                 for v in 0..V {
-                    acc[v][n] = start;
-                }
-            }
-            for (u, unit) in quants.chunks_exact(4 * width).enumerate() {
-                let w = vectors::<S, V>(s, unit);
-                for n in 0..N {
-                    let a = s.splat_i(rows.quants(n, b, group * (F::COLS / 4) + u));
-                    for v in 0..V {
-                        acc[v][n] = dot::<S, F>(s, acc[v][n], w[v], a);
-                    }
-                }
-                in_order();
-            }
-            let d = floats::<S, V>(s, &self.d[block * width..]);
-            for n in 0..N {
-                let scale = s.splat(rows.scale(n, b, group));
-                for v in 0..V {
-                    let sum = s.to_f(lanes::<S, F>(s, acc[v][n]));
-                    sums[v][n] = s.fma(sum, s.mul(d[v], scale), sums[v][n]);
+                    acc[v][n] = [s.splat_pair(start); 2];
                 }
             }
         }
-        sums
+        for (u, unit) in quants.chunks_exact(8 * width).enumerate() {
+            let mut w = [[s.splat_i(0); 2]; V];
+            for v in 0..V {
+                w[v] = vectors::<S, 2>(s, &unit[v * S::LANES * 8..]);
+            }
+            for n in 0..N {
+                let a = s.splat_pair(rows.quants_pair(n, b, portion * units + u));
+                for v in 0..V {
+                    for i in 0..2 {
+                        acc[v][n][i] = s.dot(acc[v][n][i], w[v][i], a);
+                    }
+                }
+            }
+            in_order();
+        }
+        for v in 0..V {
+            let scale = part(s, block, parts.scales, portion / portions * V + v);
+            for n in 0..N {
+                totals[v][n] = s.dot_pairs(totals[v][n], s.zipped_pairs(acc[v][n]), scale);
+            }
+        }
     }
+    totals
+}
+
+/// Minima of a block times the sums of the activations.
+#[inline(always)]
+fn block_minima<S: Simd, F: IntFormat, const V: usize, const N: usize>(
+    s: S,
+    block: &[u8],
+    rows: &Rows<'_>,
+    b: usize,
+) -> [[S::I; N]; V] {
+    let mut minima = [[s.splat_i(0); N]; V];
+    for i in 0..F::COLS / (2 * GROUP) {
+        for v in 0..V {
+            let min = part(s, block, Parts::of::<F>(V * S::LANES).mins, i * V + v);
+            for n in 0..N {
+                minima[v][n] = s.dot_pairs(minima[v][n], min, s.splat_i(rows.sums(n, b, i)));
+            }
+        }
+    }
+    minima
+}
+
+/// `N` tokens over a tile from column `k0` on, with integer scales.
+#[inline(always)]
+fn multiply_super<S: Simd, F: IntFormat, const V: usize, const N: usize>(
+    s: S,
+    tile: &[u8],
+    rows: &Rows<'_>,
+    k0: usize,
+) -> [[S::F; N]; V] {
+    let parts = Parts::of::<F>(V * S::LANES);
+    let mut sums = [[s.splat(0.0); N]; V];
+    for (block, b) in tile.chunks_exact(parts.bytes).zip(k0 / F::COLS..) {
+        let totals = match rows.any_dense::<N>(b) {
+            false => block_totals::<S, F, V, N, false>(s, block, rows, b),
+            true => block_totals::<S, F, V, N, true>(s, block, rows, b),
+        };
+        let minima = if F::MINS { block_minima::<S, F, V, N>(s, block, rows, b) } else { totals };
+        for n in 0..N {
+            let scale = s.splat(rows.scale(n, b, 0));
+            for v in 0..V {
+                let mut value = s.mul(s.to_f(totals[v][n]), s.as_f(part(s, block, parts.d, v)));
+                if F::MINS {
+                    value = s.fnma(s.to_f(minima[v][n]), s.as_f(part(s, block, parts.dmin, v)), value);
+                }
+                sums[v][n] = s.fma(value, scale, sums[v][n]);
+            }
+        }
+    }
+    sums
+}
+
+/// The same with a float scale per block of 32.
+#[inline(always)]
+fn multiply_blocks<S: Simd, F: IntFormat, const V: usize, const N: usize>(
+    s: S,
+    tile: &[u8],
+    rows: &Rows<'_>,
+    k0: usize,
+) -> [[S::F; N]; V] {
+    let width = V * S::LANES;
+    let parts = Parts::of::<F>(width);
+    let mut sums = [[s.splat(0.0); N]; V];
+    for (block, at) in tile.chunks_exact(parts.bytes).zip(k0 / F::COLS..) {
+        let (b, group) = (at / (SUPER / F::COLS), at % (SUPER / F::COLS));
+        let mut acc = [[s.splat_i(0); N]; V];
+        for n in 0..N {
+            let start = start::<S, F, false>(s, rows, n, (b, group * F::GROUP));
+            for v in 0..V {
+                acc[v][n] = start;
+            }
+        }
+        for (u, unit) in block[..parts.scales].chunks_exact(4 * width).enumerate() {
+            let w = vectors::<S, V>(s, unit);
+            for n in 0..N {
+                let a = s.splat_i(rows.quants(n, b, group * (F::COLS / 4) + u));
+                for v in 0..V {
+                    acc[v][n] = dot::<S, F>(s, acc[v][n], w[v], a);
+                }
+            }
+            in_order();
+        }
+        for v in 0..V {
+            let d = s.as_f(part(s, block, parts.d, v));
+            for n in 0..N {
+                let scale = s.mul(d, s.splat(rows.scale(n, b, group)));
+                sums[v][n] = s.fma(s.to_f(lanes::<S, F>(s, acc[v][n])), scale, sums[v][n]);
+            }
+        }
+    }
+    sums
 }
 
 /// Many tokens: columns `cols` of `out`, whole stripes of `V` vectors. One stretch of activations, `k_cols` of every
@@ -467,10 +460,10 @@ pub fn tiled<S: Simd, F: IntFormat, const V: usize, const N: usize>(
 ) {
     let width = V * S::LANES;
     assert!(cols.len().is_multiple_of(width) && k_cols.is_multiple_of(SUPER) && w.cols == acts.layout.cols());
-    let mut tile = Tile::carve(tile, k_cols, width);
+    let block_bytes = F::BODY + F::TAIL;
     for k0 in (0..w.cols).step_by(k_cols) {
         let k_len = k_cols.min(w.cols - k0);
-        let block_bytes = F::BODY + F::TAIL;
+        let tile = &mut tile[..k_len / F::COLS * Parts::of::<F>(width).bytes];
         let lines = (k_len / F::COLS * block_bytes).div_ceil(64);
         let lines_per_token = lines.div_ceil(acts.n_tokens.max(1));
         for col in cols.clone().step_by(width) {
@@ -485,7 +478,7 @@ pub fn tiled<S: Simd, F: IntFormat, const V: usize, const N: usize>(
             for v in 0..V {
                 let lane = out.col0 + col + v * S::LANES;
                 let blocks = &w.panel(lane / PANEL_ROWS)[k0 / F::COLS * block_bytes..][..k_len / F::COLS * block_bytes];
-                tile.fill::<S, F>(s, blocks, lane % PANEL_ROWS / S::LANES, (v, width));
+                fill::<S, F>(s, tile, blocks, lane % PANEL_ROWS / S::LANES, (v, width));
             }
             macro_rules! run {
                 ($token:expr, $n:tt) => {
@@ -497,8 +490,8 @@ pub fn tiled<S: Simd, F: IntFormat, const V: usize, const N: usize>(
                     }
                     let rows = acts.rows($token, $n);
                     let sums = match F::INT_SCALES {
-                        true => tile.multiply_super::<S, F, V, $n>(s, &rows, (k0, k_len)),
-                        false => tile.multiply_blocks::<S, F, V, $n>(s, &rows, (k0, k_len)),
+                        true => multiply_super::<S, F, V, $n>(s, tile, &rows, k0),
+                        false => multiply_blocks::<S, F, V, $n>(s, tile, &rows, k0),
                     };
                     write_block(s, sums, out, ($token, col), accumulate || k0 > 0);
                 };
