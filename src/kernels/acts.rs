@@ -38,6 +38,11 @@ impl ActType {
     /// Every form.
     pub const ALL: [ActType; 4] = [ActType::F32, ActType::I16, ActType::Q8x32, ActType::Q8x256];
 
+    /// This form, then the others.
+    pub fn and_others(self) -> impl Iterator<Item = ActType> {
+        std::iter::once(self).chain(ActType::ALL.into_iter().filter(move |kind| *kind != self))
+    }
+
     /// The name inside kernel names.
     pub const fn name(self) -> &'static str {
         match self {

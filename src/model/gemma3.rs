@@ -10,14 +10,14 @@ pub(super) const TENSORS: Tensors =
 /// One layer.
 pub(super) fn layer(pass: &mut Pass<'_, '_>, index: usize, w: &Layer) {
     let [attn_post_norm, ffn_post_norm] = w.post_norms.as_ref().expect("TENSORS demands norms of what is added");
-    pass.norm(&w.attn_norm);
+    pass.norm(&w.attn_norm, &w.q);
     pass.project_qkv(&w.q, &w.k, &w.v);
     pass.prepare_heads(index, &HeadSteps { biases: None, norms: w.qk_norms.as_ref(), pairing: Pairing::Halves });
     pass.attend(index, None);
     pass.add_normed_product(&w.attn_output, attn_post_norm);
 
     let ffn = w.dense();
-    pass.norm(&w.ffn_norm);
+    pass.norm(&w.ffn_norm, &ffn.gate);
     pass.project_gate_up(ffn);
     pass.geglu(ffn);
     pass.add_normed_product(&ffn.down, ffn_post_norm);

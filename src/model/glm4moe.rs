@@ -16,13 +16,13 @@ pub(super) const TENSORS: Tensors = Tensors {
 /// One layer.
 pub(super) fn layer(pass: &mut Pass<'_, '_>, index: usize, w: &Layer) {
     let (biases, norms) = (w.biases.as_ref(), w.qk_norms.as_ref());
-    pass.norm(&w.attn_norm);
+    pass.norm(&w.attn_norm, &w.q);
     pass.project_qkv(&w.q, &w.k, &w.v);
     pass.prepare_heads(index, &HeadSteps { biases, norms, pairing: Pairing::Halves });
     pass.attend(index, None);
     pass.add_product(&w.attn_output);
 
-    pass.norm(&w.ffn_norm);
+    pass.norm(&w.ffn_norm, w.ffn.first());
     let everybodys = match &w.ffn {
         FeedForward::Dense(ffn) => Some(&**ffn),
         FeedForward::Experts(moe) => {

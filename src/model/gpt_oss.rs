@@ -17,7 +17,7 @@ pub(super) const TENSORS: Tensors = Tensors {
 
 /// One layer.
 pub(super) fn layer(pass: &mut Pass<'_, '_>, index: usize, w: &Layer) {
-    pass.norm(&w.attn_norm);
+    pass.norm(&w.attn_norm, &w.q);
     pass.project_qkv(&w.q, &w.k, &w.v);
     pass.prepare_heads(index, &HeadSteps { biases: w.biases.as_ref(), norms: None, pairing: Pairing::Halves });
     pass.attend(index, w.sinks.as_ref());
@@ -25,7 +25,7 @@ pub(super) fn layer(pass: &mut Pass<'_, '_>, index: usize, w: &Layer) {
     pass.add_bias(w.attn_output_bias.as_ref().expect("TENSORS demands a bias of attention's output"));
 
     let moe = w.experts();
-    pass.norm(&w.ffn_norm);
+    pass.norm(&w.ffn_norm, &moe.router);
     pass.route(moe);
     pass.project_experts(moe);
     pass.add_experts(moe, Activation::SwigluClamped);

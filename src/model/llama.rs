@@ -13,7 +13,7 @@ pub(super) const TENSORS: Tensors = Tensors {
 
 /// One layer.
 pub(super) fn layer(pass: &mut Pass<'_, '_>, index: usize, w: &Layer) {
-    pass.norm(&w.attn_norm);
+    pass.norm(&w.attn_norm, &w.q);
     pass.project_qkv(&w.q, &w.k, &w.v);
     pass.prepare_heads(index, &HeadSteps { biases: w.biases.as_ref(), norms: None, pairing: Pairing::Neighbours });
     pass.attend(index, None);
@@ -22,7 +22,7 @@ pub(super) fn layer(pass: &mut Pass<'_, '_>, index: usize, w: &Layer) {
         pass.add_bias(bias);
     }
 
-    pass.norm(&w.ffn_norm);
+    pass.norm(&w.ffn_norm, w.ffn.first());
     match &w.ffn {
         FeedForward::Dense(ffn) => {
             pass.project_gate_up(ffn);

@@ -9,7 +9,7 @@ pub(super) const TENSORS: Tensors = Tensors { qk_norms: QkNorms::Whole, selectio
 /// One layer.
 pub(super) fn layer(pass: &mut Pass<'_, '_>, index: usize, w: &Layer) {
     let norms = w.qk_norms.as_ref().expect("TENSORS demands norms of Q and K");
-    pass.norm(&w.attn_norm);
+    pass.norm(&w.attn_norm, &w.q);
     pass.project_qkv(&w.q, &w.k, &w.v);
     pass.norm_qk(norms);
     pass.prepare_heads(index, &HeadSteps { biases: None, norms: None, pairing: Pairing::Halves });
@@ -17,7 +17,7 @@ pub(super) fn layer(pass: &mut Pass<'_, '_>, index: usize, w: &Layer) {
     pass.add_product(&w.attn_output);
 
     let moe = w.experts();
-    pass.norm(&w.ffn_norm);
+    pass.norm(&w.ffn_norm, &moe.router);
     pass.route(moe);
     pass.project_experts(moe);
     pass.add_experts(moe, Activation::Swiglu);

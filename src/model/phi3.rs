@@ -8,14 +8,14 @@ pub(super) const TENSORS: Tensors = Tensors { gate_in_up: true, ..Tensors::PLAIN
 
 /// One layer.
 pub(super) fn layer(pass: &mut Pass<'_, '_>, index: usize, w: &Layer) {
-    pass.norm(&w.attn_norm);
+    pass.norm(&w.attn_norm, &w.q);
     pass.project_qkv(&w.q, &w.k, &w.v);
     pass.prepare_heads(index, &HeadSteps { biases: None, norms: None, pairing: Pairing::Halves });
     pass.attend(index, None);
     pass.add_product(&w.attn_output);
 
     let ffn = w.dense();
-    pass.norm(&w.ffn_norm);
+    pass.norm(&w.ffn_norm, &ffn.gate);
     pass.project_gate_up(ffn);
     pass.swiglu(ffn);
     pass.add_product(&ffn.down);

@@ -9,14 +9,14 @@ pub(super) const TENSORS: Tensors = super::qwen3::TENSORS;
 
 /// One layer.
 pub(super) fn layer(pass: &mut Pass<'_, '_>, index: usize, w: &Layer) {
-    pass.norm(&w.attn_norm);
+    pass.norm(&w.attn_norm, &w.q);
     pass.project_qkv(&w.q, &w.k, &w.v);
     pass.prepare_heads(index, &HeadSteps { biases: None, norms: w.qk_norms.as_ref(), pairing: Pairing::Halves });
     pass.attend(index, None);
     pass.add_product(&w.attn_output);
 
     let moe = w.experts();
-    pass.norm(&w.ffn_norm);
+    pass.norm(&w.ffn_norm, &moe.router);
     pass.route(moe);
     pass.project_experts(moe);
     pass.add_experts(moe, Activation::Swiglu);

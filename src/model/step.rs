@@ -99,8 +99,8 @@ pub struct Buffers<'a> {
     x: &'a mut [f32],
     /// What is normed before it is added to the stream, `[n_batch, padded(n_embd)]`, in architectures that do so.
     branch: &'a mut [f32],
-    /// Activation records of whatever matrix comes next.
-    acts: &'a mut [u8],
+    /// Activations on their way into whatever matrix comes next.
+    acts: Records<'a>,
     /// `[n_batch, padded(n_heads * head_dim)]`.
     q: &'a mut [f32],
     /// `[n_batch, padded(n_kv_heads * head_dim)]`, as `v`.
@@ -121,6 +121,38 @@ pub struct Buffers<'a> {
     routed: Routed<'a>,
     /// One scratch buffer per worker; each worker locks its own.
     workers: Vec<Mutex<WorkerScratch<'a>>>,
+}
+
+/// Activation records, and what they hold beside values: [`ActType::F32`] for nothing.
+struct Records<'a> {
+    bytes: &'a mut [u8],
+    form: ActType,
+}
+
+impl Default for Records<'_> {
+    fn default() -> Self {
+        Records::new(&mut [])
+    }
+}
+
+impl<'a> Records<'a> {
+    fn new(bytes: &'a mut [u8]) -> Records<'a> {
+        Records { bytes, form: ActType::F32 }
+    }
+
+    /// Brings the first `n` to `form`, unless whoever wrote their values has done so.
+    fn bring(&mut self, (kernels, team): (&Kernels, &dyn Team), layout: ActLayout, n: usize, form: ActType) {
+        if form == ActType::F32 || form == self.form {
+            return;
+        }
+        self.form = form;
+        let grid = each_row(team, self.bytes, (n, layout.bytes(), layout.bytes()));
+        share(team, n, &|worker| {
+            while let Some(mut block) = grid.next_of(worker) {
+                kernels.quantise(layout, form, block.row(0));
+            }
+        });
+    }
 }
 
 /// What a pass is made of, made anew for each without allocating.
@@ -220,7 +252,7 @@ impl<'a> Buffers<'a> {
         Buffers {
             x: bytes::cast_mut(x),
             branch: bytes::cast_mut(branch),
-            acts,
+            acts: Records::new(acts),
             q: bytes::cast_mut(q),
             k: bytes::cast_mut(k),
             v: bytes::cast_mut(v),
@@ -306,7 +338,17 @@ fn share(team: &dyn Team, n_tokens: usize, job: &(dyn Fn(usize) + Sync)) {
     if n_tokens <= ALONE_TOKENS_MAX { job(0) } else { team.drain(job) }
 }
 
-impl Pass<'_, '_> {
+/// The rows `(n, columns, stride)` of `data`, one at a time and each worker its own stretch of them: what it made of a row in
+/// one operation is in its caches for the next.
+fn each_row<'a, T>(team: &dyn Team, data: &'a mut [T], (n, cols, stride): (usize, usize, usize)) -> Grid<'a, T> {
+    Grid::new(data, (n, cols, stride), (1, cols)).in_parts(team.size())
+}
+
+impl<'p> Pass<'p, '_> {
+    fn tools(&self) -> Tools<'p> {
+        Tools { kernels: self.kernels, team: self.team, region: self.region, tile: self.tile }
+    }
+
     /// Rows of the embedding table, scaled, into the residual stream.
     pub fn embed(&mut self, table: &Weight) {
         if table.form == Form::File {
@@ -315,9 +357,9 @@ impl Pass<'_, '_> {
         let (n, e) = (self.tokens.len(), self.config.n_embd);
         let (tokens, data, ty) = (self.tokens, table.of(self.region), table.ty);
         let scale = self.config.embedding_scale;
-        let grid = Grid::new(self.buffers.x, (n, e, padded(e)), (1, e));
-        share(self.team, n, &|_| {
-            while let Some(mut block) = grid.next() {
+        let grid = each_row(self.team, self.buffers.x, (n, e, padded(e)));
+        share(self.team, n, &|worker| {
+            while let Some(mut block) = grid.next_of(worker) {
                 let token = tokens[block.row0] as usize;
                 let out = block.row(0);
                 match table.form {
@@ -342,7 +384,7 @@ impl Pass<'_, '_> {
             self.tokens.iter().for_each(|&token| rows.prefetch(token as usize));
         }
         // The records of activations are not in use yet, and hold some blocks of a row whatever its type.
-        let buffer = &mut *self.buffers.acts;
+        let buffer = &mut *self.buffers.acts.bytes;
         let blocks = buffer.len() / ty.block_bytes();
         for (&token, out) in self.tokens.iter().zip(self.buffers.x.chunks_exact_mut(padded(e))) {
             let pieces = out[..e].chunks_mut(blocks * ty.block_len());
@@ -368,35 +410,38 @@ impl Pass<'_, '_> {
         let record = ActLayout::new(width).bytes();
         for (row, &token) in tokens.iter().enumerate() {
             self.buffers.x.copy_within(token * padded(e)..token * padded(e) + e, row * padded(e));
-            self.buffers.acts.copy_within(token * record..token * record + width * 4, row * record);
+            self.buffers.acts.bytes.copy_within(token * record..token * record + width * 4, row * record);
         }
         self.n_rows = tokens.len().max(1);
     }
 
-    /// RMSNorm of the residual stream into the activation records.
-    pub fn norm(&mut self, weight: &Weight) {
-        self.norm_rows(weight, 0..self.n_rows);
+    /// RMSNorm of the residual stream into the activation records, which meet `next` first.
+    pub fn norm(&mut self, weight: &Weight, next: &Weight) {
+        self.norm_rows(weight, 0..self.n_rows, next);
     }
 
-    fn norm_rows(&mut self, weight: &Weight, rows: Range<usize>) {
+    fn norm_rows(&mut self, weight: &Weight, rows: Range<usize>, next: &Weight) {
         let (e, n, first) = (self.config.n_embd, rows.len(), rows.start);
+        let form = self.kernels.act_type(next.ty, n);
+        self.buffers.acts.form = form;
         let layout = ActLayout::new(e);
         let weight = weight.values(self.region);
         let (kernels, eps, x) = (self.kernels, self.config.norm_eps, &*self.buffers.x);
-        let grid = Grid::new(self.buffers.acts, (n, layout.bytes(), layout.bytes()), (1, layout.bytes()));
-        share(self.team, n, &|_| {
-            while let Some(mut block) = grid.next() {
+        let grid = each_row(self.team, self.buffers.acts.bytes, (n, layout.bytes(), layout.bytes()));
+        share(self.team, n, &|worker| {
+            while let Some(mut block) = grid.next_of(worker) {
                 let x = &x[(first + block.row0) * padded(e)..][..e];
                 kernels.rms_norm(x, weight, eps, layout.values_mut(block.row(0)));
+                kernels.quantise(layout, form, block.row(0));
             }
         });
     }
 
     /// The product of `weight` and the activation records, added to the residual stream.
     pub fn add_product(&mut self, weight: &Weight) {
-        let n = self.n_rows;
+        let (n, tools) = (self.n_rows, self.tools());
         let Buffers { x, acts, workers, .. } = &mut *self.buffers;
-        multiply(self.kernels, self.team, self.region, (self.tile, workers), acts, n, [(weight, &mut **x)], true);
+        multiply(tools, workers, (acts, n), [(weight, &mut **x)], true);
     }
 
     /// A bias, added to the residual stream.
@@ -414,12 +459,13 @@ impl Pass<'_, '_> {
     /// The RMSNorm of the product of `weight` and the activation records, added to the residual stream.
     pub fn add_normed_product(&mut self, weight: &Weight, norm: &Weight) {
         let (n, e, kernels, eps) = (self.n_rows, self.config.n_embd, self.kernels, self.config.norm_eps);
+        let tools = self.tools();
         let Buffers { x, branch, acts, workers, .. } = &mut *self.buffers;
-        multiply(kernels, self.team, self.region, (self.tile, workers), acts, n, [(weight, &mut **branch)], false);
+        multiply(tools, workers, (acts, n), [(weight, &mut **branch)], false);
         let (branch, norm) = (&**branch, norm.values(self.region));
-        let grid = Grid::new(x, (n, e, padded(e)), (1, e));
-        share(self.team, n, &|_| {
-            while let Some(mut block) = grid.next() {
+        let grid = each_row(self.team, x, (n, e, padded(e)));
+        share(self.team, n, &|worker| {
+            while let Some(mut block) = grid.next_of(worker) {
                 let branch = &branch[block.row0 * padded(e)..][..e];
                 kernels.add_rms_norm(branch, norm, eps, block.row(0));
             }
@@ -428,10 +474,10 @@ impl Pass<'_, '_> {
 
     /// Gate and up projections of the normed stream, which stays in the activation records.
     pub fn project_gate_up(&mut self, ffn: &Gated) {
-        let n = self.n_rows;
+        let (n, tools) = (self.n_rows, self.tools());
         let Buffers { acts, gate, up, workers, .. } = &mut *self.buffers;
         let products = [(&ffn.gate, &mut **gate), (&ffn.up, &mut **up)];
-        multiply(self.kernels, self.team, self.region, (self.tile, workers), acts, n, products, false);
+        multiply(tools, workers, (acts, n), products, false);
     }
 
     /// `silu(gate) * up` into the activation records.
@@ -447,13 +493,16 @@ impl Pass<'_, '_> {
     fn activate(&mut self, ffn: &Gated, gated: impl Fn(&Kernels, &[f32], &[f32], &mut [f32]) + Sync) {
         let (n, f, kernels) = (self.n_rows, ffn.down.cols, self.kernels);
         let layout = ActLayout::new(f);
+        let form = kernels.act_type(ffn.down.ty, n);
         let Buffers { acts, gate, up, .. } = &mut *self.buffers;
+        acts.form = form;
         let (gate, up) = (&**gate, &**up);
-        let grid = Grid::new(acts, (n, layout.bytes(), layout.bytes()), (1, layout.bytes()));
-        share(self.team, n, &|_| {
-            while let Some(mut block) = grid.next() {
+        let grid = each_row(self.team, acts.bytes, (n, layout.bytes(), layout.bytes()));
+        share(self.team, n, &|worker| {
+            while let Some(mut block) = grid.next_of(worker) {
                 let from = block.row0 * padded(f);
                 gated(kernels, &gate[from..][..f], &up[from..][..f], layout.values_mut(block.row(0)));
+                kernels.quantise(layout, form, block.row(0));
             }
         });
     }
@@ -465,9 +514,10 @@ impl Pass<'_, '_> {
     pub fn logits(&mut self, (norm, output): (&Weight, &Weight), rows: Range<usize>) -> &mut [f32] {
         let n = rows.len();
         assert!(n * padded(output.rows) <= self.buffers.logits.len() && rows.end <= self.n_rows);
-        self.norm_rows(norm, rows);
+        self.norm_rows(norm, rows, output);
+        let tools = self.tools();
         let Buffers { acts, logits, workers, .. } = &mut *self.buffers;
-        multiply(self.kernels, self.team, self.region, (self.tile, workers), acts, n, [(output, &mut **logits)], false);
+        multiply(tools, workers, (acts, n), [(output, &mut **logits)], false);
         let logits = &mut self.buffers.logits[..n * padded(output.rows)];
         if let Some(cap) = self.config.logit_cap {
             let grid = Grid::new(logits, (1, logits.len(), logits.len()), (1, 1024));
@@ -482,10 +532,10 @@ impl Pass<'_, '_> {
 }
 
 /// Adds a vector to each of `n` rows.
-fn add_to_rows(team: &dyn Team, rows: &mut [f32], n: usize, values: &[f32]) {
-    let grid = Grid::new(rows, (n, values.len(), padded(values.len())), (1, values.len()));
-    share(team, n, &|_| {
-        while let Some(mut block) = grid.next() {
+fn add_to_rows(team: &dyn Team, data: &mut [f32], n: usize, values: &[f32]) {
+    let grid = each_row(team, data, (n, values.len(), padded(values.len())));
+    share(team, n, &|worker| {
+        while let Some(mut block) = grid.next_of(worker) {
             block.row(0).iter_mut().zip(values).for_each(|(x, value)| *x += value);
         }
     });
@@ -498,16 +548,21 @@ fn scale(block: &mut Block<'_, f32>, factor: f32) {
     }
 }
 
-/// Products of one set of activations with up to three matrices, or with one whose product is added, under one barrier. The
+/// What products are made with.
+#[derive(Clone, Copy)]
+struct Tools<'p> {
+    kernels: &'p Kernels,
+    team: &'p dyn Team,
+    region: &'p [u8],
+    tile: Tile,
+}
+
+/// Products of `n` activation records with up to three matrices, or with one whose product is added, under one barrier. The
 /// activations are quantised once for each form the matrices need.
-#[allow(clippy::too_many_arguments, reason = "the parts of a Pass, borrowed separately")]
 fn multiply<const N: usize>(
-    kernels: &Kernels,
-    team: &dyn Team,
-    region: &[u8],
-    (tile, workers): (Tile, &[Mutex<WorkerScratch<'_>>]),
-    records: &mut [u8],
-    n: usize,
+    Tools { kernels, team, region, tile }: Tools<'_>,
+    workers: &[Mutex<WorkerScratch<'_>>],
+    (records, n): (&mut Records<'_>, usize),
     products: [(&Weight, &mut [f32]); N],
     accumulate: bool,
 ) {
@@ -517,25 +572,19 @@ fn multiply<const N: usize>(
     let added_factor = if accumulate { products[0].0.factor_of(region, 0) } else { 1.0 };
     if added_factor != 1.0 {
         // The sum must not be scaled, so what is multiplied is.
-        for record in records.chunks_exact_mut(layout.bytes()).take(n) {
+        for record in records.bytes.chunks_exact_mut(layout.bytes()).take(n) {
             layout.values_mut(record).iter_mut().for_each(|x| *x *= added_factor);
         }
+        records.form = ActType::F32;
     }
     let kinds: [ActType; N] = std::array::from_fn(|i| kernels.act_type(products[i].0.ty, n));
     let jobs = products.map(|(w, out)| (w, kernels.share(out, n, w.rows, team.size())));
-    for kind in ActType::ALL {
+    for kind in records.form.and_others() {
         if !kinds.contains(&kind) {
             continue;
         }
-        if kind != ActType::F32 {
-            let grid = Grid::new(records, (n, layout.bytes(), layout.bytes()), (1, layout.bytes()));
-            share(team, n, &|_| {
-                while let Some(mut block) = grid.next() {
-                    kernels.quantise(layout, kind, block.row(0));
-                }
-            });
-        }
-        let acts = Acts { records: &*records, layout, n_tokens: n };
+        records.bring((kernels, team), layout, n, kind);
+        let acts = Acts { records: &*records.bytes, layout, n_tokens: n };
         team.drain(&|worker| {
             let Ok(mut scratch) = workers[worker].lock() else { return };
             for (w, grid) in jobs.iter().filter(|(w, _)| kernels.act_type(w.ty, n) == kind) {

@@ -216,6 +216,16 @@ pub enum FeedForward {
     Experts(Box<Mixture>),
 }
 
+impl FeedForward {
+    /// The matrix that the stream meets first.
+    pub(super) fn first(&self) -> &Weight {
+        match self {
+            FeedForward::Dense(ffn) => &ffn.gate,
+            FeedForward::Experts(moe) => &moe.router,
+        }
+    }
+}
+
 /// The weights of a layer.
 #[derive(Clone, Debug)]
 #[allow(missing_docs, reason = "the names of the tensors")]

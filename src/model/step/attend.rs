@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::{Buffers, Lists, PAGE_TOKENS, Pass, Span, Weight, padded};
 use crate::bytes;
-use crate::kernels::{ActLayout, Grid, KvHead, QUERY_ROWS_MAX, Queries, attend_scratch, key_ranges, merge};
+use crate::kernels::{ActLayout, ActType, Grid, KvHead, QUERY_ROWS_MAX, Queries, attend_scratch, key_ranges, merge};
 
 /// What the attention of one KV head over ranges of keys has come to.
 pub(super) struct Partials<'a> {
@@ -37,6 +37,8 @@ impl Pass<'_, '_> {
         let sinks = sinks.map(|sinks| sinks.values(self.region));
         let cache = self.kv.layer(layer);
         let Buffers { acts, q, workers, partials, lists, .. } = &mut *self.buffers;
+        acts.form = ActType::F32;
+        let acts = &mut *acts.bytes;
         let (q, q_width) = (&**q, padded(heads * group * d));
         let head_bytes = 2 * PAGE_TOKENS * cache.kv_type.row_bytes(d);
         let head_of = |span: usize, head: usize| KvHead {

@@ -8,9 +8,9 @@ use std::sync::Mutex;
 
 use super::super::config::{Config, EXPERTS_MAX, Experts, Gating};
 use super::super::weights::{Mixture, Weight};
-use super::{Buffers, Pass, Sizes, WorkerScratch, multiply, padded, scale, share};
+use super::{Buffers, Pass, Records, Sizes, Tools, WorkerScratch, each_row, multiply, padded, scale, share};
 use crate::bytes;
-use crate::kernels::{ActLayout, ActType, Acts, Grid, Kernels, Matrix, STREAM_TOKENS_MAX, Team, Tile};
+use crate::kernels::{ActLayout, ActType, Acts, Grid, Matrix, STREAM_TOKENS_MAX};
 use crate::quant::PANEL_ROWS;
 
 /// Most rows of a group. A worker's copy of their activations stays in L2 (1 MiB at 4096 columns of int8), and unpacking
@@ -53,7 +53,7 @@ pub(super) struct Routed<'a> {
     /// Gate and up of each group, `[2 * rows, padded(n_ff)]`, later all results, `[rows, padded(n_embd)]`.
     wide: &'a mut [f32],
     /// Activation records of `n_ff` values, one per row.
-    hidden: &'a mut [u8],
+    hidden: Records<'a>,
 }
 
 impl<'a> Routed<'a> {
@@ -106,7 +106,7 @@ impl<'a> Routed<'a> {
             cuts: bytes::cast_mut(cuts),
             n_groups: 0,
             wide: bytes::cast_mut(wide),
-            hidden,
+            hidden: Records::new(hidden),
         }
     }
 
@@ -213,20 +213,20 @@ fn sigmoid(x: f32) -> f32 {
 impl Pass<'_, '_> {
     /// Scores the experts for every token of the normed stream, chooses the best of them, and sorts the tokens by expert.
     pub fn route(&mut self, moe: &Mixture) {
-        let n = self.n_rows;
+        let (n, tools) = (self.n_rows, self.tools());
         let experts = self.experts();
         let Experts { count, used, gating, .. } = experts;
         let Buffers { acts, routed, workers, .. } = &mut *self.buffers;
         let products = [(&moe.router, &mut *routed.scores)];
-        multiply(self.kernels, self.team, self.region, (self.tile, workers), acts, n, products, false);
+        multiply(tools, workers, (acts, n), products, false);
         let scores = &*routed.scores;
         let bias = moe.router_bias.as_ref().map(|bias| bias.values(self.region));
         let selection_bias = moe.selection_bias.as_ref().map(|bias| bias.values(self.region));
-        let grid = Grid::new(routed.chosen, (n, used, used), (1, used));
-        share(self.team, n, &|_| {
+        let grid = each_row(self.team, routed.chosen, (n, used, used));
+        share(self.team, n, &|worker| {
             let mut keys = [0f32; EXPERTS_MAX];
             let keys = &mut keys[..count];
-            while let Some(mut block) = grid.next() {
+            while let Some(mut block) = grid.next_of(worker) {
                 let scores = &scores[block.row0 * padded(count)..][..count];
                 Scores { scores, bias }.keys(gating, selection_bias, keys);
                 choose(keys, block.row(0));
@@ -241,15 +241,14 @@ impl Pass<'_, '_> {
 
     /// Gate and up projections of the normed stream, which stays in the activation records, at every token's experts.
     pub fn project_experts(&mut self, moe: &Mixture) {
-        let n = self.n_rows;
+        let (n, tools) = (self.n_rows, self.tools());
         let Buffers { acts, routed, workers, .. } = &mut *self.buffers;
         let groups = Groups {
             expert_of: routed.expert_of,
             cuts: &routed.cuts[..=routed.n_groups],
             token_of: Some(routed.token_of),
         };
-        let run = (self.kernels, self.team, self.region, self.tile);
-        multiply_groups(run, workers, (acts, n), &groups, [&moe.gate, &moe.up], routed.wide);
+        multiply_groups(tools, workers, (acts, n), &groups, [&moe.gate, &moe.up], routed.wide);
     }
 
     /// `sum_k weight_k * down_k(activation(gate_k, up_k))` over each token's experts, added to the residual stream.
@@ -262,12 +261,14 @@ impl Pass<'_, '_> {
             biases[i].values_of(region, expert)
         };
         let layout = ActLayout::new(f);
+        let (tools, form) = (self.tools(), kernels.act_type(moe.down.ty, n * used));
         let Buffers { x, routed, workers, .. } = &mut *self.buffers;
         let cuts = &routed.cuts[..=routed.n_groups];
         let (wide, expert_of) = (&*routed.wide, &*routed.expert_of);
-        let grid = Grid::grouped(routed.hidden, (layout.bytes(), layout.bytes()), (cuts, 1), layout.bytes());
-        share(self.team, n, &|_| {
-            while let Some(mut block) = grid.next() {
+        routed.hidden.form = form;
+        let grid = Grid::grouped(routed.hidden.bytes, (layout.bytes(), layout.bytes()), (cuts, 1), layout.bytes());
+        share(self.team, n, &|worker| {
+            while let Some(mut block) = grid.next_of(worker) {
                 let expert = expert_of[block.band] as usize;
                 for r in 0..block.rows {
                     let gate = &wide[(2 * block.row0 + r) * padded(f)..][..f];
@@ -280,17 +281,17 @@ impl Pass<'_, '_> {
                             kernels.swiglu_clamped((gate, gate_bias), (up, up_bias), out);
                         }
                     }
+                    kernels.quantise(layout, form, block.row(r));
                 }
             }
         });
         let groups = Groups { expert_of: routed.expert_of, cuts, token_of: None };
-        let run = (kernels, self.team, self.region, self.tile);
-        multiply_groups(run, workers, (routed.hidden, n * used), &groups, [&moe.down], routed.wide);
+        multiply_groups(tools, workers, (&mut routed.hidden, n * used), &groups, [&moe.down], routed.wide);
         let (chosen, row_of, scores, results) = (&*routed.chosen, &*routed.row_of, &*routed.scores, &*routed.wide);
         let bias = moe.router_bias.as_ref().map(|bias| bias.values(region));
-        let grid = Grid::new(x, (n, e, padded(e)), (1, e));
-        share(self.team, n, &|_| {
-            while let Some(mut block) = grid.next() {
+        let grid = each_row(self.team, x, (n, e, padded(e)));
+        share(self.team, n, &|worker| {
+            while let Some(mut block) = grid.next_of(worker) {
                 let token = block.row0;
                 let (chosen, row_of) = (&chosen[token * used..][..used], &row_of[token * used..][..used]);
                 let scores = &scores[token * padded(count)..][..count];
@@ -319,9 +320,9 @@ struct Groups<'g> {
 /// Products of the rows of every group with the group's matrices in all of `weights`, under one barrier. Of `out`, a group
 /// takes as many rows as it has, once for each weight in turn.
 fn multiply_groups<const N: usize>(
-    (kernels, team, region, tile): (&Kernels, &dyn Team, &[u8], Tile),
+    Tools { kernels, team, region, tile }: Tools<'_>,
     workers: &[Mutex<WorkerScratch<'_>>],
-    (records, n_records): (&mut [u8], usize),
+    (records, n_records): (&mut Records<'_>, usize),
     groups: &Groups<'_>,
     weights: [&Weight; N],
     out: &mut [f32],
@@ -337,19 +338,12 @@ fn multiply_groups<const N: usize>(
             (sizes().len() * N * width / kernels.stripe_rows() / (team.size() * 8)).clamp(1, 8) * kernels.stripe_rows()
         }
     };
-    for kind in ActType::ALL {
+    for kind in records.form.and_others() {
         if !sizes().any(|n| weights.iter().any(|w| kernels.act_type(w.ty, n) == kind)) {
             continue;
         }
-        if kind != ActType::F32 {
-            let grid = Grid::new(records, (n_records, record_bytes, record_bytes), (1, record_bytes));
-            share(team, n_records, &|_| {
-                while let Some(mut block) = grid.next() {
-                    kernels.quantise(layout, kind, block.row(0));
-                }
-            });
-        }
-        let records = &*records;
+        records.bring((kernels, team), layout, n_records, kind);
+        let records = &*records.bytes;
         // A record's f32 values come first, whatever was made of them follows.
         let needed = if kind == ActType::F32 { 0..cols * 4 } else { cols * 4..record_bytes };
         let grid = Grid::grouped(out, (width, padded(width)), (groups.cuts, N), stripe).in_parts(team.size());

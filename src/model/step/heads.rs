@@ -1,6 +1,6 @@
 //! Q, K and V: projection, norms, rotation, and the way into the cache.
 
-use super::{Buffers, Config, HEAD_DIM_MAX, PAGE_TOKENS, Pass, Sizes, Span, Weight, multiply, padded, share};
+use super::{Buffers, Config, HEAD_DIM_MAX, PAGE_TOKENS, Pass, Sizes, Span, Weight, each_row, multiply, padded, share};
 use crate::bytes;
 use crate::kernels::Grid;
 use crate::model::rope::Rope;
@@ -99,24 +99,23 @@ impl Pass<'_, '_> {
 
     /// Q, K and V of the normed stream.
     pub fn project_qkv(&mut self, q: &Weight, k: &Weight, v: &Weight) {
-        let n = self.tokens.len();
+        let (n, tools) = (self.tokens.len(), self.tools());
         let Buffers { acts, q: q_out, k: k_out, v: v_out, workers, .. } = &mut *self.buffers;
         let products = [(q, &mut **q_out), (k, &mut **k_out), (v, &mut **v_out)];
-        multiply(self.kernels, self.team, self.region, (self.tile, workers), acts, n, products, false);
+        multiply(tools, workers, (acts, n), products, false);
     }
 
     /// RMSNorm of Q and K over all heads of a token together.
     pub fn norm_qk(&mut self, norms: &[Weight; 2]) {
-        let (n, eps, kernels) = (self.tokens.len(), self.config.norm_eps, self.kernels);
+        let (n, eps, kernels, team) = (self.tokens.len(), self.config.norm_eps, self.kernels, self.team);
         let Buffers { q, k, .. } = &mut *self.buffers;
-        let [(q_norm, q), (k_norm, k)] = [(&norms[0], &mut **q), (&norms[1], &mut **k)].map(|(norm, x)| {
-            (norm.values(self.region), Grid::new(x, (n, norm.cols, padded(norm.cols)), (1, norm.cols)))
-        });
-        share(self.team, n, &|_| {
-            while let Some(mut block) = q.next() {
+        let [(q_norm, q), (k_norm, k)] = [(&norms[0], &mut **q), (&norms[1], &mut **k)]
+            .map(|(norm, x)| (norm.values(self.region), each_row(team, x, (n, norm.cols, padded(norm.cols)))));
+        share(team, n, &|worker| {
+            while let Some(mut block) = q.next_of(worker) {
                 kernels.rms_norm_in_place(block.row(0), q_norm, eps);
             }
-            while let Some(mut block) = k.next() {
+            while let Some(mut block) = k.next_of(worker) {
                 kernels.rms_norm_in_place(block.row(0), k_norm, eps);
             }
         });
@@ -149,18 +148,19 @@ impl Pass<'_, '_> {
                 Pairing::Halves => kernels.rope_halves(&mut head[..2 * half], cos, sin),
             }
         };
-        let turned = Grid::new(q, (n, n_heads * d, padded(n_heads * d)), (PANEL_ROWS, group * d));
+        let turned =
+            Grid::new(q, (n, n_heads * d, padded(n_heads * d)), (PANEL_ROWS, group * d)).in_parts(self.team.size());
         let width = padded(n_kv_heads * d);
         let kv_type = cache.kv_type;
         let (row_bytes, panel_bytes) = (kv_type.row_bytes(d), kv_type.panel_bytes(d));
         let half_bytes = PAGE_TOKENS * row_bytes;
         // K or V of one head and page at a time: tokens of one panel share cache lines.
         let (picks, writes) = (&lists.picks[cache.reach as usize], &lists.writes[cache.reach as usize]);
-        let cached = Grid::picked(cache.bytes, cache.page_bytes, picks, half_bytes);
-        share(self.team, n, &|_| {
+        let cached = Grid::picked(cache.bytes, cache.page_bytes, picks, half_bytes).in_parts(self.team.size());
+        share(self.team, n, &|worker| {
             let (mut raw, mut ready) = ([0f32; HEAD_DIM_MAX], [0f32; HEAD_DIM_MAX]);
             let (raw, ready) = (&mut raw[..d], &mut ready[..d]);
-            while let Some(mut block) = cached.next() {
+            while let Some(mut block) = cached.next_of(worker) {
                 let half = block.col0 / half_bytes;
                 let (head, is_value) = (half / 2, half % 2 == 1);
                 let write = writes[block.band];
@@ -189,7 +189,7 @@ impl Pass<'_, '_> {
                     }
                 }
             }
-            while let Some(mut block) = turned.next() {
+            while let Some(mut block) = turned.next_of(worker) {
                 for t in 0..block.rows {
                     let (token, col0) = (block.row0 + t, block.col0);
                     for (h, head) in block.row(t).chunks_exact_mut(d).enumerate() {

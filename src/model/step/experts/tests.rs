@@ -1,7 +1,7 @@
 //! Grouped products against the formula, one token at a time in f64.
 
 use super::*;
-use crate::kernels::{self, KvType};
+use crate::kernels::{self, Kernels, KvType, Team, Tile};
 use crate::model::config::Arch;
 use crate::model::rope::Rope;
 use crate::model::step::scratch_bytes;
@@ -274,7 +274,7 @@ fn run(
     let mut words = vec![f64::NAN; scratch_bytes(&config, 16, &sizes).unwrap().div_ceil(8) as usize];
     let mut buffers = Buffers::carve(bytes::words_as_bytes(&mut words), &config, 16, &sizes, None);
     let layout = ActLayout::new(E);
-    for (record, token) in buffers.acts.chunks_exact_mut(layout.bytes()).zip(tokens.chunks(E)) {
+    for (record, token) in buffers.acts.bytes.chunks_exact_mut(layout.bytes()).zip(tokens.chunks(E)) {
         layout.values_mut(record).copy_from_slice(token);
     }
     buffers.x.fill(0.0);
