@@ -31,13 +31,14 @@ pub trait ScaledFormat {
     /// Quants are looked up in a grid. Where that means gathers, which take most of the time, nothing is gained by multiplying
     /// them as they come.
     const GRID: bool = false;
-    /// The block has one float scale, which [`ScaledFormat::factors`] are multiplied with, and a product of 16 or 32 quants
-    /// and activations fits i16.
+    /// The block has one float scale, which [`ScaledFormat::factors`] are multiplied with.
     const INT_SCALES: bool = false;
+    /// So it has, and the products of a group's quants and activations add up to no more than fits i16.
+    const INT_SUMS: bool = Self::INT_SCALES && Self::GROUP * Self::REACH as usize * 127 <= i16::MAX as usize;
     /// The scales of these columns: one, or two of 16.
     #[inline(always)]
     fn scales<S: Simd>(s: S, (body, tail): (&[u8], &[u8]), g: usize, half: usize) -> [S::F; 2] {
-        let d = f16s(s, tail, 0, half);
+        let d = Self::d(s, tail, half);
         let factors = Self::factors(s, body, g, half);
         match Self::INT_SCALES {
             false => [d; 2],
@@ -659,14 +660,26 @@ fn scale16<S: Simd>(s: S, body: &[u8], sub: usize, half: usize) -> S::I {
     field(s, word(s, body, sub / 4 % 2, half), 8 * (sub % 4) + 4 * (sub / 8), 15)
 }
 
+/// `2 k + 1`.
 #[inline(always)]
-fn iq2_scales16<S: Simd>(s: S, body: &[u8], d: S::F, g: usize, half: usize) -> [S::F; 2] {
-    let two = [scale16(s, body, 2 * g, half), scale16(s, body, 2 * g + 1, half)];
-    [and_a_half(s, d, two[0], 0.25), and_a_half(s, d, two[1], 0.25)]
+fn odd<S: Simd>(s: S, k: S::I) -> S::I {
+    s.or(s.shl::<1>(k), s.splat_i(1))
+}
+
+/// Of IQ2: `d * (k + 1/2) / 4` is an eighth of `d` times an odd number; both products are exact.
+#[inline(always)]
+fn iq2_d<S: Simd>(s: S, tail: &[u8], half: usize) -> S::F {
+    s.mul(f16s(s, tail, 0, half), s.splat(0.125))
+}
+
+#[inline(always)]
+fn iq2_factors16<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 2] {
+    [odd(s, scale16(s, body, 2 * g, half)), odd(s, scale16(s, body, 2 * g + 1, half))]
 }
 
 format!(/** IQ2_XXS. */ Iq2Xxs, IQ2_XXS, {
     const REACH: u8 = 43;
+    const INT_SCALES: bool = true;
     const GRID: bool = true;
     #[inline(always)]
     fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8] {
@@ -674,14 +687,18 @@ format!(/** IQ2_XXS. */ Iq2Xxs, IQ2_XXS, {
         iq2::<S, Self, _>(s, &IQ2_XXS, (low, low, (0, 0, 0)), signs)
     }
     #[inline(always)]
-    fn scales<S: Simd>(s: S, (body, tail): (&[u8], &[u8]), g: usize, half: usize) -> [S::F; 2] {
-        let (_, scale) = eighths(s, word(s, body, 2 * g + 1, half));
-        [and_a_half(s, f16s(s, tail, 0, half), scale, 0.25); 2]
+    fn factors<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 2] {
+        [odd(s, eighths(s, word(s, body, 2 * g + 1, half)).1); 2]
+    }
+    #[inline(always)]
+    fn d<S: Simd>(s: S, tail: &[u8], half: usize) -> S::F {
+        iq2_d(s, tail, half)
     }
 });
 
 format!(/** IQ2_XS. */ Iq2Xs, IQ2_XS, {
     const REACH: u8 = 43;
+    const INT_SCALES: bool = true;
     const GRID: bool = true;
     const GROUP: usize = 16;
     #[inline(always)]
@@ -690,13 +707,18 @@ format!(/** IQ2_XS. */ Iq2Xs, IQ2_XS, {
         iq2::<S, Self, _>(s, &IQ2_XS, (low, ninths, (0, 1, 1)), signs)
     }
     #[inline(always)]
-    fn scales<S: Simd>(s: S, (body, tail): (&[u8], &[u8]), g: usize, half: usize) -> [S::F; 2] {
-        iq2_scales16(s, body, f16s(s, tail, 0, half), g, half)
+    fn factors<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 2] {
+        iq2_factors16(s, body, g, half)
+    }
+    #[inline(always)]
+    fn d<S: Simd>(s: S, tail: &[u8], half: usize) -> S::F {
+        iq2_d(s, tail, half)
     }
 });
 
 format!(/** IQ2_S. */ Iq2S, IQ2_S, {
     const REACH: u8 = 43;
+    const INT_SCALES: bool = true;
     const GRID: bool = true;
     const GROUP: usize = 16;
     #[inline(always)]
@@ -706,13 +728,18 @@ format!(/** IQ2_S. */ Iq2S, IQ2_S, {
         iq2::<S, Self, _>(s, &IQ2_S, (low, upper, (0, 2, 2)), signs)
     }
     #[inline(always)]
-    fn scales<S: Simd>(s: S, (body, tail): (&[u8], &[u8]), g: usize, half: usize) -> [S::F; 2] {
-        iq2_scales16(s, body, f16s(s, tail, 0, half), g, half)
+    fn factors<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 2] {
+        iq2_factors16(s, body, g, half)
+    }
+    #[inline(always)]
+    fn d<S: Simd>(s: S, tail: &[u8], half: usize) -> S::F {
+        iq2_d(s, tail, half)
     }
 });
 
 format!(/** IQ3_XXS. */ Iq3Xxs, IQ3_XXS, {
     const REACH: u8 = 62;
+    const INT_SCALES: bool = true;
     const GRID: bool = true;
     #[inline(always)]
     fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8] {
@@ -721,9 +748,13 @@ format!(/** IQ3_XXS. */ Iq3Xxs, IQ3_XXS, {
         iq3::<S, Self, _>(s, (&IQ3_XXS, IQ3_XXS_LEVELS), ([first, second], signs, 0), signs)
     }
     #[inline(always)]
-    fn scales<S: Simd>(s: S, (body, tail): (&[u8], &[u8]), g: usize, half: usize) -> [S::F; 2] {
-        let (_, scale) = eighths(s, word(s, body, 3 * g + 2, half));
-        [and_a_half(s, f16s(s, tail, 0, half), scale, 0.5); 2]
+    fn factors<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 2] {
+        [odd(s, eighths(s, word(s, body, 3 * g + 2, half)).1); 2]
+    }
+    /// Of `d * (k + 1/2) / 2`.
+    #[inline(always)]
+    fn d<S: Simd>(s: S, tail: &[u8], half: usize) -> S::F {
+        s.mul(f16s(s, tail, 0, half), s.splat(0.25))
     }
 });
 

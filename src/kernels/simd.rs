@@ -172,8 +172,18 @@ pub trait Simd: Copy {
     fn dot_wide(self, sum: Self::I, weights: Self::I, acts: Self::I) -> Self::I;
     /// The sum of some [`Simd::dot`]s as i32 lanes.
     fn dot_lanes(self, sum: Self::I) -> Self::I;
+    /// `total` and [`Simd::dot_lanes`] of `sum`, added up before what comes next where registers are few.
+    #[inline(always)]
+    fn add_lanes(self, total: Self::I, sum: Self::I) -> Self::I {
+        self.add_i(total, self.dot_lanes(sum))
+    }
     /// `sum + a.low * b.low + a.high * b.high` per lane of two i16; the sum fits i32.
     fn dot_pairs(self, sum: Self::I, a: Self::I, b: Self::I) -> Self::I;
+    /// [`Simd::dot_pairs`], before what comes next where registers are few.
+    #[inline(always)]
+    fn add_scaled(self, total: Self::I, a: Self::I, b: Self::I) -> Self::I {
+        self.dot_pairs(total, a, b)
+    }
     /// The lower halves of the lanes of `low` and of `high`, as pairs of i16.
     #[inline(always)]
     fn pairs(self, low: Self::I, high: Self::I) -> Self::I {

@@ -99,11 +99,16 @@ impl Kind {
         }
     }
 
-    /// How many tokens a kernel takes at once that takes `n` where a group is one portion: else there are two integer sums of
-    /// each.
+    /// Where a group is so many portions that each meets the integer scale by itself, and its block the float one.
+    const fn scales_pairs<S: Simd>(self) -> bool {
+        !S::VNNI && matches!(self, Kind::Super32Seven | Kind::Super16Seven)
+    }
+
+    /// How many tokens a kernel takes at once that takes `n` where there is one sum of each: two where a group's portions are
+    /// added up first.
     pub const fn tokens<S: Simd>(self, n: usize) -> usize {
         match self.portion::<S>() {
-            Some(portion) if portion < self.group() / 4 => 2,
+            Some(portion) if portion < self.group() / 4 && !self.scales_pairs::<S>() => 2,
             _ => n,
         }
     }
@@ -177,12 +182,13 @@ impl Unpack {
 
 /// Unpacked weights of a panel: quants `[k / 4][16][4]`, which are [`offset`](super::super::scaled_formats::offset) more than what they stand for; scales
 /// `[k / group][16]`; minima `[k / 32][16]`, which are floats that are added to every value, or, where blocks have 256
-/// columns, the integers of both halves of 32 columns as i16 pairs, with their factors `[k / 256][16]`, to be taken off.
+/// columns, the integers of both halves of 32 columns as i16 pairs, with their factors `d` `[k / 256][16]`, to be taken off.
+/// Where portions meet integer scales, these are i16 twice, and `d` is the float scale.
 pub struct Tile<'t> {
     quants: &'t mut [u8],
     scales: &'t mut [f32],
     mins: &'t mut [u8],
-    dmin: &'t mut [f32],
+    d: &'t mut [f32],
 }
 
 impl<'t> Tile<'t> {
@@ -190,8 +196,8 @@ impl<'t> Tile<'t> {
         let (quants, rest) = tile.split_at_mut(PANEL_ROWS * k_cols);
         let (scales, rest) = rest.split_at_mut(PANEL_ROWS * k_cols / 16 * 4);
         let (mins, rest) = rest.split_at_mut(PANEL_ROWS * k_cols / GROUP * 4);
-        let dmin = &mut rest[..PANEL_ROWS * k_cols / SUPER * 4];
-        Tile { quants, scales: bytes::cast_mut(scales), mins, dmin: bytes::cast_mut(dmin) }
+        let d = &mut rest[..PANEL_ROWS * k_cols / SUPER * 4];
+        Tile { quants, scales: bytes::cast_mut(scales), mins, d: bytes::cast_mut(d) }
     }
 }
 
@@ -214,6 +220,7 @@ const fn lines<F: ScaledFormat>() -> usize {
 #[inline(always)]
 pub fn fill<S: Simd, F: ScaledFormat>(s: S, blocks: &[u8], tile: &mut Tile<'_>, ahead: Ahead) {
     const W: usize = PANEL_ROWS;
+    let pairs = const { Kind::of::<S, F>().scales_pairs::<S>() };
     for (b, block) in blocks.chunks_exact(F::BODY + F::TAIL).enumerate() {
         let (body, tail) = block.split_at(F::BODY);
         for half in 0..W / S::LANES {
@@ -231,7 +238,12 @@ pub fn fill<S: Simd, F: ScaledFormat>(s: S, blocks: &[u8], tile: &mut Tile<'_>, 
                     s.store_bytes(in_tile::<S, F>(s, quants[u]), &mut units[4 * (u * W + row)..]);
                 }
                 let parts = GROUP / F::GROUP;
-                let scales = F::scales(s, (body, tail), g, half);
+                let mut scales = F::scales(s, (body, tail), g, half);
+                if pairs {
+                    for (scale, factor) in scales.iter_mut().zip(F::factors(s, body, g, half)) {
+                        *scale = s.as_f(s.or(factor, s.shl::<16>(factor)));
+                    }
+                }
                 for i in 0..parts {
                     s.store(scales[i], &mut tile.scales[(group * parts + i) * W + row..]);
                 }
@@ -241,7 +253,10 @@ pub fn fill<S: Simd, F: ScaledFormat>(s: S, blocks: &[u8], tile: &mut Tile<'_>, 
                 }
             }
             if F::MINS && F::COLS == SUPER {
-                s.store(F::dmin(s, tail, half), &mut tile.dmin[b * W + row..]);
+                s.store(F::dmin(s, tail, half), &mut tile.d[b * W + row..]);
+            }
+            if pairs {
+                s.store(F::d(s, tail, half), &mut tile.d[b * W + row..]);
             }
         }
     }
@@ -284,7 +299,7 @@ fn panel_sum<S: Simd, F: ScaledFormat>(s: S, (panel, ahead): (&[u8], Ahead), row
             }
             for part in 0..parts {
                 let sum = part_sum::<S, F>(s, &quants, part, rows, (b, i));
-                match F::INT_SCALES {
+                match F::INT_SUMS {
                     true => {
                         let factor = s.and(F::factors(s, body, g, half)[part], s.splat_i(0xffff));
                         total = s.dot_pairs(total, sum, factor);
@@ -304,7 +319,7 @@ fn panel_sum<S: Simd, F: ScaledFormat>(s: S, (panel, ahead): (&[u8], Ahead), row
             }
         }
         if F::COLS == SUPER {
-            if F::INT_SCALES {
+            if F::INT_SUMS {
                 values = s.mul(s.to_f(total), F::d(s, tail, half));
             }
             if F::MINS {
@@ -342,7 +357,7 @@ fn part_sum<S: Simd, F: ScaledFormat>(
         }
         pairs = s.dot(pairs, in_tile::<S, F>(s, quants[unit]), a);
         if (u + 1) % portion == 0 {
-            sum = s.add_i(sum, s.dot_lanes(pairs));
+            sum = s.add_lanes(sum, pairs);
         }
     }
     sum
@@ -463,7 +478,7 @@ fn group_sums<S: Simd, const KIND: usize, const V: usize, const N: usize>(
         }
         for n in 0..N {
             for v in 0..V {
-                sums[v][n] = s.add_i(sums[v][n], s.dot_lanes(pairs[v][n]));
+                sums[v][n] = s.add_lanes(sums[v][n], pairs[v][n]);
             }
         }
     }
@@ -606,7 +621,7 @@ fn multiply_super<S: Simd, const KIND: usize, const V: usize, const N: usize>(
                     }
                 }
             }
-            let dmin = floats::<S, V>(s, [&*tiles[0].dmin, &*tiles[1].dmin], block);
+            let dmin = floats::<S, V>(s, [&*tiles[0].d, &*tiles[1].d], block);
             for n in 0..N {
                 for v in 0..V {
                     values[v][n] = s.fnma(s.to_f(minima[v][n]), dmin[v], values[v][n]);
@@ -617,6 +632,56 @@ fn multiply_super<S: Simd, const KIND: usize, const V: usize, const N: usize>(
             let scale = s.splat(rows.scale(n, b, 0));
             for v in 0..V {
                 sums[v][n] = s.fma(values[v][n], scale, sums[v][n]);
+            }
+        }
+    }
+    sums
+}
+
+/// The same where each portion, in i16 halves, meets its integer scale: one instruction for that and for making it an i32 lane.
+#[inline(always)]
+fn multiply_pairs<S: Simd, const KIND: usize, const V: usize, const N: usize>(
+    s: S,
+    tiles: &Tiles<'_>,
+    rows: &Rows<'_>,
+    (k0, k_len): (usize, usize),
+) -> [[S::F; N]; V] {
+    let mut sums = [[s.splat(0.0); N]; V];
+    let (kind, width) = (const { Kind::ALL[KIND] }, const { Kind::ALL[KIND].group() });
+    let portion = kind.portion::<S>().expect("halves of i16");
+    for block in 0..k_len / SUPER {
+        let b = k0 / SUPER + block;
+        let (len, n_scales) = (SUPER * PANEL_ROWS, SUPER / width * PANEL_ROWS);
+        let quants = both::<S, _, V>([&*tiles[0].quants, &*tiles[1].quants], block * len, len);
+        let scales = both::<S, _, V>([&*tiles[0].scales, &*tiles[1].scales], block * n_scales, n_scales);
+        let mut totals = [[s.splat_i(0); N]; V];
+        for group in 0..SUPER / width {
+            let unit = group * width / 4;
+            let (place, step) = places(kind, unit, 1);
+            let scale = floats::<S, V>(s, scales, group);
+            for i in 0..width / 4 / portion {
+                let mut pairs = [[s.splat_i(0); N]; V];
+                for n in 0..N {
+                    let start = pairs_start(s, kind, rows, n, (b, unit, i));
+                    for v in 0..V {
+                        pairs[v][n] = start;
+                    }
+                }
+                for u in i * portion..(i + 1) * portion {
+                    dots::<S, true, V, N>(s, &mut pairs, (quants, unit + u), rows, (b, place + step * u));
+                }
+                for n in 0..N {
+                    for v in 0..V {
+                        totals[v][n] = s.add_scaled(totals[v][n], pairs[v][n], s.as_i(scale[v]));
+                    }
+                }
+            }
+        }
+        let d = floats::<S, V>(s, [&*tiles[0].d, &*tiles[1].d], block);
+        for n in 0..N {
+            let scale = s.splat(rows.scale(n, b, 0));
+            for v in 0..V {
+                sums[v][n] = s.fma(s.mul(s.to_f(totals[v][n]), d[v]), scale, sums[v][n]);
             }
         }
     }
@@ -652,9 +717,10 @@ pub fn product<S: Simd, const KIND: usize, const V: usize, const N: usize>(
                 ($token:expr, $n:tt) => {
                     prefetch_block::<S, V, $n>(s, out, ($token, col));
                     let (rows, cols) = (acts.rows($token, $n), (k0, k_len));
-                    let sums = match kind.is_super() {
-                        false => multiply::<S, KIND, V, $n>(s, &tiles, &rows, cols),
-                        true => multiply_super::<S, KIND, V, $n>(s, &tiles, &rows, cols),
+                    let sums = match (kind.is_super(), kind.scales_pairs::<S>()) {
+                        (false, _) => multiply::<S, KIND, V, $n>(s, &tiles, &rows, cols),
+                        (true, false) => multiply_super::<S, KIND, V, $n>(s, &tiles, &rows, cols),
+                        (true, true) => multiply_pairs::<S, KIND, V, $n>(s, &tiles, &rows, cols),
                     };
                     write_block(s, sums, out, ($token, col), accumulate || k0 > 0);
                 };

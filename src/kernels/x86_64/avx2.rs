@@ -220,9 +220,12 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         // SAFETY: the tier is proven by `self`; register values only.
         let (magnitude, signed) = unsafe { (_mm256_abs_epi8(weights), _mm256_sign_epi8(acts, weights)) };
         // SAFETY: as above.
-        let pairs = unsafe { _mm256_maddubs_epi16(magnitude, signed) };
-        // SAFETY: as above.
-        unsafe { pinned(self.add_i(sum, self.dot_lanes(pairs))) }
+        self.add_lanes(sum, unsafe { _mm256_maddubs_epi16(magnitude, signed) })
+    }
+    #[inline(always)]
+    fn add_lanes(self, total: __m256i, sum: __m256i) -> __m256i {
+        // SAFETY: the tier is proven by `self`; register values only.
+        unsafe { pinned(self.add_i(total, self.dot_lanes(sum))) }
     }
     #[inline(always)]
     fn dot_lanes(self, sum: __m256i) -> __m256i {
@@ -237,6 +240,11 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
             // SAFETY: the tier is proven by `self`; register values only.
             false => unsafe { _mm256_add_epi32(sum, _mm256_madd_epi16(a, b)) },
         }
+    }
+    #[inline(always)]
+    fn add_scaled(self, total: __m256i, a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: the tier is proven by `self`; register values only.
+        unsafe { pinned(self.dot_pairs(total, a, b)) }
     }
     #[inline(always)]
     fn alternate<const PER_GROUP: usize>(self, x: [Self::I; 2]) -> [Self::I; 2] {
