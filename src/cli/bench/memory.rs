@@ -1,4 +1,7 @@
-//! `bench memory`: read bandwidth by page kind and threads.
+//! `bench memory`: read bandwidth by page kind and threads, and how far cores are from each other.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
@@ -8,11 +11,14 @@ use crate::boot;
 use crate::engine::pool::Pool;
 use crate::error::Result;
 use crate::memory::{Arena, PageKind, Plan, RegionName};
-use crate::sys::file::page_account;
+use crate::sys::{cpu, file::page_account};
 use crate::units::MIB;
 
 /// Far beyond any cache.
 const BYTES: u64 = 512 * MIB;
+
+/// How often a cache line goes there and back.
+const ROUND_TRIPS: usize = 20_000;
 
 /// One kind of memory, and what was read from it, by threads.
 struct Kind {
@@ -79,7 +85,55 @@ pub(super) fn measure(args: &Bench, settings: &Settings) -> Result<Value> {
             }));
         }
     }
-    Ok(json!({"bytes": BYTES, "tier": kernels.tier().name(), "repetitions": args.repeat, "read": rows}))
+    let mut lines = Vec::new();
+    if let Some((&first, others)) = settings.cores.split_first() {
+        for &other in others {
+            let ns = (0..args.repeat).map(|_| line_ns([first, other])).collect::<Result<Vec<_>>>()?;
+            let ns = Spread::of(&ns);
+            if !args.json {
+                out(&format!("a cache line from CPU {first} to {other}: {ns:.0} ns"));
+            }
+            lines.push(json!({"cpus": [first, other], "ns": ns.json()}));
+        }
+    }
+    Ok(json!({
+        "bytes": BYTES, "tier": kernels.tier().name(), "repetitions": args.repeat, "read": rows, "cache_line": lines,
+    }))
+}
+
+/// Nanoseconds that a cache line written on one of two CPUs takes to the other: some 30 below one L3, some 170 between two.
+fn line_ns(cpus: [usize; 2]) -> Result<f64> {
+    /// What is written where a thread gives up.
+    const OVER: usize = usize::MAX;
+    #[repr(align(128))]
+    struct Line(AtomicUsize);
+    let line = Line(AtomicUsize::new(0));
+    // The first of two waits for even numbers and writes the next, the second for odd ones.
+    let play = |number: usize| -> Result<Instant> {
+        cpu::pin_to(cpus[number]).inspect_err(|_| line.0.store(OVER, Ordering::Release))?;
+        let mut begun = Instant::now();
+        for turn in 0..2 * ROUND_TRIPS {
+            let awaited = 2 * turn + number;
+            while line.0.load(Ordering::Acquire) != awaited {
+                if line.0.load(Ordering::Acquire) == OVER {
+                    return Ok(begun);
+                }
+                std::hint::spin_loop();
+            }
+            if turn == ROUND_TRIPS {
+                begun = Instant::now();
+            }
+            line.0.store(awaited + 1, Ordering::Release);
+        }
+        Ok(begun)
+    };
+    let ends = std::thread::scope(|scope| {
+        let players = [0, 1].map(|number| scope.spawn(move || play(number).map(|begun| begun.elapsed())));
+        players.map(|player| player.join().expect("it does not panic"))
+    });
+    let [first, second] = ends;
+    let seconds = first?.max(second?).as_secs_f64();
+    Ok(seconds * 1e9 / (2 * ROUND_TRIPS) as f64)
 }
 
 /// Every count up to 4, then powers of two, and all.
@@ -90,6 +144,15 @@ fn thread_counts(most: usize) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_takes_some_time_between_two_cpus_and_a_wrong_one_is_an_error() {
+        let cpus = cpu::allowed().unwrap();
+        if let [first, second, ..] = cpus[..] {
+            assert!(line_ns([first, second]).unwrap() > 1.0);
+        }
+        assert!(line_ns([usize::MAX, usize::MAX]).is_err());
+    }
 
     #[test]
     fn counts_of_threads() {
