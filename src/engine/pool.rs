@@ -261,6 +261,8 @@ impl Pool {
         if let Some(&first) = cpus.first() {
             pin(first)?;
         }
+        // What a thread allocates as it begins belongs to the start, not to the first job.
+        pool.lead(&|_| (), true);
         Ok(pool)
     }
 
