@@ -405,6 +405,14 @@ mod tests {
     }
 
     #[test]
+    fn a_pool_that_has_started_has_all_its_workers() {
+        for _ in 0..50 {
+            let pool = three_workers();
+            assert!(pool.shared.slots.iter().all(|slot| slot.0.thread.load(Ordering::Relaxed) != 0));
+        }
+    }
+
+    #[test]
     fn every_worker_runs_every_job_once() {
         let pool = three_workers();
         let counts: Vec<AtomicUsize> = (0..3).map(|_| AtomicUsize::new(0)).collect();

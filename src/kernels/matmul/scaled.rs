@@ -238,12 +238,13 @@ pub fn fill<S: Simd, F: ScaledFormat>(s: S, blocks: &[u8], tile: &mut Tile<'_>, 
                     s.store_bytes(in_tile::<S, F>(s, quants[u]), &mut units[4 * (u * W + row)..]);
                 }
                 let parts = GROUP / F::GROUP;
-                let mut scales = F::scales(s, (body, tail), g, half);
-                if pairs {
-                    for (scale, factor) in scales.iter_mut().zip(F::factors(s, body, g, half)) {
-                        *scale = s.as_f(s.or(factor, s.shl::<16>(factor)));
+                let scales = match pairs {
+                    false => F::scales(s, (body, tail), g, half),
+                    true => {
+                        let [a, b] = F::factors(s, body, g, half);
+                        [s.as_f(s.or(a, s.shl::<16>(a))), s.as_f(s.or(b, s.shl::<16>(b)))]
                     }
-                }
+                };
                 for i in 0..parts {
                     s.store(scales[i], &mut tile.scales[(group * parts + i) * W + row..]);
                 }
@@ -451,8 +452,8 @@ fn group_sums<S: Simd, const KIND: usize, const V: usize, const N: usize>(
 ) -> [[S::I; N]; V] {
     let (kind, units) = (const { Kind::ALL[KIND] }, const { Kind::ALL[KIND].group() / 4 });
     let mut sums = [[s.splat_i(0); N]; V];
-    let (place, step) = places(kind, unit, 1);
     let Some(portion) = kind.portion::<S>() else {
+        let (place, step) = places(kind, unit, 1);
         for n in 0..N {
             let start = lanes_start(s, kind, rows, n, (b, unit));
             for v in 0..V {
@@ -464,18 +465,8 @@ fn group_sums<S: Simd, const KIND: usize, const V: usize, const N: usize>(
         }
         return sums;
     };
-    let portion = portion.min(units);
-    for i in 0..units / portion {
-        let mut pairs = [[s.splat_i(0); N]; V];
-        for n in 0..N {
-            let start = pairs_start(s, kind, rows, n, (b, unit, i));
-            for v in 0..V {
-                pairs[v][n] = start;
-            }
-        }
-        for u in i * portion..(i + 1) * portion {
-            dots::<S, true, V, N>(s, &mut pairs, (quants, first + u), rows, (b, place + step * u));
-        }
+    for i in 0..units / portion.min(units) {
+        let pairs = portion_sums::<S, KIND, V, N>(s, (quants, first), rows, (b, unit, i));
         for n in 0..N {
             for v in 0..V {
                 sums[v][n] = s.add_lanes(sums[v][n], pairs[v][n]);
@@ -483,6 +474,30 @@ fn group_sums<S: Simd, const KIND: usize, const V: usize, const N: usize>(
         }
     }
     sums
+}
+
+/// Of the group at unit `unit` of 256-block `b`, whose quants begin at unit `first`, the sums of portion `i` in i16 halves.
+#[inline(always)]
+fn portion_sums<S: Simd, const KIND: usize, const V: usize, const N: usize>(
+    s: S,
+    (quants, first): ([&[u8]; 2], usize),
+    rows: &Rows<'_>,
+    (b, unit, i): (usize, usize, usize),
+) -> [[S::I; N]; V] {
+    let (kind, units) = (const { Kind::ALL[KIND] }, const { Kind::ALL[KIND].group() / 4 });
+    let portion = kind.portion::<S>().expect("a kind that is summed in halves").min(units);
+    let (place, step) = places(kind, unit, 1);
+    let mut pairs = [[s.splat_i(0); N]; V];
+    for n in 0..N {
+        let start = pairs_start(s, kind, rows, n, (b, unit, i));
+        for v in 0..V {
+            pairs[v][n] = start;
+        }
+    }
+    for u in i * portion..(i + 1) * portion {
+        dots::<S, true, V, N>(s, &mut pairs, (quants, first + u), rows, (b, place + step * u));
+    }
+    pairs
 }
 
 /// What the sum of a group begins with, as i32 lanes, to take an offset of 128 out; signed bytes have none.
@@ -648,7 +663,7 @@ fn multiply_pairs<S: Simd, const KIND: usize, const V: usize, const N: usize>(
 ) -> [[S::F; N]; V] {
     let mut sums = [[s.splat(0.0); N]; V];
     let (kind, width) = (const { Kind::ALL[KIND] }, const { Kind::ALL[KIND].group() });
-    let portion = kind.portion::<S>().expect("halves of i16");
+    let portion = kind.portion::<S>().expect("a kind that is summed in halves");
     for block in 0..k_len / SUPER {
         let b = k0 / SUPER + block;
         let (len, n_scales) = (SUPER * PANEL_ROWS, SUPER / width * PANEL_ROWS);
@@ -657,19 +672,9 @@ fn multiply_pairs<S: Simd, const KIND: usize, const V: usize, const N: usize>(
         let mut totals = [[s.splat_i(0); N]; V];
         for group in 0..SUPER / width {
             let unit = group * width / 4;
-            let (place, step) = places(kind, unit, 1);
             let scale = floats::<S, V>(s, scales, group);
             for i in 0..width / 4 / portion {
-                let mut pairs = [[s.splat_i(0); N]; V];
-                for n in 0..N {
-                    let start = pairs_start(s, kind, rows, n, (b, unit, i));
-                    for v in 0..V {
-                        pairs[v][n] = start;
-                    }
-                }
-                for u in i * portion..(i + 1) * portion {
-                    dots::<S, true, V, N>(s, &mut pairs, (quants, unit + u), rows, (b, place + step * u));
-                }
+                let pairs = portion_sums::<S, KIND, V, N>(s, (quants, unit), rows, (b, unit, i));
                 for n in 0..N {
                     for v in 0..V {
                         totals[v][n] = s.add_scaled(totals[v][n], pairs[v][n], s.as_i(scale[v]));
