@@ -51,10 +51,7 @@ fn the_longest_context_fits_and_the_next_one_does_not() {
     // One page for the context beyond the shortest one: less than all.
     for extra in [0, 1, longest - shortest] {
         let need = shortest + extra;
-        let Some(pool) = Pool::with_room(need) else { return };
-        if pool.state().available() != need {
-            return eprintln!("SKIPPED: the pool of this box has more than {need} pages");
-        }
+        let Some(_pool) = Pool::with_exactly(need) else { return };
         let words = ["-m", &model, "--hugepages"];
         let fit = plan(&[&words[..], &["--fit"]].concat());
         let ctx = number(&fit, "ctx");
@@ -89,10 +86,7 @@ fn the_longest_context_fits_and_the_next_one_does_not() {
 fn where_nothing_fits_it_says_what_is_missing() {
     let model = golden("qwen3-mixed");
     let shortest = pages_at(&model, STEP);
-    let Some(pool) = Pool::with_room(shortest - 1) else { return };
-    if pool.state().available() >= shortest {
-        return eprintln!("SKIPPED: the pool of this box has room for the model");
-    }
+    let Some(_pool) = Pool::with_exactly(shortest - 1) else { return };
     let words = ["-m", &model, "--hugepages"];
     run(&[&["plan", "--fit"][..], &words].concat()).fails(5, &["short by 1 pages", &format!("need {shortest}")]);
     run(&[&["run", "-p", "a", "--ctx", "auto"][..], &words].concat()).fails(5, &["short by 1 pages"]);
@@ -111,6 +105,14 @@ fn a_board_s_budget_counts() {
     none.fails(5, &["not enough memory", "memory.keep_free_mib"]);
     let some = plan(&["-m", &model, "--fit", "--board", &board(available / 2)]);
     assert_eq!(some["ctx"], all["ctx"], "half of the box is enough for a test model");
+    // In huge pages nothing of it is needed, yet it must stay free.
+    let need = pages_at(&model, STEP);
+    if let Some(_pool) = Pool::with_room(need) {
+        let words = ["-m", &model, "--hugepages", "--ctx", &STEP.to_string(), "--board", &board(available + 1024)];
+        let parts = ["beside the huge-page pool", "must stay free (memory.keep_free_mib), available ", "HVO"];
+        run(&[&["plan"][..], &words].concat()).fails(5, &parts);
+        run(&[&["run", "-p", "a"][..], &words].concat()).fails(5, &parts);
+    }
     run(&["plan", "-m", &model, "--fit", "--ctx", "64"]).fails(2, &["--fit"]);
     run(&["run", "-m", &model, "-p", "a", "--kv-type", "auto"]).fails(2, &["--ctx auto"]);
 }

@@ -43,9 +43,9 @@ pub enum MemoryError {
         /// File that holds the limit.
         file: String,
     },
-    /// The box has too little memory for ordinary pages.
+    /// The box has too little ordinary memory.
     BoxShort {
-        /// Bytes needed.
+        /// Bytes of ordinary pages needed; 0 where all lies in the pool.
         need_bytes: u64,
         /// MemAvailable.
         available_bytes: u64,
@@ -175,6 +175,14 @@ impl fmt::Display for MemoryError {
                 f,
                 "the cgroup limit of {what} is too small: need {}, {} left; raise it in {file}",
                 Human(*need_bytes),
+                Human(*available_bytes),
+            ),
+            MemoryError::BoxShort { need_bytes: 0, available_bytes, keep_free_bytes } => write!(
+                f,
+                "not enough memory beside the huge-page pool: {} must stay free (memory.keep_free_mib), available {}; stop \
+                 other processes, take pages out of the pool that nobody needs, or reserve it with HVO on (`brim doctor` \
+                 says what that gives back)",
+                Human(*keep_free_bytes),
                 Human(*available_bytes),
             ),
             MemoryError::BoxShort { need_bytes, available_bytes, keep_free_bytes } => {

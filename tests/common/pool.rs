@@ -1,4 +1,5 @@
 //! A huge-page pool for the length of one test.
+#![allow(dead_code)]
 
 use std::fs::File;
 use std::path::Path;
@@ -20,40 +21,38 @@ impl Pool {
     /// Grows the pool until `pages` pages can be had. Where that is impossible the test is skipped, visibly;
     /// with `REQUIRE_HUGEPAGES=1` it fails instead.
     pub fn with_room(pages: u64) -> Option<Pool> {
-        match Pool::grow(pages) {
-            Ok(pool) => Some(pool),
-            Err(why) => {
-                let required = std::env::var("REQUIRE_HUGEPAGES").is_ok_and(|value| value == "1");
-                assert!(!required, "REQUIRE_HUGEPAGES=1, but there is no pool of {pages} huge pages: {why}");
-                eprintln!("SKIPPED: no pool of {pages} huge pages: {why}");
-                None
-            }
-        }
+        or_skip(pages, Pool::hold().and_then(|pool| pool.make_room(pages).map(|()| pool)))
     }
 
-    fn grow(pages: u64) -> Result<Pool, String> {
+    /// The same with not one page more, for tests of what a short pool does: a box that already has a larger pool gets
+    /// its pages back on drop.
+    pub fn with_exactly(pages: u64) -> Option<Pool> {
+        or_skip(pages, Pool::hold().and_then(|pool| pool.set_room(pages).map(|()| pool)))
+    }
+
+    fn hold() -> Result<Pool, String> {
         let lock = File::create(std::env::temp_dir().join("brim-test-hugepages.lock")).map_err(|e| e.to_string())?;
         lock.lock().map_err(|e| e.to_string())?;
         let before = Host::default().pool(PageKind::Huge2M).ok_or("this kernel has none of 2 MiB")?;
         if before.overcommit > 0 {
             return Err("vm.nr_overcommit_hugepages is not 0, so free pages cannot be counted".to_owned());
         }
-        let pool = Pool { persistent_before: before.total - before.surplus, _lock: lock };
-        pool.make_room(pages)?;
-        Ok(pool)
+        Ok(Pool { persistent_before: before.total - before.surplus, _lock: lock })
     }
 
     /// At least so many free pages, for the rest of the test.
     pub fn make_room(&self, pages: u64) -> Result<(), String> {
+        if self.state().available() >= pages { Ok(()) } else { self.set_room(pages) }
+    }
+
+    /// So many free pages and no more.
+    pub fn set_room(&self, pages: u64) -> Result<(), String> {
         let now = self.state();
-        if now.available() < pages {
-            resize(now.total - now.surplus + pages - now.available())?;
-            let found = self.state().available();
-            if found < pages {
-                return Err(format!("the kernel found only {found} pages"));
-            }
+        resize((now.total - now.surplus + pages).saturating_sub(now.available()))?;
+        match self.state().available() {
+            found if found == pages => Ok(()),
+            found => Err(format!("the kernel leaves {found} pages")),
         }
-        Ok(())
     }
 
     /// The pool now.
@@ -68,6 +67,15 @@ impl Drop for Pool {
             eprintln!("the huge-page pool keeps the size of this test: {why}");
         }
     }
+}
+
+fn or_skip(pages: u64, pool: Result<Pool, String>) -> Option<Pool> {
+    pool.map_err(|why| {
+        let required = std::env::var("REQUIRE_HUGEPAGES").is_ok_and(|value| value == "1");
+        assert!(!required, "REQUIRE_HUGEPAGES=1, but there is no pool of {pages} huge pages: {why}");
+        eprintln!("SKIPPED: no pool of {pages} huge pages: {why}");
+    })
+    .ok()
 }
 
 fn resize(pages: u64) -> Result<(), String> {
