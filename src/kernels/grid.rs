@@ -1,10 +1,10 @@
 //! Hands disjoint blocks of one matrix to workers: each block exactly once, whoever asks first.
 //!
 //! # Safety
-//! A [`Grid`] owns the unique borrow of its matrix for `'a`. Blocks are numbered; [`Grid::next_of`] draws each number
-//! once: the numbers are cut into disjoint ranges, and each range is drawn from by one atomic counter. Distinct numbers
-//! name disjoint rectangles. Two [`Block`]s of one grid therefore
-//! never overlap, and none outlives the borrow.
+//! A [`Grid`] owns the unique borrow of its matrix for `'a`. Blocks are numbered; every number is drawn once: the numbers
+//! are cut into disjoint ranges, and each range is drawn from by one atomic counter. Distinct numbers name disjoint
+//! rectangles, and numbers that are drawn together make up one. Two [`Block`]s of one grid therefore never overlap, and
+//! none outlives the borrow.
 
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,9 +25,18 @@ pub trait Team: Sync {
 /// Most parts of a grid: the cores of the largest box brim is built for, twice over. More workers share parts.
 const PARTS_MAX: usize = 32;
 
-/// How many blocks of a part have been asked for; on a cache line of its own, so that workers do not wait for each other.
+/// How many blocks of a part are taken; on a cache line of its own, so that workers do not wait for each other.
 #[repr(align(64))]
 struct Drawn(AtomicUsize);
+
+impl Drawn {
+    /// Takes some of `len` blocks, as many as `count(drawn)`: the first and how many; `None` if all are taken.
+    fn take(&self, len: usize, count: impl Fn(usize) -> usize) -> Option<(usize, usize)> {
+        let taken = |drawn: usize| (drawn < len).then(|| drawn + count(drawn).min(len - drawn));
+        let drawn = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).ok()?;
+        taken(drawn).map(|next| (drawn, next - drawn))
+    }
+}
 
 /// How the rows of a grid are cut into bands.
 #[derive(Clone, Copy)]
@@ -50,6 +59,7 @@ pub struct Grid<'a, T> {
     block_cols: usize,
     parts: usize,
     last_first: bool,
+    tapered: bool,
     drawn: [Drawn; PARTS_MAX],
     borrow: PhantomData<&'a mut [T]>,
 }
@@ -112,7 +122,8 @@ impl<'a, T> Grid<'a, T> {
     ) -> Self {
         let drawn = [const { Drawn(AtomicUsize::new(0)) }; PARTS_MAX];
         let data = data.as_mut_ptr();
-        Grid { data, rows, cols, stride, bands, block_cols, parts: 1, last_first: false, drawn, borrow: PhantomData }
+        let (parts, last_first, tapered) = (1, false, false);
+        Grid { data, rows, cols, stride, bands, block_cols, parts, last_first, tapered, drawn, borrow: PhantomData }
     }
 
     /// Gives each of `workers` a stretch of blocks of its own, so that what it reads for them is one stream.
@@ -125,6 +136,16 @@ impl<'a, T> Grid<'a, T> {
         Grid { last_first: true, ..self }
     }
 
+    /// Hands out half of what is left of a part and a band as one block, then half of the rest, down to one: long streams
+    /// that are seldom interrupted, and workers that finish together all the same.
+    ///
+    /// # Panics
+    /// If the last blocks come first.
+    pub fn tapered(self) -> Self {
+        assert!(!self.last_first);
+        Grid { tapered: true, ..self }
+    }
+
     /// The next block nobody has yet; `None` when all are taken.
     pub fn next(&self) -> Option<Block<'a, T>> {
         self.next_of(0)
@@ -132,6 +153,11 @@ impl<'a, T> Grid<'a, T> {
 
     /// The next block for `worker`: of its own part, then of the others'.
     pub fn next_of(&self, worker: usize) -> Option<Block<'a, T>> {
+        self.next_in(worker, self.parts)
+    }
+
+    /// The next block of so many parts, `worker`'s own and those that follow it.
+    pub fn next_in(&self, worker: usize, parts: usize) -> Option<Block<'a, T>> {
         let across = self.cols.div_ceil(self.block_cols);
         let down = match self.bands {
             Bands::Even(block_rows) => self.rows.div_ceil(block_rows),
@@ -139,11 +165,15 @@ impl<'a, T> Grid<'a, T> {
             Bands::Rows(picks) => picks.len(),
         };
         let blocks = down * across;
-        let index = (0..self.parts).find_map(|turn| {
+        let (index, count) = (0..parts.min(self.parts)).find_map(|turn| {
             let part = (worker + turn) % self.parts;
             let (first, end) = (part * blocks / self.parts, (part + 1) * blocks / self.parts);
-            let index = first + self.drawn[part].0.fetch_add(1, Ordering::Relaxed);
-            (index < end).then_some(index)
+            self.drawn[part]
+                .take(end - first, |drawn| match self.tapered {
+                    true => (end - first - drawn).div_ceil(2).min(across - (first + drawn) % across),
+                    false => 1,
+                })
+                .map(|(drawn, count)| (first + drawn, count))
         })?;
         let index = if self.last_first { blocks - 1 - index } else { index };
         let (band, right) = (index / across, index % across);
@@ -167,7 +197,7 @@ impl<'a, T> Grid<'a, T> {
             row0,
             rows,
             col0,
-            cols: self.block_cols.min(self.cols - col0),
+            cols: (count * self.block_cols).min(self.cols - col0),
             borrow: PhantomData,
         })
     }
@@ -217,7 +247,11 @@ mod tests {
         for ((rows, cols, stride, shape), parts) in cases {
             let mut data = vec![0u32; rows * stride];
             let grid = Grid::new(&mut data, (rows, cols, stride), shape).in_parts(parts);
-            let grid = if parts == 2 { grid.last_first() } else { grid };
+            let grid = match parts {
+                2 => grid.last_first(),
+                3 => grid.tapered(),
+                _ => grid,
+            };
             std::thread::scope(|scope| {
                 for worker in 0..3 {
                     let grid = &grid;
@@ -234,6 +268,25 @@ mod tests {
                 assert_eq!(*x, u32::from(i % stride < cols), "element {i}");
             }
         }
+    }
+
+    #[test]
+    fn a_tapered_grid_hands_out_halves_of_what_is_left() {
+        let sizes = |grid: &Grid<'_, u8>, worker| {
+            let drawn = std::iter::from_fn(|| grid.next_in(worker, 1));
+            drawn.map(|block| (block.col0, block.cols)).collect::<Vec<_>>()
+        };
+        let mut row = [0; 157];
+        // Two parts of 39 and 40 blocks of two columns; the last has one.
+        let grid = Grid::new(&mut row, (1, 157, 157), (1, 2)).in_parts(2).tapered();
+        assert_eq!(sizes(&grid, 0), [(0, 40), (40, 20), (60, 10), (70, 4), (74, 2), (76, 2)]);
+        assert_eq!(grid.next_of(0).map(|block| (block.col0, block.cols)), Some((78, 40)), "of the other part");
+        assert_eq!(sizes(&grid, 1), [(118, 20), (138, 10), (148, 6), (154, 2), (156, 1)]);
+        assert!(grid.next_of(0).is_none() && grid.next_of(1).is_none());
+        // Never more than a band.
+        let mut rows = [0; 24];
+        let grid = Grid::new(&mut rows, (4, 6, 6), (1, 1)).tapered();
+        assert_eq!(sizes(&grid, 0).iter().map(|size| size.1).collect::<Vec<_>>(), [6, 6, 6, 3, 2, 1]);
     }
 
     #[test]

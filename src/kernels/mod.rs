@@ -189,16 +189,18 @@ impl Kernels {
         self.stripe_rows
     }
 
-    /// How the result `[n_tokens, row_stride(rows)]` of a product is shared out among `workers`, one stretch of panels each. A block is
-    /// some panels: in decode a straight stream, in prefill stripes that share what activations are in L2; but few enough
-    /// that workers finish together.
+    /// How the result `[n_tokens, row_stride(rows)]` of a product is shared out among `workers`, one stretch of panels each.
     pub fn share<'a>(&self, out: &'a mut [f32], n_tokens: usize, rows: usize, workers: usize) -> Grid<'a, f32> {
         let width = rows.next_multiple_of(PANEL_ROWS);
-        let block = match n_tokens <= STREAM_TOKENS_MAX {
-            true => (width / PANEL_ROWS / (workers * 16)).clamp(1, 8) * PANEL_ROWS,
+        let few = n_tokens <= STREAM_TOKENS_MAX;
+        let block = match few {
+            // Each start of a block costs about a tenth of what a panel of 2048 columns takes (Zen 4).
+            true => PANEL_ROWS,
+            // Stripes that share what activations are in L2, but few enough that workers finish together.
             false => (width / self.stripe_rows / (workers * 4)).clamp(1, 8) * self.stripe_rows,
         };
-        Grid::new(out, (n_tokens, width, row_stride(rows)), (n_tokens.max(1), block)).in_parts(workers)
+        let grid = Grid::new(out, (n_tokens, width, row_stride(rows)), (n_tokens.max(1), block)).in_parts(workers);
+        if few { grid.tapered() } else { grid }
     }
 
     /// The form of activations that `n_tokens` must have to meet weights of this type.

@@ -587,12 +587,15 @@ fn multiply<const N: usize>(
         let acts = Acts { records: &*records.bytes, layout, n_tokens: n };
         team.drain(&|worker| {
             let Ok(mut scratch) = workers[worker].lock() else { return };
-            for (w, grid) in jobs.iter().filter(|(w, _)| kernels.act_type(w.ty, n) == kind) {
-                let matrix = Matrix { panels: w.of(region), panel_bytes: w.ty.panel_bytes(cols), cols };
-                while let Some(mut block) = grid.next_of(worker) {
-                    kernels.matmul(w.ty, &matrix, &acts, &mut block, accumulate, (tile, &mut *scratch.kernels));
-                    if !accumulate {
-                        scale(&mut block, w.factor_of(region, 0));
+            // Of every product what is one's own comes first: only who is done with all of it takes from others.
+            for parts in [1, team.size()] {
+                for (w, grid) in jobs.iter().filter(|(w, _)| kernels.act_type(w.ty, n) == kind) {
+                    let matrix = Matrix { panels: w.of(region), panel_bytes: w.ty.panel_bytes(cols), cols };
+                    while let Some(mut block) = grid.next_in(worker, parts) {
+                        kernels.matmul(w.ty, &matrix, &acts, &mut block, accumulate, (tile, &mut *scratch.kernels));
+                        if !accumulate {
+                            scale(&mut block, w.factor_of(region, 0));
+                        }
                     }
                 }
             }

@@ -331,9 +331,10 @@ fn multiply_groups<const N: usize>(
     let layout = ActLayout::new(cols);
     let record_bytes = layout.bytes();
     let sizes = || groups.cuts.windows(2).map(|cut| (cut[1] - cut[0]) as usize);
-    let stripe = match sizes().all(|n| n <= STREAM_TOKENS_MAX) {
-        // As for one matrix: long stretches, but so many of them that workers finish together.
-        true => (sizes().len() * N * width / PANEL_ROWS / (team.size() * 8)).clamp(1, 16) * PANEL_ROWS,
+    let few = sizes().all(|n| n <= STREAM_TOKENS_MAX);
+    // As for one matrix.
+    let block = match few {
+        true => PANEL_ROWS,
         false => {
             (sizes().len() * N * width / kernels.stripe_rows() / (team.size() * 8)).clamp(1, 8) * kernels.stripe_rows()
         }
@@ -346,7 +347,8 @@ fn multiply_groups<const N: usize>(
         let records = &*records.bytes;
         // A record's f32 values come first, whatever was made of them follows.
         let needed = if kind == ActType::F32 { 0..cols * 4 } else { cols * 4..record_bytes };
-        let grid = Grid::grouped(out, (width, padded(width)), (groups.cuts, N), stripe).in_parts(team.size());
+        let grid = Grid::grouped(out, (width, padded(width)), (groups.cuts, N), block).in_parts(team.size());
+        let grid = if few { grid.tapered() } else { grid };
         team.drain(&|worker| {
             let Ok(mut scratch) = workers[worker].lock() else { return };
             let WorkerScratch { kernels: tile_scratch, gathered } = &mut *scratch;
