@@ -16,6 +16,8 @@
 //! columns, the units of four quants, and the starting values, of the first and the second group alternate ([`paired`]).
 #![allow(unsafe_code)]
 
+use std::ops::Range;
+
 use super::int16::{self, COLS16, scaling};
 use super::simd::Simd;
 use crate::bytes;
@@ -43,6 +45,11 @@ impl ActType {
         std::iter::once(self).chain(ActType::ALL.into_iter().filter(move |kind| *kind != self))
     }
 
+    /// Whether all that is made of 256 columns lies in their block.
+    pub const fn in_blocks(self) -> bool {
+        matches!(self, ActType::Q8x32 | ActType::Q8x256)
+    }
+
     /// The name inside kernel names.
     pub const fn name(self) -> &'static str {
         match self {
@@ -59,8 +66,9 @@ impl ActType {
 /// dense, and summed in smaller portions; normally distributed activations stay below 600.
 pub const SUM16_MAX: i32 = 1023;
 
-/// Bytes of a block, and where its parts lie.
-const BLOCK: usize = 512;
+/// Bytes of a block.
+pub const BLOCK: usize = 512;
+/// Where its parts lie.
 const STARTS: usize = SUPER;
 const SCALES: usize = STARTS + SUPER / 16 * 4;
 const DENSE: usize = SCALES + 4;
@@ -101,6 +109,11 @@ impl ActLayout {
     /// Values of a row.
     pub const fn cols(&self) -> usize {
         self.cols
+    }
+
+    /// Where in a record its blocks lie.
+    pub const fn blocks(&self) -> Range<usize> {
+        self.blocks..self.scales16
     }
 
     /// The f32 values of a record.
@@ -276,23 +289,31 @@ pub(super) fn quantise<S: Simd>(s: S, layout: ActLayout, kind: ActType, record: 
     let (values, blocks) = record.split_at_mut(layout.blocks);
     let values: &[f32] = bytes::cast(&values[..layout.cols * 4]);
     let (blocks, scales16) = blocks.split_at_mut(layout.scales16 - layout.blocks);
-    let each = values.chunks(SUPER).zip(blocks.chunks_exact_mut(BLOCK));
     match kind {
         ActType::F32 => (),
         ActType::I16 => {
             let scales = bytes::cast_mut(&mut scales16[..layout.cols.div_ceil(COLS16) * 4]);
             to_i16(s, values, blocks, scales);
         }
-        ActType::Q8x32 => {
-            for (values, block) in each {
-                to_q8x32(s, values, block);
+        ActType::Q8x32 | ActType::Q8x256 => {
+            for (values, block) in values.chunks(SUPER).zip(blocks.chunks_exact_mut(BLOCK)) {
+                quantise_block(s, kind, values, block);
             }
         }
-        ActType::Q8x256 => {
-            for (values, block) in each {
-                to_q8x256(s, values, block);
-            }
-        }
+    }
+}
+
+/// Prepares up to 256 values for their block.
+///
+/// # Panics
+/// If the form does not lie in blocks, or the block is shorter than [`BLOCK`].
+#[inline(always)]
+pub(super) fn quantise_block<S: Simd>(s: S, kind: ActType, values: &[f32], block: &mut [u8]) {
+    let block = &mut block[..BLOCK];
+    match kind {
+        ActType::Q8x32 => to_q8x32(s, values, block),
+        ActType::Q8x256 => to_q8x256(s, values, block),
+        ActType::F32 | ActType::I16 => unreachable!("not a form in blocks"),
     }
 }
 
@@ -589,6 +610,12 @@ mod tests {
                             found[STARTS + SUPER / GROUP * 4..SCALES].fill(0);
                         }
                         assert!(found == want, "{} {} case {case} block {i}", k.tier().name(), kind.name());
+                        let mut alone = [0; BLOCK];
+                        k.quantise_block(kind, x, &mut alone);
+                        if kind == ActType::Q8x32 {
+                            alone[STARTS + SUPER / GROUP * 4..SCALES].fill(0);
+                        }
+                        assert!(alone == want, "{} {} case {case} block {i} alone", k.tier().name(), kind.name());
                         dense += usize::from(want[DENSE]) * usize::from(kind == ActType::Q8x256);
                     }
                 }

@@ -31,7 +31,7 @@ mod x86_64;
 use std::fmt;
 use std::ops::Range;
 
-pub use acts::{ActLayout, ActType, Acts};
+pub use acts::{ActLayout, ActType, Acts, BLOCK};
 pub use attention::{
     KEY_TILE, KvHead, KvType, QUERY_ROWS_MAX, Queries, RANGE_KEYS_MIN, RowResult, attend_scratch, key_ranges, merge,
     partials_len,
@@ -146,6 +146,7 @@ pub struct Kernels {
     scaled: [ScaledFn; Kind::ALL.len()],
     repack: RepackFn,
     quantise: unsafe fn(ActLayout, ActType, &mut [u8]),
+    quantise_block: unsafe fn(ActType, &[f32], &mut [u8]),
     attend: AttendFn,
     store_key: unsafe fn(KvType, &[f32], &mut [u8], usize),
     store_value: unsafe fn(KvType, &[f32], &mut [u8]),
@@ -279,6 +280,15 @@ impl Kernels {
     pub fn quantise(&self, layout: ActLayout, kind: ActType, record: &mut [u8]) {
         // SAFETY: the table of this tier was obtained through its probe.
         unsafe { (self.quantise)(layout, kind, record) }
+    }
+
+    /// Fills the block of up to 256 columns of a record from their values.
+    ///
+    /// # Panics
+    /// If the form does not lie in blocks ([`ActType::in_blocks`]), or the block is too short.
+    pub fn quantise_block(&self, kind: ActType, values: &[f32], block: &mut [u8]) {
+        // SAFETY: the table of this tier was obtained through its probe.
+        unsafe { (self.quantise_block)(kind, values, block) }
     }
 
     /// Attention of some query rows over the keys of one range (see [`key_ranges`]; `queries.first_key() .. queries.keys()`

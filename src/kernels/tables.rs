@@ -36,7 +36,7 @@ macro_rules! unpack {
 macro_rules! tier {
     ($module:ident, $tier:expr, $simd:ty, $token:expr, [$($feature:tt),*], $finish:expr, V = $v:literal, N = $n:literal, NS = $ns:literal, NF = $nf:literal, NH = $nh:literal) => {
         pub(super) mod $module {
-            use super::acts::quantise as quantise_row;
+            use super::acts::{quantise as quantise_row, quantise_block as quantise_one};
             use super::attention::{attend as attend_rows, store_key as store_one_key, store_value as store_one_value};
             use super::formats::*;
             use super::matmul::{float, int, int16, scaled};
@@ -184,6 +184,11 @@ macro_rules! tier {
             }
 
             $(#[target_feature(enable = $feature)])*
+            fn quantise_block(kind: ActType, values: &[f32], block: &mut [u8]) {
+                quantise_one($token, kind, values, block)
+            }
+
+            $(#[target_feature(enable = $feature)])*
             fn attend(
                 kv: &KvHead<'_>,
                 queries: &Queries<'_>,
@@ -287,6 +292,7 @@ macro_rules! tier {
                 ],
                 repack,
                 quantise,
+                quantise_block,
                 attend,
                 store_key,
                 store_value,
@@ -328,8 +334,23 @@ const fn with_floats_of_avx2(table: Kernels) -> Kernels {
     let stream = [f32s, f16s, bf16s, q8_0, q4_0, q4k, q6k];
     let mut tiled = table.tiled;
     tiled[WeightType::F32 as usize] = BASE.tiled[WeightType::F32 as usize];
-    let Kernels { tier, unpack, scaled, quantise, attend, dots, dot_macs, pair_dots, pair_macs, .. } = table;
-    Kernels { tier, stream, tiled, unpack, scaled, quantise, attend, dots, dot_macs, pair_dots, pair_macs, ..BASE }
+    let Kernels { tier, unpack, scaled, quantise, quantise_block, .. } = table;
+    let Kernels { attend, dots, dot_macs, pair_dots, pair_macs, .. } = table;
+    Kernels {
+        tier,
+        stream,
+        tiled,
+        unpack,
+        scaled,
+        quantise,
+        quantise_block,
+        attend,
+        dots,
+        dot_macs,
+        pair_dots,
+        pair_macs,
+        ..BASE
+    }
 }
 
 tier!(scalar, Tier::Scalar, portable::Portable, portable::Portable, [], finished, V = 1, N = 2, NS = 2, NF = 2, NH = 2);

@@ -17,11 +17,11 @@ use super::config::{Config, HEAD_DIM_MAX};
 use super::weights::{Form, Gated, Weight};
 use crate::bytes;
 use crate::kernels::{
-    ActLayout, ActType, Acts, Block, Grid, Kernels, KvType, Matrix, Team, Tile, attend_scratch, partials_len,
+    ActLayout, ActType, Acts, BLOCK, Block, Grid, Kernels, KvType, Matrix, Team, Tile, attend_scratch, partials_len,
     row_stride,
 };
 use crate::load::rows::{RowError, Rows};
-use crate::quant::PANEL_ROWS;
+use crate::quant::{PANEL_ROWS, SUPER};
 use attend::{Band, Partials, Ranged};
 pub use experts::Activation;
 use experts::Routed;
@@ -123,10 +123,13 @@ pub struct Buffers<'a> {
     workers: Vec<Mutex<WorkerScratch<'a>>>,
 }
 
-/// Activation records, and what they hold beside values: [`ActType::F32`] for nothing.
+/// Activation records.
 struct Records<'a> {
     bytes: &'a mut [u8],
+    /// What they hold beside values: [`ActType::F32`] for nothing.
     form: ActType,
+    /// Whether they hold values.
+    values: bool,
 }
 
 impl Default for Records<'_> {
@@ -137,19 +140,68 @@ impl Default for Records<'_> {
 
 impl<'a> Records<'a> {
     fn new(bytes: &'a mut [u8]) -> Records<'a> {
-        Records { bytes, form: ActType::F32 }
+        Records { bytes, form: ActType::F32, values: true }
+    }
+
+    /// For whoever writes values and `form`.
+    fn hold(&mut self, form: ActType) -> &mut [u8] {
+        (self.form, self.values) = (form, true);
+        self.bytes
     }
 
     /// Brings the first `n` to `form`, unless whoever wrote their values has done so.
     fn bring(&mut self, (kernels, team): (&Kernels, &dyn Team), layout: ActLayout, n: usize, form: ActType) {
-        if form == ActType::F32 || form == self.form {
+        if form == self.form || form == ActType::F32 && self.values {
             return;
         }
+        assert!(self.values, "records that were written for one product alone");
         self.form = form;
         let grid = each_row(team, self.bytes, (n, layout.bytes(), layout.bytes()));
         share(team, n, &|worker| {
             while let Some(mut block) = grid.next_of(worker) {
                 kernels.quantise(layout, form, block.row(0));
+            }
+        });
+    }
+
+    /// Writes what the next product alone reads: `form`, and values only where that is not made of 256 of them at a time.
+    /// `values` writes those of some columns of a row; `cut` makes a grid of bands and rows over the first so many bytes
+    /// of every record and blocks of as many.
+    fn write<'b>(
+        &'b mut self,
+        (kernels, team): (&Kernels, &dyn Team),
+        (layout, form): (ActLayout, ActType),
+        cut: impl FnOnce(&'b mut [u8], usize, usize) -> Grid<'b, u8>,
+        values: impl Fn((usize, usize), Range<usize>, &mut [f32]) + Sync,
+    ) {
+        (self.form, self.values) = (form, !form.in_blocks());
+        if self.values {
+            let grid = cut(self.bytes, layout.bytes(), layout.bytes()).in_parts(team.size());
+            return team.drain(&|worker| {
+                while let Some(mut block) = grid.next_of(worker) {
+                    for row in 0..block.rows {
+                        let (at, record) = ((block.band, block.row0 + row), block.row(row));
+                        values(at, 0..layout.cols(), layout.values_mut(record));
+                        kernels.quantise(layout, form, record);
+                    }
+                }
+            });
+        }
+        let blocks = layout.blocks();
+        let grid = cut(&mut self.bytes[blocks.start..], blocks.len(), BLOCK).in_parts(team.size()).tapered();
+        team.drain(&|worker| {
+            let mut some = [0.0; SUPER];
+            while let Some(mut block) = grid.next_of(worker) {
+                for row in 0..block.rows {
+                    let (at, first) = ((block.band, block.row0 + row), block.col0 / BLOCK * SUPER);
+                    for (i, out) in block.row(row).chunks_exact_mut(BLOCK).enumerate() {
+                        let from = first + i * SUPER;
+                        let cols = from..(from + SUPER).min(layout.cols());
+                        let some = &mut some[..cols.len()];
+                        values(at, cols, some);
+                        kernels.quantise_block(form, some, out);
+                    }
+                }
             }
         });
     }
@@ -423,11 +475,12 @@ impl<'p> Pass<'p, '_> {
     fn norm_rows(&mut self, weight: &Weight, rows: Range<usize>, next: &Weight) {
         let (e, n, first) = (self.config.n_embd, rows.len(), rows.start);
         let form = self.kernels.act_type(next.ty, n);
-        self.buffers.acts.form = form;
         let layout = ActLayout::new(e);
         let weight = weight.values(self.region);
-        let (kernels, eps, x) = (self.kernels, self.config.norm_eps, &*self.buffers.x);
-        let grid = each_row(self.team, self.buffers.acts.bytes, (n, layout.bytes(), layout.bytes()));
+        let (kernels, eps) = (self.kernels, self.config.norm_eps);
+        let Buffers { x, acts, .. } = &mut *self.buffers;
+        let x = &**x;
+        let grid = each_row(self.team, acts.hold(form), (n, layout.bytes(), layout.bytes()));
         share(self.team, n, &|worker| {
             while let Some(mut block) = grid.next_of(worker) {
                 let x = &x[(first + block.row0) * padded(e)..][..e];
@@ -491,19 +544,16 @@ impl<'p> Pass<'p, '_> {
     }
 
     fn activate(&mut self, ffn: &Gated, gated: impl Fn(&Kernels, &[f32], &[f32], &mut [f32]) + Sync) {
-        let (n, f, kernels) = (self.n_rows, ffn.down.cols, self.kernels);
+        let (n, f, kernels, team) = (self.n_rows, ffn.down.cols, self.kernels, self.team);
+        // A factor meets values before they become anything else.
+        let form = if ffn.down.factors.is_some() { ActType::F32 } else { kernels.act_type(ffn.down.ty, n) };
         let layout = ActLayout::new(f);
-        let form = kernels.act_type(ffn.down.ty, n);
         let Buffers { acts, gate, up, .. } = &mut *self.buffers;
-        acts.form = form;
         let (gate, up) = (&**gate, &**up);
-        let grid = each_row(self.team, acts.bytes, (n, layout.bytes(), layout.bytes()));
-        share(self.team, n, &|worker| {
-            while let Some(mut block) = grid.next_of(worker) {
-                let from = block.row0 * padded(f);
-                gated(kernels, &gate[from..][..f], &up[from..][..f], layout.values_mut(block.row(0)));
-                kernels.quantise(layout, form, block.row(0));
-            }
+        let rows = |bytes, cols, block| Grid::new(bytes, (n, cols, layout.bytes()), (1, block));
+        acts.write((kernels, team), (layout, form), rows, |(_, row), cols, out| {
+            let (gate, up) = (&gate[row * padded(f)..][cols.clone()], &up[row * padded(f)..][cols]);
+            gated(kernels, gate, up, out);
         });
     }
 
@@ -572,10 +622,10 @@ fn multiply<const N: usize>(
     let added_factor = if accumulate { products[0].0.factor_of(region, 0) } else { 1.0 };
     if added_factor != 1.0 {
         // The sum must not be scaled, so what is multiplied is.
-        for record in records.bytes.chunks_exact_mut(layout.bytes()).take(n) {
+        assert!(records.values);
+        for record in records.hold(ActType::F32).chunks_exact_mut(layout.bytes()).take(n) {
             layout.values_mut(record).iter_mut().for_each(|x| *x *= added_factor);
         }
-        records.form = ActType::F32;
     }
     let kinds: [ActType; N] = std::array::from_fn(|i| kernels.act_type(products[i].0.ty, n));
     let jobs = products.map(|(w, out)| (w, kernels.share(out, n, w.rows, team.size())));

@@ -37,8 +37,7 @@ impl Pass<'_, '_> {
         let sinks = sinks.map(|sinks| sinks.values(self.region));
         let cache = self.kv.layer(layer);
         let Buffers { acts, q, workers, partials, lists, .. } = &mut *self.buffers;
-        acts.form = ActType::F32;
-        let acts = &mut *acts.bytes;
+        let acts = acts.hold(ActType::F32);
         let (q, q_width) = (&**q, padded(heads * group * d));
         let head_bytes = 2 * PAGE_TOKENS * cache.kv_type.row_bytes(d);
         let head_of = |span: usize, head: usize| KvHead {

@@ -265,23 +265,17 @@ impl Pass<'_, '_> {
         let Buffers { x, routed, workers, .. } = &mut *self.buffers;
         let cuts = &routed.cuts[..=routed.n_groups];
         let (wide, expert_of) = (&*routed.wide, &*routed.expert_of);
-        routed.hidden.form = form;
-        let grid = Grid::grouped(routed.hidden.bytes, (layout.bytes(), layout.bytes()), (cuts, 1), layout.bytes());
-        share(self.team, n, &|worker| {
-            while let Some(mut block) = grid.next_of(worker) {
-                let expert = expert_of[block.band] as usize;
-                for r in 0..block.rows {
-                    let gate = &wide[(2 * block.row0 + r) * padded(f)..][..f];
-                    let up = &wide[(2 * block.row0 + block.rows + r) * padded(f)..][..f];
-                    let out = layout.values_mut(block.row(r));
-                    match activation {
-                        Activation::Swiglu => kernels.silu_mul(gate, up, out),
-                        Activation::SwigluClamped => {
-                            let [gate_bias, up_bias] = [0, 1].map(|i| bias_of(i, expert));
-                            kernels.swiglu_clamped((gate, gate_bias), (up, up_bias), out);
-                        }
-                    }
-                    kernels.quantise(layout, form, block.row(r));
+        let rows = |bytes, cols, block| Grid::grouped(bytes, (cols, layout.bytes()), (cuts, 1), block);
+        routed.hidden.write((kernels, self.team), (layout, form), rows, |(group, row), cols, out| {
+            // The rows of gate, then those of up, before them twice as many rows as before the group.
+            let at = |rows: u32| &wide[(row + rows as usize) * padded(f)..][..f];
+            let (gate, up) = (&at(cuts[group])[cols.clone()], &at(cuts[group + 1])[cols.clone()]);
+            match activation {
+                Activation::Swiglu => kernels.silu_mul(gate, up, out),
+                Activation::SwigluClamped => {
+                    let expert = expert_of[group] as usize;
+                    let [gate_bias, up_bias] = [0, 1].map(|i| &bias_of(i, expert)[cols.clone()]);
+                    kernels.swiglu_clamped((gate, gate_bias), (up, up_bias), out);
                 }
             }
         });
