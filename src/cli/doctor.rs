@@ -324,9 +324,9 @@ impl Report {
     fn table(&self) -> String {
         let mut text = String::new();
         for finding in &self.findings {
-            let _ = writeln!(text, "{:<9}{:<18}{}", finding.state.as_str(), finding.name, finding.text);
+            let _ = writeln!(text, "{:<9}{:<21}{}", finding.state.as_str(), finding.name, finding.text);
             if let Some(mend) = &finding.mend {
-                let _ = writeln!(text, "{:<27}-> {mend}", "");
+                let _ = writeln!(text, "{:<30}-> {mend}", "");
             }
         }
         text
