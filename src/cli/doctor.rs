@@ -8,6 +8,7 @@ use super::args::Doctor;
 use super::settings::{env_or, load_board};
 use crate::board::{Board, EMBEDDED};
 use crate::error::Result;
+use crate::kernels::{Tier, select};
 use crate::memory::{Host, Hvo, PageKind};
 use crate::sys::cpu::{Topology, format_list, online};
 use crate::sys::{file, limits, map};
@@ -231,13 +232,13 @@ impl Report {
 
     fn cpu(&mut self) -> Result<()> {
         let topology = Topology::probe()?;
-        let (tier, features) = tier();
+        let (tier, features) = (best_tier(), features());
         let model = cpuinfo("model name").unwrap_or_else(|| std::env::consts::ARCH.to_owned());
         let has: Vec<&str> = features.iter().filter(|(_, has)| *has).map(|(name, _)| *name).collect();
-        let state = if tier == "scalar" { State::Problem } else { State::Ok };
-        let mend = (tier == "scalar")
+        let state = if tier == Tier::Scalar { State::Problem } else { State::Ok };
+        let mend = (tier == Tier::Scalar)
             .then(|| "use a CPU with AVX2, FMA and F16C, or pass them to this virtual machine".into());
-        self.say("CPU tier", state, format!("{tier} ({model}; {})", has.join(" ")), mend);
+        self.say("CPU tier", state, format!("{} ({model}; {})", tier.name(), has.join(" ")), mend);
         let (cpus, all) = (format_list(&topology.cpus), format_list(&online()));
         let fewer = topology.cpus.len() < online().len();
         let mut text = format!("{} cores, CPUs {cpus}", topology.cores.len());
@@ -267,7 +268,7 @@ impl Report {
         self.fact(
             "cpu",
             json!({
-                "tier": tier,
+                "tier": tier.name(),
                 "model": model,
                 "features": features,
                 "cores": topology.cores.len(),
@@ -297,11 +298,11 @@ impl Report {
         self.say("boards", State::Ok, names.join(", "), None);
         self.fact("boards", names.into());
         let Some((name, board)) = board else { return };
-        let (tier, _) = tier();
-        let rank = |tier: &str| ["scalar", "avx2", "avx512"].iter().position(|known| *known == tier);
-        let lacking = board.cpu.isa.as_deref().filter(|isa| rank(isa) > rank(tier) || rank(isa).is_none());
+        let best = best_tier();
+        let lacking = board.cpu.isa.as_deref().filter(|isa| isa.parse::<Tier>().map_or(true, |tier| tier > best));
         match lacking {
             Some(isa) => {
+                let tier = best.name();
                 let text = format!("{name} is made for {isa}, this CPU has {tier}: slower than measured there");
                 self.say("board", State::Note, text, Some(format!("set cpu.isa = \"{tier}\" in the board file")));
             }
@@ -346,38 +347,33 @@ fn cpuinfo(key: &str) -> Option<String> {
     Some(value.trim().to_owned())
 }
 
-/// The kernel tier of this CPU, and the features that decide it or could add to it.
-fn tier() -> (&'static str, Vec<(&'static str, bool)>) {
+/// The kernel tier that is chosen on this CPU.
+fn best_tier() -> Tier {
+    select(None, None).map_or(Tier::Scalar, |kernels| kernels.tier())
+}
+
+/// The features that decide the tier, or could add to it.
+fn features() -> Vec<(&'static str, bool)> {
     #[cfg(target_arch = "x86_64")]
     {
-        let avx2 = [
+        let flags = cpuinfo("flags").unwrap_or_default();
+        vec![
             ("avx2", is_x86_feature_detected!("avx2")),
             ("fma", is_x86_feature_detected!("fma")),
             ("f16c", is_x86_feature_detected!("f16c")),
-        ];
-        let avx512 = [
             ("avx512f", is_x86_feature_detected!("avx512f")),
             ("avx512bw", is_x86_feature_detected!("avx512bw")),
             ("avx512dq", is_x86_feature_detected!("avx512dq")),
             ("avx512vl", is_x86_feature_detected!("avx512vl")),
             ("avx512vnni", is_x86_feature_detected!("avx512vnni")),
-        ];
-        let flags = cpuinfo("flags").unwrap_or_default();
-        let extras = [
+            ("avx512vbmi", is_x86_feature_detected!("avx512vbmi")),
             ("avx512bf16", is_x86_feature_detected!("avx512bf16")),
             ("avxvnni", is_x86_feature_detected!("avxvnni")),
             ("amx-int8", flags.split(' ').any(|flag| flag == "amx_int8")),
-        ];
-        let all = |features: &[(&str, bool)]| features.iter().all(|(_, has)| *has);
-        let tier = match (all(&avx2), all(&avx512)) {
-            (true, true) => "avx512",
-            (true, false) => "avx2",
-            (false, _) => "scalar",
-        };
-        (tier, avx2.into_iter().chain(avx512).chain(extras).collect())
+        ]
     }
     #[cfg(not(target_arch = "x86_64"))]
-    ("scalar", Vec::new())
+    Vec::new()
 }
 
 #[cfg(test)]
@@ -393,7 +389,7 @@ mod tests {
         for key in ["pools", "hvo", "thp", "limits", "cgroup_memory", "cpu", "memory", "boards", "board", "findings"] {
             assert!(value.get(key).is_some(), "{key} missing in {value:#}");
         }
-        assert!(["scalar", "avx2", "avx512"].contains(&value["cpu"]["tier"].as_str().unwrap()));
+        assert_eq!(value["cpu"]["tier"], best_tier().name());
         assert!(value["cpu"]["cores"].as_u64().unwrap() > 0);
         for finding in &report.findings {
             assert!(finding.state != State::Problem || finding.mend.is_some(), "{finding:?}");
@@ -401,10 +397,24 @@ mod tests {
     }
 
     #[test]
+    fn a_board_is_held_against_the_tier_that_is_chosen_here() {
+        let state_with = |isa: &str| {
+            let board = Board::parse(&format!("[cpu]\nisa = \"{isa}\"\n")).unwrap();
+            let report = Report::gather(&Host::default(), Some(("b", &board))).unwrap();
+            report.findings.iter().find(|finding| finding.name == "board").unwrap().state
+        };
+        for tier in Tier::ALL {
+            let want = if tier <= best_tier() { State::Ok } else { State::Note };
+            assert_eq!(state_with(tier.name()), want, "{}", tier.name());
+        }
+        assert_eq!(state_with("neon"), State::Note);
+    }
+
+    #[test]
     fn a_bare_box_is_described_without_panic() {
         let report = Report::gather(&Host::at("/nonexistent"), None).unwrap();
         let table = report.table();
-        assert!(table.contains("note     HVO               not in this kernel"), "{table}");
+        assert!(table.contains("note     HVO                  not in this kernel"), "{table}");
         assert_eq!(report.json()["pools"], json!([]));
         assert_eq!(lift("/sys/fs/cgroup/a/memory.max".as_ref()), "echo max > /sys/fs/cgroup/a/memory.max");
     }
