@@ -132,7 +132,11 @@ impl<'a, T> Grid<'a, T> {
     }
 
     /// Hands out the last blocks first: where they are the most work, workers then finish together.
+    ///
+    /// # Panics
+    /// If the grid is tapered: blocks that are drawn together follow each other.
     pub fn last_first(self) -> Self {
+        assert!(!self.tapered);
         Grid { last_first: true, ..self }
     }
 
@@ -320,6 +324,18 @@ mod tests {
         let rows: Vec<&[usize]> = data.chunks(5).collect();
         assert_eq!(rows, [&[10; 5], &[0; 5], &[22; 5], &[0; 5], &[0; 5], &[35; 5]]);
         assert!(Grid::picked(&mut data, 5, &[], 2).next().is_none());
+    }
+
+    #[test]
+    #[should_panic(expected = "tapered")]
+    fn a_tapered_grid_does_not_turn_round() {
+        let _ = Grid::new(&mut [0u8; 8], (1, 8, 8), (1, 1)).tapered().last_first();
+    }
+
+    #[test]
+    #[should_panic(expected = "last_first")]
+    fn a_grid_that_turned_round_is_not_tapered() {
+        let _ = Grid::new(&mut [0u8; 8], (1, 8, 8), (1, 1)).last_first().tapered();
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! The buffers of a pass and the operations an architecture file is written in.
 //!
 //! All buffers are parts of the scratch region; widths are padded to whole panels, because matrix products write whole
-//! panels. Operations over few tokens run on the calling thread; everything else is handed to the team, one barrier
-//! an operation. What concerns heads is in [`heads`] and [`attend`], the cache in [`kv`], layers of experts in [`experts`].
+//! panels. What is done to rows, but for activations, runs on the calling thread where they are few; everything else is
+//! handed to the team, one barrier an operation. What concerns heads is in [`heads`] and [`attend`], the cache in [`kv`],
+//! layers of experts in [`experts`].
 
 mod attend;
 mod experts;
