@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::cli::settings::Settings;
-use crate::engine::pool::Pool;
 use crate::engine::{self, Engine, Identity, SLOTS_MAX, scheduler_bytes};
 use crate::error::{Error, Exit, Result};
 use crate::kernels::{self, Kernels, KvType, Tier, Tile};
@@ -19,6 +18,7 @@ use crate::model::weights::Placement;
 use crate::model::{Embedding, Form, Model, ModelError, Sizes, Weights, step};
 use crate::tokenizer::{self, Tokenizer};
 use crate::units::Human;
+use crate::workers::Workers;
 use crate::{board, load, sys};
 
 /// The demo model: trained for this project by `tools/demo`.
@@ -318,7 +318,7 @@ pub struct Running<'a> {
     /// The sealed weights region, for measuring what reading it costs.
     pub weights: &'a [u8],
     /// The workers.
-    pub pool: &'a Pool,
+    pub pool: &'a Workers,
     /// How the load went.
     pub loaded: LoadReport,
     /// What a saved prefix cache must be of; of [`prepare_serving`] alone.
@@ -341,7 +341,7 @@ pub struct LoadReport {
 /// What a loaded model stands on.
 #[derive(Default)]
 struct Ground {
-    pool: Option<Pool>,
+    pool: Option<Workers>,
     model: Option<Model>,
     resident: Option<Resident>,
     arena: Option<Arena>,
@@ -459,7 +459,7 @@ fn run_on<'a, T>(
     }
     let (bytes, elapsed) = (done.load(Ordering::Relaxed), begun.elapsed());
     let loaded = LoadReport { bytes, elapsed, traffic, readers: n_readers };
-    let pool: &'a Pool = ground.pool.insert(Pool::start(&settings.cores)?);
+    let pool: &'a Workers = ground.pool.insert(Workers::start(&settings.cores)?);
     let weights = match &ground.resident {
         Some(resident) => resident.weights(),
         None => regions.weights.seal()?,

@@ -25,3 +25,4 @@ pub mod serve;
 pub mod sys;
 pub mod tokenizer;
 pub mod units;
+pub mod workers;

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 /// Each room, and the rooms it may import. `boot` knows everybody but the commands; `cli` knows everybody.
-const ROOMS: [(&str, &[&str]); 16] = [
+const ROOMS: [(&str, &[&str]); 17] = [
     ("error", &[]),
     ("units", &[]),
     ("bytes", &[]),
@@ -13,13 +13,14 @@ const ROOMS: [(&str, &[&str]); 16] = [
     ("quant", &["bytes", "error"]),
     ("gguf", &["quant", "bytes", "units", "error"]),
     ("kernels", &["quant", "bytes", "error"]),
+    ("workers", &["kernels", "sys", "error"]),
     ("memory", &["sys", "bytes", "units", "error"]),
     ("tokenizer", &["gguf", "bytes", "units", "error"]),
     ("sampling", &["error"]),
     ("chat", &["error"]),
     ("load", &["kernels", "gguf", "quant", "sys", "bytes", "units", "error"]),
     ("model", &["load", "kernels", "gguf", "quant", "memory", "bytes", "units", "error"]),
-    ("engine", &["model", "load", "kernels", "memory", "sampling", "sys", "bytes", "units", "error"]),
+    ("engine", &["model", "load", "kernels", "memory", "sampling", "sys", "bytes", "error"]),
     ("serve", &["engine", "chat", "tokenizer", "sampling", "board", "load", "sys", "error"]),
 ];
 

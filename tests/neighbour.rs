@@ -5,12 +5,12 @@ use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use brim::engine::pool::Pool;
 use brim::kernels::Team;
 use brim::sys::cpu;
+use brim::workers::Workers;
 
 /// Jobs a second, each of blocks as a matrix of a decode step has them.
-fn speed(pool: &Pool) -> f64 {
+fn speed(pool: &Workers) -> f64 {
     const BLOCKS: usize = 32;
     let (begun, mut jobs) = (Instant::now(), 0);
     while begun.elapsed() < Duration::from_millis(600) {
@@ -26,7 +26,7 @@ fn speed(pool: &Pool) -> f64 {
 }
 
 /// Speed beside a busy loop on `cpu`, as a share of the speed without.
-fn share_beside_a_neighbour(pool: &Pool, cpu: usize) -> f64 {
+fn share_beside_a_neighbour(pool: &Workers, cpu: usize) -> f64 {
     let quiet = speed(pool);
     let stop = AtomicBool::new(false);
     let noisy = std::thread::scope(|scope| {
@@ -51,7 +51,7 @@ fn a_neighbour_on_one_core_does_not_halve_the_speed() {
     let [first, .., last] = cpus[..] else {
         return eprintln!("SKIPPED: this box has one CPU");
     };
-    let pool = Pool::start(&[first, last]).unwrap();
+    let pool = Workers::start(&[first, last]).unwrap();
     for cpu in [last, first] {
         // Half a core is gone, so 75 % is all there is; waiting for the slower one at every job would leave 50 %. Until a try
         // shows it, since this box may have neighbours of its own, for seconds on end.

@@ -3,7 +3,6 @@
 mod core;
 mod handle;
 mod pages;
-pub mod pool;
 mod request;
 mod saved;
 mod scheduler;

@@ -3,13 +3,13 @@
 
 use std::path::Path;
 
-use brim::engine::pool::Pool;
 use brim::engine::{Engine, scheduler_bytes};
 use brim::kernels::{Kernels, KvType, Team, Tile};
 use brim::load::Io;
 use brim::load::header::ModelFiles;
 use brim::load::weights::Loading;
 use brim::model::{Embedding, Model, Sizes, step};
+use brim::workers::Workers;
 
 /// Loads a model and hands its engine to `work`.
 pub fn with_engine<R>(
@@ -51,7 +51,7 @@ fn own<R>(
 ) -> R {
     let files = ModelFiles::open(path).unwrap();
     let model = Model::with_embedding(&files.metadata(), files.tensors(), embedding).unwrap();
-    let pool = Pool::start(&brim::sys::cpu::allowed().unwrap()).unwrap();
+    let pool = Workers::start(&brim::sys::cpu::allowed().unwrap()).unwrap();
     let (slots, kv_tokens) = serving.unwrap_or((1, 512));
     let sizes = Sizes {
         n_batch: if serving.is_some() { n_batch + slots } else { n_batch },

@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 use super::super::out;
 use super::{PeakRounds, ReadRounds, Spread};
 use crate::bytes;
-use crate::engine::pool::Pool;
 use crate::kernels::{
     KEY_TILE, Kernels, KvHead, KvType, QUERY_ROWS_MAX, Queries, RANGE_KEYS_MIN, STREAM_TOKENS_MAX, Team, attend_scratch,
 };
+use crate::workers::Workers;
 
 /// Values of a head.
 const HEAD_DIM: usize = 128;
@@ -48,7 +48,7 @@ impl Case {
     }
 
     /// Once over what fits `room`, which holds any finite values, in heads; for prefill so often that it takes a while.
-    fn measure(&mut self, kernels: &Kernels, pool: &Pool, scratch: &[Mutex<&mut [u8]>], room: &[u8]) {
+    fn measure(&mut self, kernels: &Kernels, pool: &Workers, scratch: &[Mutex<&mut [u8]>], room: &[u8]) {
         let q = vec![0.5f32; self.n_tokens * self.group * HEAD_DIM];
         let queries = Queries {
             values: &q,
@@ -97,7 +97,7 @@ pub(super) fn scratch_bytes() -> usize {
 /// Measures and reports; `room` is overwritten. Decode is left out where `room` is too small to lie beyond the caches.
 pub(super) fn measure(
     kernels: &'static Kernels,
-    pool: &Pool,
+    pool: &Workers,
     (room, scratch): (&mut [u8], &[Mutex<&mut [u8]>]),
     repeat: u32,
     quiet: bool,

@@ -12,11 +12,11 @@ use super::super::{args::Bench, out, settings::Settings};
 use super::{PeakRounds, Peaks, ReadRounds, Spread, list};
 use crate::boot;
 use crate::bytes;
-use crate::engine::pool::Pool;
 use crate::error::{Error, Result};
 use crate::kernels::{ActLayout, Acts, Kernels, Matrix, STREAM_TOKENS_MAX, Team, Tile, row_stride};
 use crate::memory::{Arena, Plan, RegionName};
 use crate::quant::{PANEL_ROWS, WeightType};
+use crate::workers::Workers;
 
 /// Rows and columns: a square matrix, one up and one down, as in a model of 2 billion weights.
 const SHAPES: [(usize, usize); 3] = [(2048, 2048), (6144, 2048), (2048, 6144)];
@@ -67,7 +67,7 @@ impl<'a> Matrices<'a> {
 /// What a kernel is run with.
 struct Bed<'a> {
     kernels: &'static Kernels,
-    pool: &'a Pool,
+    pool: &'a Workers,
     tile: Tile,
     scratch: Vec<Mutex<&'a mut [u8]>>,
 }
@@ -142,7 +142,7 @@ pub(super) fn measure(args: &Bench, settings: &Settings) -> Result<Value> {
     let largest = SHAPES.map(|(rows, cols)| rows * cols * 4).into_iter().max().unwrap_or(0);
     let streams = tokens.iter().any(|&n| n <= STREAM_TOKENS_MAX);
     plan.add(RegionName::Weights, if streams { STREAMED_BYTES.max(largest) } else { largest } as u64)?;
-    let pool = Pool::start(&settings.cores)?;
+    let pool = Workers::start(&settings.cores)?;
     let tile = boot::tile(settings);
     let worker_bytes = tile.scratch_bytes().max(super::attention::scratch_bytes()).next_multiple_of(64);
     let buffers: usize = tokens.iter().flat_map(|&n| case_bytes(n)).map(|bytes| bytes.next_multiple_of(64)).sum();

@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 use super::super::{args::Bench, note, out, settings::Settings};
 use super::{ReadRounds, Spread};
 use crate::boot;
-use crate::engine::pool::Pool;
 use crate::error::Result;
 use crate::memory::{Arena, PageKind, Plan, RegionName};
 use crate::sys::{cpu, file::page_account};
 use crate::units::MIB;
+use crate::workers::Workers;
 
 /// Far beyond any cache.
 const BYTES: u64 = 512 * MIB;
@@ -59,7 +59,7 @@ pub(super) fn measure(args: &Bench, settings: &Settings) -> Result<Value> {
         let name = if transparent { "transparent 2M".to_owned() } else { page.name().to_owned() };
         kinds.push(Kind { arena, name, rounds: threads.iter().map(|_| ReadRounds::new(kernels)).collect() });
     }
-    let pool = Pool::start(&settings.cores)?;
+    let pool = Workers::start(&settings.cores)?;
     for _ in 0..args.repeat {
         for kind in &mut kinds {
             let data = kind.arena.split().scratch;

@@ -14,57 +14,39 @@
 //!   worker that has its own to itself.
 //!
 //! # Safety
-//! The job is a borrowed closure handed to other threads as a raw pointer, which must not outlive [`Pool::lead`].
+//! The job is a borrowed closure handed to other threads as a raw pointer, which must not outlive [`Workers::lead`].
 //! `gate` is odd while a job may be begun: a worker first writes the job's number to its own slot, then looks at the
 //! gate again, and touches the job only if that is still open with this number. `lead` first closes the gate, then waits
 //! until no slot holds the number. Both are sequentially consistent, so either the worker sees the gate closed or `lead`
 //! sees the slot. What a worker has written is ordered before the end of `lead` by its second store to the slot.
 #![allow(unsafe_code)]
 
+mod neighbour;
+mod slot;
+
 use std::cell::UnsafeCell;
-use std::hint::spin_loop;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::error::{Error, Exit, Result};
 use crate::kernels::Team;
 use crate::sys::{cpu, futex};
+use neighbour::{CallerCpu, Watch};
+use slot::{Apart, Slot, Spin};
 
 /// How long a worker spins for the next job: longer than what the caller does alone between two tokens.
 const WORKER_SPIN: Duration = Duration::from_millis(1);
 
-/// How long the caller spins for workers that still hold a block: several times what a block takes. A worker that
-/// takes longer counts as late.
-const CALLER_SPIN: Duration = Duration::from_micros(300);
-
-/// How long a worker on a contested CPU keeps it at a time. Linux takes it away after 3 to 4 ms; one that yields sooner
-/// than this gets less than half of it (measured: 30 % at 0.5 ms, 39 % at 1 ms, 50 % at 2 ms).
-const TURN: Duration = Duration::from_millis(2);
-
-/// A yield that returns this soon found nobody else.
-const NOBODY: Duration = Duration::from_micros(50);
-
-/// So many such yields in a row end the watch.
-const QUIET_TURNS: u32 = 50;
-
-/// So many times late within [`LATE_SPAN`] make the caller change CPUs, at most once in [`MOVE_PAUSE`].
-const LATE_TIMES: u32 = 3;
-const LATE_SPAN: Duration = Duration::from_millis(200);
-const MOVE_PAUSE: Duration = Duration::from_secs(1);
-
 /// Stack of a worker: kernels keep their tiles in planned scratch, so frames are small.
 const STACK_BYTES: usize = 256 * 1024;
 
-type Job = *const (dyn Fn(usize) + Sync);
-
-/// A value on cache lines of its own: two, because CPUs fetch them in pairs.
-#[repr(align(128))]
-struct Apart<T>(T);
+/// A job without its lifetime.
+type ErasedJob = *const (dyn Fn(usize) + Sync);
 
 struct Shared {
-    job: Apart<UnsafeCell<Option<Job>>>,
+    job: Apart<UnsafeCell<Option<ErasedJob>>>,
     /// Odd: the number of the job that may be begun. Even: none.
     gate: Apart<AtomicU32>,
     /// Workers asleep on `gate`.
@@ -75,156 +57,26 @@ struct Shared {
     stop: AtomicBool,
 }
 
-/// What one worker and the caller tell each other.
-struct Slot {
-    /// The number of the job the worker is in; plus one when it is done.
-    state: AtomicU32,
-    /// The caller sleeps until the worker is done.
-    waited_for: AtomicBool,
-    /// The caller had to wait for longer than it spins.
-    late: AtomicBool,
-    /// Somebody else wants the worker's CPU.
-    contested: AtomicBool,
-    /// The worker's thread id, 0 until it runs, and its CPU.
-    thread: AtomicU32,
-    cpu: AtomicUsize,
-}
-
 // SAFETY: `job` is written only while no worker is between entering and leaving a job, and read only there (see the
 // head of this file). The pointee is Sync.
 unsafe impl Sync for Shared {}
 // SAFETY: as above; the raw pointer is dereferenced only during `lead`.
 unsafe impl Send for Shared {}
 
-/// Spins for a while.
-struct Spin {
-    turns: u32,
-    budget: Duration,
-    until: Option<Instant>,
-}
-
-impl Spin {
-    fn new(budget: Duration) -> Spin {
-        Spin { turns: 0, budget, until: None }
-    }
-
-    /// Spins once; `false` when the time is up. The clock is read only now and then.
-    fn turn(&mut self) -> bool {
-        spin_loop();
-        self.turns += 1;
-        if !self.turns.is_multiple_of(32) {
-            return true;
-        }
-        let now = Instant::now();
-        now < *self.until.get_or_insert(now + self.budget)
-    }
-}
-
-impl Slot {
-    /// Waits while `busy(state)`.
-    fn wait_while(&self, busy: impl Fn(u32) -> bool) {
-        let mut spin = Spin::new(CALLER_SPIN);
-        loop {
-            let state = self.state.load(Ordering::SeqCst);
-            if !busy(state) {
-                return;
-            }
-            if spin.turn() {
-                continue;
-            }
-            self.late.store(true, Ordering::Relaxed);
-            self.waited_for.store(true, Ordering::SeqCst);
-            if self.state.load(Ordering::SeqCst) == state {
-                futex::wait(&self.state, state);
-            }
-            self.waited_for.store(false, Ordering::SeqCst);
-        }
-    }
-
-    fn leave(&self, done: u32) {
-        self.state.store(done, Ordering::SeqCst);
-        if self.waited_for.load(Ordering::SeqCst) {
-            futex::wake(&self.state, 1);
-        }
-    }
-}
-
-/// A worker's watch over its CPU while somebody else wants it too.
-#[derive(Default)]
-struct Watch {
-    /// When the current turn began; `None` while the CPU is the worker's own.
-    turn: Option<Instant>,
-    quiet_turns: u32,
-}
-
-impl Watch {
-    /// Called when the worker was late: it has only just got its CPU back.
-    fn begin(&mut self) {
-        *self = Watch { turn: Some(Instant::now()), quiet_turns: 0 };
-    }
-
-    /// Called between jobs: yields when the turn is over.
-    fn give_way(&mut self) {
-        let Some(begun) = self.turn else { return };
-        let before = Instant::now();
-        if before - begun < TURN {
-            return;
-        }
-        std::thread::yield_now();
-        let after = Instant::now();
-        self.quiet_turns = if after - before < NOBODY { self.quiet_turns + 1 } else { 0 };
-        self.turn = (self.quiet_turns < QUIET_TURNS).then_some(after);
-    }
-}
-
-/// The caller's CPU, and how often it was late there.
-struct Place {
-    cpu: usize,
-    times: u32,
-    first: Instant,
-    moved: Option<Instant>,
-}
-
-impl Place {
-    /// The caller was late once more; changes CPUs with a worker that has its own to itself if that was once too often.
-    #[cold]
-    fn late(&mut self, slots: &[Apart<Slot>]) {
-        let now = Instant::now();
-        if self.times == 0 || now - self.first > LATE_SPAN {
-            (self.times, self.first) = (0, now);
-        }
-        self.times += 1;
-        if self.times < LATE_TIMES || self.moved.is_some_and(|moved| now - moved < MOVE_PAUSE) {
-            return;
-        }
-        (self.times, self.moved) = (0, Some(now));
-        let quiet = |slot: &&Slot| !slot.contested.load(Ordering::Relaxed) && slot.thread.load(Ordering::Relaxed) != 0;
-        let Some(slot) = slots.iter().map(|slot| &slot.0).find(quiet) else { return };
-        let theirs = slot.cpu.load(Ordering::Relaxed);
-        // A CPU may have been taken from this process since; then everybody stays where the kernel put them.
-        if cpu::pin_to(theirs).is_ok() {
-            let _ = cpu::pin_thread(slot.thread.load(Ordering::Relaxed), self.cpu);
-            slot.cpu.store(self.cpu, Ordering::Relaxed);
-            slot.late.store(true, Ordering::Relaxed);
-            self.cpu = theirs;
-        }
-    }
-}
-
 /// Pinned workers.
-pub struct Pool {
+pub struct Workers {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
     busy: AtomicBool,
-    place: Mutex<Place>,
+    caller: Mutex<CallerCpu>,
 }
 
-impl Pool {
+impl Workers {
     /// Starts one worker per CPU of `cpus` but the first, which the calling thread is pinned to.
     ///
     /// # Errors
     /// A CPU that cannot be had (exit 6), or a thread that cannot be started.
-    pub fn start(cpus: &[usize]) -> Result<Pool> {
+    pub fn start(cpus: &[usize]) -> Result<Workers> {
         let pin =
             |cpu: usize| cpu::pin_to(cpu).map_err(|e| Error::new(Exit::Cpu, e).at(format_args!("pin to CPU {cpu}")));
         let slot = |&cpu: &usize| {
@@ -245,8 +97,8 @@ impl Pool {
             slots: cpus.iter().skip(1).map(slot).collect(),
             stop: AtomicBool::new(false),
         });
-        let place = Place { cpu: cpus.first().copied().unwrap_or(0), times: 0, first: Instant::now(), moved: None };
-        let mut pool = Pool { shared, threads: Vec::new(), busy: AtomicBool::new(false), place: Mutex::new(place) };
+        let caller = Mutex::new(CallerCpu::new(cpus.first().copied().unwrap_or(0)));
+        let mut pool = Workers { shared, threads: Vec::new(), busy: AtomicBool::new(false), caller };
         for (index, &cpu) in cpus.iter().enumerate().skip(1) {
             let shared = Arc::clone(&pool.shared);
             let builder = std::thread::Builder::new().name(format!("worker-{index}")).stack_size(STACK_BYTES);
@@ -276,7 +128,7 @@ impl Pool {
         let _guard = AbortOnPanic;
         let shared = &*self.shared;
         // SAFETY: only the lifetime is erased; this function outlives every use of the pointer.
-        let erased: Job = unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), Job>(job) };
+        let erased: ErasedJob = unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), ErasedJob>(job) };
         // SAFETY: the gate is closed and no worker inside, so nobody reads the cell; `busy` keeps other callers out.
         unsafe { *shared.job.0.get() = Some(erased) };
         let open = shared.gate.0.load(Ordering::Relaxed).wrapping_add(1);
@@ -293,15 +145,15 @@ impl Pool {
         shared.slots.iter().for_each(|slot| slot.0.wait_while(|state| state == open));
         if !everyone
             && shared.caller_late.0.load(Ordering::Relaxed) == open
-            && let Ok(mut place) = self.place.lock()
+            && let Ok(mut caller) = self.caller.lock()
         {
-            place.late(&shared.slots);
+            caller.late(&shared.slots);
         }
         self.busy.store(false, Ordering::Release);
     }
 }
 
-impl Team for Pool {
+impl Team for Workers {
     fn size(&self) -> usize {
         self.threads.len() + 1
     }
@@ -376,11 +228,11 @@ fn worker(shared: &Shared, index: usize) {
             slot.late.store(false, Ordering::Relaxed);
             watch.begin();
         }
-        slot.contested.store(watch.turn.is_some(), Ordering::Relaxed);
+        slot.contested.store(watch.is_on(), Ordering::Relaxed);
     }
 }
 
-impl Drop for Pool {
+impl Drop for Workers {
     fn drop(&mut self) {
         let gate = &self.shared.gate.0;
         self.shared.stop.store(true, Ordering::Release);
@@ -394,72 +246,4 @@ impl Drop for Pool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::atomic::AtomicUsize;
-
-    fn three_workers() -> Pool {
-        let cpus = cpu::allowed().unwrap();
-        let wanted: Vec<usize> = (0..3).map(|i| cpus[i % cpus.len()]).collect();
-        Pool::start(&wanted).unwrap()
-    }
-
-    #[test]
-    fn a_pool_that_has_started_has_all_its_workers() {
-        for _ in 0..50 {
-            let pool = three_workers();
-            assert!(pool.shared.slots.iter().all(|slot| slot.0.thread.load(Ordering::Relaxed) != 0));
-        }
-    }
-
-    #[test]
-    fn every_worker_runs_every_job_once() {
-        let pool = three_workers();
-        let counts: Vec<AtomicUsize> = (0..3).map(|_| AtomicUsize::new(0)).collect();
-        for round in 0..2000 {
-            pool.run(&|worker| {
-                counts[worker].fetch_add(1, Ordering::Relaxed);
-            });
-            if round % 500 == 0 {
-                // Long enough for the workers to fall asleep.
-                std::thread::sleep(Duration::from_millis(5));
-            }
-        }
-        assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 2000));
-    }
-
-    #[test]
-    fn drawn_work_is_done_once_and_seen_by_the_caller() {
-        let pool = three_workers();
-        let mut data = vec![0u32; 1000];
-        for round in 0..2000 {
-            let next = AtomicUsize::new(0);
-            let cells: Vec<AtomicU32> = data.iter().map(|&x| AtomicU32::new(x)).collect();
-            pool.drain(&|_| {
-                while let Some(cell) = cells.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    cell.store(cell.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-                }
-            });
-            data = cells.into_iter().map(AtomicU32::into_inner).collect();
-            assert!(data.iter().all(|&x| x == round + 1), "round {round}");
-            if round % 500 == 0 {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-        }
-    }
-
-    #[test]
-    fn a_worker_without_a_cpu_is_not_waited_for() {
-        let cpu = cpu::allowed().unwrap()[0];
-        std::thread::spawn(move || {
-            // The worker gets the CPU only when the caller sleeps or its time slice is over.
-            let pool = Pool::start(&[cpu, cpu]).unwrap();
-            let begun = Instant::now();
-            (0..20_000).for_each(|_| pool.drain(&|_| ()));
-            let taken = begun.elapsed();
-            assert!(taken < 20_000 * CALLER_SPIN / 4, "{taken:?}");
-        })
-        .join()
-        .unwrap();
-    }
-}
+mod tests;
