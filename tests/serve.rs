@@ -382,7 +382,8 @@ fn supervisors_are_told_and_obeyed() {
 #[test]
 fn the_prompt_cache_outlives_a_restart() {
     let dir = Dir::new("serve-cache");
-    let cache = dir.path().display().to_string();
+    // The server makes the directory.
+    let cache = dir.at("state/brim");
     let board = dir.file("b.toml", format!("[serve]\ncache_dir = \"{cache}\"\ncache_mib = 16"));
     let words = ["--board", &board, "-t", "1"];
     let ask = |server: &Server| {
@@ -401,8 +402,9 @@ fn the_prompt_cache_outlives_a_restart() {
     let server = Server::start(&words);
     assert_eq!(ask(&server), (again, text, n_prompt), "after a restart as before");
     assert_eq!(server.stop(), Some(0));
-    let file = dir.at("brim-demo.kv");
-    std::fs::write(&file, "damaged").unwrap();
+    let names: Vec<_> = std::fs::read_dir(&cache).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["brim-demo.kv"], "and nothing beside it");
+    std::fs::write(format!("{cache}/brim-demo.kv"), "damaged").unwrap();
     let server = Server::start(&words);
     assert_eq!(ask(&server).0, 0, "a damaged file is not used");
 }

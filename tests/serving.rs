@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use brim::engine::{
-    EVENTS_MAX, EngineError, EngineHandle, Event, Finish, Request, RequestError, Scheduler, SlotState, Step,
-    SubmitError, Ticket, Timings,
+    CacheError, EVENTS_MAX, EngineError, EngineHandle, Event, Finish, Request, RequestError, Scheduler, SlotState,
+    Step, SubmitError, Ticket, Timings,
 };
 use brim::kernels::{self, Kernels};
 use brim::load::header::ModelFiles;
@@ -455,77 +455,118 @@ fn tokens_that_end_generation_do_and_the_same_seed_draws_the_same() {
 
 #[test]
 fn a_saved_cache_is_there_again_and_a_damaged_one_is_refused_whole() {
-    let dir = Dir::new("serving-saved");
-    let file = dir.at("cache");
-    let file = Path::new(&file);
     for name in ["qwen3-f32", "gemma3-f32"] {
         let path = golden(name);
         let id = brim::engine::identity(&[name.as_bytes()]);
-        // One request is served between `load` and `save`; returns the tokens that it found in the cache.
-        let once = |prompt: &[u32], cap: u64, id: &brim::engine::Identity| {
+        // One request is served between `load` and `save`; returns the tokens that it found in the cache, and what was saved.
+        let once = |saved: Option<&[u8]>, prompt: &[u32], cap: u64, id: &brim::engine::Identity| {
             for_scheduler(&path, best(), SLOTS, SLOTS * 512, |engine| {
                 let (mut scheduler, handle) = Scheduler::new(engine, 8, Vec::new());
-                let loaded = scheduler.load_cache(file, id);
+                let loaded = saved.map_or(Ok(0), |saved| scheduler.load_cache(saved, id));
                 let ticket = handle.submit(greedy(prompt.to_vec(), 4)).unwrap();
                 while scheduler.round() {}
                 let answer = collect(ticket);
                 check_alone(&path, best(), prompt, &answer, NOISE);
-                let saved = scheduler.save_cache(file, cap, id).unwrap();
-                (loaded, answer.reused, saved)
+                let mut out = Vec::new();
+                let n_saved = scheduler.save_cache(&mut out, cap, id).unwrap();
+                (loaded, answer.reused, n_saved, out)
             })
         };
-        let _ = std::fs::remove_file(file);
-        let (loaded, reused, saved) = once(&tokens(1, 400), u64::MAX, &id);
-        assert_eq!((loaded.unwrap(), reused, saved), (0, 0, 6));
-        let (loaded, reused, _) = once(&tokens(1, 400), u64::MAX, &id);
+        let prompt = tokens(1, 400);
+        let (_, reused, n_saved, bytes) = once(None, &prompt, u64::MAX, &id);
+        assert_eq!((reused, n_saved), (0, 6));
+        let (loaded, reused, _, bytes) = once(Some(&bytes), &prompt, u64::MAX, &id);
         assert_eq!((loaded.unwrap(), reused), (6, 6 * PAGE));
-        let bytes = std::fs::read(file).unwrap();
         let size = bytes.len() as u64;
         // A cap is kept to the byte, and the beginning is what stays.
-        let (_, _, saved) = once(&tokens(1, 400), size, &id);
-        assert_eq!((saved, std::fs::metadata(file).unwrap().len()), (6, size));
-        let (_, _, saved) = once(&tokens(1, 400), size - 1, &id);
-        assert_eq!(saved, 5);
-        assert!(std::fs::metadata(file).unwrap().len() < size);
+        let (_, _, n_saved, again) = once(Some(&bytes), &prompt, size, &id);
+        assert_eq!((n_saved, again.len() as u64), (6, size));
+        let (_, _, n_saved, shorter) = once(Some(&bytes), &prompt, size - 1, &id);
+        assert_eq!(n_saved, 5);
+        assert!((shorter.len() as u64) < size);
         if name == "qwen3-f32" {
-            let (loaded, reused, _) = once(&tokens(1, 400), u64::MAX, &id);
+            let (loaded, reused, ..) = once(Some(&shorter), &prompt, u64::MAX, &id);
             assert_eq!((loaded.unwrap(), reused), (5, 5 * PAGE));
         }
         // Another model, torn at any place, a byte that is wrong anywhere, a byte too many.
-        std::fs::write(file, &bytes).unwrap();
-        let (loaded, reused, _) = once(&tokens(1, 400), u64::MAX, &[7; 32]);
-        assert!(matches!(loaded, Err(brim::engine::CacheError::Identity)) && reused == 0, "{loaded:?}");
+        let (loaded, reused, ..) = once(Some(&bytes), &prompt, u64::MAX, &[7; 32]);
+        assert!(matches!(loaded, Err(CacheError::Identity)) && reused == 0, "{loaded:?}");
         let step = bytes.len() / 23;
         for at in (0..bytes.len()).step_by(step) {
             let mut wrong = bytes.clone();
             wrong[at] ^= 0x10;
             for damaged in [&bytes[..at], &wrong] {
-                std::fs::write(file, damaged).unwrap();
-                let (loaded, reused, _) = once(&tokens(1, 100), u64::MAX, &id);
+                let (loaded, reused, ..) = once(Some(damaged), &tokens(1, 100), u64::MAX, &id);
                 assert!(loaded.is_err() && reused == 0, "{at}: {loaded:?}");
             }
         }
-        std::fs::write(file, [&bytes[..], &[0]].concat()).unwrap();
-        assert!(once(&tokens(1, 100), u64::MAX, &id).0.is_err());
+        assert!(once(Some(&[&bytes[..], &[0]].concat()), &tokens(1, 100), u64::MAX, &id).0.is_err());
     }
-    // More than there is room for: what was used last.
+}
+
+#[test]
+fn of_a_saved_cache_that_does_not_fit_what_was_used_last_stays() {
     let path = golden("qwen3-f32");
     let id = [1; 32];
-    let _ = std::fs::remove_file(file);
-    let fill = |kv_tokens: usize, prompts: &[u32]| {
+    let fill = |saved: Option<&[u8]>, kv_tokens: usize, prompts: &[u32]| {
         for_scheduler(&path, best(), 2, kv_tokens, |engine| {
             let (mut scheduler, handle) = Scheduler::new(engine, 8, Vec::new());
-            let loaded = scheduler.load_cache(file, &id).unwrap();
+            let loaded = saved.map_or(0, |saved| scheduler.load_cache(saved, &id).unwrap());
             let mut reused = Vec::new();
             for &seed in prompts {
                 let ticket = handle.submit(greedy(tokens(seed, 200), 1)).unwrap();
                 while scheduler.round() {}
                 reused.push(collect(ticket).reused / PAGE);
             }
-            scheduler.save_cache(file, u64::MAX, &id).unwrap();
-            (loaded, reused)
+            let mut out = Vec::new();
+            scheduler.save_cache(&mut out, u64::MAX, &id).unwrap();
+            ((loaded, reused), out)
         })
     };
-    assert_eq!(fill(16 * PAGE, &[1, 2, 3, 4]), (0, vec![0; 4]));
-    assert_eq!(fill(8 * PAGE, &[4, 3]), (8, vec![3, 3]));
+    let (found, saved) = fill(None, 16 * PAGE, &[1, 2, 3, 4]);
+    assert_eq!(found, (0, vec![0; 4]));
+    assert_eq!(fill(Some(&saved), 8 * PAGE, &[4, 3]).0, (8, vec![3, 3]));
+}
+
+/// Takes so many bytes, then no more: a disk that fills up.
+struct Full(usize);
+
+impl std::io::Write for Full {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        match self.0.min(bytes.len()) {
+            0 if !bytes.is_empty() => Err(std::io::ErrorKind::StorageFull.into()),
+            n => {
+                self.0 -= n;
+                Ok(n)
+            }
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_stream_that_takes_no_more_is_reported_and_the_cache_stays() {
+    for_scheduler(&golden("qwen3-f32"), best(), 2, 16 * PAGE, |engine| {
+        let (mut scheduler, handle) = Scheduler::new(engine, 8, Vec::new());
+        let reused = |scheduler: &mut Scheduler<'_>| {
+            let ticket = handle.submit(greedy(tokens(1, 200), 1)).unwrap();
+            while scheduler.round() {}
+            collect(ticket).reused
+        };
+        assert_eq!(reused(&mut scheduler), 0);
+        let mut all = Vec::new();
+        scheduler.save_cache(&mut all, u64::MAX, &[1; 32]).unwrap();
+        for room in [0, 10, 20_000, all.len() - 1] {
+            let saved = scheduler.save_cache(Full(room), u64::MAX, &[1; 32]);
+            assert!(
+                matches!(&saved, Err(CacheError::Io(e)) if e.kind() == std::io::ErrorKind::StorageFull),
+                "{saved:?}"
+            );
+        }
+        assert_eq!(scheduler.save_cache(Full(all.len()), u64::MAX, &[1; 32]).unwrap(), 3);
+        assert_eq!(reused(&mut scheduler), 3 * PAGE);
+    });
 }

@@ -8,6 +8,8 @@ mod eval;
 mod hold;
 mod inspect;
 pub mod plan;
+#[cfg(feature = "serve")]
+mod prompt_cache;
 mod run;
 #[cfg(feature = "demo")]
 mod selftest;

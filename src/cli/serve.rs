@@ -1,16 +1,16 @@
 //! `brim serve`: opens the door, loads the model, serves until SIGTERM.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::args::Serve;
 use super::out;
 use super::plan::PlanReport;
+use super::prompt_cache::PromptCache;
 use super::run;
 use super::settings::{Settings, env_or, env_or_switch};
 use crate::boot::{self, Serving};
-use crate::engine::{Identity, Scheduler};
+use crate::engine::Scheduler;
 use crate::error::Result;
 use crate::serve::config::{Config, LISTEN_DEFAULT, Limits};
 use crate::serve::{self, Loaded, listen};
@@ -63,53 +63,22 @@ pub fn execute(args: &Serve) -> Result<()> {
         let tokenizer: &'static Tokenizer<'static> = Box::leak(Box::new(running.tokenizer));
         let ends = (0..tokenizer.n_tokens()).filter(|&id| tokenizer.is_end_of_generation(id)).collect();
         let (mut scheduler, engine) = Scheduler::new(running.engine, queue, ends);
-        let saved = board.cache_dir.as_deref().zip(running.identity).map(|(dir, identity)| Saved {
-            path: Path::new(dir).join(format!("{}.kv", name.replace('/', "_"))),
-            cap_bytes: u64::from(board.cache_mib.unwrap_or(CACHE_MIB_DEFAULT)) << 20,
-            identity,
-        });
-        if let Some(saved) = &saved {
-            saved.restore(&mut scheduler);
+        let cache = board.cache_dir.as_deref().zip(running.identity);
+        let cache = cache.map(|(dir, identity)| PromptCache::new(dir, &name, board.cache_mib, identity));
+        if let Some(cache) = &cache {
+            cache.restore(&mut scheduler);
         }
         let elapsed = running.loaded.elapsed;
         out(&format!("ready: {name} after {:.2} s", elapsed.as_secs_f64()));
         server.ready(Loaded { engine, tokenizer, template, name });
         scheduler.run();
-        if let Some(saved) = &saved {
-            saved.save(&scheduler);
+        if let Some(cache) = &cache {
+            cache.save(&scheduler);
         }
         Ok(())
     });
     server.join();
     served
-}
-
-/// Most MiB of a saved prompt cache when the board does not say.
-const CACHE_MIB_DEFAULT: u32 = 1024;
-
-/// The prompt cache between one start and the next. To lose it costs time, so nothing about it is an error.
-struct Saved {
-    path: PathBuf,
-    cap_bytes: u64,
-    identity: Identity,
-}
-
-impl Saved {
-    fn restore(&self, scheduler: &mut Scheduler<'_>) {
-        let begun = Instant::now();
-        match scheduler.load_cache(&self.path, &self.identity) {
-            Ok(0) => {}
-            Ok(pages) => log::info!("prompt cache: {pages} pages restored in {:.2} s", begun.elapsed().as_secs_f64()),
-            Err(e) => log::warn!("{}: {e}; the prompt cache starts empty", self.path.display()),
-        }
-    }
-
-    fn save(&self, scheduler: &Scheduler<'_>) {
-        match scheduler.save_cache(&self.path, self.cap_bytes, &self.identity) {
-            Ok(pages) => log::info!("prompt cache: {pages} pages saved to {}", self.path.display()),
-            Err(e) => log::warn!("{}: {e}; the prompt cache is not saved", self.path.display()),
-        }
-    }
 }
 
 /// The name of a model that was given none: that of its file, without what says which part of a set it is.

@@ -1,15 +1,12 @@
-//! The prefix cache in a file, so that a restart does not lose it.
+//! The prefix cache as a stream of bytes, so that a restart does not lose it.
 //!
 //! Little-endian: magic, identity of the model, numbers of the layout, number of pages; then page by page, the one used last
 //! first and each after the one that it continues: which page that is (counted in the file), whether the page of windows is
-//! there, the tokens, K and V of all layers; at the end the SHA-256 of everything before it. It is written beside its place
-//! and moved there when it is whole.
+//! there, the tokens, K and V of all layers; at the end the SHA-256 of everything before it.
 
 use std::collections::HashMap;
 use std::fmt;
-use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
-use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
@@ -29,7 +26,7 @@ pub type Identity = [u8; 32];
 /// A saved cache that cannot be used, or written.
 #[derive(Debug)]
 pub enum CacheError {
-    /// Reading or writing failed; a file that ends too early is [`io::ErrorKind::UnexpectedEof`].
+    /// Reading or writing failed; a stream that ends too early is [`io::ErrorKind::UnexpectedEof`].
     Io(io::Error),
     /// It is no saved cache, or one of another version.
     Magic,
@@ -121,12 +118,12 @@ impl Scheduler<'_> {
         [a, b, c, d, e, window]
     }
 
-    /// Writes what nobody is using of the prefix cache to a file of at most `cap_bytes`, used last first; returns the number of
-    /// pages. `identity` is that of the model.
+    /// Writes what nobody is using of the prefix cache, at most `cap_bytes`, used last first; returns the number of pages.
+    /// `identity` is that of the model. Writes are buffered here.
     ///
     /// # Errors
-    /// [`CacheError::Io`]; what was at `path` is as before then.
-    pub fn save_cache(&self, path: &Path, cap_bytes: u64, identity: &Identity) -> Result<usize, CacheError> {
+    /// [`CacheError::Io`]; what has been written is of no use then.
+    pub fn save_cache(&self, out: impl Write, cap_bytes: u64, identity: &Identity) -> Result<usize, CacheError> {
         let Scheduler { core, pages, .. } = self;
         let layout = self.layout();
         let fixed = (MAGIC.len() + identity.len() + (layout.len() + 1) * 4 + 32) as u64;
@@ -146,9 +143,7 @@ impl Scheduler<'_> {
             index_of.insert(node.serial, chosen.len() as u32);
             chosen.push((page, parent));
         }
-        let beside = path.with_extension("new");
-        let file = File::create(&beside)?;
-        let mut out = Digested { stream: BufWriter::new(&file), digest: Sha256::new() };
+        let mut out = Digested { stream: BufWriter::new(out), digest: Sha256::new() };
         out.put(&MAGIC)?;
         out.put(identity)?;
         out.put_words(&layout)?;
@@ -165,26 +160,18 @@ impl Scheduler<'_> {
         let Digested { mut stream, digest } = out;
         stream.write_all(&digest.finalize())?;
         stream.flush()?;
-        drop(stream);
-        file.sync_all()?;
-        std::fs::rename(&beside, path)?;
         Ok(chosen.len())
     }
 
-    /// Takes over what [`Scheduler::save_cache`] has written, as much as there is room for; returns the number of pages, none
-    /// if there is no file.
+    /// Takes over what [`Scheduler::save_cache`] has written, as much as there is room for; returns the number of pages.
+    /// Reads are buffered here.
     ///
     /// # Errors
-    /// What is wrong with the file; nothing of it is used then.
-    pub fn load_cache(&mut self, path: &Path, identity: &Identity) -> Result<usize, CacheError> {
-        let file = match File::open(path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
-            Err(error) => return Err(error.into()),
-        };
+    /// What is wrong with it; nothing of it is used then.
+    pub fn load_cache(&mut self, input: impl Read, identity: &Identity) -> Result<usize, CacheError> {
         let layout = self.layout();
         let n_vocab = self.core.model.weights.n_vocab();
-        let mut input = Digested { stream: BufReader::new(file), digest: Sha256::new() };
+        let mut input = Digested { stream: BufReader::new(input), digest: Sha256::new() };
         let (mut magic, mut found) = ([0; MAGIC.len()], Identity::default());
         input.get(&mut magic)?;
         if magic != MAGIC {
