@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::cli::settings::Settings;
-use crate::engine::{self, Engine, Identity, SLOTS_MAX, scheduler_bytes};
+use crate::engine::{self, Core, Identity, SLOTS_MAX, pass_sizes, scheduler_bytes};
 use crate::error::{Error, Exit, Result};
 use crate::kernels::{self, Kernels, KvType, Tier, Tile};
 use crate::load::header::ModelFiles;
@@ -166,12 +166,14 @@ impl Known {
         let ctx = ctx.next_multiple_of(CTX_STEP);
         let n_batch = settings.tile.tokens.map_or(BATCH_DEFAULT, |n| n as usize).clamp(1, ctx);
         let slots = self.serving.map_or(1, |serving| serving.slots);
-        // Beside a whole chunk of a prompt, all other slots may have a token.
-        let n_batch = if self.serving.is_some() { n_batch + slots } else { n_batch };
+        let (n_batch, n_logits) = match self.serving {
+            Some(serving) => pass_sizes(n_batch, serving.slots, 0),
+            None => (n_batch, self.n_logits.min(n_batch)),
+        };
         let kv_tokens = self.serving.and_then(|serving| serving.kv_tokens);
         let sizes = Sizes {
             n_batch,
-            n_logits: self.serving.map_or(self.n_logits.min(n_batch), |serving| serving.slots),
+            n_logits,
             ctx,
             sequences: slots,
             kv_tokens: kv_tokens.map_or(ctx.saturating_mul(slots), |tokens| tokens.max(ctx)),
@@ -311,8 +313,8 @@ impl Buffers {
 
 /// A loaded model, for as long as the command runs.
 pub struct Running<'a> {
-    /// Tokens in, logits out.
-    pub engine: Engine<'a>,
+    /// The model at work: for an [`Engine`](crate::engine::Engine) or a [`Scheduler`](crate::engine::Scheduler).
+    pub core: Core<'a>,
     /// Text to tokens and back.
     pub tokenizer: Tokenizer<'a>,
     /// The sealed weights region, for measuring what reading it costs.
@@ -486,9 +488,8 @@ fn run_on<'a, T>(
     // The headers have been read into the vocabulary region; the heap copy is not needed any more.
     drop(files);
     let kv = Growing::new(regions.kv, pages);
-    let engine = Engine::new(model, kernels, pool, sizes, (weights, kv, regions.scratch));
-    let engine = engine.with_embedding_rows(rows);
-    work(Running { engine, tokenizer, weights, pool, loaded, identity })
+    let core = Core::new(model, kernels, pool, sizes, (weights, kv, regions.scratch), rows);
+    work(Running { core, tokenizer, weights, pool, loaded, identity })
 }
 
 impl stage::Filling for Filling {

@@ -55,8 +55,8 @@ fn main() {
 /// Clients come and go on this thread, and the scheduler's rounds, the only ones that are counted, run between them: eight
 /// sequences at once with prompts that begin alike, of which some end, some are cancelled, some wait for masks or for pages.
 fn serve(path: &Path, kernels: &'static Kernels) {
-    for_scheduler(path, kernels, 8, 20 * 64, |engine| {
-        let (mut scheduler, handle) = Scheduler::new(engine, 16, vec![3]);
+    for_scheduler(path, kernels, 8, 20 * 64, |core| {
+        let (mut scheduler, handle) = Scheduler::new(core, 16, vec![3]);
         let mut tickets: Vec<Option<Ticket>> = Vec::new();
         let (mut made, mut rounds, mut tokens) = (0, 0, 0);
         let masks = vec![0xffff_0000u32; handle.limits().n_vocab.div_ceil(32)];
@@ -152,8 +152,8 @@ fn resident(path: &Path) {
     settings.resident = Some(socket.clone());
     let prepared = boot::prepare(&settings, 1).unwrap();
     let name = format!("{:?} {:?} resident", prepared.kernels, path.file_stem());
-    boot::run(prepared, &settings, |mut running| {
-        allocates_nothing(&mut running.engine, &name);
+    boot::run(prepared, &settings, |running| {
+        allocates_nothing(&mut Engine::new(running.core), &name);
         Ok(())
     })
     .unwrap();

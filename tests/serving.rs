@@ -61,8 +61,8 @@ fn serve_on<R: Send>(
     (path, kernels, slots, kv_tokens): (&Path, &'static Kernels, usize, usize),
     client: impl FnOnce(&EngineHandle) -> R + Send,
 ) -> R {
-    for_scheduler(path, kernels, slots, kv_tokens, |engine| {
-        let (mut scheduler, handle) = Scheduler::new(engine, 8, vec![7]);
+    for_scheduler(path, kernels, slots, kv_tokens, |core| {
+        let (mut scheduler, handle) = Scheduler::new(core, 8, vec![7]);
         std::thread::scope(|scope| {
             let client = scope.spawn(|| {
                 let _stop = Stop(&handle);
@@ -201,8 +201,8 @@ fn a_client_that_goes_frees_its_slot_and_nobody_else_notices() {
 
 #[test]
 fn the_slot_of_a_client_that_has_gone_is_free_after_one_round() {
-    for_scheduler(&golden("qwen3-f32"), best(), 2, 2 * 512, |engine| {
-        let (mut scheduler, handle) = Scheduler::new(engine, 8, Vec::new());
+    for_scheduler(&golden("qwen3-f32"), best(), 2, 2 * 512, |core| {
+        let (mut scheduler, handle) = Scheduler::new(core, 8, Vec::new());
         let state = |slot: usize| handle.stats().slots[slot].0;
         let gone = handle.submit(greedy(tokens(1, 300), 100)).unwrap();
         let other = handle.submit(greedy(tokens(2, 10), 100)).unwrap();
@@ -227,8 +227,8 @@ fn the_slot_of_a_client_that_has_gone_is_free_after_one_round() {
 fn long_prompts_delay_a_token_of_the_others_by_a_quarter_of_a_chunk() {
     // A quarter of a pass of 128 tokens, in whole pages.
     let shared_chunk = (128 / 4_usize).next_multiple_of(PAGE);
-    for_scheduler(&golden("qwen3-f32"), best(), 5, 5 * 512, |engine| {
-        let (mut scheduler, handle) = Scheduler::new(engine, 8, Vec::new());
+    for_scheduler(&golden("qwen3-f32"), best(), 5, 5 * 512, |core| {
+        let (mut scheduler, handle) = Scheduler::new(core, 8, Vec::new());
         let streams: Vec<_> = (1..4).map(|seed| handle.submit(greedy(tokens(seed, 10), 100)).unwrap()).collect();
         let is_decoding = |slot: usize| handle.stats().slots[slot].0 == SlotState::Decode;
         while !(0..3).all(is_decoding) {
@@ -460,8 +460,8 @@ fn a_saved_cache_is_there_again_and_a_damaged_one_is_refused_whole() {
         let id = brim::engine::identity(&[name.as_bytes()]);
         // One request is served between `load` and `save`; returns the tokens that it found in the cache, and what was saved.
         let once = |saved: Option<&[u8]>, prompt: &[u32], cap: u64, id: &brim::engine::Identity| {
-            for_scheduler(&path, best(), SLOTS, SLOTS * 512, |engine| {
-                let (mut scheduler, handle) = Scheduler::new(engine, 8, Vec::new());
+            for_scheduler(&path, best(), SLOTS, SLOTS * 512, |core| {
+                let (mut scheduler, handle) = Scheduler::new(core, 8, Vec::new());
                 let loaded = saved.map_or(Ok(0), |saved| scheduler.load_cache(saved, id));
                 let ticket = handle.submit(greedy(prompt.to_vec(), 4)).unwrap();
                 while scheduler.round() {}
@@ -509,8 +509,8 @@ fn of_a_saved_cache_that_does_not_fit_what_was_used_last_stays() {
     let path = golden("qwen3-f32");
     let id = [1; 32];
     let fill = |saved: Option<&[u8]>, kv_tokens: usize, prompts: &[u32]| {
-        for_scheduler(&path, best(), 2, kv_tokens, |engine| {
-            let (mut scheduler, handle) = Scheduler::new(engine, 8, Vec::new());
+        for_scheduler(&path, best(), 2, kv_tokens, |core| {
+            let (mut scheduler, handle) = Scheduler::new(core, 8, Vec::new());
             let loaded = saved.map_or(0, |saved| scheduler.load_cache(saved, &id).unwrap());
             let mut reused = Vec::new();
             for &seed in prompts {
@@ -549,8 +549,8 @@ impl std::io::Write for Full {
 
 #[test]
 fn a_stream_that_takes_no_more_is_reported_and_the_cache_stays() {
-    for_scheduler(&golden("qwen3-f32"), best(), 2, 16 * PAGE, |engine| {
-        let (mut scheduler, handle) = Scheduler::new(engine, 8, Vec::new());
+    for_scheduler(&golden("qwen3-f32"), best(), 2, 16 * PAGE, |core| {
+        let (mut scheduler, handle) = Scheduler::new(core, 8, Vec::new());
         let reused = |scheduler: &mut Scheduler<'_>| {
             let ticket = handle.submit(greedy(tokens(1, 200), 1)).unwrap();
             while scheduler.round() {}

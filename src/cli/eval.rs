@@ -10,6 +10,7 @@ use super::out;
 use super::settings::Settings;
 use crate::boot;
 use crate::bytes;
+use crate::engine::Engine;
 use crate::error::{Error, Exit, Result};
 
 /// Rows of logits computed at once.
@@ -30,7 +31,8 @@ pub fn execute(args: &Eval) -> Result<()> {
         settings.ctx = Some(bound.clamp(16, boot::CTX_DEFAULT as u32));
     }
     let prepared = boot::prepare(&settings, LOGIT_ROWS)?;
-    boot::run(prepared, &settings, |mut running| {
+    boot::run(prepared, &settings, |running| {
+        let mut engine = Engine::new(running.core);
         let mut tokens = Vec::new();
         tokens.extend(running.tokenizer.bos().filter(|_| running.tokenizer.add_bos()));
         running.tokenizer.encode(&text, false, &mut tokens);
@@ -45,7 +47,7 @@ pub fn execute(args: &Eval) -> Result<()> {
             None => None,
         };
         let (mut nats, mut failure) = (0.0, None);
-        running.engine.feed_all(&tokens, |i, logits| {
+        engine.feed_all(&tokens, |i, logits| {
             if let Some(&next) = tokens.get(i + 1) {
                 nats -= log_probability(logits, next as usize);
             }
@@ -65,7 +67,7 @@ pub fn execute(args: &Eval) -> Result<()> {
         let perplexity = (nats / (tokens.len() - 1) as f64).exp();
         if args.json {
             let report = json!({"tokens": tokens.len(), "perplexity": perplexity, "nats": nats,
-                "n_vocab": running.tokenizer.n_tokens(), "tier": running.engine.kernels().tier().name()});
+                "n_vocab": running.tokenizer.n_tokens(), "tier": engine.kernels().tier().name()});
             out(&report.to_string());
         } else {
             out(&format!("{} tokens, perplexity {perplexity:.4}", tokens.len()));

@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 use super::args::Run;
 use super::note;
 use super::settings::{Settings, env_or, env_or_switch};
-use crate::boot::{self, Running};
+use crate::boot;
 use crate::chat::{self, ChatTemplate, Message, Prompt, Role, Time};
+use crate::engine::Engine;
 use crate::error::{Error, Exit, Result};
 use crate::gguf::Metadata;
 use crate::sampling::{Candidate, Sampler, SamplingParams};
 use crate::sys::{file, signal, term};
-use crate::tokenizer::Decoder;
+use crate::tokenizer::{Decoder, Tokenizer};
 use crate::units::Human;
 
 /// Executes `brim run`.
@@ -47,7 +48,9 @@ pub fn execute(args: &Run) -> Result<()> {
     let pages = (prepared.plan.total_pages(), prepared.plan.page());
     boot::run(prepared, &settings, |running| {
         let scratch = vec![Candidate::default(); sampler.scratch_len(running.tokenizer.n_tokens() as usize)];
-        let mut talk = Talk { running, sampler, scratch, fed: Vec::new(), n_predict, stats: Stats::default() };
+        let (engine, tokenizer) = (Engine::new(running.core), running.tokenizer);
+        let (fed, stats) = (Vec::new(), Stats::default());
+        let mut talk = Talk { engine, tokenizer, sampler, scratch, fed, n_predict, stats };
         match (prompt, &template) {
             (Some(prompt), None) => talk.answer_raw(&prompt)?,
             (Some(prompt), Some(template)) => {
@@ -142,7 +145,8 @@ struct Stats {
 
 /// A conversation with a loaded model.
 struct Talk<'a> {
-    running: Running<'a>,
+    engine: Engine<'a>,
+    tokenizer: Tokenizer<'a>,
     sampler: Sampler,
     scratch: Vec<Candidate>,
     /// The tokens in the context.
@@ -154,13 +158,13 @@ struct Talk<'a> {
 impl Talk<'_> {
     fn answer_raw(&mut self, prompt: &str) -> Result<()> {
         let mut tokens = Vec::new();
-        tokens.extend(self.running.tokenizer.bos().filter(|_| self.running.tokenizer.add_bos()));
-        self.running.tokenizer.encode(prompt, false, &mut tokens);
+        tokens.extend(self.tokenizer.bos().filter(|_| self.tokenizer.add_bos()));
+        self.tokenizer.encode(prompt, false, &mut tokens);
         self.generate(&tokens).map(|_| ())
     }
 
     fn answer_chat(&mut self, template: &ChatTemplate, messages: &[Message]) -> Result<String> {
-        let tokenizer = &self.running.tokenizer;
+        let tokenizer = &self.tokenizer;
         let text =
             |id: Option<u32>| id.map(|id| String::from_utf8_lossy(tokenizer.text(id)).into_owned()).unwrap_or_default();
         let prompt = template.render(&Prompt {
@@ -213,8 +217,7 @@ impl Talk<'_> {
 
     /// Feeds what is new of `tokens` and streams the answer.
     fn generate(&mut self, tokens: &[u32]) -> Result<String> {
-        let Talk { running, sampler, scratch, fed, n_predict, stats } = self;
-        let engine = &mut running.engine;
+        let Talk { engine, tokenizer, sampler, scratch, fed, n_predict, stats } = self;
         // What the context holds already need not be fed again; the last token is, for its logits.
         let common = fed.iter().zip(tokens).take_while(|(a, b)| a == b).count().min(tokens.len().saturating_sub(1));
         let common = engine.rewind(common);
@@ -233,12 +236,12 @@ impl Talk<'_> {
         for step in 0..*n_predict {
             let token = sampler.sample(logits, scratch)?;
             sampler.accept(token);
-            if running.tokenizer.is_end_of_generation(token) {
+            if tokenizer.is_end_of_generation(token) {
                 break;
             }
             stats.tokens += 1;
             piece.clear();
-            decoder.push(&running.tokenizer, token, &mut piece);
+            decoder.push(tokenizer, token, &mut piece);
             answer.push_str(&piece);
             if write(&mut out, &piece).is_err() {
                 return Ok(answer);

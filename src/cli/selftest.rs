@@ -8,6 +8,7 @@ use super::args::{ModelArgs, Selftest};
 use super::out;
 use super::settings::Settings;
 use crate::boot;
+use crate::engine::Engine;
 use crate::error::{Error, Exit, Result};
 use crate::kernels::{self, Tier};
 use crate::sampling::{Sampler, SamplingParams};
@@ -76,9 +77,10 @@ fn answers(tier: Tier, known: &[Known]) -> Result<Option<String>> {
     settings.page = crate::memory::PageKind::Base4K;
     settings.ctx = Some(512);
     let prepared = boot::prepare(&settings, 1)?;
-    boot::run(prepared, &settings, |mut running| {
+    boot::run(prepared, &settings, |running| {
+        let mut engine = Engine::new(running.core);
         for one in known {
-            if answer(&mut running, one)?.is_none() {
+            if answer(&mut engine, one)?.is_none() {
                 return Ok(Some(one.prompt.clone()));
             }
         }
@@ -87,13 +89,13 @@ fn answers(tier: Tier, known: &[Known]) -> Result<Option<String>> {
 }
 
 /// `Some` if the recorded tokens come out.
-fn answer(running: &mut boot::Running<'_>, one: &Known) -> Result<Option<()>> {
+fn answer(engine: &mut Engine<'_>, one: &Known) -> Result<Option<()>> {
     let greedy = SamplingParams { temp: 0.0, ..SamplingParams::default() };
     let mut sampler = Sampler::new(greedy)?;
-    running.engine.rewind(0);
+    engine.rewind(0);
     let mut next = one.prompt_ids.clone();
     for &want in &one.answer_ids {
-        let token = sampler.sample(running.engine.feed(&next)?, &mut [])?;
+        let token = sampler.sample(engine.feed(&next)?, &mut [])?;
         if token != want {
             return Ok(None);
         }

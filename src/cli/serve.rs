@@ -62,7 +62,7 @@ pub fn execute(args: &Serve) -> Result<()> {
     let served = boot::run_for_good(prepared, &settings, |running| {
         let tokenizer: &'static Tokenizer<'static> = Box::leak(Box::new(running.tokenizer));
         let ends = (0..tokenizer.n_tokens()).filter(|&id| tokenizer.is_end_of_generation(id)).collect();
-        let (mut scheduler, engine) = Scheduler::new(running.engine, queue, ends);
+        let (mut scheduler, engine) = Scheduler::new(running.core, queue, ends);
         let cache = board.cache_dir.as_deref().zip(running.identity);
         let cache = cache.map(|(dir, identity)| PromptCache::new(dir, &name, board.cache_mib, identity));
         if let Some(cache) = &cache {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::EngineError;
+use super::error::EngineError;
 use crate::kernels::{Kernels, Team};
 use crate::load::rows::Rows;
 use crate::memory::Growing;
@@ -10,27 +10,34 @@ use crate::model::step::scratch_bytes;
 use crate::model::{Buffers, Kv, Model, Pass, Sizes, Span, Wanted};
 
 /// A model that is ready to run.
-pub(super) struct Core<'a> {
-    pub model: &'a Model,
-    pub kernels: &'a Kernels,
-    pub team: &'a dyn Team,
-    pub region: &'a [u8],
-    pub buffers: Buffers<'a>,
-    pub kv: Kv<'a>,
-    pub sizes: Sizes,
-    pub attention_time: Option<Duration>,
-    pub rows: Option<Rows>,
+pub struct Core<'a> {
+    pub(super) model: &'a Model,
+    pub(super) kernels: &'a Kernels,
+    pub(super) team: &'a dyn Team,
+    pub(super) region: &'a [u8],
+    pub(super) buffers: Buffers<'a>,
+    pub(super) kv: Kv<'a>,
+    pub(super) sizes: Sizes,
+    pub(super) attention_time: Option<Duration>,
+    pub(super) rows: Option<Rows>,
+    /// What the scratch region has beyond what passes need.
+    pub(super) spare: &'a mut [u8],
 }
 
 impl<'a> Core<'a> {
-    /// Over loaded regions, and what is left of scratch; `sizes` are those the regions were planned with.
+    /// Over loaded regions: weights, KV cache, scratch. `sizes` are those the regions were planned with; `rows` are those of
+    /// an embedding table that is not in the weights region.
+    ///
+    /// # Panics
+    /// If a region is smaller than planned, or the team is of another size.
     pub fn new(
         model: &'a Model,
         kernels: &'a Kernels,
         team: &'a dyn Team,
         sizes: Sizes,
         (weights, kv, scratch): (&'a [u8], impl Into<Growing<'a>>, &'a mut [u8]),
-    ) -> (Core<'a>, &'a mut [u8]) {
+        rows: Option<Rows>,
+    ) -> Core<'a> {
         assert_eq!(team.size(), sizes.workers);
         let factors = model
             .weights
@@ -42,16 +49,14 @@ impl<'a> Core<'a> {
         let (scratch, spare) = scratch.split_at_mut(need as usize);
         let buffers = Buffers::carve(scratch, &model.config, n_vocab, &sizes, factors);
         let kv = Kv::new(kv, &model.config, &sizes);
-        let region = weights;
-        let core = Core { model, kernels, team, region, buffers, kv, sizes, attention_time: None, rows: None };
-        (core, spare)
+        Core { model, kernels, team, region: weights, buffers, kv, sizes, attention_time: None, rows, spare }
     }
 
     /// One pass over the weights; `finish` sees the hidden states of the tokens that are wanted.
     ///
     /// # Errors
     /// [`EngineError::Embedding`] or [`EngineError::Memory`]; the pass has then done nothing that counts.
-    pub fn pass(
+    pub(super) fn pass(
         &mut self,
         tokens: &[u32],
         spans: &[Span<'_>],

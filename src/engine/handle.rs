@@ -468,9 +468,9 @@ impl Shared {
         self.doors[usize::from(door)].gone.load(Ordering::Acquire)
     }
 
-    /// Room for another token and the end after it.
-    pub(super) fn has_room(&self, door: u16) -> bool {
-        lock(&self.doors[usize::from(door)].state).events.len() + 2 <= EVENTS_MAX
+    /// How many tokens there is room for, and the end after them.
+    pub(super) fn room(&self, door: u16) -> usize {
+        (EVENTS_MAX - 1).saturating_sub(lock(&self.doors[usize::from(door)].state).events.len())
     }
 
     /// Takes the mask of the next token, if it is there; it goes back by [`Shared::return_mask`].

@@ -1,228 +1,24 @@
-//! The engine: one sequence over a model, its KV cache and the worker pool.
+//! The engine: a loaded model at work, for one sequence ([`Engine`]) or for the requests of many clients ([`Scheduler`]).
+//! Both stand on a [`Core`].
 
 mod core;
+mod drafter;
+mod error;
 mod handle;
 mod pages;
 mod request;
 mod saved;
 mod scheduler;
+mod single;
 
-use std::fmt;
-use std::time::Duration;
-
-use crate::error::{Error, Exit};
-use crate::kernels::{Kernels, Team};
-use crate::load::rows::{RowError, Rows};
-use crate::memory::{Growing, MemoryError, NotPopulated};
-use crate::model::{Model, Pass, Sizes, Span, Wanted};
-pub use crate::sampling::BAN_BIAS;
-use crate::sampling::SamplingError;
-use core::Core;
+pub use core::Core;
+pub use drafter::{DRAFT_MAX, Drafter};
+pub use error::EngineError;
 pub use handle::{EVENTS_MAX, EngineHandle, SlotState, Stats, Ticket};
-use pages::{Pages, Table};
 pub use request::{
     Event, Finish, LOGIT_BIAS_MAX, Limits, QUEUE_MAX, Request, RequestError, SLOTS_MAX, Step, SubmitError,
     TOP_LOGPROBS_MAX, Timings,
 };
 pub use saved::{CacheError, Identity, identity};
-pub use scheduler::{Scheduler, scheduler_bytes};
-
-/// What a sequence cannot do.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum EngineError {
-    /// More tokens than the context holds.
-    ContextFull {
-        /// Tokens there would be.
-        need: usize,
-        /// Positions there are.
-        ctx: usize,
-    },
-    /// A token id that the model does not have.
-    Token {
-        /// The id.
-        id: u32,
-        /// Tokens of the vocabulary.
-        n_vocab: usize,
-    },
-    /// A row of an embedding table on the disk that cannot be read.
-    Embedding(RowError),
-    /// Logits that no token can be drawn from.
-    Sampling(SamplingError),
-    /// Memory that was set aside for the KV cache cannot be had after all.
-    Memory(NotPopulated),
-}
-
-impl fmt::Display for EngineError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            EngineError::ContextFull { need, ctx } => {
-                write!(
-                    f,
-                    "the context is full: {need} tokens needed, {ctx} positions planned; use a shorter prompt or a larger --ctx"
-                )
-            }
-            EngineError::Token { id, n_vocab } => {
-                write!(f, "token {id} does not exist: the model has {n_vocab} tokens")
-            }
-            EngineError::Embedding(error) => error.fmt(f),
-            EngineError::Sampling(error) => error.fmt(f),
-            EngineError::Memory(error) => error.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for EngineError {}
-
-impl From<EngineError> for Error {
-    fn from(e: EngineError) -> Self {
-        match e {
-            EngineError::Embedding(error) => error.into(),
-            EngineError::Sampling(error) => error.into(),
-            EngineError::Memory(error) => MemoryError::from(error).into(),
-            other => Error::new(Exit::Usage, other),
-        }
-    }
-}
-
-/// A sequence: tokens go in, logits come out.
-pub struct Engine<'a> {
-    core: Core<'a>,
-    /// All of them are this sequence's.
-    pages: Pages<'a>,
-    table: Table,
-    position: usize,
-    /// What the scratch region has beyond what passes need.
-    spare: &'a mut [u8],
-}
-
-impl<'a> Engine<'a> {
-    /// Builds the engine over loaded regions; `sizes` are those the regions were planned with.
-    pub fn new(
-        model: &'a Model,
-        kernels: &'a Kernels,
-        team: &'a dyn Team,
-        sizes: Sizes,
-        regions: (&'a [u8], impl Into<Growing<'a>>, &'a mut [u8]),
-    ) -> Engine<'a> {
-        let (core, spare) = Core::new(model, kernels, team, sizes, regions);
-        let window = model.config.window.as_ref().map(|window| window.len);
-        let pages = Pages::new(core.kv.n_pages(), window.unwrap_or(usize::MAX), &mut []);
-        let table = Table::new(sizes.ctx, window.is_some());
-        Engine { core, pages, table, position: 0, spare }
-    }
-
-    /// Gives it the rows of an embedding table that is not in the weights region.
-    #[must_use]
-    pub fn with_embedding_rows(mut self, rows: Option<Rows>) -> Self {
-        self.core.rows = rows;
-        self
-    }
-
-    /// Positions of the context.
-    pub fn ctx(&self) -> usize {
-        self.core.sizes.ctx
-    }
-
-    /// Tokens in the context.
-    pub fn position(&self) -> usize {
-        self.position
-    }
-
-    /// Forgets all but the first `position` tokens, and returns how many are left: none where those in the window of
-    /// the next token have been given up, so that all must be fed again.
-    pub fn rewind(&mut self, position: usize) -> usize {
-        self.position = self.position.min(position);
-        if !self.pages.holds(&self.table, self.position) {
-            self.position = 0;
-        }
-        self.pages.truncate(&mut self.table, self.position);
-        self.position
-    }
-
-    /// Measures the time spent in attention from here on, and returns what was measured since the last call.
-    pub fn take_attention_time(&mut self) -> Duration {
-        self.core.attention_time.replace(Duration::ZERO).unwrap_or_default()
-    }
-
-    /// The kernels it runs on.
-    pub fn kernels(&self) -> &'a Kernels {
-        self.core.kernels
-    }
-
-    /// The model.
-    pub fn model(&self) -> &'a Model {
-        self.core.model
-    }
-
-    /// Takes tokens into the context and returns the logits of the last, `[n_vocab]`.
-    ///
-    /// # Errors
-    /// A full context or an unknown token; the context is as before then.
-    ///
-    /// # Panics
-    /// If there are no tokens.
-    pub fn feed(&mut self, tokens: &[u32]) -> Result<&mut [f32], EngineError> {
-        self.check(tokens)?;
-        let n_batch = self.core.sizes.n_batch;
-        let last_batch = tokens.len().div_ceil(n_batch) - 1;
-        for batch in tokens[..last_batch * n_batch].chunks_exact(n_batch) {
-            self.pass(batch, Wanted::Tokens(&[]), |_, _| ())?;
-        }
-        let n_vocab = self.core.model.weights.n_vocab();
-        let last = &tokens[last_batch * n_batch..];
-        self.pass(last, Wanted::Tokens(&[last.len() - 1]), |pass, model| {
-            pass.logits((&model.weights.output_norm, &model.weights.output), 0..1);
-        })?;
-        Ok(&mut self.core.buffers.logits_mut()[..n_vocab])
-    }
-
-    /// Takes tokens into the context and hands the logits of every one to `each(index, logits)`.
-    ///
-    /// # Errors
-    /// As [`Engine::feed`].
-    pub fn feed_all(&mut self, tokens: &[u32], mut each: impl FnMut(usize, &[f32])) -> Result<(), EngineError> {
-        self.check(tokens)?;
-        let n_vocab = self.core.model.weights.n_vocab();
-        let (n_batch, n_logits) = (self.core.sizes.n_batch, self.core.sizes.n_logits);
-        for (b, batch) in tokens.chunks(n_batch).enumerate() {
-            self.pass(batch, Wanted::All, |pass, model| {
-                for first in (0..batch.len()).step_by(n_logits) {
-                    let n = n_logits.min(batch.len() - first);
-                    let output = (&model.weights.output_norm, &model.weights.output);
-                    let rows = pass.logits(output, first..first + n);
-                    let stride = rows.len() / n;
-                    for (i, row) in rows.chunks_exact(stride).enumerate() {
-                        each(b * n_batch + first + i, &row[..n_vocab]);
-                    }
-                }
-            })?;
-        }
-        Ok(())
-    }
-
-    fn check(&self, tokens: &[u32]) -> Result<(), EngineError> {
-        assert!(!tokens.is_empty());
-        let n_vocab = self.core.model.weights.n_vocab();
-        if let Some(&id) = tokens.iter().find(|&&id| id as usize >= n_vocab) {
-            return Err(EngineError::Token { id, n_vocab });
-        }
-        match self.position + tokens.len() {
-            need if need > self.ctx() => Err(EngineError::ContextFull { need, ctx: self.ctx() }),
-            _ => Ok(()),
-        }
-    }
-
-    fn pass(
-        &mut self,
-        tokens: &[u32],
-        wanted: Wanted<'_>,
-        finish: impl FnOnce(&mut Pass<'_, 'a>, &Model),
-    ) -> Result<(), EngineError> {
-        let has_pages = self.pages.extend(&mut self.table, self.position, tokens.len());
-        assert!(has_pages, "the cache has pages for the whole context");
-        let span = Span { first: 0, n: tokens.len(), position: self.position, pages: self.table.pages() };
-        self.core.pass(tokens, &[span], wanted, finish)?;
-        self.position += tokens.len();
-        Ok(())
-    }
-}
+pub use scheduler::{Scheduler, pass_sizes, scheduler_bytes};
+pub use single::Engine;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::EngineError;
+use super::error::EngineError;
 use crate::sampling::{Sampler, SamplingError, SamplingParams};
 
 /// Most sequences that are worked on at once: more would make no pass over the weights much cheaper per token, and each

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use brim::engine::{Engine, scheduler_bytes};
+use brim::engine::{Core, DRAFT_MAX, Engine, pass_sizes, scheduler_bytes};
 use brim::kernels::{Kernels, KvType, Team, Tile};
 use brim::load::Io;
 use brim::load::header::ModelFiles;
@@ -29,33 +29,48 @@ pub fn with_embedding<R>(
     embedding: Embedding,
     work: impl FnOnce(&mut Engine<'_>) -> R,
 ) -> R {
-    own(path, kernels, (n_batch, embedding, None), |mut engine| work(&mut engine))
+    own(path, kernels, (n_batch, embedding, None), |core| work(&mut Engine::new(core)))
 }
 
-/// An engine for a scheduler of so many slots, over a KV cache of so many tokens, of chunks of 128.
+/// A core for a scheduler of so many slots, over a KV cache of so many tokens, of chunks of 128.
 pub fn for_scheduler<R>(
     path: &Path,
     kernels: &'static Kernels,
     slots: usize,
     kv_tokens: usize,
-    work: impl FnOnce(Engine<'_>) -> R,
+    work: impl FnOnce(Core<'_>) -> R,
 ) -> R {
-    own(path, kernels, (128, Embedding::InMemory, Some((slots, kv_tokens))), work)
+    own(path, kernels, (128, Embedding::InMemory, Some((slots, kv_tokens, 0))), work)
+}
+
+/// The same, over a whole context for every slot and with room for as many drafted tokens as a pass can have.
+pub fn for_drafts<R>(
+    path: &Path,
+    kernels: &'static Kernels,
+    embedding: Embedding,
+    slots: usize,
+    work: impl FnOnce(Core<'_>) -> R,
+) -> R {
+    own(path, kernels, (128, embedding, Some((slots, slots * 512, DRAFT_MAX))), work)
 }
 
 fn own<R>(
     path: &Path,
     kernels: &'static Kernels,
-    (n_batch, embedding, serving): (usize, Embedding, Option<(usize, usize)>),
-    work: impl FnOnce(Engine<'_>) -> R,
+    (n_batch, embedding, serving): (usize, Embedding, Option<(usize, usize, usize)>),
+    work: impl FnOnce(Core<'_>) -> R,
 ) -> R {
     let files = ModelFiles::open(path).unwrap();
     let model = Model::with_embedding(&files.metadata(), files.tensors(), embedding).unwrap();
     let pool = Workers::start(&brim::sys::cpu::allowed().unwrap()).unwrap();
-    let (slots, kv_tokens) = serving.unwrap_or((1, 512));
+    let (slots, kv_tokens, _) = serving.unwrap_or((1, 512, 0));
+    let (n_batch, n_logits) = match serving {
+        Some((slots, _, drafts)) => pass_sizes(n_batch, slots, drafts),
+        None => (n_batch, 8.min(n_batch)),
+    };
     let sizes = Sizes {
-        n_batch: if serving.is_some() { n_batch + slots } else { n_batch },
-        n_logits: serving.map_or(8.min(n_batch), |(slots, _)| slots),
+        n_batch,
+        n_logits,
         ctx: 512,
         sequences: slots,
         kv_tokens,
@@ -90,5 +105,5 @@ fn own<R>(
     model.load(&files, bytes(&mut weights), loading).unwrap();
     let regions = (&*bytes(&mut weights), bytes(&mut kv), bytes(&mut scratch));
     let rows = model.embedding_rows(&files).unwrap();
-    work(Engine::new(&model, kernels, &pool, sizes, regions).with_embedding_rows(rows))
+    work(Core::new(&model, kernels, &pool, sizes, regions, rows))
 }

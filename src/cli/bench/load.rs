@@ -13,6 +13,7 @@ use super::super::{args::Bench, note, out, settings::Settings};
 use super::Spread;
 use super::model::random_tokens;
 use crate::boot;
+use crate::engine::Engine;
 use crate::error::{Error, Exit, Result};
 use crate::load::Io;
 use crate::load::header::ModelFiles;
@@ -232,9 +233,10 @@ fn load_and_answer(settings: &Settings) -> Result<Sample> {
     let begun = Instant::now();
     let prepared = boot::prepare(settings, 1)?;
     let n_vocab = prepared.model.weights.n_vocab();
-    boot::run(prepared, settings, |mut running| {
+    boot::run(prepared, settings, |running| {
+        let mut engine = Engine::new(running.core);
         let ready = begun.elapsed();
-        let logits = running.engine.feed(&random_tokens(PROMPT.min(n_vocab), n_vocab, 1))?;
+        let logits = engine.feed(&random_tokens(PROMPT.min(n_vocab), n_vocab, 1))?;
         let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b]));
         std::hint::black_box(best);
         let (load, traffic) = (running.loaded.elapsed, running.loaded.traffic);

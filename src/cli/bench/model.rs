@@ -136,11 +136,12 @@ pub(super) fn measure(args: &Bench, mut settings: Settings) -> Result<Value> {
     let (name, kernels, page) = (prepared.files.name().to_string(), prepared.kernels, prepared.plan.page());
     let (config, weights, sizes) = (prepared.model.config.clone(), prepared.model.weights.clone(), prepared.sizes);
     let mut figures = Figures::new(kernels, &prompts);
-    let account = boot::run(prepared, &settings, |mut running| {
+    let account = boot::run(prepared, &settings, |running| {
+        let mut engine = Engine::new(running.core);
         let data = &running.weights[..running.weights.len().min(READ_BYTES_MAX)];
         let n_vocab = weights.n_vocab();
         if depth > 0 {
-            running.engine.feed(&random_tokens(depth, n_vocab, 3))?;
+            engine.feed(&random_tokens(depth, n_vocab, 3))?;
         }
         // The first round warms up and is not counted.
         for round in 0..=args.repeat {
@@ -149,18 +150,13 @@ pub(super) fn measure(args: &Bench, mut settings: Settings) -> Result<Value> {
             figures.read.measure(running.pool, settings.threads, data);
             figures.peaks.measure(kernels, running.pool);
             for (i, (&n, rounds)) in prompts.iter().zip(&mut figures.prefill).enumerate() {
-                if running.engine.rewind(depth) < depth {
-                    running.engine.feed(&random_tokens(depth, n_vocab, 3))?;
+                if engine.rewind(depth) < depth {
+                    engine.feed(&random_tokens(depth, n_vocab, 3))?;
                 }
                 let prompt = random_tokens(n, n_vocab, u64::from(round));
-                feed(&mut running.engine, &prompt, n.max(1), rounds)?;
+                feed(&mut engine, &prompt, n.max(1), rounds)?;
                 if i == 0 {
-                    feed(
-                        &mut running.engine,
-                        &random_tokens(n_gen, n_vocab, u64::from(round) + 7),
-                        1,
-                        &mut figures.decode,
-                    )?;
+                    feed(&mut engine, &random_tokens(n_gen, n_vocab, u64::from(round) + 7), 1, &mut figures.decode)?;
                 }
             }
         }

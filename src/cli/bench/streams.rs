@@ -149,7 +149,7 @@ pub(super) fn measure(args: &Bench, mut settings: Settings) -> Result<Value> {
     let name = prepared.files.name().to_string();
     let n_vocab = prepared.model.weights.n_vocab();
     boot::run(prepared, &settings, |running| {
-        let (scheduler, handle) = Scheduler::new(running.engine, slots, Vec::new());
+        let (scheduler, handle) = Scheduler::new(running.core, slots, Vec::new());
         let mut rig = Rig { scheduler, handle, n_vocab, seed: 0 };
         let mut speeds = vec![Vec::new(); counts.len()];
         // The first round warms up and is not counted.

@@ -1,0 +1,303 @@
+//! One step of the scheduler, in four verbs: plan the batch, pass, verify, commit.
+//!
+//! A *plan* says which slots take part and with how many tokens. The *pass* computes them, which leaves K and V in the cache
+//! and logits where they are wanted. To *verify* is to draw a token from the logits after the last certain one, and one more
+//! as long as what was drawn is what had been drafted. To *commit* makes what was drawn certain: it goes to the client and
+//! into the history, the pages of drafted tokens that were wrong are given back, and full pages of certain tokens are
+//! published. Nothing is ever published that is not certain.
+
+use std::sync::Mutex;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
+
+use super::super::drafter::DRAFT_MAX;
+use super::super::error::EngineError;
+use super::super::handle::SlotState;
+use super::super::request::{Event, Finish, SLOTS_MAX};
+use super::Scheduler;
+use super::batch::Part;
+use super::slot::{Slot, reusable};
+use crate::kernels::STREAM_TOKENS_MAX;
+use crate::model::step::PAGE_TOKENS;
+use crate::model::{Span, Wanted};
+use crate::sampling::SamplingError;
+
+/// Which share of a chunk a prompt gets while others generate: a pass of a quarter costs a little more per token, and
+/// delays the others by no more than a few tokens' time.
+const SHARED_CHUNK: usize = 4;
+
+impl Scheduler<'_> {
+    /// One pass over the weights and what comes of it; false if no slot has anything to do.
+    pub(super) fn step(&mut self) -> bool {
+        self.plan_batch();
+        if self.batch.parts.is_empty() {
+            return false;
+        }
+        let passed = self.pass();
+        self.shared.counters.steps.fetch_add(1, Relaxed);
+        self.shared.counters.beat();
+        match passed {
+            Ok(()) => {
+                self.verify();
+                self.commit();
+            }
+            Err(error) => self.fail(error),
+        }
+        true
+    }
+
+    /// Which slots take part in the next pass, and with how many tokens: those that generate, and what is drafted for them;
+    /// then prompts in turn.
+    fn plan_batch(&mut self) {
+        self.batch.clear();
+        let mut generating: heapless::Vec<(usize, usize), SLOTS_MAX> = heapless::Vec::new();
+        for (index, slot) in self.slots.iter().enumerate() {
+            let Some(work) = slot.work.as_ref().filter(|work| work.pending() == 1) else { continue };
+            let room = self.shared.room(work.job.door);
+            if room > 0 {
+                let _ = generating.push((index, room));
+            }
+        }
+        self.draft(&generating);
+        for &(index, _) in &generating {
+            self.add_part(index, 1);
+        }
+        self.plan_prompts();
+    }
+
+    /// Drafts what follows in slots that generate and have room for so many events. Together they draft no more than fits
+    /// one stream of the weights; where that is not enough for all, they take turns.
+    fn draft(&mut self, generating: &[(usize, usize)]) {
+        let Some(drafter) = &mut self.drafter else { return };
+        let mut budget = STREAM_TOKENS_MAX.saturating_sub(generating.len()).min(self.draft_max);
+        let n_vocab = self.core.model.weights.n_vocab();
+        let mut draft: heapless::Vec<u32, DRAFT_MAX> = heapless::Vec::new();
+        let first = self.next_draft % generating.len().max(1);
+        self.next_draft = first + 1;
+        let (later, sooner) = generating.split_at(first);
+        for (at, &(index, room)) in sooner.iter().chain(later).enumerate() {
+            let Slot { work, history, .. } = &mut self.slots[index];
+            let Some(work) = work else { continue };
+            let request = &work.job.request;
+            // Without the mask of the first token nobody knows that of the second.
+            if request.constraint || work.drafts_failed {
+                continue;
+            }
+            // The token that follows the draft has its place too.
+            let most = (request.max_tokens - work.generated()).min(room) - 1;
+            let most = most.min(budget.div_ceil(generating.len() - at));
+            if most == 0 {
+                continue;
+            }
+            draft.clear();
+            drafter.propose(&history[..work.verified], most, &mut draft);
+            draft.truncate(most);
+            let n = draft.iter().take_while(|&&token| (token as usize) < n_vocab).count();
+            history[work.verified..][..n].copy_from_slice(&draft[..n]);
+            work.drafted = n;
+            budget -= n;
+        }
+    }
+
+    /// Prompts, in turn, as much of them as a pass takes.
+    fn plan_prompts(&mut self) {
+        let mut budget = match self.batch.parts.is_empty() {
+            true => self.chunk,
+            false => (self.chunk / SHARED_CHUNK).next_multiple_of(PAGE_TOKENS).min(self.chunk),
+        };
+        let (n_slots, first) = (self.slots.len(), self.next_prefill);
+        let mut is_first = true;
+        for index in (0..n_slots).map(|i| (first + i) % n_slots) {
+            let Slot { work, table, .. } = &mut self.slots[index];
+            let Some(work) = work.as_mut().filter(|work| work.pending() > 1) else { continue };
+            if budget == 0 {
+                break;
+            }
+            // Others may have computed meanwhile what comes next.
+            if work.fed == table.len() * PAGE_TOKENS && work.published == table.len() {
+                work.serial = self.pages.adopt(table, work.serial, reusable(&work.job.request.prompt));
+                let reused = table.len() * PAGE_TOKENS - work.fed;
+                (work.fed, work.published, work.reused) = (work.fed + reused, table.len(), work.reused + reused);
+                self.shared.counters.tokens_reused.fetch_add(reused as u64, Relaxed);
+            }
+            let mut n = work.pending().min(budget);
+            if n < work.pending() {
+                // Chunks end with a page if they can.
+                let over = (work.fed + n) % PAGE_TOKENS;
+                n -= if over < n { over } else { 0 };
+            }
+            budget -= n;
+            self.add_part(index, n);
+            if std::mem::take(&mut is_first) {
+                self.next_prefill = (index + 1) % n_slots;
+            }
+        }
+    }
+
+    /// Takes the next `n` certain tokens of a slot and all that are drafted into the batch, and sees to it that it has pages
+    /// for them.
+    fn add_part(&mut self, index: usize, n: usize) {
+        let Slot { work, table, history, .. } = &mut self.slots[index];
+        let Some(work) = work else { return };
+        let tokens = &history[work.fed..work.fed + n + work.drafted];
+        assert!(self.pages.extend(table, work.fed, tokens.len()), "admission has seen to it that there are pages");
+        let n_rows = if n == work.pending() { 1 + work.drafted } else { 0 };
+        self.batch.push(index, tokens, n_rows);
+    }
+
+    /// One pass over the weights: what the batch holds is in the cache, and logits are in the buffers.
+    fn pass(&mut self) -> Result<(), EngineError> {
+        let Scheduler { core, slots, batch, .. } = self;
+        let mut spans: heapless::Vec<Span<'_>, SLOTS_MAX> = heapless::Vec::new();
+        for &Part { slot, first, n, .. } in &batch.parts {
+            let Slot { work, table, .. } = &slots[slot];
+            let position = work.as_ref().map_or(0, |work| work.fed);
+            // There are as many parts as slots at most.
+            let _ = spans.push(Span { first, n, position, pages: table.pages() });
+        }
+        core.pass(&batch.tokens, &spans, Wanted::Tokens(&batch.rows), |pass, model| {
+            if !batch.rows.is_empty() {
+                let output = (&model.weights.output_norm, &model.weights.output);
+                pass.logits(output, 0..batch.rows.len());
+            }
+        })
+    }
+
+    /// The pass has failed. Whose token it was cannot go on. Memory that cannot be had is laid to the last, a prompt if there
+    /// is one: what the others need may be there. They have lost nothing but the time.
+    fn fail(&mut self, error: EngineError) {
+        let last = self.batch.parts.len() - 1;
+        for i in 0..self.batch.parts.len() {
+            let Part { slot: index, n, .. } = self.batch.parts[i];
+            let Slot { work, table, history, .. } = &mut self.slots[index];
+            let Some(work) = work else { continue };
+            let drafted = std::mem::take(&mut work.drafted);
+            let (certain, draft) = history[work.fed..work.fed + n].split_at(n - drafted);
+            let is_to_blame = match error {
+                EngineError::Embedding(error) => {
+                    let is_row = |token: &u32| error.row == *token as usize;
+                    // A guess is not the sequence's fault; it goes on without.
+                    work.drafts_failed |= draft.iter().any(is_row);
+                    certain.iter().any(is_row)
+                }
+                _ => i == last,
+            };
+            match is_to_blame {
+                true => self.finish(index, Finish::Failed(error)),
+                false => self.pages.truncate(table, work.fed),
+            }
+        }
+    }
+
+    /// Draws the next tokens of slots, whose logits the pass has left. Those whose mask is not there yet keep their logits.
+    fn verify(&mut self) {
+        let n_vocab = self.core.model.weights.n_vocab();
+        let stride = self.core.buffers.logits_stride(n_vocab);
+        let mut logits = &mut self.core.buffers.logits_mut()[..self.batch.rows.len() * stride];
+        let mut drawing: heapless::Vec<(usize, Mutex<&mut [f32]>), SLOTS_MAX> = heapless::Vec::new();
+        for part in self.batch.parts.iter().filter(|part| part.n_rows > 0) {
+            let (rows, rest) = std::mem::take(&mut logits).split_at_mut(part.n_rows * stride);
+            logits = rest;
+            let Slot { work, unmasked, draw, .. } = &mut self.slots[part.slot];
+            let Some(work) = work else { continue };
+            if work.job.request.constraint {
+                let draw = draw.get_mut().expect("nobody panics while drawing");
+                draw.mask = self.shared.take_mask(work.job.door);
+                if draw.mask.is_none() {
+                    unmasked.copy_from_slice(&rows[..n_vocab]);
+                    work.awaits_mask = true;
+                    continue;
+                }
+            }
+            let _ = drawing.push((part.slot, Mutex::new(rows)));
+        }
+        let (slots, scratch, eog_tokens) = (&self.slots, &self.draw_scratch, &self.eog_tokens);
+        let next = AtomicUsize::new(0);
+        let job = |worker: usize| {
+            let Ok(mut scratch) = scratch[worker].lock() else { return };
+            while let Some((slot, rows)) = drawing.get(next.fetch_add(1, Relaxed)) {
+                let Ok(mut rows) = rows.lock() else { return };
+                let rows = rows.chunks_exact_mut(stride).map(|row| &mut row[..n_vocab]);
+                slots[*slot].draw(rows, eog_tokens, &mut scratch);
+            }
+        };
+        if drawing.len() > 1 { self.core.team.drain(&job) } else { job(0) }
+    }
+
+    /// Makes what the pass has computed, and what was drawn from it, certain.
+    fn commit(&mut self) {
+        for at in 0..self.batch.parts.len() {
+            let Part { slot, n, .. } = self.batch.parts[at];
+            self.commit_cached(slot, n);
+        }
+        for at in 0..self.batch.parts.len() {
+            self.commit_drawn(self.batch.parts[at].slot);
+        }
+    }
+
+    /// `n` more tokens of a slot are in the cache. The pages of those that were drafted and not drawn are given back; full
+    /// pages of the others are published.
+    fn commit_cached(&mut self, index: usize, n: usize) {
+        let Slot { work, table, history, draw, .. } = &mut self.slots[index];
+        let Some(work) = work else { return };
+        let draw = draw.get_mut().expect("nobody panics while drawing");
+        // The last that was drawn has not been through the model.
+        let right = draw.steps.len().saturating_sub(1).min(work.drafted);
+        let wrong = std::mem::take(&mut work.drafted) - right;
+        let before = work.fed;
+        work.fed += n - wrong;
+        if wrong > 0 {
+            self.pages.truncate(table, work.fed);
+        }
+        while (work.published + 1) * PAGE_TOKENS <= work.fed {
+            let tokens = &history[work.published * PAGE_TOKENS..][..PAGE_TOKENS];
+            work.serial = self.pages.publish(table, work.published, work.serial, tokens);
+            work.published += 1;
+        }
+        let in_prompt = work.prompt_len().min(work.fed) - work.prompt_len().min(before);
+        self.shared.counters.tokens_in.fetch_add(in_prompt as u64, Relaxed);
+        let state = match (work.awaits_mask, work.fed < work.prompt_len()) {
+            (true, _) => SlotState::Waiting,
+            (false, true) => SlotState::Prefill,
+            (false, false) => SlotState::Decode,
+        };
+        self.shared.counters.set_slot(index, state, work.fed);
+    }
+
+    /// Hands the tokens that were drawn to the client, and to the next pass.
+    pub(super) fn commit_drawn(&mut self, index: usize) {
+        let Slot { work, history, draw, .. } = &mut self.slots[index];
+        let Some(work) = work else { return };
+        let draw = draw.get_mut().expect("nobody panics while drawing");
+        if let Some(mask) = draw.mask.take() {
+            self.shared.return_mask(work.job.door, mask);
+        }
+        let mut finish = None;
+        for step in &draw.steps {
+            work.last = Instant::now();
+            work.first.get_or_insert(work.last);
+            history[work.verified] = step.token;
+            work.verified += 1;
+            self.shared.counters.tokens_out.fetch_add(1, Relaxed);
+            self.shared.send(work.job.door, Event::Step(*step));
+            // Nothing is drawn after either.
+            if work.is_end(step.token, &self.eog_tokens) {
+                finish = Some(Finish::EndOfGeneration);
+            } else if work.generated() == work.job.request.max_tokens {
+                finish = Some(Finish::Length);
+            }
+        }
+        draw.steps.clear();
+        if let Some(error) = draw.failure.take() {
+            if matches!(error, SamplingError::NotANumber { .. }) {
+                // Nobody else shall continue after what has led to this.
+                self.pages.withdraw_all(&self.slots[index].table);
+            }
+            finish = Some(Finish::Failed(EngineError::Sampling(error)));
+        }
+        if let Some(finish) = finish {
+            self.finish(index, finish);
+        }
+    }
+}
