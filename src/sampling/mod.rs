@@ -67,7 +67,7 @@ pub enum SamplingError {
         /// Its range, in words.
         need: &'static str,
     },
-    /// A logit is not a number.
+    /// A logit is not a number, or infinite.
     NotANumber {
         /// Of this token.
         token: usize,
@@ -200,7 +200,8 @@ impl Sampler {
         steering: Steering<'_>,
         Scratch { candidates: scratch, seen }: Scratch<'_>,
     ) -> Result<u32, SamplingError> {
-        if let Some(token) = logits.iter().position(|x| x.is_nan()) {
+        // What a NaN of the weights comes to on its way may be an infinity as well.
+        if let Some(token) = logits.iter().position(|x| x.is_nan() || *x == f32::INFINITY) {
             return Err(SamplingError::NotANumber { token });
         }
         self.penalise(logits);
