@@ -15,7 +15,7 @@ use crate::load::stage;
 use crate::load::weights::{Job, Loading, readers};
 use crate::memory::{Arena, Filling, Growing, Grown, Host, MemoryError, PageKind, Plan, RegionName, Shared, arena};
 use crate::model::weights::Placement;
-use crate::model::{Embedding, Form, Model, ModelError, Sizes, Weights, step};
+use crate::model::{CachePlan, Embedding, Form, Model, ModelError, Sizes, Weights, cache, step};
 use crate::tokenizer::{self, Tokenizer};
 use crate::units::Human;
 use crate::workers::Workers;
@@ -162,7 +162,7 @@ impl Known {
             board::KvType::F16 => KvType::F16,
             board::KvType::Q8_0 => KvType::Q8_0,
         };
-        step::check_kv_type(&model.config, kv_type).map_err(|e| Error::usage(e.to_string()))?;
+        cache::check_kv_type(&model.config, kv_type).map_err(|e| Error::usage(e.to_string()))?;
         let ctx = ctx.next_multiple_of(CTX_STEP);
         let n_batch = settings.tile.tokens.map_or(BATCH_DEFAULT, |n| n as usize).clamp(1, ctx);
         let slots = self.serving.map_or(1, |serving| serving.slots);
@@ -191,7 +191,7 @@ impl Known {
         let mut plan = if settings.packed { Plan::packed() } else { Plan::new(settings.page) };
         plan.add(RegionName::Weights, if is_resident { 0 } else { model.weights.bytes as u64 })?;
         plan.add(RegionName::Vocab, self.vocab_bytes)?;
-        let kv = step::kv_bytes(&model.config, &sizes).ok_or_else(too_large)?;
+        let kv = CachePlan::new(&model.config, &sizes).bytes().ok_or_else(too_large)?;
         plan.add(RegionName::Kv, kv)?;
         if !is_resident {
             scratch = scratch.max(Buffers::of(model, sizes.workers).scratch_bytes(kv));

@@ -5,7 +5,7 @@
 mod writer;
 
 use brim::load::header::ModelFiles;
-use brim::model::config::{Config, Gating};
+use brim::model::config::{AttentionConfig, Config, Experts, Gating, MixerConfig, QueryTemperature};
 use writer::Gguf;
 
 /// The header of a model of 12 layers with heads of 8 values, to which a test adds.
@@ -32,6 +32,16 @@ fn config(file: Gguf) -> Result<Config, String> {
     Config::from_metadata(&files.metadata()).map_err(|e| e.to_string())
 }
 
+/// The attention of a layer that has it.
+fn attention(config: &Config, layer: usize) -> AttentionConfig {
+    *config.layers[layer].attention().unwrap()
+}
+
+/// The experts of a layer that has them.
+fn experts(config: &Config, layer: usize) -> Experts {
+    *config.layers[layer].experts().unwrap()
+}
+
 fn refused(file: Gguf, parts: &[&str]) {
     let error = config(file).unwrap_err();
     assert!(parts.iter().all(|part| error.contains(part)), "{error}\nlacks one of {parts:?}");
@@ -39,7 +49,10 @@ fn refused(file: Gguf, parts: &[&str]) {
 
 #[test]
 fn an_unknown_architecture_is_refused_with_the_list_of_those_there_are() {
-    refused(header("rwkv7"), &["`rwkv7`", "llama, qwen2, qwen3, qwen3moe, minimax-m2, gpt-oss, glm4moe, gemma3, phi3"]);
+    refused(
+        header("rwkv7"),
+        &["`rwkv7`", "llama, qwen2, qwen3, qwen3moe, minimax-m2, gpt-oss, glm4moe, gemma3, phi3, lfm2"],
+    );
 }
 
 #[test]
@@ -50,48 +63,56 @@ fn gemma3_has_five_windows_to_a_layer_that_sees_everything() {
     let windows: Vec<usize> = (0..12).map(|layer| config1.window_of(layer)).collect();
     assert_eq!(windows[..6], [512, 512, 512, 512, 512, usize::MAX]);
     assert_eq!(windows[..6], windows[6..]);
-    let local = &config1.window.as_ref().unwrap().rope;
-    assert_eq!((config1.rope.base, config1.rope.scale, local.base, local.scale), (1e6, 8.0, 1e4, 1.0));
-    assert_eq!((config1.embedding_scale, config1.attention_scale), (32f32.sqrt(), 8f32.sqrt().recip()));
+    let [full, local] = [5, 0].map(|layer| &config1.ropes[attention(&config1, layer).rope.unwrap()]);
+    assert_eq!((full.base, full.scale, local.base, local.scale), (1e6, 8.0, 1e4, 1.0));
+    assert_eq!((config1.embedding_scale, attention(&config1, 0).scale), (32f32.sqrt(), 8f32.sqrt().recip()));
     assert_eq!(config1.logit_cap, None);
     // The largest of them divides by the width of the stream.
     let largest = config(deep_header("gemma3", 62).u32("gemma3.attention.key_length", 16)).unwrap();
-    assert_eq!(largest.attention_scale, 8f32.sqrt().recip());
+    assert_eq!(attention(&largest, 0).scale, 8f32.sqrt().recip());
     let capped = config(header("gemma3").f32("gemma3.final_logit_softcapping", 30.0)).unwrap();
-    assert_eq!((capped.window, capped.logit_cap), (None, Some(30.0)));
+    assert_eq!((attention(&capped, 0).window, capped.logit_cap), (None, Some(30.0)));
     refused(file().array("gemma3.attention.sliding_window_pattern", 7, 2, &[1, 0]), &["pattern", "2 elements"]);
 }
 
 #[test]
 fn gpt_oss_has_a_window_in_every_second_layer_and_weighs_those_chosen() {
-    let experts = |file: Gguf| file.u32("gpt-oss.expert_count", 32).u32("gpt-oss.expert_used_count", 4);
-    let file = experts(header("gpt-oss")).u32("gpt-oss.attention.sliding_window", 128);
+    let with_experts = |file: Gguf| file.u32("gpt-oss.expert_count", 32).u32("gpt-oss.expert_used_count", 4);
+    let file = with_experts(header("gpt-oss")).u32("gpt-oss.attention.sliding_window", 128);
     let yarn = file.str("gpt-oss.rope.scaling.type", "yarn").f32("gpt-oss.rope.scaling.factor", 32.0);
     let config1 = config(yarn.u32("gpt-oss.rope.scaling.original_context_length", 4096)).unwrap();
     assert_eq!([0, 1, 2].map(|layer| config1.window_of(layer)), [128, usize::MAX, 128]);
-    let experts1 = config1.experts.unwrap();
-    assert_eq!((experts1.gating, experts1.n_ff, config1.n_ff), (Gating::SoftmaxOfChosen, 48, 0));
-    assert_eq!(config1.rope.ctx_original, 4096);
-    assert!((config1.rope.magnitude - (1.0 + 0.1 * 32f32.ln())).abs() < 1e-6);
-    assert_eq!(config1.window.unwrap().rope, config1.rope);
-    refused(experts(header("gpt-oss")).f32("gpt-oss.rope.scaling.alpha", 2.0), &["rope.scaling.alpha` = 2"]);
-    refused(experts(header("gpt-oss")).str("gpt-oss.rope.scaling.type", "dynamic"), &["scaling.type` = dynamic"]);
+    let experts1 = experts(&config1, 0);
+    assert_eq!((experts1.gating, experts1.n_ff, config1.n_ff_dense()), (Gating::SoftmaxOfChosen, 48, 0));
+    assert_eq!(config1.ropes[0].ctx_original, 4096);
+    assert!((config1.ropes[0].magnitude - (1.0 + 0.1 * 32f32.ln())).abs() < 1e-6);
+    assert_eq!(config1.ropes[0], config1.ropes[1]);
+    refused(with_experts(header("gpt-oss")).f32("gpt-oss.rope.scaling.alpha", 2.0), &["rope.scaling.alpha` = 2"]);
+    refused(with_experts(header("gpt-oss")).str("gpt-oss.rope.scaling.type", "dynamic"), &["scaling.type` = dynamic"]);
 }
 
 #[test]
 fn glm4moe_leaves_out_the_layers_that_predict_ahead() {
-    let experts = |file: Gguf| file.u32("glm4moe.expert_count", 16).u32("glm4moe.expert_used_count", 2);
-    let file = || experts(header("glm4moe")).u32("glm4moe.expert_feed_forward_length", 8);
+    let with_experts = |file: Gguf| file.u32("glm4moe.expert_count", 16).u32("glm4moe.expert_used_count", 2);
+    let file = || with_experts(header("glm4moe")).u32("glm4moe.expert_feed_forward_length", 8);
     let all = file().u32("glm4moe.nextn_predict_layers", 1).u32("glm4moe.leading_dense_block_count", 3);
     let all = all.u32("glm4moe.expert_shared_count", 2).f32("glm4moe.expert_weights_scale", 2.5);
     let config1 = config(all.u32("glm4moe.rope.dimension_count", 4)).unwrap();
-    let experts1 = config1.experts.unwrap();
-    assert_eq!((config1.n_layers, config1.n_layers_skipped, config1.n_ff, config1.rope.dim), (11, 1, 48, 4));
+    let experts1 = experts(&config1, 3);
+    assert_eq!((config1.n_layers(), config1.n_layers_skipped, config1.ropes[0].dim), (11, 1, 4));
     assert_eq!((experts1.n_ff, experts1.n_ff_shared, experts1.scale, config1.n_ff_dense()), (8, 16, 2.5, 48));
     assert_eq!((experts1.gating, experts1.normalised), (Gating::Sigmoid, false));
-    assert_eq!([0, 2, 3].map(|layer| config1.has_experts(layer)), [false, false, true]);
+    assert_eq!([0, 2, 3].map(|layer| config1.layers[layer].experts().is_some()), [false, false, true]);
     refused(file().u32("glm4moe.expert_gating_func", 4), &["expert_gating_func` = 4"]);
-    refused(file().u32("glm4moe.expert_group_count", 8), &["expert_group_count` = 8"]);
+    let grouped =
+        |count, used| file().u32("glm4moe.expert_group_count", count).u32("glm4moe.expert_group_used_count", used);
+    let groups = experts(&config(grouped(4, 2)).unwrap(), 0).groups.unwrap();
+    assert_eq!((groups.count, groups.used), (4, 2));
+    assert_eq!(experts(&config(grouped(1, 1)).unwrap(), 0).groups, None, "one group is none");
+    refused(grouped(5, 2), &["expert_group_count is 5", "divisor of 16"]);
+    refused(grouped(16, 2), &["expert_group_count is 16", "at least 2 for each group"]);
+    refused(grouped(4, 5), &["expert_group_used_count is 5", "1 to 4"]);
+    refused(file().u32("glm4moe.expert_group_count", 4), &["expert_group_used_count"]);
     refused(file().u32("glm4moe.nextn_predict_layers", 12), &["nextn_predict_layers is 12"]);
 }
 
@@ -99,11 +120,95 @@ fn glm4moe_leaves_out_the_layers_that_predict_ahead() {
 fn features_of_one_architecture_are_refused_in_another() {
     refused(header("qwen3").u32("qwen3.expert_count", 8), &["qwen3.expert_count` = 8"]);
     refused(header("llama").u32("llama.attention.sliding_window", 4096), &["sliding_window` = 4096"]);
-    refused(header("qwen2").u32("qwen2.nextn_predict_layers", 1), &["nextn_predict_layers` = 1"]);
+    refused(header("qwen2").f32("qwen2.attn_logit_softcapping", 50.0), &["attn_logit_softcapping` = 50"]);
+    refused(header("qwen3").f32("qwen3.residual_scale", 0.22), &["residual_scale` = 0.22"]);
+    // What says nothing may stand.
+    config(header("qwen3").u32("qwen3.expert_count", 0).f32("qwen3.logit_scale", 1.0)).unwrap();
     refused(header("phi3").u32("phi3.rope.dimension_count", 6).u32("phi3.expert_count", 16), &["expert_count` = 16"]);
     refused(header("phi3").u32("phi3.rope.dimension_count", 10), &["rope.dimension_count is 10"]);
     // Not meant where it stands.
-    assert_eq!(config(header("phi3").u32("phi3.attention.sliding_window", 2047)).unwrap().window, None);
+    let phi3 = config(header("phi3").u32("phi3.attention.sliding_window", 2047)).unwrap();
+    assert_eq!(attention(&phi3, 0).window, None);
     let mixtral = header("llama").u32("llama.expert_count", 8).u32("llama.expert_used_count", 2);
-    assert_eq!(config(mixtral).unwrap().experts.unwrap().n_ff, 48);
+    assert_eq!(experts(&config(mixtral).unwrap(), 0).n_ff, 48);
+}
+
+#[test]
+fn layers_that_predict_ahead_are_left_out_in_every_architecture() {
+    for arch in ["llama", "qwen2", "qwen3", "glm4", "seed_oss"] {
+        let config = config(header(arch).u32(&format!("{arch}.nextn_predict_layers"), 2)).unwrap();
+        assert_eq!((config.n_layers(), config.n_layers_skipped), (10, 2), "{arch}");
+    }
+    refused(header("qwen3").u32("qwen3.nextn_predict_layers", 12), &["nextn_predict_layers is 12", "1 to 11"]);
+}
+
+/// Element types of arrays.
+const U32: u32 = 4;
+
+fn words(numbers: &[u32]) -> Vec<u8> {
+    numbers.iter().flat_map(|n| n.to_le_bytes()).collect()
+}
+
+#[test]
+fn numbers_are_read_as_one_for_all_layers_or_one_for_each() {
+    let file = |heads: &[u32], kv_heads: &[u32], n_ff: &[u32]| {
+        let file = Gguf::new().str("general.architecture", "openelm").u32("openelm.block_count", 3);
+        let file = file.u32("openelm.embedding_length", 32).u32("openelm.attention.key_length", 8);
+        let arrays =
+            [("attention.head_count", heads), ("attention.head_count_kv", kv_heads), ("feed_forward_length", n_ff)];
+        arrays.into_iter().fold(file, |file, (key, numbers)| {
+            file.array(&format!("openelm.{key}"), U32, numbers.len() as u64, &words(numbers))
+        })
+    };
+    let layered = config(file(&[4, 6, 8], &[2, 3, 4], &[16, 32, 48])).unwrap();
+    let of = |layer| {
+        let attention = attention(&layered, layer);
+        (attention.n_heads, attention.n_kv_heads, attention.key_dim, layered.layers[layer].n_ff_dense())
+    };
+    assert_eq!([0, 1, 2].map(of), [(4, 2, 8, 16), (6, 3, 8, 32), (8, 4, 8, 48)]);
+    // Of one value, as some converters write them.
+    let same = config(file(&[4], &[2], &[48])).unwrap();
+    assert_eq!((attention(&same, 2).n_heads, attention(&same, 2).n_kv_heads, same.n_ff_dense()), (4, 2, 48));
+    refused(file(&[4, 6], &[2], &[48]), &["head_count`", "an array of 2 values in a model of 3 layers"]);
+    refused(file(&[4, 6, 8], &[2, 4, 4], &[48]), &["attention.head_count is 6", "head_count_kv (4)"]);
+    refused(file(&[4, 0, 8], &[2, 2, 2], &[48]), &["attention.head_count is 0"]);
+    refused(file(&[4, 6, 8], &[2, 3, 4], &[16, 0, 48]), &["feed_forward_length"]);
+}
+
+#[test]
+fn an_epsilon_that_is_too_large_is_shown_as_it_is() {
+    let file = header("qwen3").f32("qwen3.attention.layer_norm_rms_epsilon", 1.5);
+    refused(file, &["layer_norm_rms_epsilon is 1.5", "a number below 1"]);
+    // And a bound that is exceeded is named.
+    refused(header("qwen3").u32("qwen3.attention.key_length", 2000), &["attention.key_length is 2000", "1 to 1024"]);
+}
+
+#[test]
+fn lfm2_has_convolutions_where_it_has_no_key_and_value_heads() {
+    let file = |taps: u32| {
+        let file = Gguf::new().str("general.architecture", "lfm2").u32("lfm2.block_count", 3);
+        let file = file.u32("lfm2.embedding_length", 32).u32("lfm2.attention.head_count", 4);
+        let file = file.array("lfm2.attention.head_count_kv", U32, 3, &words(&[0, 2, 0]));
+        file.u32("lfm2.feed_forward_length", 48).u32("lfm2.shortconv.l_cache", taps)
+    };
+    let config1 = config(file(3)).unwrap();
+    let mixers: Vec<MixerConfig> = config1.layers.iter().map(|layer| layer.mixer).collect();
+    assert_eq!((mixers[0], mixers[2]), (MixerConfig::ShortConv { taps: 3 }, MixerConfig::ShortConv { taps: 3 }));
+    assert_eq!(attention(&config1, 1).n_kv_heads, 2);
+    refused(file(17), &["shortconv.l_cache is 17", "1 to 16"]);
+    refused(file(0), &["shortconv.l_cache is 0"]);
+}
+
+#[test]
+fn smollm3_does_not_rotate_every_fourth_layer_and_mistral3_scales_its_queries() {
+    let smollm3 = config(header("smollm3")).unwrap();
+    let ropes = [0, 2, 3, 4, 7, 11].map(|layer| attention(&smollm3, layer).rope);
+    assert_eq!(ropes, [Some(0), Some(0), None, Some(0), None, None]);
+    let yarn = header("mistral3").str("mistral3.rope.scaling.type", "yarn").f32("mistral3.rope.scaling.factor", 16.0);
+    let yarn = yarn.u32("mistral3.rope.scaling.original_context_length", 16_384);
+    let yarn = yarn.f32("mistral3.rope.scaling.yarn_log_multiplier", 1.0);
+    let mistral3 = config(yarn.f32("mistral3.attention.temperature_scale", 0.1)).unwrap();
+    assert_eq!(attention(&mistral3, 3).temperature, Some(QueryTemperature { beta: 0.1, length: 16_384 }));
+    assert_eq!(mistral3.ropes[0].magnitude, 1.0);
+    assert_eq!(attention(&config(header("mistral3")).unwrap(), 0).temperature, None);
 }

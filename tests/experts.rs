@@ -84,8 +84,8 @@ fn refused(spec: Spec, parts: &[&str]) {
 #[test]
 fn memory_counts_all_experts_and_a_token_those_it_meets() {
     let Model { config, weights } = model(GOOD).unwrap();
-    let experts = config.experts.unwrap();
-    assert_eq!((config.n_ff, experts.n_ff, experts.count, experts.used), (0, 8, 4, 2));
+    let experts = config.layers[0].experts().unwrap();
+    assert_eq!((config.n_ff_dense(), experts.n_ff, experts.count, experts.used), (0, 8, 4, 2));
     let (attention, router, expert, embedding) = (4 * E * E, 4 * E, 3 * E * F, VOCAB * E);
     assert_eq!(weights.macs_per_token, attention + router + 2 * expert);
     // In panels of 16 rows: those of the router, of gate and up and of the embedding are not full.
@@ -96,11 +96,12 @@ fn memory_counts_all_experts_and_a_token_those_it_meets() {
 
 #[test]
 fn numbers_that_no_layer_of_experts_has_are_refused() {
-    refused(Spec { used: 0, ..GOOD }, &["expert_used_count is 0", "at least 1"]);
+    refused(Spec { used: 0, ..GOOD }, &["expert_used_count is 0", "1 to 4"]);
     refused(Spec { count: 0, ..GOOD }, &["expert_count is 0", "1 to 512"]);
-    refused(Spec { used: 5, ..GOOD }, &["expert_used_count is 5", "no more than expert_count"]);
-    refused(Spec { extra: Some(("expert_weights_scale", 2.5)), ..GOOD }, &["expert_weights_scale` = 2.5"]);
-    assert!(model(Spec { extra: Some(("expert_weights_scale", 1.0)), ..GOOD }).is_ok());
+    refused(Spec { used: 5, ..GOOD }, &["expert_used_count is 5", "1 to 4"]);
+    let scaled = model(Spec { extra: Some(("expert_weights_scale", 2.5)), ..GOOD }).unwrap();
+    assert_eq!(scaled.config.layers[0].experts().unwrap().scale, 2.5);
+    refused(Spec { extra: Some(("expert_weights_scale", f32::NAN)), ..GOOD }, &["expert_weights_scale` = NaN"]);
     // An expert's width is its share of the dense one.
     refused(Spec { count: 32, used: 17, ..GOOD }, &["the width of an expert is 0"]);
 }
@@ -108,8 +109,8 @@ fn numbers_that_no_layer_of_experts_has_are_refused() {
 #[test]
 fn the_table_of_experts_is_filled_and_not_overfilled() {
     let count = EXPERTS_MAX as u32;
-    assert_eq!(model(Spec { count, ..GOOD }).unwrap().config.experts.unwrap().count, EXPERTS_MAX);
-    refused(Spec { count: count + 1, ..GOOD }, &["expert_count is 513", "1 to 512", "table"]);
+    assert_eq!(model(Spec { count, ..GOOD }).unwrap().config.layers[0].experts().unwrap().count, EXPERTS_MAX);
+    refused(Spec { count: count + 1, ..GOOD }, &["expert_count is 513", "1 to 512"]);
 }
 
 #[test]

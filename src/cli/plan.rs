@@ -72,11 +72,9 @@ impl PlanReport {
     pub fn of(prepared: &Prepared, settings: &mut Settings) -> PlanReport {
         settings.kv_type = prepared.kv_type();
         let weights = &prepared.model.weights;
-        let mut details: Vec<(String, u64)> = Vec::new();
-        for (i, layer) in weights.layers.iter().enumerate() {
-            let end = weights.layers.get(i + 1).map_or(weights.output_norm.offset, |next| next.attn_norm.offset);
-            details.push((format!("layer {i}"), (end - layer.attn_norm.offset) as u64));
-        }
+        let layers = weights.layer_offsets.windows(2).enumerate();
+        let mut details: Vec<(String, u64)> =
+            layers.map(|(i, ends)| (format!("layer {i}"), (ends[1] - ends[0]) as u64)).collect();
         let rest = weights.bytes as u64 - details.iter().map(|(_, bytes)| bytes).sum::<u64>();
         details.push(("embedding, output and norms".to_owned(), rest));
         let name = prepared.files.name().to_string();

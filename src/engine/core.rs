@@ -6,8 +6,7 @@ use super::error::EngineError;
 use crate::kernels::{Kernels, Team};
 use crate::load::rows::Rows;
 use crate::memory::Growing;
-use crate::model::step::scratch_bytes;
-use crate::model::{Buffers, Kv, Model, Pass, Sizes, Span, Wanted};
+use crate::model::{Buffers, Cache, CachePlan, ForwardPass, Model, OutputRows, SequenceSlice, Sizes};
 
 /// A model that is ready to run.
 pub struct Core<'a> {
@@ -16,7 +15,7 @@ pub struct Core<'a> {
     pub(super) team: &'a dyn Team,
     pub(super) region: &'a [u8],
     pub(super) buffers: Buffers<'a>,
-    pub(super) kv: Kv<'a>,
+    pub(super) cache: Cache<'a>,
     pub(super) sizes: Sizes,
     pub(super) attention_time: Option<Duration>,
     pub(super) rows: Option<Rows>,
@@ -43,49 +42,43 @@ impl<'a> Core<'a> {
             .weights
             .rope_factors
             .as_ref()
-            .map(|factors| factors.of(sizes.ctx, model.config.rope.ctx_original).values(weights));
+            .map(|factors| factors.of(sizes.ctx, model.config.ropes[0].ctx_original).values(weights));
         let n_vocab = model.weights.n_vocab();
-        let need = scratch_bytes(&model.config, n_vocab, &sizes).expect("the sizes have been planned");
-        let (scratch, spare) = scratch.split_at_mut(need as usize);
-        let buffers = Buffers::carve(scratch, &model.config, n_vocab, &sizes, factors);
-        let kv = Kv::new(kv, &model.config, &sizes);
-        Core { model, kernels, team, region: weights, buffers, kv, sizes, attention_time: None, rows, spare }
+        let (buffers, spare) = Buffers::carve(scratch, &model.config, n_vocab, &sizes, factors);
+        let cache = Cache::new(kv, CachePlan::new(&model.config, &sizes));
+        Core { model, kernels, team, region: weights, buffers, cache, sizes, attention_time: None, rows, spare }
     }
 
-    /// One pass over the weights; `finish` sees the hidden states of the tokens that are wanted.
+    /// One pass over the weights; `finish` sees the hidden states of the output rows.
     ///
     /// # Errors
-    /// [`EngineError::Embedding`] or [`EngineError::Memory`]; the pass has then done nothing that counts.
+    /// [`EngineError::Embedding`] or [`EngineError::Memory`]; no sequence has changed then.
     pub(super) fn pass(
         &mut self,
         tokens: &[u32],
-        spans: &[Span<'_>],
-        wanted: Wanted<'_>,
-        finish: impl FnOnce(&mut Pass<'_, 'a>, &Model),
+        slices: &[SequenceSlice<'_>],
+        output_rows: OutputRows<'_>,
+        finish: impl FnOnce(&mut ForwardPass<'_, 'a>, &Model),
     ) -> Result<(), EngineError> {
-        for span in spans {
-            self.kv.bring(span).map_err(EngineError::Memory)?;
+        for slice in slices {
+            self.cache.populate(slice).map_err(EngineError::Memory)?;
         }
-        let mut failure = None;
-        let mut pass = Pass {
+        let mut pass = ForwardPass {
             config: &self.model.config,
             region: self.region,
             kernels: self.kernels,
             team: self.team,
             tile: self.sizes.tile,
             buffers: &mut self.buffers,
-            kv: &mut self.kv,
+            cache: &mut self.cache,
             tokens,
-            wanted,
+            output_rows,
             n_rows: tokens.len(),
-            spans,
+            slices,
             attention_time: self.attention_time.as_mut(),
-            rows: self.rows.as_ref().map(|rows| (rows, &mut failure)),
+            rows: self.rows.as_ref(),
         };
-        self.model.forward(&mut pass);
-        if let Some((_, Some(error))) = pass.rows {
-            return Err(EngineError::Embedding(*error));
-        }
+        self.model.forward(&mut pass).map_err(EngineError::Embedding)?;
         finish(&mut pass, self.model);
         Ok(())
     }

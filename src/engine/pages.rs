@@ -4,19 +4,19 @@
 //! is then found by what is in it, its tokens and all before them, and outlives its owners until its place is needed. What
 //! nobody has owned for longest goes first.
 //!
-//! Layers with a sliding window have pages of their own ([`Reach::Window`]), which a sequence gives back once the window has
-//! moved on. A published page of all positions knows the page of windows with the same tokens, as long as there is one. A
-//! prefix can be continued where the pages of the last window before its end are still there.
+//! Pages lie in pools ([`CachePlan`]). Layers with a sliding window have pools of their own, whose pages a sequence gives back
+//! once the window has moved on. Recurrent layers have states: one is every running sequence's own, the others are
+//! *checkpoints*, copies of it at ends of pages. A published page of the full pool knows the pages of windows with the same
+//! tokens and the checkpoint at its end, its *attachments*, as long as they are there. A prefix can be continued where the
+//! pages of the last window before its end and, with recurrent layers, the checkpoint at its end are still there.
 
-use crate::model::step::{PAGE_TOKENS, Reach};
-
-/// No page.
-pub(super) const NONE: u32 = u32::MAX;
+use crate::model::cache::{CachePlan, FULL, NONE, PAGE_TOKENS, POOLS_MAX};
+use crate::model::step::SequenceSlice;
 
 /// What stands before the first page of every sequence.
 pub(super) const ROOT: u64 = 0;
 
-/// The pages of one reach: counts of owners, and lists of those that have none.
+/// The pages of one pool, or checkpoints: counts of owners, and lists of those that have none.
 struct Pool {
     owners: Vec<u32>,
     /// Hold nothing.
@@ -30,11 +30,13 @@ const PREV: usize = 0;
 const NEXT: usize = 1;
 
 impl Pool {
-    fn new(n: usize) -> Pool {
+    /// Of so many, of which the first few are never handed out.
+    fn new(n: usize, n_reserved: usize) -> Pool {
         let mut links = vec![[NONE; 2]; n];
         links.push([n as u32; 2]);
+        let owners = (0..n).map(|i| u32::from(i < n_reserved)).collect();
         // Handed out in order.
-        Pool { owners: vec![0; n], free: (0..n as u32).rev().collect(), links, n_idle: 0 }
+        Pool { owners, free: (n_reserved as u32..n as u32).rev().collect(), links, n_idle: 0 }
     }
 
     fn head(&self) -> u32 {
@@ -82,6 +84,13 @@ impl Pool {
         }
     }
 
+    /// One that is free, owned once.
+    fn take_free(&mut self) -> Option<u32> {
+        let page = self.free.pop()?;
+        self.owners[page as usize] = 1;
+        Some(page)
+    }
+
     /// No longer published.
     fn withdraw(&mut self, page: u32) {
         if self.owners[page as usize] == 0 {
@@ -91,6 +100,9 @@ impl Pool {
     }
 }
 
+/// Most pools of what is attached to published pages: those of windows, and checkpoints.
+const ATTACHMENTS_MAX: usize = POOLS_MAX;
+
 /// What is known of a published page; its tokens are in [`Pages::tokens`].
 #[derive(Clone, Copy)]
 pub(super) struct Node {
@@ -98,44 +110,78 @@ pub(super) struct Node {
     pub serial: u64,
     /// That of the page before it.
     pub parent: u64,
-    /// The page of windows with the same tokens.
-    pub window: u32,
+    /// The pages of windows with the same tokens, and the checkpoint at its end; [`NONE`] where there is none.
+    pub attached: [u32; ATTACHMENTS_MAX],
     /// The next of its bucket.
     next: u32,
 }
 
-const UNPUBLISHED: Node = Node { serial: ROOT, parent: ROOT, window: NONE, next: NONE };
+const UNPUBLISHED: Node = Node { serial: ROOT, parent: ROOT, attached: [NONE; ATTACHMENTS_MAX], next: NONE };
+
+/// What goes with the pages of the full pool.
+struct Attachment {
+    pool: Pool,
+    /// Positions that tokens see in the layers of these pages; `None`: it is checkpoints.
+    window: Option<usize>,
+    /// The published page that each belongs to.
+    page_of: Vec<u32>,
+}
+
+impl Attachment {
+    fn new(pool: Pool, window: Option<usize>) -> Attachment {
+        Attachment { page_of: vec![NONE; pool.owners.len()], pool, window }
+    }
+
+    /// The first page of a sequence that a token at `position` sees.
+    fn first_seen(&self, position: usize) -> usize {
+        (position + 1).saturating_sub(self.window.unwrap_or(usize::MAX)) / PAGE_TOKENS
+    }
+}
 
 /// All pages.
 pub(super) struct Pages<'a> {
-    pools: [Pool; 2],
-    /// Positions that a token sees in layers with a window; `usize::MAX` without such layers.
-    window: usize,
+    full: Pool,
+    /// Windows in the order of their pools, then checkpoints.
+    attachments: heapless::Vec<Attachment, ATTACHMENTS_MAX>,
     nodes: Vec<Node>,
     /// `[n_pages][PAGE_TOKENS]`; empty where nothing is published.
     tokens: &'a mut [u32],
     /// First nodes of the buckets, by hash; a power of two of them.
     buckets: Vec<u32>,
-    /// The published page that a page of windows belongs to.
-    window_of: Vec<u32>,
     serials: u64,
 }
 
-/// The pages of one sequence.
+/// The pages of one sequence, and its state.
 pub(super) struct Table {
-    /// In order, of either reach; [`NONE`] where they have been given back. As long as the longest sequence.
-    pages: [Vec<u32>; 2],
+    /// In order, of each pool and of checkpoints; [`NONE`] where they have been given back. As long as the longest sequence.
+    pages: Vec<Vec<u32>>,
     /// How many there are.
     len: usize,
-    /// The first page of windows that has not been given back.
-    first_window: usize,
+    /// Of each pool of windows, the first page that has not been given back.
+    first_kept: [usize; ATTACHMENTS_MAX],
+    /// Its own state; [`NONE`] without recurrent layers.
+    state: u32,
+    /// The position that its own state stands at.
+    state_position: usize,
+    /// The checkpoint that it goes on from instead, held until a pass has done so.
+    resumed: u32,
+    has_checkpoints: bool,
 }
 
 impl Table {
-    /// Of a sequence of up to `ctx` positions.
-    pub fn new(ctx: usize, has_windows: bool) -> Table {
+    /// Of the sequence in slot `slot`, of up to `ctx` positions.
+    pub fn new(plan: &CachePlan, ctx: usize, slot: usize) -> Table {
         let n = ctx.div_ceil(PAGE_TOKENS);
-        Table { pages: [vec![NONE; n], vec![NONE; if has_windows { n } else { 0 }]], len: 0, first_window: 0 }
+        let n_lists = plan.pools.len() + usize::from(plan.has_states());
+        Table {
+            pages: vec![vec![NONE; n]; n_lists],
+            len: 0,
+            first_kept: [0; ATTACHMENTS_MAX],
+            state: if plan.has_states() { slot as u32 } else { NONE },
+            state_position: 0,
+            resumed: NONE,
+            has_checkpoints: plan.has_states(),
+        }
     }
 
     /// Pages of all positions that it has.
@@ -143,126 +189,192 @@ impl Table {
         self.len
     }
 
-    /// The tables of a pass.
-    pub fn pages(&self) -> [&[u32]; 2] {
-        [&self.pages[0], &self.pages[1]]
-    }
-
-    fn has_windows(&self) -> bool {
-        !self.pages[1].is_empty()
+    /// Its part of a pass: `n` tokens from `position` on, the first of which is token `first` of the pass.
+    pub fn slice(&self, first: usize, n: usize, position: usize) -> SequenceSlice<'_> {
+        let n_pools = self.pages.len() - usize::from(self.has_checkpoints);
+        let (pages, checkpoints) = self.pages.split_at(n_pools);
+        let checkpoints = checkpoints.first().map_or(&[][..], |checkpoints| checkpoints);
+        let state_before = match position {
+            0 => NONE,
+            _ if self.state_position == position || !self.has_checkpoints => self.state,
+            _ if self.resumed != NONE => self.resumed,
+            _ => checkpoints[position / PAGE_TOKENS - 1],
+        };
+        assert!(position == 0 || !self.has_checkpoints || state_before != NONE, "no state at position {position}");
+        SequenceSlice { first, n, position, pages, state_before, state: self.state, checkpoints }
     }
 }
 
 impl<'a> Pages<'a> {
-    /// So many pages of each reach; `tokens` has room for those of all full pages, or for none if nothing is published.
-    pub fn new(n_pages: [usize; 2], window: usize, tokens: &'a mut [u32]) -> Pages<'a> {
-        let n_nodes = tokens.len() / PAGE_TOKENS;
-        assert!(n_nodes == 0 || n_nodes == n_pages[0]);
+    /// The pages and states of a cache; `tokens` has room for those of all full pages, or for none if nothing is published.
+    pub fn new(plan: &CachePlan, tokens: &'a mut [u32]) -> Pages<'a> {
+        let (n_nodes, n_pages) = (tokens.len() / PAGE_TOKENS, plan.pools[FULL].n_pages);
+        assert!(n_nodes == 0 || n_nodes == n_pages);
+        let mut attachments = heapless::Vec::new();
+        for pool in &plan.pools[1..] {
+            let windows = Attachment::new(Pool::new(pool.n_pages, 0), pool.window);
+            attachments.push(windows).ok().expect("there are fewer pools of windows than pools");
+        }
+        if plan.has_states() {
+            let checkpoints = Attachment::new(Pool::new(plan.n_states(), plan.n_live_states), None);
+            attachments.push(checkpoints).ok().expect("ATTACHMENTS_MAX leaves room for checkpoints");
+        }
         Pages {
-            pools: n_pages.map(Pool::new),
-            window,
-            nodes: vec![UNPUBLISHED; n_pages[0]],
+            full: Pool::new(n_pages, 0),
+            attachments,
+            nodes: vec![UNPUBLISHED; n_pages],
             tokens,
             buckets: vec![NONE; n_nodes.next_power_of_two()],
-            window_of: vec![NONE; n_pages[1]],
             serials: ROOT,
         }
     }
 
     /// Pages of all positions: those that sequences have, those that are kept, and all.
     pub fn counts(&self) -> [usize; 3] {
-        let pool = &self.pools[0];
+        let pool = &self.full;
         [pool.owners.len() - pool.available(), pool.n_idle, pool.owners.len()]
     }
 
     /// Pages of all positions that can still be had.
     pub fn available(&self) -> usize {
-        self.pools[0].available()
+        self.full.available()
+    }
+
+    /// What is attached to pages: windows, then checkpoints.
+    pub fn n_attachments(&self) -> usize {
+        self.attachments.len()
     }
 
     /// A page that holds nothing any more, owned once.
-    fn take(&mut self, reach: Reach) -> Option<u32> {
-        let page = match (self.pools[reach as usize].free.pop(), reach) {
-            (Some(page), _) => page,
-            (None, Reach::All) => {
-                let page = self.pools[0].oldest()?;
-                self.withdraw(page);
-                self.pools[0].free.pop()?
-            }
-            (None, Reach::Window) => {
-                let page = self.pools[1].oldest()?;
-                self.detach_window(self.window_of[page as usize]);
-                self.pools[1].free.pop()?
-            }
-        };
-        self.pools[reach as usize].owners[page as usize] = 1;
-        Some(page)
+    fn take(&mut self) -> Option<u32> {
+        if self.full.free.is_empty() {
+            self.withdraw(self.full.oldest()?);
+        }
+        self.full.take_free()
     }
 
-    fn release(&mut self, reach: Reach, page: u32) {
-        let is_published = match reach {
-            Reach::All => self.nodes[page as usize].serial != ROOT,
-            Reach::Window => self.window_of[page as usize] != NONE,
-        };
-        self.pools[reach as usize].release(page, is_published);
+    /// The same of what is attached to pages.
+    fn take_attached(&mut self, list: usize) -> Option<u32> {
+        let Attachment { pool, page_of, .. } = &self.attachments[list];
+        if pool.free.is_empty() {
+            let page = page_of[pool.oldest()? as usize];
+            self.detach(list, page);
+        }
+        self.attachments[list].pool.take_free()
     }
 
-    /// Gives a table the pages for `n` more positions after the first `position`, and takes back those that its windows have
-    /// passed. False if there are not enough; what it has then is still its own.
+    fn release(&mut self, page: u32) {
+        let is_published = self.nodes[page as usize].serial != ROOT;
+        self.full.release(page, is_published);
+    }
+
+    /// Gives up what a table has in place `index` of a list of attachments.
+    fn release_attached(&mut self, table: &mut Table, list: usize, index: usize) {
+        let id = std::mem::replace(&mut table.pages[1 + list][index], NONE);
+        if id != NONE {
+            self.release_id(list, id);
+        }
+    }
+
+    fn release_id(&mut self, list: usize, id: u32) {
+        let Attachment { pool, page_of, .. } = &mut self.attachments[list];
+        pool.release(id, page_of[id as usize] != NONE);
+    }
+
+    /// The list of checkpoints, the last one if there are any.
+    fn checkpoints(&self) -> Option<usize> {
+        let list = self.attachments.len().checked_sub(1)?;
+        self.attachments[list].window.is_none().then_some(list)
+    }
+
+    /// Lists of pages of windows.
+    fn windows(&self) -> std::ops::Range<usize> {
+        0..self.checkpoints().unwrap_or(self.attachments.len())
+    }
+
+    /// Gives a table the pages for `n` more positions after the first `position`, and places for the states at the ends of
+    /// pages as long as there are any; takes back what its windows have passed. False if there are not enough pages; what it
+    /// has then is still its own.
     pub fn extend(&mut self, table: &mut Table, position: usize, n: usize) -> bool {
         self.release_passed(table, position);
         while table.len < (position + n).div_ceil(PAGE_TOKENS) {
-            let Some(page) = self.take(Reach::All) else { return false };
-            if table.has_windows() {
-                let Some(window) = self.take(Reach::Window) else {
-                    self.release(Reach::All, page);
+            let Some(page) = self.take() else { return false };
+            for list in self.windows() {
+                let Some(window) = self.take_attached(list) else {
+                    (0..list).for_each(|list| self.release_attached(table, list, table.len));
+                    self.release(page);
                     return false;
                 };
-                table.pages[1][table.len] = window;
+                table.pages[1 + list][table.len] = window;
             }
-            table.pages[0][table.len] = page;
+            table.pages[FULL][table.len] = page;
             table.len += 1;
+        }
+        if let Some(list) = self.checkpoints() {
+            for index in position / PAGE_TOKENS..(position + n) / PAGE_TOKENS {
+                if table.pages[1 + list][index] == NONE {
+                    table.pages[1 + list][index] = self.take_attached(list).unwrap_or(NONE);
+                }
+            }
         }
         true
     }
 
+    /// A pass has brought a table's sequence to `position`, and its state with it.
+    pub fn advance(&mut self, table: &mut Table, position: usize) {
+        table.state_position = position;
+        self.drop_resumed(table);
+    }
+
+    fn drop_resumed(&mut self, table: &mut Table) {
+        let resumed = std::mem::replace(&mut table.resumed, NONE);
+        if let Some(list) = self.checkpoints().filter(|_| resumed != NONE) {
+            self.release_id(list, resumed);
+        }
+    }
+
     fn release_passed(&mut self, table: &mut Table, position: usize) {
-        if !table.has_windows() {
-            return;
-        }
-        let first = (position + 1).saturating_sub(self.window) / PAGE_TOKENS;
-        while table.first_window < first.min(table.len) {
-            self.release_window(table, table.first_window);
-            table.first_window += 1;
-        }
-    }
-
-    fn release_window(&mut self, table: &mut Table, index: usize) {
-        let page = std::mem::replace(&mut table.pages[1][index], NONE);
-        if page != NONE {
-            self.release(Reach::Window, page);
+        for list in self.windows() {
+            let first = self.attachments[list].first_seen(position).min(table.len);
+            while table.first_kept[list] < first {
+                self.release_attached(table, list, table.first_kept[list]);
+                table.first_kept[list] += 1;
+            }
         }
     }
 
-    /// Whether tokens that continue after the first `position` find all that their windows see.
-    pub fn holds(&self, table: &Table, position: usize) -> bool {
-        !table.has_windows()
-            || position == 0
-            || table.first_window <= (position + 1).saturating_sub(self.window) / PAGE_TOKENS
+    /// Where a sequence that has come to `fed` can go on at or before `position`: everything that its windows see, and its
+    /// state, are there. 0 is its beginning.
+    pub fn resumable(&self, table: &Table, fed: usize, position: usize) -> usize {
+        let sees_all =
+            |at: usize| self.windows().all(|list| table.first_kept[list] <= self.attachments[list].first_seen(at));
+        let Some(list) = self.checkpoints().filter(|_| position < fed) else {
+            return if sees_all(position) { position } else { 0 };
+        };
+        let has_state = |pages: &usize| table.pages[1 + list][pages - 1] != NONE && sees_all(pages * PAGE_TOKENS);
+        (1..=position / PAGE_TOKENS).rev().find(has_state).map_or(0, |pages| pages * PAGE_TOKENS)
     }
 
-    /// Takes back all pages after those of the first `position` positions.
+    /// Takes back all pages after those of the first `position` positions, and all states behind that position.
     pub fn truncate(&mut self, table: &mut Table, position: usize) {
         // From the end, so that of two pages without owners the one that depends on the other goes first.
         while table.len > position.div_ceil(PAGE_TOKENS) {
             table.len -= 1;
-            if table.has_windows() {
-                self.release_window(table, table.len);
-            }
-            let page = std::mem::replace(&mut table.pages[0][table.len], NONE);
-            self.release(Reach::All, page);
+            (0..self.attachments.len()).for_each(|list| self.release_attached(table, list, table.len));
+            let page = std::mem::replace(&mut table.pages[FULL][table.len], NONE);
+            self.release(page);
         }
-        table.first_window = table.first_window.min(table.len);
+        table.first_kept.iter_mut().for_each(|first| *first = (*first).min(table.len));
+        let Some(list) = self.checkpoints() else { return };
+        if !position.is_multiple_of(PAGE_TOKENS) && position < table.state_position {
+            self.release_attached(table, list, position / PAGE_TOKENS);
+        }
+        if position < table.state_position {
+            table.state_position = 0;
+        }
+        if position == 0 {
+            self.drop_resumed(table);
+        }
     }
 
     /// The tokens of a published page.
@@ -292,15 +404,15 @@ impl<'a> Pages<'a> {
         None
     }
 
-    /// Publishes page `index` of a table, which holds `tokens` after `parent`, and returns its serial. If another page with
-    /// the same is there already, the table gets that one instead.
+    /// Publishes page `index` of a table, which holds `tokens` after `parent`, with what is attached to it, and returns its
+    /// serial. If another page with the same is there already, the table gets that one instead.
     pub fn publish(&mut self, table: &mut Table, index: usize, parent: u64, tokens: &[u32]) -> u64 {
-        let (mine, my_window) = (table.pages[0][index], if table.has_windows() { table.pages[1][index] } else { NONE });
+        let mine = table.pages[FULL][index];
         let page = match self.find(parent, tokens) {
             Some(page) if page != mine => {
-                self.pools[0].retain(page);
-                table.pages[0][index] = page;
-                self.release(Reach::All, mine);
+                self.full.retain(page);
+                table.pages[FULL][index] = page;
+                self.release(mine);
                 page
             }
             Some(page) => page,
@@ -309,15 +421,30 @@ impl<'a> Pages<'a> {
                 mine
             }
         };
-        let window = self.nodes[page as usize].window;
-        if my_window != NONE && window == NONE {
-            (self.nodes[page as usize].window, self.window_of[my_window as usize]) = (my_window, page);
-        } else if my_window != NONE && window != my_window {
-            self.pools[1].retain(window);
-            table.pages[1][index] = window;
-            self.release(Reach::Window, my_window);
+        for list in 0..self.attachments.len() {
+            let mine = table.pages[1 + list][index];
+            if mine == NONE {
+                continue;
+            }
+            let there = self.nodes[page as usize].attached[list];
+            if there == NONE {
+                self.attach(list, page, mine);
+            } else if there != mine {
+                self.attachments[list].pool.retain(there);
+                table.pages[1 + list][index] = there;
+                self.release_id(list, mine);
+            }
+        }
+        // Whoever goes on after this page finds its checkpoint there.
+        if let Some(list) = self.checkpoints() {
+            self.release_attached(table, list, index);
         }
         self.nodes[page as usize].serial
+    }
+
+    fn attach(&mut self, list: usize, page: u32, id: u32) {
+        self.nodes[page as usize].attached[list] = id;
+        self.attachments[list].page_of[id as usize] = page;
     }
 
     fn insert(&mut self, page: u32, parent: u64, tokens: &[u32]) {
@@ -325,14 +452,15 @@ impl<'a> Pages<'a> {
         let bucket = self.bucket(parent, tokens);
         self.serials += 1;
         let next = std::mem::replace(&mut self.buckets[bucket], page);
-        self.nodes[page as usize] = Node { serial: self.serials, parent, window: NONE, next };
+        self.nodes[page as usize] = Node { serial: self.serials, parent, next, ..UNPUBLISHED };
     }
 
-    fn detach_window(&mut self, page: u32) {
-        let window = std::mem::replace(&mut self.nodes[page as usize].window, NONE);
-        if window != NONE {
-            self.window_of[window as usize] = NONE;
-            self.pools[1].withdraw(window);
+    fn detach(&mut self, list: usize, page: u32) {
+        let id = std::mem::replace(&mut self.nodes[page as usize].attached[list], NONE);
+        if id != NONE {
+            let Attachment { pool, page_of, .. } = &mut self.attachments[list];
+            page_of[id as usize] = NONE;
+            pool.withdraw(id);
         }
     }
 
@@ -342,7 +470,7 @@ impl<'a> Pages<'a> {
         if serial == ROOT {
             return;
         }
-        self.detach_window(page);
+        (0..self.attachments.len()).for_each(|list| self.detach(list, page));
         let bucket = self.bucket(parent, self.page_tokens(page));
         if self.buckets[bucket] == page {
             self.buckets[bucket] = next;
@@ -354,12 +482,12 @@ impl<'a> Pages<'a> {
             self.nodes[before].next = next;
         }
         self.nodes[page as usize] = UNPUBLISHED;
-        self.pools[0].withdraw(page);
+        self.full.withdraw(page);
     }
 
     /// Published pages without owners, the one that was given back last first.
     pub fn idle_newest_first(&self) -> impl Iterator<Item = u32> + '_ {
-        let pool = &self.pools[0];
+        let pool = &self.full;
         let step = |page: &u32| Some(pool.links[*page as usize][PREV]);
         std::iter::successors(step(&pool.head()), step).take_while(|page| *page != pool.head())
     }
@@ -369,81 +497,93 @@ impl<'a> Pages<'a> {
         self.nodes[page as usize]
     }
 
-    /// A page for `tokens` after `parent`, published and owned, the page of windows that goes with it, if there is to be one,
-    /// and its serial; `None` if it is there already or there is no free page for it.
-    pub fn take_saved(&mut self, parent: u64, tokens: &[u32], has_window: bool) -> Option<(u32, u32, u64)> {
-        if self.find(parent, tokens).is_some() || self.pools[0].free.is_empty() {
+    /// A page for `tokens` after `parent`, published and owned, with as many of the attachments of `wanted` (bit by bit) as
+    /// there is room for; `None` if it is there already or there is no free page for it.
+    pub fn take_saved(&mut self, parent: u64, tokens: &[u32], wanted: u32) -> Option<u32> {
+        if self.find(parent, tokens).is_some() || self.full.free.is_empty() {
             return None;
         }
-        let page = self.take(Reach::All)?;
+        let page = self.take()?;
         self.insert(page, parent, tokens);
-        let mut window = NONE;
-        if has_window && let Some(free) = self.pools[1].free.pop() {
-            window = free;
-            // Published and without owners.
-            self.pools[1].push_idle(window);
-            (self.nodes[page as usize].window, self.window_of[window as usize]) = (window, page);
+        for list in (0..self.attachments.len()).filter(|list| wanted >> list & 1 == 1) {
+            if let Some(free) = self.attachments[list].pool.free.pop() {
+                // Published and without owners.
+                self.attachments[list].pool.push_idle(free);
+                self.attach(list, page, free);
+            }
         }
-        Some((page, window, self.nodes[page as usize].serial))
+        Some(page)
     }
 
     /// Ends the ownership that [`Pages::take_saved`] has begun.
     pub fn give_back(&mut self, page: u32) {
-        let window = self.nodes[page as usize].window;
-        if window != NONE && self.pools[1].owners[window as usize] == 0 {
-            // As new as the page itself.
-            self.pools[1].unlink_idle(window);
-            self.pools[1].push_idle(window);
+        for (Attachment { pool, .. }, &id) in self.attachments.iter_mut().zip(&self.nodes[page as usize].attached) {
+            if id != NONE && pool.owners[id as usize] == 0 {
+                // As new as the page itself.
+                pool.unlink_idle(id);
+                pool.push_idle(id);
+            }
         }
-        self.release(Reach::All, page);
+        self.release(page);
     }
 
     /// Nothing of a table's pages is found any more.
     pub fn withdraw_all(&mut self, table: &Table) {
         for index in 0..table.len {
-            self.withdraw(table.pages[0][index]);
+            self.withdraw(table.pages[FULL][index]);
         }
     }
 
     /// Appends to a table, which holds whole pages up to `serial`, as many published pages as its sequence can continue
-    /// after, of those that hold the next of `tokens`, whole pages of the sequence from its start. Returns the serial of the last.
+    /// after, of those that hold the next of `tokens`, whole pages of the sequence from its start. Returns the serial of the
+    /// last.
     pub fn adopt(&mut self, table: &mut Table, serial: u64, tokens: &[u32]) -> u64 {
         let (held, mut parent, mut end) = (table.len, serial, table.len);
         for tokens in tokens.chunks_exact(PAGE_TOKENS).skip(held) {
             let Some(page) = self.find(parent, tokens) else { break };
-            table.pages[0][end] = page;
+            table.pages[FULL][end] = page;
             parent = self.nodes[page as usize].serial;
             end += 1;
         }
-        // The first page of the windows of the token after so many pages.
-        let first_seen = |end: usize| (end * PAGE_TOKENS + 1).saturating_sub(self.window) / PAGE_TOKENS;
-        if table.has_windows() {
-            let is_there = |index: usize| match index < held {
-                true => table.pages[1][index] != NONE,
-                false => self.nodes[table.pages[0][index] as usize].window != NONE,
-            };
-            while end > held && !(first_seen(end)..end).all(is_there) {
-                end -= 1;
-            }
+        while end > held && !self.is_complete(table, held, end) {
+            end -= 1;
         }
-        let first = first_seen(end);
+        if end == held {
+            return serial;
+        }
         for index in held..end {
-            let page = table.pages[0][index];
-            self.pools[0].retain(page);
-            let window = self.nodes[page as usize].window;
-            if table.has_windows() && index >= first {
-                self.pools[1].retain(window);
-                table.pages[1][index] = window;
+            let page = table.pages[FULL][index];
+            self.full.retain(page);
+            for list in self.windows() {
+                let window = self.nodes[page as usize].attached[list];
+                if index >= self.attachments[list].first_seen(end * PAGE_TOKENS) {
+                    self.attachments[list].pool.retain(window);
+                    table.pages[1 + list][index] = window;
+                }
             }
         }
-        if end > held {
-            (table.len, parent) = (end, self.nodes[table.pages[0][end - 1] as usize].serial);
-            if table.has_windows() {
-                self.release_passed(table, end * PAGE_TOKENS);
-            }
-            return parent;
+        table.len = end;
+        let last = self.nodes[table.pages[FULL][end - 1] as usize];
+        if let Some(list) = self.checkpoints() {
+            self.attachments[list].pool.retain(last.attached[list]);
+            self.drop_resumed(table);
+            (table.resumed, table.state_position) = (last.attached[list], 0);
         }
-        serial
+        self.release_passed(table, end * PAGE_TOKENS);
+        last.serial
+    }
+
+    /// Whether all is there to continue after `end` pages, of which the table holds `held` and the others are published.
+    fn is_complete(&self, table: &Table, held: usize, end: usize) -> bool {
+        let attached = |list: usize, index: usize| match index < held {
+            true => table.pages[1 + list][index],
+            false => self.nodes[table.pages[FULL][index] as usize].attached[list],
+        };
+        let all_seen = self.windows().all(|list| {
+            let first = self.attachments[list].first_seen(end * PAGE_TOKENS);
+            (first..end).all(|index| attached(list, index) != NONE)
+        });
+        all_seen && self.checkpoints().is_none_or(|list| attached(list, end - 1) != NONE)
     }
 }
 

@@ -1,8 +1,8 @@
 //! The prefix cache as a stream of bytes, so that a restart does not lose it.
 //!
 //! Little-endian: magic, identity of the model, numbers of the layout, number of pages; then page by page, the one used last
-//! first and each after the one that it continues: which page that is (counted in the file), whether the page of windows is
-//! there, the tokens, K and V of all layers; at the end the SHA-256 of everything before it.
+//! first and each after the one that it continues: which page that is (counted in the file), what is attached to it (bit by
+//! bit: pages of each pool of windows, and a checkpoint), the tokens, K and V of all layers, the attachments; at the end the SHA-256 of everything before it.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -10,15 +10,15 @@ use std::io::{self, BufReader, BufWriter, Read, Write};
 
 use sha2::{Digest, Sha256};
 
-use super::pages::{NONE, Pages, ROOT};
+use super::pages::{Pages, ROOT};
 use super::scheduler::Scheduler;
 use crate::bytes;
 use crate::memory::NotPopulated;
-use crate::model::Kv;
-use crate::model::step::{PAGE_TOKENS, Reach};
+use crate::model::Cache;
+use crate::model::cache::{FULL, NONE, PAGE_TOKENS};
 
 /// The first bytes; the digit is the version of what follows.
-const MAGIC: [u8; 8] = *b"brimkv1\n";
+const MAGIC: [u8; 8] = *b"brimkv2\n";
 
 /// What tells one model, and one way to keep it, from another: a digest that the caller makes.
 pub type Identity = [u8; 32];
@@ -101,6 +101,18 @@ impl<T: Read> Digested<T> {
         Ok(())
     }
 
+    /// Reads past some bytes.
+    fn skip(&mut self, bytes: u64) -> io::Result<()> {
+        let mut buffer = [0; 4096];
+        let mut left = bytes;
+        while left > 0 {
+            let n = left.min(buffer.len() as u64) as usize;
+            self.get(&mut buffer[..n])?;
+            left -= n as u64;
+        }
+        Ok(())
+    }
+
     fn get_word(&mut self) -> io::Result<u32> {
         let mut word = [0; 4];
         self.get(&mut word)?;
@@ -109,13 +121,10 @@ impl<T: Read> Digested<T> {
 }
 
 impl Scheduler<'_> {
-    /// The numbers that must be the same.
-    fn layout(&self) -> [u32; 6] {
-        let (config, kv) = (&self.core.model.config, &self.core.kv);
-        let window = config.window.as_ref().map_or(NONE, |window| window.len as u32);
-        let numbers = [PAGE_TOKENS, config.n_layers, config.n_kv_heads, config.head_dim, kv.page_bytes()];
-        let [a, b, c, d, e] = numbers.map(|n| n as u32);
-        [a, b, c, d, e, window]
+    /// A digest of the numbers that must be the same.
+    fn layout(&self) -> Identity {
+        let words: Vec<u32> = self.core.cache.plan().fingerprint().collect();
+        identity(&[bytes::bytes_of(&words)])
     }
 
     /// Writes what nobody is using of the prefix cache, at most `cap_bytes`, used last first; returns the number of pages.
@@ -126,14 +135,14 @@ impl Scheduler<'_> {
     pub fn save_cache(&self, out: impl Write, cap_bytes: u64, identity: &Identity) -> Result<usize, CacheError> {
         let Scheduler { core, pages, .. } = self;
         let layout = self.layout();
-        let fixed = (MAGIC.len() + identity.len() + (layout.len() + 1) * 4 + 32) as u64;
-        let bytes_of = |reach| core.kv.page(reach, 0).map(|part| part.len() as u64).sum::<u64>();
+        let fixed = (MAGIC.len() + identity.len() + layout.len() + 4 + 32) as u64;
         let head = (2 + PAGE_TOKENS as u64) * 4;
         let (mut chosen, mut index_of, mut total) = (Vec::new(), HashMap::from([(ROOT, NONE)]), fixed);
         for page in pages.idle_newest_first() {
             let node = pages.node(page);
-            let windows = if node.window == NONE { 0 } else { bytes_of(Reach::Window) };
-            let bytes = head + bytes_of(Reach::All) + windows;
+            let attached = |list| if node.attached[list] == NONE { 0 } else { attachment_bytes(&core.cache, list) };
+            let attached: u64 = (0..pages.n_attachments()).map(attached).sum();
+            let bytes = head + core.cache.plan().page_bytes(FULL) as u64 + attached;
             // What it continues is newer, unless somebody is using it.
             let Some(&parent) = index_of.get(&node.parent) else { continue };
             if total + bytes > cap_bytes {
@@ -146,15 +155,19 @@ impl Scheduler<'_> {
         let mut out = Digested { stream: BufWriter::new(out), digest: Sha256::new() };
         out.put(&MAGIC)?;
         out.put(identity)?;
-        out.put_words(&layout)?;
+        out.put(&layout)?;
         out.put_words(&[chosen.len() as u32])?;
         for (page, parent) in &chosen {
-            let window = pages.node(*page).window;
-            out.put_words(&[*parent, u32::from(window != NONE)])?;
+            let attached = &pages.node(*page).attached[..pages.n_attachments()];
+            let mask = (0..).zip(attached).fold(0, |mask, (list, id)| mask | u32::from(*id != NONE) << list);
+            out.put_words(&[*parent, mask])?;
             out.put_words(pages.page_tokens(*page))?;
-            core.kv.page(Reach::All, *page).try_for_each(|part| out.put(part))?;
-            if window != NONE {
-                core.kv.page(Reach::Window, window).try_for_each(|part| out.put(part))?;
+            core.cache.page(FULL, *page).try_for_each(|part| out.put(part))?;
+            for (list, &id) in attached.iter().enumerate().filter(|(_, id)| **id != NONE) {
+                match attached_pool(&core.cache, list) {
+                    Some(pool) => core.cache.page(pool, id).try_for_each(|part| out.put(part))?,
+                    None => out.put(core.cache.state(id))?,
+                }
             }
         }
         let Digested { mut stream, digest } = out;
@@ -181,14 +194,13 @@ impl Scheduler<'_> {
         if found != *identity {
             return Err(CacheError::Identity);
         }
-        for number in layout {
-            if input.get_word()? != number {
-                return Err(CacheError::Layout);
-            }
+        input.get(&mut found)?;
+        if found != layout {
+            return Err(CacheError::Layout);
         }
         // Of each page of the file, what has become of it.
         let mut taken = Vec::new();
-        let read = read_pages(&mut input, &mut self.core.kv, &mut self.pages, n_vocab, &mut taken);
+        let read = read_pages(&mut input, &mut self.core.cache, &mut self.pages, n_vocab, &mut taken);
         let read = read.and_then(|()| {
             let (mut sum, mut more) = ([0; 32], [0; 1]);
             input.stream.read_exact(&mut sum)?;
@@ -212,15 +224,14 @@ impl Scheduler<'_> {
 /// Reads all pages, those that there is room for into their places. `taken`: page, owned here, and serial of each.
 fn read_pages(
     input: &mut Digested<impl Read>,
-    kv: &mut Kv<'_>,
+    cache: &mut Cache<'_>,
     pages: &mut Pages<'_>,
     n_vocab: usize,
     taken: &mut Vec<(u32, u64)>,
 ) -> Result<(), CacheError> {
     let n_pages = input.get_word()?;
-    let mut skipped = vec![0; kv.page_bytes()];
     for index in 0..n_pages {
-        let (parent, has_window) = (input.get_word()?, input.get_word()?);
+        let (parent, mask) = (input.get_word()?, input.get_word()?);
         let mut tokens = [0u32; PAGE_TOKENS];
         for token in &mut tokens {
             *token = input.get_word()?;
@@ -230,19 +241,39 @@ fn read_pages(
             parent if parent < index => Some(taken[parent as usize].1).filter(|serial| *serial != ROOT),
             _ => return Err(CacheError::Page(index)),
         };
-        if has_window > 1 || tokens.iter().any(|token| *token as usize >= n_vocab) {
+        if mask >> pages.n_attachments() != 0 || tokens.iter().any(|token| *token as usize >= n_vocab) {
             return Err(CacheError::Page(index));
         }
-        let place = parent.and_then(|parent| pages.take_saved(parent, &tokens, has_window == 1));
-        let (page, window, serial) = place.unwrap_or((NONE, NONE, ROOT));
-        taken.push((page, serial));
-        for (reach, page, is_there) in [(Reach::All, page, true), (Reach::Window, window, has_window == 1)] {
-            if is_there {
-                kv.each_layer_mut(reach, page, |part| input.get(part.unwrap_or(&mut skipped)).map_err(CacheError::Io))?;
+        let Some(page) = parent.and_then(|parent| pages.take_saved(parent, &tokens, mask)) else {
+            taken.push((NONE, ROOT));
+            let attached = (0..pages.n_attachments()).filter(|list| mask >> list & 1 == 1);
+            let bytes: u64 = attached.map(|list| attachment_bytes(cache, list)).sum();
+            input.skip(cache.plan().page_bytes(FULL) as u64 + bytes)?;
+            continue;
+        };
+        let node = pages.node(page);
+        taken.push((page, node.serial));
+        cache.each_part_mut(FULL, page, |part| input.get(part).map_err(CacheError::Io))?;
+        for list in (0..pages.n_attachments()).filter(|list| mask >> list & 1 == 1) {
+            match (node.attached[list], attached_pool(cache, list)) {
+                (NONE, _) => input.skip(attachment_bytes(cache, list))?,
+                (id, Some(pool)) => cache.each_part_mut(pool, id, |part| input.get(part).map_err(CacheError::Io))?,
+                (id, None) => input.get(cache.state_mut(id)?)?,
             }
         }
     }
     Ok(())
+}
+
+/// The pool of a list of attachments; `None` if it is checkpoints.
+fn attached_pool(cache: &Cache<'_>, list: usize) -> Option<usize> {
+    (1 + list < cache.plan().pools.len()).then_some(1 + list)
+}
+
+/// Bytes of what a list of attachments has for one page.
+fn attachment_bytes(cache: &Cache<'_>, list: usize) -> u64 {
+    let plan = cache.plan();
+    attached_pool(cache, list).map_or(plan.state_bytes, |pool| plan.page_bytes(pool)) as u64
 }
 
 /// The identity of a model by what tells its files apart.

@@ -6,7 +6,7 @@ use super::core::Core;
 use super::error::EngineError;
 use super::pages::{Pages, Table};
 use crate::kernels::Kernels;
-use crate::model::{Model, Pass, Span, Wanted};
+use crate::model::{ForwardPass, Model, OutputRows};
 
 /// A sequence: tokens go in, logits come out.
 pub struct Engine<'a> {
@@ -20,9 +20,8 @@ pub struct Engine<'a> {
 impl<'a> Engine<'a> {
     /// A sequence that has the whole cache of `core` to itself.
     pub fn new(core: Core<'a>) -> Engine<'a> {
-        let window = core.model.config.window.as_ref().map(|window| window.len);
-        let pages = Pages::new(core.kv.n_pages(), window.unwrap_or(usize::MAX), &mut []);
-        let table = Table::new(core.sizes.ctx, window.is_some());
+        let pages = Pages::new(core.cache.plan(), &mut []);
+        let table = Table::new(core.cache.plan(), core.sizes.ctx, 0);
         Engine { core, pages, table, position: 0 }
     }
 
@@ -36,13 +35,11 @@ impl<'a> Engine<'a> {
         self.position
     }
 
-    /// Forgets all but the first `position` tokens, and returns how many are left: none where those in the window of
-    /// the next token have been given up, so that all must be fed again.
+    /// Forgets all but the first `position` tokens, and returns how many are left: fewer where recurrent layers have a state
+    /// of an earlier position alone, none where those in the window of the next token have been given up. The others must be
+    /// fed again.
     pub fn rewind(&mut self, position: usize) -> usize {
-        self.position = self.position.min(position);
-        if !self.pages.holds(&self.table, self.position) {
-            self.position = 0;
-        }
+        self.position = self.pages.resumable(&self.table, self.position, self.position.min(position));
         self.pages.truncate(&mut self.table, self.position);
         self.position
     }
@@ -74,11 +71,11 @@ impl<'a> Engine<'a> {
         let n_batch = self.core.sizes.n_batch;
         let last_batch = tokens.len().div_ceil(n_batch) - 1;
         for batch in tokens[..last_batch * n_batch].chunks_exact(n_batch) {
-            self.pass(batch, Wanted::Tokens(&[]), |_, _| ())?;
+            self.pass(batch, OutputRows::Tokens(&[]), |_, _| ())?;
         }
         let n_vocab = self.core.model.weights.n_vocab();
         let last = &tokens[last_batch * n_batch..];
-        self.pass(last, Wanted::Tokens(&[last.len() - 1]), |pass, model| {
+        self.pass(last, OutputRows::Tokens(&[last.len() - 1]), |pass, model| {
             pass.logits((&model.weights.output_norm, &model.weights.output), 0..1);
         })?;
         Ok(&mut self.core.buffers.logits_mut()[..n_vocab])
@@ -93,7 +90,7 @@ impl<'a> Engine<'a> {
         let n_vocab = self.core.model.weights.n_vocab();
         let (n_batch, n_logits) = (self.core.sizes.n_batch, self.core.sizes.n_logits);
         for (b, batch) in tokens.chunks(n_batch).enumerate() {
-            self.pass(batch, Wanted::All, |pass, model| {
+            self.pass(batch, OutputRows::All, |pass, model| {
                 for first in (0..batch.len()).step_by(n_logits) {
                     let n = n_logits.min(batch.len() - first);
                     let output = (&model.weights.output_norm, &model.weights.output);
@@ -123,14 +120,15 @@ impl<'a> Engine<'a> {
     fn pass(
         &mut self,
         tokens: &[u32],
-        wanted: Wanted<'_>,
-        finish: impl FnOnce(&mut Pass<'_, 'a>, &Model),
+        output_rows: OutputRows<'_>,
+        finish: impl FnOnce(&mut ForwardPass<'_, 'a>, &Model),
     ) -> Result<(), EngineError> {
         let has_pages = self.pages.extend(&mut self.table, self.position, tokens.len());
         assert!(has_pages, "the cache has pages for the whole context");
-        let span = Span { first: 0, n: tokens.len(), position: self.position, pages: self.table.pages() };
-        self.core.pass(tokens, &[span], wanted, finish)?;
+        let slice = self.table.slice(0, tokens.len(), self.position);
+        self.core.pass(tokens, &[slice], output_rows, finish)?;
         self.position += tokens.len();
+        self.pages.advance(&mut self.table, self.position);
         Ok(())
     }
 }

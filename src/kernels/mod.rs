@@ -39,7 +39,6 @@ pub use attention::{
 pub use ceiling::ReadWay;
 pub use grid::{Block, Grid, Team};
 pub use matmul::{Matrix, tile_bytes};
-pub use rows::Biased;
 pub use tier::{Tier, TierError, available, select};
 
 use crate::quant::{PANEL_ROWS, SUPER, WeightType};
@@ -155,7 +154,7 @@ pub struct Kernels {
     rms_norm_in_place: unsafe fn(&mut [f32], &[f32], f32),
     silu_mul: unsafe fn(&[f32], &[f32], &mut [f32]),
     gelu_mul: unsafe fn(&[f32], &[f32], &mut [f32]),
-    swiglu_clamped: unsafe fn(Biased<'_>, Biased<'_>, &mut [f32]),
+    swiglu_clamped: unsafe fn(&[f32], &[f32], &mut [f32]),
     rope_halves: unsafe fn(&mut [f32], &[f32], &[f32]),
     rope_pairs: unsafe fn(&mut [f32], &[f32], &[f32]),
     dots: unsafe fn(usize) -> u64,
@@ -308,7 +307,7 @@ impl Kernels {
         assert!(keys.start.is_multiple_of(KEY_TILE) && keys.end <= queries.keys() && queries.window > 0);
         assert!(queries.sinks.is_none_or(|sinks| sinks.len() == queries.group));
         assert!(keys.end.div_ceil(KEY_TILE) <= kv.pages.len(), "{} keys in {} pages", keys.end, kv.pages.len());
-        assert!(scratch.len() >= attend_scratch(kv.head_dim));
+        assert!(scratch.len() >= attend_scratch(kv.key_dim.max(kv.value_dim)));
         // SAFETY: the table of this tier was obtained through its probe.
         unsafe { (self.attend)(kv, queries, keys, scratch, put) }
     }
@@ -356,8 +355,8 @@ impl Kernels {
         unsafe { (self.gelu_mul)(gate, up, out) }
     }
 
-    /// The clamped SwiGLU of gpt-oss of one row: gate and up, each with its bias.
-    pub fn swiglu_clamped(&self, gate: Biased<'_>, up: Biased<'_>, out: &mut [f32]) {
+    /// The clamped SwiGLU of gpt-oss of one row.
+    pub fn swiglu_clamped(&self, gate: &[f32], up: &[f32], out: &mut [f32]) {
         // SAFETY: the table of this tier was obtained through its probe.
         unsafe { (self.swiglu_clamped)(gate, up, out) }
     }

@@ -29,6 +29,7 @@ pub(super) fn attend(
     let top = scores.iter().copied().fold(sink, f64::max);
     let weights: Vec<f64> = scores.iter().map(|s| (s - top).exp()).collect();
     let total: f64 = weights.iter().sum::<f64>() + (sink - top).exp();
-    let value = |i: usize, j: usize| f64::from(values[i * d + j]);
-    (0..d).map(|j| seen.clone().zip(&weights).map(|(i, w)| w * value(i, j)).sum::<f64>() / total).collect()
+    let value_dim = values.len() / (keys.len() / d);
+    let value = |i: usize, j: usize| f64::from(values[i * value_dim + j]);
+    (0..value_dim).map(|j| seen.clone().zip(&weights).map(|(i, w)| w * value(i, j)).sum::<f64>() / total).collect()
 }

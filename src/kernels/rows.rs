@@ -107,29 +107,26 @@ pub(super) fn gelu_mul<S: Simd>(s: S, gate: &[f32], up: &[f32], out: &mut [f32])
     }
 }
 
-/// Values and what is added to them.
-pub type Biased<'a> = (&'a [f32], &'a [f32]);
-
 /// Slope of the sigmoid and bound on its arguments in gpt-oss.
 const OSS_ALPHA: f32 = 1.702;
 const OSS_LIMIT: f32 = 7.0;
 
-/// `out = g / (1 + e^-(1.702 g)) * (u + 1)` with `g = min(gate + gate_bias, 7)` and `u` = `up + up_bias` within -7 and 7:
-/// the clamped SwiGLU of gpt-oss.
+/// `out = g / (1 + e^-(1.702 g)) * (u + 1)` with `g = min(gate, 7)` and `u` = `up` within -7 and 7: the clamped SwiGLU of
+/// gpt-oss.
 #[inline(always)]
-pub(super) fn swiglu_clamped<S: Simd>(s: S, (gate, gate_bias): Biased<'_>, (up, up_bias): Biased<'_>, out: &mut [f32]) {
+pub(super) fn swiglu_clamped<S: Simd>(s: S, gate: &[f32], up: &[f32], out: &mut [f32]) {
     let n = out.len();
-    assert!(gate.len() == n && up.len() == n && gate_bias.len() == n && up_bias.len() == n);
+    assert!(gate.len() == n && up.len() == n);
     let whole = n / S::LANES * S::LANES;
     for at in (0..whole).step_by(S::LANES) {
-        let g = least(s, s.add(s.load(&gate[at..]), s.load(&gate_bias[at..])), OSS_LIMIT);
-        let u = least(s, s.add(s.load(&up[at..]), s.load(&up_bias[at..])), OSS_LIMIT);
+        let g = least(s, s.load(&gate[at..]), OSS_LIMIT);
+        let u = least(s, s.load(&up[at..]), OSS_LIMIT);
         let u = s.add(s.max(u, s.splat(-OSS_LIMIT)), s.splat(1.0));
         s.store(s.mul(times_sigmoid(s, g, s.mul(g, s.splat(OSS_ALPHA))), u), &mut out[at..]);
     }
     for at in whole..n {
-        let g = (gate[at] + gate_bias[at]).min(OSS_LIMIT);
-        let u = (up[at] + up_bias[at]).clamp(-OSS_LIMIT, OSS_LIMIT);
+        let g = gate[at].min(OSS_LIMIT);
+        let u = up[at].clamp(-OSS_LIMIT, OSS_LIMIT);
         out[at] = g / (1.0 + (-OSS_ALPHA * g).exp()) * (u + 1.0);
     }
 }

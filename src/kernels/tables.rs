@@ -236,7 +236,7 @@ macro_rules! tier {
             }
 
             $(#[target_feature(enable = $feature)])*
-            fn swiglu_clamped(gate: Biased<'_>, up: Biased<'_>, out: &mut [f32]) {
+            fn swiglu_clamped(gate: &[f32], up: &[f32], out: &mut [f32]) {
                 rows::swiglu_clamped($token, gate, up, out)
             }
 

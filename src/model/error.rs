@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::config::Arch;
+use super::architectures::Architecture;
 use crate::error::{Error, Exit};
 use crate::gguf::GgufError;
 
@@ -16,11 +16,11 @@ pub enum ModelError {
     /// A number out of its range.
     Range {
         /// Which.
-        what: &'static str,
+        what: String,
         /// Found.
-        found: u64,
+        found: String,
         /// Needed, in words.
-        need: &'static str,
+        need: String,
     },
     /// A feature this version does not have.
     Unsupported {
@@ -66,7 +66,7 @@ impl fmt::Display for ModelError {
                 f,
                 "architecture `{name}` is not supported: this version runs {}; convert the model to one of these or use \
                  another file",
-                Arch::ALL.map(Arch::name).join(", ")
+                Architecture::names().join(", ")
             ),
             ModelError::Range { what, found, need } => {
                 write!(f, "{what} is {found}, needed: {need}; the file is damaged or not meant for inference")

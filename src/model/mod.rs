@@ -1,27 +1,24 @@
 //! Model configuration, weight views, one file per architecture with one linear forward.
 //!
-//! [`config`] reads the numbers, [`weights`] finds the tensors and gives them places, [`step`] holds the buffers and
-//! the operations of one pass. A file for each architecture says which tensors its layers have, and in which order the
-//! operations happen.
+//! [`architectures`] has a file for each architecture: which keys and tensors it has, and in which order the operations of
+//! a layer happen. [`config`] is what keys come to ([`header`] reads them), [`weights`] what tensors come to ([`tensors`]
+//! finds them), [`cache`] what a sequence leaves in memory, and [`step`] the buffers and the operations of one pass.
 
+pub mod architectures;
+pub mod cache;
 pub mod config;
 pub mod error;
-mod gemma3;
-mod glm4moe;
-mod gpt_oss;
-mod llama;
-mod minimax_m2;
-mod phi3;
-mod qwen2;
-mod qwen3;
-mod qwen3moe;
+mod header;
 pub mod rope;
 pub mod step;
+mod tensors;
 pub mod weights;
 
-pub use config::{Arch, Config, Experts};
+pub use architectures::Architecture;
+pub use cache::{Cache, CachePlan};
+pub use config::{Config, Experts};
 pub use error::ModelError;
-pub use step::{Buffers, Kv, Pass, Sizes, Span, Wanted};
+pub use step::{Buffers, ForwardPass, OutputRows, SequenceSlice, Sizes};
 pub use weights::{Embedding, Form, Weight, Weights};
 
 use crate::error::Error;
@@ -29,42 +26,10 @@ use crate::gguf::{Metadata, TensorInfo};
 use crate::load::chunks::{Item, ItemForm};
 use crate::load::header::ModelFiles;
 use crate::load::reader::Traffic;
-use crate::load::rows::Rows;
+use crate::load::rows::{RowError, Rows};
 use crate::load::weights::{Loading, buffer_bytes, load};
 use crate::quant::PANEL_ROWS;
-use weights::{Layer, Placement, Tensors};
-
-impl Arch {
-    /// Which tensors its layers have.
-    fn tensors(self) -> &'static Tensors {
-        match self {
-            Arch::Llama => &llama::TENSORS,
-            Arch::Qwen2 => &qwen2::TENSORS,
-            Arch::Qwen3 => &qwen3::TENSORS,
-            Arch::Qwen3Moe => &qwen3moe::TENSORS,
-            Arch::MiniMaxM2 => &minimax_m2::TENSORS,
-            Arch::GptOss => &gpt_oss::TENSORS,
-            Arch::Glm4Moe => &glm4moe::TENSORS,
-            Arch::Gemma3 => &gemma3::TENSORS,
-            Arch::Phi3 => &phi3::TENSORS,
-        }
-    }
-
-    /// One layer over the tokens of a pass.
-    fn layer(self) -> fn(&mut Pass<'_, '_>, usize, &Layer) {
-        match self {
-            Arch::Llama => llama::layer,
-            Arch::Qwen2 => qwen2::layer,
-            Arch::Qwen3 => qwen3::layer,
-            Arch::Qwen3Moe => qwen3moe::layer,
-            Arch::MiniMaxM2 => minimax_m2::layer,
-            Arch::GptOss => gpt_oss::layer,
-            Arch::Glm4Moe => glm4moe::layer,
-            Arch::Gemma3 => gemma3::layer,
-            Arch::Phi3 => phi3::layer,
-        }
-    }
-}
+use weights::Placement;
 
 /// A model: its numbers and where its weights lie.
 #[derive(Clone, Debug)]
@@ -106,7 +71,7 @@ impl Model {
     pub fn load(&self, files: &ModelFiles, region: &mut [u8], loading: Loading<'_>) -> Result<Traffic, Error> {
         let mut items = Vec::with_capacity(self.weights.placements.len());
         let (mut rest, mut at) = (region, 0);
-        for &Placement { weight, tensor, first_row } in &self.weights.placements {
+        for &Placement { weight, tensor, first_row, tensor_rows } in &self.weights.placements {
             let (place, tail) = rest[weight.offset - at..].split_at_mut(weight.bytes);
             (rest, at) = (tail, weight.offset + weight.bytes);
             let form = match weight.form {
@@ -115,11 +80,13 @@ impl Model {
                 Form::Vector => ItemForm::Vector(weight.ty),
                 Form::File => continue,
             };
-            // Matrices of whole panels lie in the region as one tall matrix would.
-            let parts = if weight.rows.is_multiple_of(PANEL_ROWS) { 1 } else { weight.n_matrices };
+            // Whole matrices of whole panels lie in the region as one tall matrix would.
+            let is_tall = weight.rows.is_multiple_of(PANEL_ROWS) && weight.rows == tensor_rows;
+            let parts = if is_tall { 1 } else { weight.n_matrices };
             let (part_rows, part_bytes) = (weight.n_matrices * weight.rows / parts, weight.bytes / parts);
             for (part, place) in place.chunks_exact_mut(part_bytes).enumerate() {
-                let rows = first_row + part * part_rows..first_row + (part + 1) * part_rows;
+                let first_row = first_row + part * tensor_rows;
+                let rows = first_row..first_row + part_rows;
                 items.push(Item { tensor: &files.tensors()[tensor], rows, form, place });
             }
         }
@@ -143,13 +110,16 @@ impl Model {
         buffer_bytes(self.weights.row_bytes_max(), self.weights.bytes as u64, readers)
     }
 
-    /// Runs all layers over the tokens of `pass`, leaving the hidden states of those wanted in its residual stream.
-    pub fn forward(&self, pass: &mut Pass<'_, '_>) {
-        pass.embed(&self.weights.embedding);
+    /// Runs all layers over the tokens of `pass`, leaving the hidden states of its output rows in its residual stream.
+    ///
+    /// # Errors
+    /// A row of an embedding table in a file that cannot be read: no sequence has changed then.
+    pub fn forward(&self, pass: &mut ForwardPass<'_, '_>) -> Result<(), RowError> {
+        pass.embed(&self.weights.embedding)?;
         pass.locate();
-        let layer = self.config.arch.layer();
         for (index, weights) in self.weights.layers.iter().enumerate() {
-            layer(pass, index, weights);
+            (self.config.architecture.layer)(pass, index, weights);
         }
+        Ok(())
     }
 }

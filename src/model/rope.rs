@@ -7,9 +7,10 @@
 //! |---|---|---|
 //! | none, Llama 3 (`rope_freqs`), LongRoPE (`rope_factors_short`, `_long`) | `f_i` | `attn_factor` |
 //! | linear by `s` | `f_i / s` | `attn_factor` |
-//! | YaRN by `s` (arXiv:2309.00071) | between `f_i / s` and `f_i` | `attn_factor * (1 + 0.1 ln s)` |
+//! | YaRN by `s` (arXiv:2309.00071) | between `f_i / s` and `f_i` | `attn_factor * (1 + 0.1 ln s)`, divided by `1 + 0.1 m ln s` with `yarn_log_multiplier` `m` |
 
 use super::error::ModelError;
+use super::header::range;
 use crate::gguf::Metadata;
 
 /// How the heads of some layers are rotated.
@@ -62,8 +63,11 @@ impl Rope {
         };
         let dim = meta.u32(&key("dimension_count"))?.map_or(head_dim, |dim| dim as usize);
         if dim > head_dim || !dim.is_multiple_of(2) || dim == 0 {
-            let need = "an even number, at least 2 and no more than the size of a head";
-            return Err(ModelError::Range { what: "rope.dimension_count", found: dim as u64, need });
+            return range(
+                "rope.dimension_count",
+                dim,
+                format!("an even number from 2 to the size of a head, {head_dim}"),
+            );
         }
         // Positions of images: text has the same in the first three sections, and zeros in the fourth.
         if let Some(sections) = meta.i32s(&key("dimension_sections"))?
@@ -94,9 +98,13 @@ impl Rope {
                     beta_fast: number("scaling.yarn_beta_fast", 32.0)?,
                     beta_slow: number("scaling.yarn_beta_slow", 1.0)?,
                 };
-                // The paper's recommendation, unless the model was trained with another.
-                let recommended = 1.0 + 0.1 * scale.max(1.0).ln();
-                let magnitude = attn_factor * number("scaling.yarn_attn_factor", recommended)?;
+                // The paper's recommendation, unless the model was trained with another; DeepSeek's is a ratio of two.
+                let recommended = |strength: f32| 1.0 + 0.1 * strength * scale.max(1.0).ln();
+                let usual = match number("scaling.yarn_log_multiplier", 0.0)? {
+                    0.0 => recommended(1.0),
+                    strength => recommended(1.0) / recommended(strength),
+                };
+                let magnitude = attn_factor * number("scaling.yarn_attn_factor", usual)?;
                 Ok(Rope { yarn: Some(yarn).filter(|yarn| yarn.ext_factor > 0.0), magnitude, ..plain })
             }
             Some(other) => Err(unsupported("scaling.type", other.chars().take(64).collect())),

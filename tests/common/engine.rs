@@ -8,7 +8,7 @@ use brim::kernels::{Kernels, KvType, Team, Tile};
 use brim::load::Io;
 use brim::load::header::ModelFiles;
 use brim::load::weights::Loading;
-use brim::model::{Embedding, Model, Sizes, step};
+use brim::model::{CachePlan, Embedding, Model, Sizes, step};
 use brim::workers::Workers;
 
 /// Loads a model and hands its engine to `work`.
@@ -86,7 +86,7 @@ fn own<R>(
     let buffers = model.buffer_bytes(readers) * readers;
     let words = |bytes: usize| vec![0f64; bytes.div_ceil(8)];
     let mut weights = words(model.weights.bytes);
-    let mut kv = words(step::kv_bytes(&model.config, &sizes).unwrap() as usize);
+    let mut kv = words(CachePlan::new(&model.config, &sizes).bytes().unwrap() as usize);
     let mut scratch = words(scratch_bytes.max(buffers));
     let bytes = brim::bytes::words_as_bytes;
     let loading = Loading {

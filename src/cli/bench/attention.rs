@@ -72,7 +72,8 @@ impl Case {
                 while let Some(head) = head_of(next.fetch_add(1, Ordering::Relaxed)) {
                     let kv = KvHead {
                         kv_type: self.kv_type,
-                        head_dim: HEAD_DIM,
+                        key_dim: HEAD_DIM,
+                        value_dim: HEAD_DIM,
                         bytes: head,
                         page_bytes,
                         offset: 0,

@@ -9,8 +9,9 @@ use super::{PeakRounds, Peaks, ReadBy, ReadRounds, Spread, list};
 use crate::boot;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::kernels::Kernels;
+use crate::kernels::{Kernels, KvType};
 use crate::memory::PageKind;
+use crate::model::config::AttentionConfig;
 use crate::model::{Config, Form, Sizes, Weight, Weights};
 use crate::quant::WeightType;
 use crate::sys::file::{PageAccount, page_account};
@@ -50,14 +51,12 @@ impl Rounds {
 struct Cost<'a> {
     config: &'a Config,
     weights: &'a Weights,
-    /// Bytes of K and V of one position of one layer.
-    kv_position_bytes: usize,
+    kv_type: KvType,
 }
 
 impl<'a> Cost<'a> {
     fn new(config: &'a Config, weights: &'a Weights, sizes: &Sizes) -> Self {
-        let row_bytes = sizes.kv_type.row_bytes(config.head_dim);
-        Cost { config, weights, kv_position_bytes: config.n_kv_heads * 2 * row_bytes }
+        Cost { config, weights, kv_type: sizes.kv_type }
     }
 
     /// Positions that a token sees, itself among them: the mean over `n` tokens from `first` on.
@@ -67,24 +66,27 @@ impl<'a> Cost<'a> {
 
     /// MACs of attention per token with so many positions to see: queries times keys, and weights times values.
     fn attention_macs(&self, context: f64) -> f64 {
-        (self.config.n_heads * self.config.head_dim * 2) as f64 * self.positions_seen(context)
+        self.sum_over_positions(context, |a| a.n_heads * (a.key_dim + a.value_dim))
     }
 
     fn kv_bytes(&self, context: f64) -> f64 {
-        self.kv_position_bytes as f64 * self.positions_seen(context)
+        let row_bytes = |dim| self.kv_type.row_bytes(dim);
+        self.sum_over_positions(context, |a| a.n_kv_heads * (row_bytes(a.key_dim) + row_bytes(a.value_dim)))
     }
 
-    /// Summed over layers, of which some see no more than their window.
-    fn positions_seen(&self, context: f64) -> f64 {
-        (0..self.config.n_layers).map(|layer| context.min(self.config.window_of(layer) as f64)).sum()
+    /// What one position costs, times the positions seen, summed over layers, of which some see no more than their window.
+    fn sum_over_positions(&self, context: f64, cost: impl Fn(&AttentionConfig) -> usize) -> f64 {
+        let layers = self.config.attentions();
+        layers.map(|attention| cost(attention) as f64 * context.min(attention.window_len() as f64)).sum()
     }
 
-    /// The matrices that every token of a prompt meets. What comes behind the attention of the last layer only the last token
+    /// The matrices that every token of a prompt meets. What comes behind the mixer of the last layer only the last token
     /// does: the region has the layers in their order.
     fn of_every_token(&self) -> impl Iterator<Item = Weight> {
         let matrices = self.weights.placements.iter().map(|placement| placement.weight);
-        let end = self.weights.layers.last().map_or(0, |last| last.attn_output.offset);
-        matrices.filter(move |w| w.form == Form::Panels && w.offset != self.weights.output.offset && w.offset < end)
+        let end = self.weights.end_of_prefill();
+        matrices
+            .filter(move |w| w.form == Form::Panels && w.offset != self.weights.output.weight.offset && w.offset < end)
     }
 
     /// MACs per token of prefill, without attention.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::model::cache::PoolSpec;
 
 /// Tokens of page `i` of text `text`.
 fn page(text: u32, i: u32) -> Vec<u32> {
@@ -9,12 +10,27 @@ fn text(pages: &[(u32, u32)]) -> Vec<u32> {
     pages.iter().flat_map(|&(text, i)| page(text, i)).collect()
 }
 
+/// Pages of the full pool, of one of windows, and checkpoints, for four sequences.
+fn plan(n_pages: usize, windows: Option<(usize, usize)>, n_checkpoints: usize) -> CachePlan {
+    let mut pools = heapless::Vec::new();
+    pools.push(PoolSpec { window: None, n_pages }).unwrap();
+    if let Some((window, n_pages)) = windows {
+        pools.push(PoolSpec { window: Some(window), n_pages }).unwrap();
+    }
+    let state_bytes = if n_checkpoints > 0 { 64 } else { 0 };
+    CachePlan { layers: Vec::new(), pools, state_bytes, n_live_states: 4, n_checkpoints }
+}
+
 /// A sequence that computes and publishes `tokens`, whole pages, after what it can take over; returns how many pages that was.
 fn compute(pages: &mut Pages<'_>, table: &mut Table, tokens: &[u32]) -> usize {
     let mut serial = pages.adopt(table, ROOT, tokens);
     let reused = table.len();
     for (index, tokens) in tokens.chunks_exact(PAGE_TOKENS).enumerate().skip(reused) {
-        assert!(pages.extend(table, index * PAGE_TOKENS, PAGE_TOKENS));
+        let position = index * PAGE_TOKENS;
+        assert!(pages.extend(table, position, PAGE_TOKENS));
+        let slice = table.slice(0, PAGE_TOKENS, position);
+        assert!(table.state == NONE || (slice.state_before == NONE) == (position == 0));
+        pages.advance(table, position + PAGE_TOKENS);
         serial = pages.publish(table, index, serial, tokens);
     }
     reused
@@ -22,7 +38,7 @@ fn compute(pages: &mut Pages<'_>, table: &mut Table, tokens: &[u32]) -> usize {
 
 /// Every page is owned, idle or free, and what is published is found.
 fn check(pages: &Pages<'_>) {
-    for pool in &pages.pools {
+    for pool in pages.attachments.iter().map(|attachment| &attachment.pool).chain([&pages.full]) {
         let mut idle = 0;
         let mut at = pool.links[pool.head() as usize][NEXT];
         while at != pool.head() {
@@ -36,26 +52,29 @@ fn check(pages: &Pages<'_>) {
     }
     for (page, node) in (0..).zip(&pages.nodes).filter(|(_, node)| node.serial != ROOT) {
         assert_eq!(pages.find(node.parent, pages.page_tokens(page)), Some(page));
-        assert!(node.window == NONE || pages.window_of[node.window as usize] == page);
+        for (attachment, &id) in pages.attachments.iter().zip(&node.attached) {
+            assert!(id == NONE || attachment.page_of[id as usize] == page);
+        }
     }
 }
 
-fn with_pages(n_pages: [usize; 2], window: usize, work: impl FnOnce(&mut Pages<'_>)) {
-    let mut tokens = vec![0; n_pages[0] * PAGE_TOKENS];
-    let mut pages = Pages::new(n_pages, window, &mut tokens);
+fn with_pages(plan: &CachePlan, work: impl FnOnce(&mut Pages<'_>)) {
+    let mut tokens = vec![0; plan.pools[FULL].n_pages * PAGE_TOKENS];
+    let mut pages = Pages::new(plan, &mut tokens);
     work(&mut pages);
     check(&pages);
 }
 
 #[test]
 fn a_prefix_is_found_while_its_pages_are_there() {
-    with_pages([8, 0], usize::MAX, |pages| {
-        let mut first = Table::new(8 * PAGE_TOKENS, false);
+    let plan = plan(8, None, 0);
+    with_pages(&plan, |pages| {
+        let mut first = Table::new(&plan, 8 * PAGE_TOKENS, 0);
         assert_eq!(compute(pages, &mut first, &text(&[(1, 0), (1, 1), (1, 2)])), 0);
-        let mut second = Table::new(8 * PAGE_TOKENS, false);
+        let mut second = Table::new(&plan, 8 * PAGE_TOKENS, 0);
         // While the first still has them; what is behind another beginning is another.
         assert_eq!(compute(pages, &mut second, &text(&[(1, 0), (1, 1), (2, 2)])), 2);
-        assert_eq!(first.pages()[0][..2], second.pages()[0][..2]);
+        assert_eq!(first.pages[FULL][..2], second.pages[FULL][..2]);
         assert_eq!(pages.counts(), [4, 0, 8]);
         pages.truncate(&mut first, 0);
         pages.truncate(&mut second, 0);
@@ -68,8 +87,9 @@ fn a_prefix_is_found_while_its_pages_are_there() {
 
 #[test]
 fn what_was_owned_longest_ago_goes_first_and_ends_before_beginnings() {
-    with_pages([6, 0], usize::MAX, |pages| {
-        let mut table = Table::new(6 * PAGE_TOKENS, false);
+    let plan = plan(6, None, 0);
+    with_pages(&plan, |pages| {
+        let mut table = Table::new(&plan, 6 * PAGE_TOKENS, 0);
         for n in [1, 2] {
             compute(pages, &mut table, &text(&[(n, 0), (n, 1), (n, 2)]));
             pages.truncate(&mut table, 0);
@@ -80,7 +100,7 @@ fn what_was_owned_longest_ago_goes_first_and_ends_before_beginnings() {
         pages.truncate(&mut table, 0);
         assert_eq!(
             pages.adopt(&mut table, ROOT, &text(&[(1, 0), (1, 1), (1, 2)])),
-            pages.nodes[table.pages[0][0] as usize].serial
+            pages.nodes[table.pages[FULL][0] as usize].serial
         );
         assert_eq!(table.len(), 1);
         pages.truncate(&mut table, 0);
@@ -92,9 +112,10 @@ fn what_was_owned_longest_ago_goes_first_and_ends_before_beginnings() {
 
 #[test]
 fn of_two_that_compute_the_same_one_copy_stays() {
-    with_pages([8, 0], usize::MAX, |pages| {
+    let plan = plan(8, None, 0);
+    with_pages(&plan, |pages| {
         let tokens = text(&[(1, 0), (1, 1)]);
-        let mut tables = [(); 2].map(|()| Table::new(8 * PAGE_TOKENS, false));
+        let mut tables = [(); 2].map(|()| Table::new(&plan, 8 * PAGE_TOKENS, 0));
         for table in &mut tables {
             assert!(pages.extend(table, 0, 2 * PAGE_TOKENS));
         }
@@ -103,7 +124,7 @@ fn of_two_that_compute_the_same_one_copy_stays() {
             let serial = pages.publish(table, 0, ROOT, &tokens[..PAGE_TOKENS]);
             pages.publish(table, 1, serial, &tokens[PAGE_TOKENS..]);
         }
-        assert_eq!(tables[0].pages()[0], tables[1].pages()[0]);
+        assert_eq!(tables[0].pages[FULL], tables[1].pages[FULL]);
         assert_eq!(pages.counts(), [2, 0, 8]);
         pages.truncate(&mut tables[0], 0);
         assert_eq!(pages.counts(), [2, 0, 8]);
@@ -114,8 +135,9 @@ fn of_two_that_compute_the_same_one_copy_stays() {
 
 #[test]
 fn one_page_more_than_there_are_is_not_given() {
-    with_pages([3, 0], usize::MAX, |pages| {
-        let mut tables = [(); 2].map(|()| Table::new(4 * PAGE_TOKENS, false));
+    let plan = plan(3, None, 0);
+    with_pages(&plan, |pages| {
+        let mut tables = [(); 2].map(|()| Table::new(&plan, 4 * PAGE_TOKENS, 0));
         assert!(pages.extend(&mut tables[0], 0, 2 * PAGE_TOKENS));
         assert!(pages.extend(&mut tables[1], 0, 1));
         assert!(pages.extend(&mut tables[1], 1, PAGE_TOKENS - 1));
@@ -127,8 +149,9 @@ fn one_page_more_than_there_are_is_not_given() {
 
 #[test]
 fn what_is_withdrawn_is_not_found_and_goes_when_its_owners_do() {
-    with_pages([4, 4], 70, |pages| {
-        let mut tables = [(); 2].map(|()| Table::new(4 * PAGE_TOKENS, true));
+    let plan = plan(4, Some((70, 4)), 0);
+    with_pages(&plan, |pages| {
+        let mut tables = [(); 2].map(|()| Table::new(&plan, 4 * PAGE_TOKENS, 0));
         let tokens = text(&[(1, 0), (1, 1)]);
         compute(pages, &mut tables[0], &tokens);
         compute(pages, &mut tables[1], &tokens);
@@ -145,17 +168,19 @@ fn what_is_withdrawn_is_not_found_and_goes_when_its_owners_do() {
 #[test]
 fn a_prefix_is_continued_where_its_last_window_is_still_there() {
     // A window of 100 positions: at the end of a page, it and the one before.
-    with_pages([16, 5], 100, |pages| {
-        let mut table = Table::new(16 * PAGE_TOKENS, true);
+    let plan = plan(16, Some((100, 5)), 0);
+    with_pages(&plan, |pages| {
+        let mut table = Table::new(&plan, 16 * PAGE_TOKENS, 0);
         let long: Vec<(u32, u32)> = (0..8).map(|i| (1, i)).collect();
         compute(pages, &mut table, &text(&long));
         check(pages);
-        let held = |table: &Table| table.pages()[1].iter().filter(|&&page| page != NONE).count();
+        let held = |table: &Table| table.pages[1].iter().filter(|&&page| page != NONE).count();
         assert!(held(&table) <= 3, "{}", held(&table));
         pages.truncate(&mut table, 0);
         // All of it, or as far as pages of windows are left: five of them, those of the last pages.
         assert_eq!(compute(pages, &mut table, &text(&long)), 8);
-        assert!(!pages.holds(&table, 3 * PAGE_TOKENS) && pages.holds(&table, 8 * PAGE_TOKENS));
+        let resumable = |n: usize| pages.resumable(&table, 8 * PAGE_TOKENS, n * PAGE_TOKENS) / PAGE_TOKENS;
+        assert_eq!((resumable(3), resumable(8)), (0, 8));
         pages.truncate(&mut table, 0);
         assert_eq!(compute(pages, &mut table, &text(&long[..5])), 5);
         pages.truncate(&mut table, 0);
@@ -171,10 +196,10 @@ fn any_order_of_events_leaves_the_books_in_order() {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         (state >> 8) as usize % n
     };
-    for window in [usize::MAX, 100] {
-        let has_windows = window != usize::MAX;
-        with_pages([40, if has_windows { 16 } else { 0 }], window, |pages| {
-            let mut tables: Vec<Table> = (0..4).map(|_| Table::new(8 * PAGE_TOKENS, has_windows)).collect();
+    let plans = [plan(40, None, 0), plan(40, Some((100, 16)), 0), plan(40, None, 9), plan(40, Some((100, 16)), 9)];
+    for plan in &plans {
+        with_pages(plan, |pages| {
+            let mut tables: Vec<Table> = (0..4).map(|slot| Table::new(plan, 8 * PAGE_TOKENS, slot)).collect();
             for _ in 0..3000 {
                 let table = &mut tables[random(4)];
                 pages.truncate(table, 0);
@@ -187,6 +212,57 @@ fn any_order_of_events_leaves_the_books_in_order() {
             }
             tables.iter_mut().for_each(|table| pages.truncate(table, 0));
             assert_eq!(pages.available(), 40);
+            let kept = pages.checkpoints().map(|list| pages.attachments[list].pool.available());
+            assert!(kept.is_none_or(|kept| kept == 9), "{kept:?}");
         });
     }
+}
+
+#[test]
+fn a_prefix_is_continued_at_its_last_checkpoint() {
+    let plan = plan(16, None, 3);
+    with_pages(&plan, |pages| {
+        let mut table = Table::new(&plan, 16 * PAGE_TOKENS, 0);
+        let long: Vec<(u32, u32)> = (0..5).map(|i| (1, i)).collect();
+        compute(pages, &mut table, &text(&long));
+        pages.truncate(&mut table, 0);
+        // Three checkpoints are left, those of the last pages; one at the end of what is common is found.
+        assert_eq!(compute(pages, &mut table, &text(&[(1, 0), (1, 1), (1, 2), (1, 3), (2, 4)])), 4);
+        assert_eq!(table.resumed, NONE, "given back once a pass has gone on from it");
+        pages.truncate(&mut table, 0);
+        assert_eq!(compute(pages, &mut table, &text(&[(1, 0), (1, 1), (2, 2)])), 0);
+        pages.truncate(&mut table, 0);
+        // What a sequence goes on from is its own until it has: others' checkpoints do not take its place.
+        let serial = pages.adopt(&mut table, ROOT, &text(&[(1, 0), (1, 1), (2, 2)]));
+        assert_eq!((table.len(), serial), (3, pages.node(table.pages[FULL][2]).serial));
+        let resumed = table.slice(0, 1, 3 * PAGE_TOKENS).state_before;
+        assert!(resumed >= 4 && resumed == table.resumed);
+        let mut other = Table::new(&plan, 16 * PAGE_TOKENS, 1);
+        compute(pages, &mut other, &text(&[(3, 0), (3, 1), (3, 2), (3, 3)]));
+        assert_eq!(table.slice(0, 1, 3 * PAGE_TOKENS).state_before, resumed);
+        assert!(pages.attachments[0].pool.owners[resumed as usize] > 0);
+        pages.truncate(&mut other, 0);
+        pages.truncate(&mut table, 0);
+    });
+}
+
+#[test]
+fn a_sequence_that_publishes_nothing_goes_back_to_its_own_checkpoints() {
+    let plan = plan(8, None, 8);
+    let mut pages = Pages::new(&plan, &mut []);
+    let mut table = Table::new(&plan, 8 * PAGE_TOKENS, 0);
+    let mut position = 0;
+    for n in [100, 100, 1] {
+        assert!(pages.extend(&mut table, position, n));
+        position += n;
+        pages.advance(&mut table, position);
+    }
+    let resumable = |pages: &Pages<'_>, table: &Table, n| pages.resumable(table, 201, n);
+    assert_eq!([201, 200, 192, 191, 64, 63].map(|n| resumable(&pages, &table, n)), [201, 192, 192, 128, 64, 0]);
+    pages.truncate(&mut table, 128);
+    assert_eq!(table.slice(0, 1, 128).state_before, table.pages[1][1]);
+    assert_eq!(table.pages[1][2], NONE);
+    pages.truncate(&mut table, 0);
+    assert_eq!(table.slice(0, 1, 0).state_before, NONE);
+    assert_eq!(pages.attachments[0].pool.free.len(), 8);
 }

@@ -24,7 +24,7 @@ use super::handle::{EngineHandle, Job, Shared, SlotState};
 use super::pages::{Pages, ROOT, Table};
 use super::request::{Event, Finish, Limits, Timings};
 use crate::bytes;
-use crate::model::step::{PAGE_TOKENS, page_counts};
+use crate::model::cache::{CachePlan, FULL, PAGE_TOKENS};
 use crate::model::{Config, Sizes};
 use crate::sampling::{Candidate, Sampler};
 use batch::Batch;
@@ -67,7 +67,7 @@ pub fn scheduler_bytes(config: &Config, n_vocab: usize, sizes: &Sizes) -> u64 {
 }
 
 fn part_bytes(config: &Config, n_vocab: usize, sizes: &Sizes) -> [usize; 6] {
-    let [pages, _] = page_counts(config, sizes);
+    let pages = CachePlan::new(config, sizes).pools[FULL].n_pages;
     let (slots, workers) = (sizes.sequences, sizes.workers);
     [
         slots * sizes.ctx * 4,
@@ -99,13 +99,13 @@ impl<'a> Scheduler<'a> {
         });
         let [histories, page_tokens, unmasked, candidates, raw, seen] = parts;
         seen.fill(0);
-        let window = model.config.window.as_ref().map(|window| window.len);
-        let pages = Pages::new(core.kv.n_pages(), window.unwrap_or(usize::MAX), bytes::cast_mut(page_tokens));
+        let plan = core.cache.plan();
+        let pages = Pages::new(plan, bytes::cast_mut(page_tokens));
         let histories = bytes::cast_mut::<u32>(histories).chunks_exact_mut(sizes.ctx);
         let unmasked = bytes::cast_mut::<f32>(unmasked).chunks_exact_mut(n_vocab);
-        let slots = histories.zip(unmasked).map(|(history, unmasked)| Slot {
+        let slots = histories.zip(unmasked).enumerate().map(|(slot, (history, unmasked))| Slot {
             work: None,
-            table: Table::new(sizes.ctx, window.is_some()),
+            table: Table::new(plan, sizes.ctx, slot),
             history,
             unmasked,
             draw: Mutex::new(Draw::new()),
@@ -117,7 +117,7 @@ impl<'a> Scheduler<'a> {
             .map(|((candidates, raw), seen)| Mutex::new(DrawScratch { candidates, raw, seen }));
         let (slots, draw_scratch): (Vec<_>, Vec<_>) = (slots.collect(), draw_scratch.collect());
         assert!(slots.len() <= sizes.n_logits && sizes.n_batch > sizes.n_logits, "{sizes:?}");
-        let kv_tokens = core.kv.n_pages()[0] * PAGE_TOKENS;
+        let kv_tokens = core.cache.plan().pools[FULL].n_pages * PAGE_TOKENS;
         let limits = Limits { ctx: sizes.ctx, n_vocab, slots: slots.len(), queue, kv_tokens };
         let (shared, handle) = Shared::new(limits);
         let scheduler = Scheduler {

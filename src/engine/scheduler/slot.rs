@@ -7,7 +7,7 @@ use super::super::drafter::DRAFT_MAX;
 use super::super::handle::Job;
 use super::super::pages::Table;
 use super::super::request::{Request, Step, TOP_LOGPROBS_MAX, Timings};
-use crate::model::step::PAGE_TOKENS;
+use crate::model::cache::PAGE_TOKENS;
 use crate::sampling::{Candidate, Sampler, SamplingError, SamplingParams, Scratch, Steering, logprobs};
 
 /// Most tokens that one pass brings a slot.

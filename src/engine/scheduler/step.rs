@@ -19,8 +19,8 @@ use super::Scheduler;
 use super::batch::Part;
 use super::slot::{Slot, reusable};
 use crate::kernels::STREAM_TOKENS_MAX;
-use crate::model::step::PAGE_TOKENS;
-use crate::model::{Span, Wanted};
+use crate::model::cache::PAGE_TOKENS;
+use crate::model::{OutputRows, SequenceSlice};
 use crate::sampling::SamplingError;
 
 /// Which share of a chunk a prompt gets while others generate: a pass of a quarter costs a little more per token, and
@@ -72,6 +72,7 @@ impl Scheduler<'_> {
         let Some(drafter) = &mut self.drafter else { return };
         let mut budget = STREAM_TOKENS_MAX.saturating_sub(generating.len()).min(self.draft_max);
         let n_vocab = self.core.model.weights.n_vocab();
+        let has_states = self.core.cache.plan().has_states();
         let mut draft: heapless::Vec<u32, DRAFT_MAX> = heapless::Vec::new();
         let first = self.next_draft % generating.len().max(1);
         self.next_draft = first + 1;
@@ -80,8 +81,8 @@ impl Scheduler<'_> {
             let Slot { work, history, .. } = &mut self.slots[index];
             let Some(work) = work else { continue };
             let request = &work.job.request;
-            // Without the mask of the first token nobody knows that of the second.
-            if request.constraint || work.drafts_failed {
+            // Without the mask of the first token nobody knows that of the second; a state cannot go back by a few tokens.
+            if request.constraint || work.drafts_failed || has_states {
                 continue;
             }
             // The token that follows the draft has its place too.
@@ -149,14 +150,14 @@ impl Scheduler<'_> {
     /// One pass over the weights: what the batch holds is in the cache, and logits are in the buffers.
     fn pass(&mut self) -> Result<(), EngineError> {
         let Scheduler { core, slots, batch, .. } = self;
-        let mut spans: heapless::Vec<Span<'_>, SLOTS_MAX> = heapless::Vec::new();
+        let mut slices: heapless::Vec<SequenceSlice<'_>, SLOTS_MAX> = heapless::Vec::new();
         for &Part { slot, first, n, .. } in &batch.parts {
             let Slot { work, table, .. } = &slots[slot];
             let position = work.as_ref().map_or(0, |work| work.fed);
             // There are as many parts as slots at most.
-            let _ = spans.push(Span { first, n, position, pages: table.pages() });
+            let _ = slices.push(table.slice(first, n, position));
         }
-        core.pass(&batch.tokens, &spans, Wanted::Tokens(&batch.rows), |pass, model| {
+        core.pass(&batch.tokens, &slices, OutputRows::Tokens(&batch.rows), |pass, model| {
             if !batch.rows.is_empty() {
                 let output = (&model.weights.output_norm, &model.weights.output);
                 pass.logits(output, 0..batch.rows.len());
@@ -250,6 +251,7 @@ impl Scheduler<'_> {
         if wrong > 0 {
             self.pages.truncate(table, work.fed);
         }
+        self.pages.advance(table, work.fed);
         while (work.published + 1) * PAGE_TOKENS <= work.fed {
             let tokens = &history[work.published * PAGE_TOKENS..][..PAGE_TOKENS];
             work.serial = self.pages.publish(table, work.published, work.serial, tokens);

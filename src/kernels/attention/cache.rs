@@ -18,16 +18,16 @@ pub enum KvType {
 
 impl KvType {
     /// Bytes of one position of one head, K or V.
-    pub const fn row_bytes(self, head_dim: usize) -> usize {
+    pub const fn row_bytes(self, dim: usize) -> usize {
         match self {
-            KvType::F16 => head_dim * 2,
-            KvType::Q8_0 => head_dim / GROUP * Q8_BLOCK,
+            KvType::F16 => dim * 2,
+            KvType::Q8_0 => dim / GROUP * Q8_BLOCK,
         }
     }
 
     /// Bytes of 16 consecutive positions of one head, K or V: the unit in which a cache can be shared out.
-    pub const fn panel_bytes(self, head_dim: usize) -> usize {
-        PANEL_ROWS * self.row_bytes(head_dim)
+    pub const fn panel_bytes(self, key_dim: usize) -> usize {
+        PANEL_ROWS * self.row_bytes(key_dim)
     }
 
     /// The name, as in `--kv-type`.
@@ -44,8 +44,10 @@ impl KvType {
 pub struct KvHead<'a> {
     /// How it is kept.
     pub kv_type: KvType,
-    /// Values per position.
-    pub head_dim: usize,
+    /// Values of a key.
+    pub key_dim: usize,
+    /// Values of a value row.
+    pub value_dim: usize,
     /// The layer's pages.
     pub bytes: &'a [u8],
     /// Bytes of a page, of all heads.
@@ -60,7 +62,8 @@ pub struct KvHead<'a> {
 #[derive(Clone, Copy)]
 pub(super) struct KvTile<'a> {
     pub kv_type: KvType,
-    pub head_dim: usize,
+    pub key_dim: usize,
+    pub value_dim: usize,
     /// In panels of 16 positions.
     keys: &'a [u8],
     /// Row by row.
@@ -71,10 +74,11 @@ impl<'a> KvHead<'a> {
     /// The page of the positions from `first` on, a multiple of [`KEY_TILE`].
     #[inline(always)]
     pub(super) fn tile(&self, first: usize) -> KvTile<'a> {
-        let bytes = KEY_TILE * self.kv_type.row_bytes(self.head_dim);
+        let KvHead { kv_type, key_dim, value_dim, .. } = *self;
+        let [key_bytes, value_bytes] = [key_dim, value_dim].map(|dim| KEY_TILE * kv_type.row_bytes(dim));
         let start = self.pages[first / KEY_TILE] as usize * self.page_bytes + self.offset;
-        let (keys, values) = self.bytes[start..][..2 * bytes].split_at(bytes);
-        KvTile { kv_type: self.kv_type, head_dim: self.head_dim, keys, values }
+        let (keys, values) = self.bytes[start..][..key_bytes + value_bytes].split_at(key_bytes);
+        KvTile { kv_type, key_dim, value_dim, keys, values }
     }
 }
 
@@ -82,21 +86,21 @@ impl<'a> KvTile<'a> {
     /// The panel that holds position `at` of the page.
     #[inline(always)]
     pub(super) fn panel(&self, at: usize) -> &'a [u8] {
-        let bytes = self.kv_type.panel_bytes(self.head_dim);
+        let bytes = self.kv_type.panel_bytes(self.key_dim);
         &self.keys[at / PANEL_ROWS * bytes..][..bytes]
     }
 
     /// The row of V of position `at` of the page.
     #[inline(always)]
     pub(super) fn row(&self, at: usize) -> &'a [u8] {
-        let bytes = self.kv_type.row_bytes(self.head_dim);
+        let bytes = self.kv_type.row_bytes(self.value_dim);
         &self.values[at * bytes..][..bytes]
     }
 
     /// The rows of V of `n` positions of the page.
     #[inline(always)]
     pub(super) fn rows(&self, first: usize, n: usize) -> std::slice::ChunksExact<'a, u8> {
-        let bytes = self.kv_type.row_bytes(self.head_dim);
+        let bytes = self.kv_type.row_bytes(self.value_dim);
         self.values[first * bytes..][..n * bytes].chunks_exact(bytes)
     }
 }
@@ -237,7 +241,7 @@ pub(super) fn load_value<S: Simd, const V: usize>(s: S, kv_type: KvType, row: &[
     values
 }
 
-/// `LANES` keys of a page, from `lane` on of the panel of position `first`, to f32, `[head_dim][16]`; returns the sums of
+/// `LANES` keys of a page, from `lane` on of the panel of position `first`, to f32, `[key_dim][16]`; returns the sums of
 /// their squares.
 #[inline(always)]
 pub(super) fn key_values<S: Simd>(

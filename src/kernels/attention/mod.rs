@@ -3,9 +3,9 @@
 //! # Cache layout
 //! A layer's cache is pages of [`KEY_TILE`] positions, `[n_kv_heads]{K, V}` each; a sequence has a table of the pages that
 //! hold its positions, in order. Of a page, a head has
-//! - K in panels of 16 positions, `[4][head_dim][16]`: one vector load holds the same dimension of 16 keys, so scores need
-//!   no horizontal adds. q8_0: `[4][head_dim / 32]{16 f16 scales, [32][16] i8}`.
-//! - V row by row, `[64][head_dim]`; q8_0: `[64][head_dim / 32]{f16 scale, 32 i8}`.
+//! - K in panels of 16 positions, `[4][key_dim][16]`: one vector load holds the same dimension of 16 keys, so scores need
+//!   no horizontal adds. q8_0: `[4][key_dim / 32]{16 f16 scales, [32][16] i8}`.
+//! - V row by row, `[64][value_dim]`; q8_0: `[64][value_dim / 32]{f16 scale, 32 i8}`.
 //!
 //! A page is what is taken at a time anyway, so that finding it costs one look into the table for 64 keys; 32 KiB a head at
 //! 128 dimensions of f16 are long enough a stretch of memory to be read at full speed.
@@ -73,7 +73,7 @@ const _: () = assert!(PARTIAL_ROWS_MAX / QUERY_ROWS_MAX >= 2 && KEY_TILE.is_mult
 /// Query rows of one KV head: `group` heads of each of some consecutive tokens.
 #[derive(Clone, Copy)]
 pub struct Queries<'a> {
-    /// Head `h` of token `t` starts at `t * stride + h * head_dim`.
+    /// Head `h` of token `t` starts at `t * stride + h * key_dim`.
     pub values: &'a [f32],
     /// Values from token to token.
     pub stride: usize,
@@ -85,7 +85,7 @@ pub struct Queries<'a> {
     pub position: usize,
     /// How many positions a token sees, itself among them: `usize::MAX` for all.
     pub window: usize,
-    /// What dot products are multiplied by, mostly `1 / sqrt(head_dim)`.
+    /// What dot products are multiplied by, mostly `1 / sqrt(key_dim)`.
     pub scale: f32,
     /// A score for each head of the group that takes its share of the weight and has no value.
     pub sinks: Option<&'a [f32]>,
@@ -120,7 +120,7 @@ pub struct RowResult<'a> {
     pub mass: f32,
 }
 
-/// f32 values of scratch that [`attend`] needs.
+/// f32 values of scratch that [`attend`] needs; `head_dim` is the larger of those of keys and of values.
 pub const fn attend_scratch(head_dim: usize) -> usize {
     let padded = head_dim.next_multiple_of(KEY_TILE);
     // Results, scores, running maxima and sums; queries and weights as integers, and their scales; tiles and their scales.
@@ -143,23 +143,23 @@ pub const fn key_ranges(n_keys: usize, n_rows: usize) -> (usize, usize) {
 }
 
 /// f32 values that hold the results of one KV head's ranges in a context of `ctx` positions, for [`merge`].
-pub const fn partials_len(ctx: usize, head_dim: usize) -> usize {
-    if ctx <= RANGE_KEYS_MIN { 0 } else { PARTIAL_ROWS_MAX * (head_dim + 1) }
+pub const fn partials_len(ctx: usize, value_dim: usize) -> usize {
+    if ctx <= RANGE_KEYS_MIN { 0 } else { PARTIAL_ROWS_MAX * (value_dim + 1) }
 }
 
-/// Merges the results of key ranges, `[n_ranges][n_rows][head_dim values, mass]`, into those of the first range.
-pub fn merge(parts: &mut [f32], n_rows: usize, head_dim: usize) {
-    let width = head_dim + 1;
+/// Merges the results of key ranges, `[n_ranges][n_rows][value_dim values, mass]`, into those of the first range.
+pub fn merge(parts: &mut [f32], n_rows: usize, value_dim: usize) {
+    let width = value_dim + 1;
     let (merged, others) = parts.split_at_mut(n_rows * width);
     for (row, merged) in merged.chunks_exact_mut(width).enumerate() {
         let others = || others.chunks_exact(width).skip(row).step_by(n_rows);
-        let (values, mass) = merged.split_at_mut(head_dim);
-        let top = others().fold(mass[0], |top, part| top.max(part[head_dim]));
+        let (values, mass) = merged.split_at_mut(value_dim);
+        let top = others().fold(mass[0], |top, part| top.max(part[value_dim]));
         let weight = (mass[0] - top).exp2();
         values.iter_mut().for_each(|x| *x *= weight);
         let mut total = weight;
         for part in others() {
-            let weight = (part[head_dim] - top).exp2();
+            let weight = (part[value_dim] - top).exp2();
             values.iter_mut().zip(part).for_each(|(sum, x)| *sum += weight * x);
             total += weight;
         }
@@ -179,7 +179,7 @@ pub(super) fn attend<S: Simd>(
     put: &mut dyn FnMut(RowResult<'_>),
 ) {
     // What tokens of a prompt come to does not depend on how many of them are in a pass.
-    let is_streamed = S::FAST && queries.n_tokens == 1 && kv.head_dim.is_multiple_of(S::LANES);
+    let is_streamed = S::FAST && queries.n_tokens == 1 && (kv.key_dim | kv.value_dim).is_multiple_of(S::LANES);
     match queries.rows() {
         n if !is_streamed || n > STREAMED_ROWS_MAX => {
             attend_rows::<S, TILED_ROWS, false>(s, kv, queries, keys, scratch, put);
@@ -208,8 +208,8 @@ fn attend_rows<S: Simd, const N: usize, const STREAMED: bool>(
     mut scratch: &mut [f32],
     put: &mut dyn FnMut(RowResult<'_>),
 ) {
-    let (d, n_rows, group) = (kv.head_dim, queries.rows(), queries.group);
-    let padded = d.next_multiple_of(KEY_TILE);
+    let (d, value_dim, n_rows, group) = (kv.key_dim, kv.value_dim, queries.rows(), queries.group);
+    let padded = value_dim.next_multiple_of(KEY_TILE);
     let n_blocks = n_rows.div_ceil(N);
     let scratch = &mut scratch;
     let steps = d.div_ceil(PANEL_ROWS);
@@ -225,7 +225,7 @@ fn attend_rows<S: Simd, const N: usize, const STREAMED: bool>(
     let k_tile = take(scratch, d / 2);
     let v_tile = take(scratch, padded / 2);
     let [k_scales, v_scales] = take::<[f32; KEY_TILE]>(scratch, 2) else { unreachable!() };
-    let floats = take::<f32>(scratch, PANEL_ROWS * padded);
+    let floats = take::<f32>(scratch, PANEL_ROWS * padded.max(d));
 
     let (q, q16): (&[[f32; N]], &[[tiled::Sixteen; N]]) = match STREAMED {
         true => {
@@ -248,10 +248,10 @@ fn attend_rows<S: Simd, const N: usize, const STREAMED: bool>(
         }
     }
 
-    let tile_bytes = kv.kv_type.row_bytes(d) * KEY_TILE;
-    let ask_bytes = tile_bytes.div_ceil(n_blocks).next_multiple_of(64);
+    let [key_bytes, value_bytes] = [d, value_dim].map(|dim| kv.kv_type.row_bytes(dim) * KEY_TILE);
+    let [ask_keys, ask_values] = [key_bytes, value_bytes].map(|bytes| bytes.div_ceil(n_blocks).next_multiple_of(64));
     if !keys.is_empty() {
-        Ahead::keys(&kv.tile(keys.start)).ask(s, tile_bytes);
+        Ahead::keys(&kv.tile(keys.start)).ask(s, key_bytes);
     }
     for first in keys.clone().step_by(KEY_TILE) {
         let (n, tile) = (KEY_TILE.min(keys.end - first), kv.tile(first));
@@ -278,7 +278,7 @@ fn attend_rows<S: Simd, const N: usize, const STREAMED: bool>(
             match STREAMED {
                 true => streamed::score(s, Keys { kv: tile, n, ahead: next_values }, &q[block * d..][..d], scores),
                 false => {
-                    next_values.skip(block * ask_bytes).ask(s, ask_bytes);
+                    next_values.skip(block * ask_values).ask(s, ask_values);
                     let q16 = &q16[block * steps..][..steps];
                     tiled::score(s, (k_tile, k_scales), (q16, &query_scales[block]), scores);
                 }
@@ -304,14 +304,14 @@ fn attend_rows<S: Simd, const N: usize, const STREAMED: bool>(
                     streamed::weigh(s, seen, keys.start, weights, sums, padded);
                 }
                 false => {
-                    next_keys.skip(block * ask_bytes).ask(s, ask_bytes);
+                    next_keys.skip(block * ask_keys).ask(s, ask_keys);
                     let (weights16, scales) = (&mut weights16[block], &mut weight_scales[block]);
                     for n in 0..N {
                         let row = block * N + n;
                         let seen = hidden(row)..seen(row);
                         scales[n] = tiled::quantise(s, &mut weights[n], seen, v_scales, &mut weights16[n]);
                     }
-                    tiled::weigh(s, v_tile, (weights16, scales), keys, sums, (d, padded));
+                    tiled::weigh(s, v_tile, (weights16, scales), keys, sums, (value_dim, padded));
                 }
             }
         }
@@ -323,7 +323,12 @@ fn attend_rows<S: Simd, const N: usize, const STREAMED: bool>(
         for x in sums.chunks_exact_mut(S::LANES) {
             s.store(s.mul(s.load(x), inverse), x);
         }
-        put(RowResult { token: row / group, head: row % group, values: &sums[..d], mass: tops[row] + total.log2() });
+        put(RowResult {
+            token: row / group,
+            head: row % group,
+            values: &sums[..value_dim],
+            mass: tops[row] + total.log2(),
+        });
     }
 }
 

@@ -15,7 +15,7 @@ pub(super) struct Keys<'a> {
     pub ahead: Ahead,
 }
 
-/// Queries in blocks of `N` rows, `[rows / N][head_dim][N]`, times `log2(e) * scale`: scores are exponents of 2.
+/// Queries in blocks of `N` rows, `[rows / N][key_dim][N]`, times `log2(e) * scale`: scores are exponents of 2.
 #[inline(always)]
 pub(super) fn pack_queries<const N: usize>(queries: &Queries<'_>, d: usize, q: &mut [[f32; N]]) {
     let scale = std::f32::consts::LOG2_E * queries.scale;
@@ -120,13 +120,13 @@ pub(super) fn weigh<S: Simd, const N: usize>(
     sums: &mut [f32],
     stride: usize,
 ) {
-    let n_vectors = keys.kv.head_dim / S::LANES;
+    let n_vectors = keys.kv.value_dim / S::LANES;
     // Half of the registers hold sums.
     let most = S::REGISTERS / 2 / N;
     let mut done = 0;
     while done < n_vectors {
         let at = done * S::LANES;
-        let done_bytes = keys.n * keys.kv.kv_type.row_bytes(keys.kv.head_dim) / n_vectors * done;
+        let done_bytes = keys.n * keys.kv.kv_type.row_bytes(keys.kv.value_dim) / n_vectors * done;
         let keys = Keys { ahead: keys.ahead.skip(done_bytes), ..keys };
         done += match most.min(n_vectors - done) {
             8.. => weigh_vectors::<S, N, 8>(s, keys, hidden, weights, sums, (stride, at)),
@@ -147,7 +147,7 @@ fn weigh_vectors<S: Simd, const N: usize, const V: usize>(
     sums: &mut [f32],
     (stride, at): (usize, usize),
 ) -> usize {
-    let part = V * S::LANES * kv.kv_type.row_bytes(kv.head_dim) / kv.head_dim;
+    let part = V * S::LANES * kv.kv_type.row_bytes(kv.value_dim) / kv.value_dim;
     let mut acc = load_block::<S, N, V>(s, sums, stride, at);
     for (key, row) in (hidden..n.min(KEY_TILE)).zip(kv.rows(hidden, n - hidden)) {
         ahead.skip(key * part).ask(s, part);

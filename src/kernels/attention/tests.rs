@@ -8,6 +8,7 @@ use crate::quant::GROUP;
 /// K, V and queries, and the cache they were stored in; what was not stored is NaN.
 struct Case {
     d: usize,
+    value_dim: usize,
     group: usize,
     n_tokens: usize,
     position: usize,
@@ -62,21 +63,23 @@ impl Case {
         let n = position + n_tokens;
         let n_pages = n.div_ceil(KEY_TILE);
         let first_page = (position + 1).saturating_sub(window) / KEY_TILE;
-        let (row_bytes, panel_bytes) = (kv_type.row_bytes(d), kv_type.panel_bytes(d));
-        let head_bytes = 2 * KEY_TILE * row_bytes;
+        let value_dim = v.len() / n;
+        let (row_bytes, panel_bytes) = (kv_type.row_bytes(value_dim), kv_type.panel_bytes(d));
+        let key_bytes = KEY_TILE * kv_type.row_bytes(d);
+        let head_bytes = key_bytes + KEY_TILE * row_bytes;
         let mut bytes = vec![0xff; 2 * n_pages * HEADS * head_bytes];
         let page_of = |page: usize| if page < first_page { u32::MAX } else { 2 * (n_pages - 1 - page) as u32 };
-        for (i, (k, v)) in k.chunks_exact(d).zip(v.chunks_exact(d)).enumerate().skip(first_page * KEY_TILE) {
+        for (i, (k, v)) in k.chunks_exact(d).zip(v.chunks_exact(value_dim)).enumerate().skip(first_page * KEY_TILE) {
             let (page, at) = (page_of(i / KEY_TILE) as usize, i % KEY_TILE);
             let head = &mut bytes[(page * HEADS + HEADS - 1) * head_bytes..][..head_bytes];
-            let (keys, values) = head.split_at_mut(head_bytes / 2);
+            let (keys, values) = head.split_at_mut(key_bytes);
             let panel = &mut keys[at / PANEL_ROWS * panel_bytes..][..panel_bytes];
             kernels.store_key(kv_type, k, panel, at % PANEL_ROWS);
             kernels.store_value(kv_type, v, &mut values[at * row_bytes..][..row_bytes]);
         }
         let pages = (0..n_pages).map(page_of).collect();
         let scale = (d as f32).sqrt().recip();
-        Case { d, group, n_tokens, position, window, scale, sinks: None, kv_type, k, v, q, bytes, pages }
+        Case { d, value_dim, group, n_tokens, position, window, scale, sinks: None, kv_type, k, v, q, bytes, pages }
     }
 
     /// The same with sinks as large as scores are, some below and some above them.
@@ -92,10 +95,11 @@ impl Case {
     }
 
     fn kv(&self) -> KvHead<'_> {
-        let head_bytes = 2 * KEY_TILE * self.kv_type.row_bytes(self.d);
+        let head_bytes = KEY_TILE * (self.kv_type.row_bytes(self.d) + self.kv_type.row_bytes(self.value_dim));
         KvHead {
             kv_type: self.kv_type,
-            head_dim: self.d,
+            key_dim: self.d,
+            value_dim: self.value_dim,
             bytes: &self.bytes,
             page_bytes: HEADS * head_bytes,
             offset: (HEADS - 1) * head_bytes,
@@ -107,11 +111,11 @@ impl Case {
         self.group * self.d + 3
     }
 
-    /// `[rows][head_dim values, mass]` over ranges of `range_len` keys, merged.
+    /// `[rows][value_dim values, mass]` over ranges of `range_len` keys, merged.
     fn run(&self, kernels: &Kernels, range_len: usize) -> Vec<f32> {
-        let &Case { d, group, .. } = self;
+        let &Case { d: key_dim, value_dim: d, group, .. } = self;
         let (kv, mut queries) = (self.kv(), self.queries());
-        let mut scratch = vec![f32::NAN; attend_scratch(d)];
+        let mut scratch = vec![f32::NAN; attend_scratch(d.max(key_dim))];
         let n_rows = queries.rows();
         let first = queries.first_key();
         let n_ranges = (queries.keys() - first).div_ceil(range_len);
@@ -143,7 +147,7 @@ impl Case {
 
     fn check(&self, kernels: &Kernels, got: &[f32]) {
         let &Case { d, group, position, kv_type, window, scale, .. } = self;
-        for (row, got) in got.chunks_exact(d + 1).enumerate() {
+        for (row, got) in got.chunks_exact(self.value_dim + 1).enumerate() {
             let want = self.want(row);
             // f16 keeps 11 bits: scores move by up to d * 4 * 2^-11 * scale, values by 2 * 2^-11; q8_0 keeps 7.
             let step = if kv_type == KvType::F16 { 1.0 / 2048.0 } else { 1.0 / 254.0 };
@@ -187,6 +191,27 @@ fn agrees_with_f64() {
             for kv_type in types(shape.0) {
                 let case = Case::new(kernels, kv_type, shape, 2.0);
                 case.check(kernels, &case.run(kernels, usize::MAX / 2));
+            }
+        }
+    }
+}
+
+#[test]
+fn keys_and_values_of_different_widths_agree_with_f64() {
+    // Of DeepSeek and MiMo, of Gemma 4's kind, and widths that no vector divides.
+    for (key_dim, value_dim) in [(192, 128), (64, 128), (128, 64), (576, 512), (40, 72), (96, 32)] {
+        for (group, n_tokens, position) in [(2, 1, 100), (1, 1, 0), (16, 1, 70), (3, 5, 130), (6, 8, 60)] {
+            for kernels in tiers() {
+                for kv_type in types(key_dim | value_dim) {
+                    let mut random = Random((key_dim + value_dim + group) as u64);
+                    let n = position + n_tokens;
+                    let mut values = |n: usize| (0..n).map(|_| random.unit() * 2.0).collect::<Vec<f32>>();
+                    let numbers =
+                        (values(n * key_dim), values(n * value_dim), values(n_tokens * (group * key_dim + 3)));
+                    let case = Case::of(kernels, kv_type, (key_dim, group, n_tokens, position), usize::MAX, numbers);
+                    case.check(kernels, &case.run(kernels, usize::MAX / 2));
+                    case.check(kernels, &case.run(kernels, 64));
+                }
             }
         }
     }

@@ -51,7 +51,7 @@ const _: () = assert!(WEIGHT_SUM * VALUE_MAX as usize <= i32::MAX as usize && KE
 /// f32 bits of infinity: what is not below is NaN or infinite.
 const INFINITE: i32 = 0x7f80_0000;
 
-/// Queries in blocks of `N` rows, `[rows / N][head_dim / 16][N][16]`, and their scales, times `log2(e) * scale`: scores are
+/// Queries in blocks of `N` rows, `[rows / N][key_dim / 16][N][16]`, and their scales, times `log2(e) * scale`: scores are
 /// exponents of 2. Rows beyond the last are zeros, and so is what fills up the last 16 dimensions.
 #[inline(always)]
 pub(super) fn pack_queries<S: Simd, const N: usize>(
@@ -117,7 +117,7 @@ pub(super) fn keys_to_tile<S: Simd>(
     }
 }
 
-/// The first `n` values of a page, `[dims / 64][32][64][2]`, and their scales; zeros beyond `head_dim`. Whole panels are
+/// The first `n` values of a page, `[dims / 64][32][64][2]`, and their scales; zeros beyond `value_dim`. Whole panels are
 /// read, as of keys.
 #[inline(always)]
 pub(super) fn values_to_tile<S: Simd>(
@@ -128,7 +128,7 @@ pub(super) fn values_to_tile<S: Simd>(
     tile: &mut Pairs,
     scales: &mut [f32; KEY_TILE],
 ) {
-    let padded = kv.head_dim.next_multiple_of(KEY_TILE);
+    let padded = kv.value_dim.next_multiple_of(KEY_TILE);
     let rows = &mut rows[..PANEL_ROWS * padded];
     for (first, scales) in scales.as_chunks_mut::<PANEL_ROWS>().0.iter_mut().enumerate() {
         let first = first * PANEL_ROWS;
@@ -159,10 +159,10 @@ pub(super) fn values_to_tile<S: Simd>(
     }
 }
 
-/// A row of V, zeros beyond `head_dim`, and the largest magnitude, infinity if one is NaN.
+/// A row of V, zeros beyond `value_dim`, and the largest magnitude, infinity if one is NaN.
 #[inline(always)]
 fn row_values<S: Simd>(s: S, kv: &KvTile<'_>, at: usize, out: &mut [f32]) -> f32 {
-    let (d, bytes) = (kv.head_dim, kv.row(at));
+    let (d, bytes) = (kv.value_dim, kv.row(at));
     let mut largest = s.splat_i(0);
     let mut done = 0;
     while done + 4 * S::LANES <= d {

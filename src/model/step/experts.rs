@@ -6,11 +6,13 @@
 
 use std::sync::Mutex;
 
-use super::super::config::{Config, EXPERTS_MAX, Experts, Gating};
-use super::super::weights::{Mixture, Weight};
-use super::{Buffers, Pass, Records, Sizes, Tools, WorkerScratch, each_row, multiply, padded, scale, share};
-use crate::bytes;
+use super::activations::ActivationBuffer;
+use super::buffers::{Buffers, Carver, WorkerScratch};
+use super::product::{Tools, multiply, scale_and_shift};
+use super::{Activation, ForwardPass, Sizes, each_row, padded, share};
 use crate::kernels::{ActLayout, ActType, Acts, Grid, Matrix, STREAM_TOKENS_MAX};
+use crate::model::config::{Config, EXPERTS_MAX, ExpertGroups, Experts, Gating, LayerConfig};
+use crate::model::weights::{Linear, MoeFfn, Weight};
 use crate::quant::PANEL_ROWS;
 
 /// Most rows of a group. A worker's copy of their activations stays in L2 (1 MiB at 4096 columns of int8), and unpacking
@@ -25,17 +27,7 @@ const WEIGHTS_SUM_MIN: f32 = 6.103_515_6e-5;
 
 const _: () = assert!(GROUP_ROWS_MAX.is_multiple_of(ROWS_STEP) && GROUP_ROWS_MAX > STREAM_TOKENS_MAX);
 
-/// What an expert makes of its gate and up projections.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Activation {
-    /// `silu(gate) * up`
-    Swiglu,
-    /// The clamped one of gpt-oss, with biases.
-    SwigluClamped,
-}
-
 /// Which tokens met which experts, and what has become of them.
-#[derive(Default)]
 pub(super) struct Routed<'a> {
     /// Scores of the router, `[n_batch, padded(count)]`.
     scores: &'a mut [f32],
@@ -53,60 +45,37 @@ pub(super) struct Routed<'a> {
     /// Gate and up of each group, `[2 * rows, padded(n_ff)]`, later all results, `[rows, padded(n_embd)]`.
     wide: &'a mut [f32],
     /// Activation records of `n_ff` values, one per row.
-    hidden: Records<'a>,
+    hidden: ActivationBuffer<'a>,
 }
 
 impl<'a> Routed<'a> {
-    /// Bytes of each part.
-    fn sizes(config: &Config, sizes: &Sizes) -> [usize; 8] {
-        let Some(Experts { count, used, n_ff, .. }) = config.experts else { return [0; 8] };
-        let rows = sizes.n_batch * used;
+    /// Takes its parts.
+    pub(super) fn cut(carver: &mut Carver<'a>, config: &Config, sizes: &Sizes) -> Routed<'a> {
+        let layers = || config.layers.iter().filter_map(LayerConfig::experts);
+        let most = |number: fn(&Experts) -> usize| layers().map(number).max().unwrap_or(0);
+        let (n, count, used) = (sizes.n_batch, most(|e| e.count), most(|e| e.used));
+        let (rows, n_ff) = (n * used, most(|e| e.n_ff));
         // An expert's rows make one group more than they fill.
         let groups = rows.min(count + rows / GROUP_ROWS_MAX);
-        [
-            sizes.n_batch * padded(count) * 4,
-            rows * 4,
-            rows * 4,
-            rows * 4,
-            groups * 4,
-            (groups + 1) * 4,
-            rows * (2 * padded(n_ff)).max(padded(config.n_embd)) * 4,
-            rows * ActLayout::new(n_ff).bytes(),
-        ]
-    }
-
-    /// Bytes of all parts.
-    pub(super) fn bytes(config: &Config, sizes: &Sizes) -> usize {
-        Self::sizes(config, sizes).into_iter().map(|bytes| bytes.next_multiple_of(64)).sum()
+        let wide = if rows == 0 { 0 } else { (2 * padded(n_ff)).max(padded(config.n_embd)) };
+        Routed {
+            scores: carver.take(n * padded(count)),
+            chosen: carver.take(rows),
+            row_of: carver.take(rows),
+            token_of: carver.take(rows),
+            expert_of: carver.take(groups),
+            cuts: carver.take(if rows == 0 { 0 } else { groups + 1 }),
+            n_groups: 0,
+            wide: carver.take(rows * wide),
+            hidden: ActivationBuffer::new(carver.take(rows * ActLayout::new(n_ff).bytes())),
+        }
     }
 
     /// Bytes that a worker needs for the activations of a group.
     pub(super) fn gathered_bytes(config: &Config, sizes: &Sizes) -> usize {
-        match config.experts {
-            Some(_) => sizes.n_batch.min(GROUP_ROWS_MAX) * ActLayout::new(config.n_embd).bytes(),
-            None => 0,
-        }
-    }
-
-    /// Carves the parts out of [`Routed::bytes`].
-    pub(super) fn carve(bytes: &'a mut [u8], config: &Config, sizes: &Sizes) -> Routed<'a> {
-        let mut rest = bytes;
-        let [scores, chosen, row_of, token_of, expert_of, cuts, wide, hidden] =
-            Self::sizes(config, sizes).map(|bytes| {
-                let (part, tail) = std::mem::take(&mut rest).split_at_mut(bytes.next_multiple_of(64));
-                rest = tail;
-                &mut part[..bytes]
-            });
-        Routed {
-            scores: bytes::cast_mut(scores),
-            chosen: bytes::cast_mut(chosen),
-            row_of: bytes::cast_mut(row_of),
-            token_of: bytes::cast_mut(token_of),
-            expert_of: bytes::cast_mut(expert_of),
-            cuts: bytes::cast_mut(cuts),
-            n_groups: 0,
-            wide: bytes::cast_mut(wide),
-            hidden: Records::new(hidden),
+        match config.layers.iter().any(|layer| layer.experts().is_some()) {
+            true => sizes.n_batch.min(GROUP_ROWS_MAX) * ActLayout::new(config.n_embd).bytes(),
+            false => 0,
         }
     }
 
@@ -152,38 +121,60 @@ fn choose(keys: &[f32], chosen: &mut [u32]) {
     }
 }
 
-/// The scores of one token and what becomes of them.
-#[derive(Clone, Copy)]
-struct Scores<'s> {
-    scores: &'s [f32],
-    bias: Option<&'s [f32]>,
+/// What the scores of one token become to choose experts by: softmax keeps their order, so that they do, unless something
+/// is added to it or groups are compared.
+fn selection_keys(scores: &[f32], experts: &Experts, selection_bias: Option<&[f32]>, keys: &mut [f32]) {
+    keys.copy_from_slice(scores);
+    if selection_bias.is_none() && experts.groups.is_none() {
+        return;
+    }
+    match experts.gating {
+        Gating::Sigmoid => keys.iter_mut().for_each(|key| *key = sigmoid(*key)),
+        Gating::Softmax => {
+            let top = keys.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let total: f32 = keys.iter().map(|key| (key - top).exp()).sum();
+            keys.iter_mut().for_each(|key| *key = (*key - top).exp() / total);
+        }
+        Gating::SoftmaxOfChosen => {}
+    }
+    for (key, bias) in keys.iter_mut().zip(selection_bias.into_iter().flatten()) {
+        *key += bias;
+    }
+    if let Some(groups) = experts.groups {
+        close_groups(groups, keys);
+    }
 }
 
-impl Scores<'_> {
-    fn of(&self, expert: usize) -> f32 {
-        self.scores[expert] + self.bias.map_or(0.0, |bias| bias[expert])
+/// Leaves the keys of the groups whose two best add up to most; those of the others become minus infinity.
+fn close_groups(groups: ExpertGroups, keys: &mut [f32]) {
+    let len = keys.len() / groups.count;
+    let mut sums = [0f32; EXPERTS_MAX];
+    let sums = &mut sums[..groups.count];
+    for (sum, keys) in sums.iter_mut().zip(keys.chunks_exact(len)) {
+        let best = keys.iter().fold([f32::NEG_INFINITY; 2], |[first, second], &key| match key {
+            key if key > first => [key, first],
+            key => [first, second.max(key)],
+        });
+        *sum = best[0] + best[1];
     }
-
-    /// What experts are chosen by: softmax keeps the order of scores, so that they do, unless something is added to it.
-    fn keys(&self, gating: Gating, selection_bias: Option<&[f32]>, keys: &mut [f32]) {
-        keys.iter_mut().enumerate().for_each(|(expert, key)| *key = self.of(expert));
-        let Some(selection_bias) = selection_bias else { return };
-        match gating {
-            Gating::Sigmoid => keys.iter_mut().for_each(|key| *key = sigmoid(*key)),
-            Gating::Softmax => {
-                let top = keys.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-                let total: f32 = keys.iter().map(|key| (key - top).exp()).sum();
-                keys.iter_mut().for_each(|key| *key = (*key - top).exp() / total);
-            }
-            Gating::SoftmaxOfChosen => {}
+    let mut open = [0u32; EXPERTS_MAX];
+    choose(sums, &mut open[..groups.used]);
+    for (group, keys) in keys.chunks_exact_mut(len).enumerate() {
+        if !open[..groups.used].contains(&(group as u32)) {
+            keys.fill(f32::NEG_INFINITY);
         }
-        keys.iter_mut().zip(selection_bias).for_each(|(key, bias)| *key += bias);
     }
+}
 
+/// The scores of one token.
+#[derive(Clone, Copy)]
+struct Scores<'s>(&'s [f32]);
+
+impl Scores<'_> {
     /// The weight of each expert of `chosen`, handed to `put` in turn.
     fn weights(&self, experts: &Experts, chosen: &[u32], mut put: impl FnMut(usize, f32)) {
-        let of_chosen = || chosen.iter().map(|&expert| self.of(expert as usize));
-        let all = || (0..experts.count).map(|expert| self.of(expert));
+        let of_chosen = || chosen.iter().map(|&expert| self.0[expert as usize]);
+        let all = || self.0[..experts.count].iter().copied();
         // The softmax over all, scaled to the sum 1 over those chosen, is the softmax over those chosen.
         let alone = experts.gating == Gating::SoftmaxOfChosen || experts.normalised;
         let top = match alone {
@@ -210,17 +201,16 @@ fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + (-x).exp())
 }
 
-impl Pass<'_, '_> {
+impl ForwardPass<'_, '_> {
     /// Scores the experts for every token of the normed stream, chooses the best of them, and sorts the tokens by expert.
-    pub fn route(&mut self, moe: &Mixture) {
+    pub fn route(&mut self, moe: &MoeFfn) {
         let (n, tools) = (self.n_rows, self.tools());
-        let experts = self.experts();
-        let Experts { count, used, gating, .. } = experts;
+        let experts = moe.experts;
+        let Experts { count, used, .. } = experts;
         let Buffers { acts, routed, workers, .. } = &mut *self.buffers;
         let products = [(&moe.router, &mut *routed.scores)];
         multiply(tools, workers, (acts, n), products, false);
         let scores = &*routed.scores;
-        let bias = moe.router_bias.as_ref().map(|bias| bias.values(self.region));
         let selection_bias = moe.selection_bias.as_ref().map(|bias| bias.values(self.region));
         let grid = each_row(self.team, routed.chosen, (n, used, used));
         share(self.team, n, &|worker| {
@@ -228,19 +218,15 @@ impl Pass<'_, '_> {
             let keys = &mut keys[..count];
             while let Some(mut block) = grid.next_of(worker) {
                 let scores = &scores[block.row0 * padded(count)..][..count];
-                Scores { scores, bias }.keys(gating, selection_bias, keys);
+                selection_keys(scores, &experts, selection_bias, keys);
                 choose(keys, block.row(0));
             }
         });
         routed.sort(n, experts);
     }
 
-    fn experts(&self) -> Experts {
-        self.config.experts.expect("Config::from_metadata demands experts of an architecture that has a router")
-    }
-
     /// Gate and up projections of the normed stream, which stays in the activation records, at every token's experts.
-    pub fn project_experts(&mut self, moe: &Mixture) {
+    pub fn project_experts(&mut self, moe: &MoeFfn) {
         let (n, tools) = (self.n_rows, self.tools());
         let Buffers { acts, routed, workers, .. } = &mut *self.buffers;
         let groups = Groups {
@@ -252,54 +238,52 @@ impl Pass<'_, '_> {
     }
 
     /// `sum_k weight_k * down_k(activation(gate_k, up_k))` over each token's experts, added to the residual stream.
-    pub fn add_experts(&mut self, moe: &Mixture, activation: Activation) {
-        let experts = self.experts();
+    pub fn add_experts(&mut self, moe: &MoeFfn, activation: Activation) {
+        let experts = moe.experts;
         let Experts { count, used, n_ff: f, .. } = experts;
-        let (n, e, kernels, region) = (self.n_rows, self.config.n_embd, self.kernels, self.region);
-        let bias_of = |i: usize, expert: usize| {
-            let biases = moe.biases.as_ref().expect("this activation belongs to experts with biases");
-            biases[i].values_of(region, expert)
-        };
+        let (n, e, kernels) = (self.n_rows, self.config.n_embd, self.kernels);
         let layout = ActLayout::new(f);
-        let (tools, form) = (self.tools(), kernels.act_type(moe.down.ty, n * used));
+        let (tools, format) = (self.tools(), kernels.act_type(moe.down.weight.ty, n * used));
         let Buffers { x, routed, workers, .. } = &mut *self.buffers;
         let cuts = &routed.cuts[..=routed.n_groups];
-        let (wide, expert_of) = (&*routed.wide, &*routed.expert_of);
+        let wide = &*routed.wide;
         let rows = |bytes, cols, block| Grid::grouped(bytes, (cols, layout.bytes()), (cuts, 1), block);
-        routed.hidden.write((kernels, self.team), (layout, form), rows, |(group, row), cols, out| {
+        routed.hidden.write((kernels, self.team), (layout, format), rows, |(group, row), cols, out| {
             // The rows of gate, then those of up, before them twice as many rows as before the group.
             let at = |rows: u32| &wide[(row + rows as usize) * padded(f)..][..f];
-            let (gate, up) = (&at(cuts[group])[cols.clone()], &at(cuts[group + 1])[cols.clone()]);
-            match activation {
-                Activation::Swiglu => kernels.silu_mul(gate, up, out),
-                Activation::SwigluClamped => {
-                    let expert = expert_of[group] as usize;
-                    let [gate_bias, up_bias] = [0, 1].map(|i| &bias_of(i, expert)[cols.clone()]);
-                    kernels.swiglu_clamped((gate, gate_bias), (up, up_bias), out);
-                }
-            }
+            let (gate, up) = (&at(cuts[group])[cols.clone()], &at(cuts[group + 1])[cols]);
+            activation.apply(kernels, gate, up, out);
         });
         let groups = Groups { expert_of: routed.expert_of, cuts, token_of: None };
         multiply_groups(tools, workers, (&mut routed.hidden, n * used), &groups, [&moe.down], routed.wide);
         let (chosen, row_of, scores, results) = (&*routed.chosen, &*routed.row_of, &*routed.scores, &*routed.wide);
-        let bias = moe.router_bias.as_ref().map(|bias| bias.values(region));
         let grid = each_row(self.team, x, (n, e, padded(e)));
         share(self.team, n, &|worker| {
             while let Some(mut block) = grid.next_of(worker) {
                 let token = block.row0;
                 let (chosen, row_of) = (&chosen[token * used..][..used], &row_of[token * used..][..used]);
                 let scores = &scores[token * padded(count)..][..count];
-                Scores { scores, bias }.weights(&experts, chosen, |i, weight| {
+                Scores(scores).weights(&experts, chosen, |i, weight| {
                     let result = &results[row_of[i] as usize * padded(e)..][..e];
-                    let x = block.row(0);
-                    x.iter_mut().zip(result).for_each(|(x, y)| *x += weight * y);
-                    if moe.biases.is_some() {
-                        let bias = bias_of(2, chosen[i] as usize);
-                        x.iter_mut().zip(bias).for_each(|(x, bias)| *x += weight * bias);
-                    }
+                    block.row(0).iter_mut().zip(result).for_each(|(x, y)| *x += weight * y);
                 });
             }
         });
+    }
+
+    /// The sigmoid of the dot product of each token's normed stream with `gate`: what its shared expert counts.
+    pub(super) fn score_shared(&mut self, gate: &Weight) {
+        let gate = gate.values(self.region);
+        let Buffers { acts, shared_gates, .. } = &mut *self.buffers;
+        assert!(acts.has_f32());
+        let layout = acts.layout();
+        let records = acts.bytes.chunks_exact(layout.bytes());
+        for (score, record) in shared_gates.iter_mut().zip(records).take(self.n_rows) {
+            // Sums of 16 keep rounding below that of the products around it.
+            let dot = |(x, gate): (&[f32], &[f32])| x.iter().zip(gate).map(|(x, gate)| x * gate).sum::<f32>();
+            let parts = layout.values(record).chunks(16).zip(gate.chunks(16)).map(dot);
+            *score = sigmoid(parts.sum());
+        }
     }
 }
 
@@ -311,18 +295,18 @@ struct Groups<'g> {
     token_of: Option<&'g [u32]>,
 }
 
-/// Products of the rows of every group with the group's matrices in all of `weights`, under one barrier. Of `out`, a group
-/// takes as many rows as it has, once for each weight in turn.
+/// Products of the rows of every group with the group's maps in all of `maps`, under one barrier. Of `out`, a group
+/// takes as many rows as it has, once for each map in turn.
 fn multiply_groups<const N: usize>(
     Tools { kernels, team, region, tile }: Tools<'_>,
     workers: &[Mutex<WorkerScratch<'_>>],
-    (records, n_records): (&mut Records<'_>, usize),
+    (records, n_records): (&mut ActivationBuffer<'_>, usize),
     groups: &Groups<'_>,
-    weights: [&Weight; N],
+    maps: [&Linear; N],
     out: &mut [f32],
 ) {
-    let (cols, width) = (weights[0].cols, weights[0].rows.next_multiple_of(PANEL_ROWS));
-    let layout = ActLayout::new(cols);
+    let layout = records.layout();
+    let (cols, width) = (layout.cols(), maps[0].weight.rows.next_multiple_of(PANEL_ROWS));
     let record_bytes = layout.bytes();
     let sizes = || groups.cuts.windows(2).map(|cut| (cut[1] - cut[0]) as usize);
     let few = sizes().all(|n| n <= STREAM_TOKENS_MAX);
@@ -333,14 +317,14 @@ fn multiply_groups<const N: usize>(
             (sizes().len() * N * width / kernels.stripe_rows() / (team.size() * 8)).clamp(1, 8) * kernels.stripe_rows()
         }
     };
-    for kind in records.form.and_others() {
-        if !sizes().any(|n| weights.iter().any(|w| kernels.act_type(w.ty, n) == kind)) {
+    for format in records.format().and_others() {
+        if !sizes().any(|n| maps.iter().any(|map| kernels.act_type(map.weight.ty, n) == format)) {
             continue;
         }
-        records.bring((kernels, team), layout, n_records, kind);
+        records.ensure((kernels, team), n_records, format);
         let records = &*records.bytes;
         // A record's f32 values come first, whatever was made of them follows.
-        let needed = if kind == ActType::F32 { 0..cols * 4 } else { cols * 4..record_bytes };
+        let needed = if format == ActType::F32 { 0..cols * 4 } else { cols * 4..record_bytes };
         let grid = Grid::grouped(out, (width, padded(width)), (groups.cuts, N), block).in_parts(team.size());
         let grid = if few { grid.tapered() } else { grid };
         team.drain(&|worker| {
@@ -348,8 +332,9 @@ fn multiply_groups<const N: usize>(
             let WorkerScratch { kernels: tile_scratch, gathered } = &mut *scratch;
             let mut at_hand = None;
             while let Some(mut block) = grid.next_of(worker) {
-                let (group, weight) = (block.band / N, weights[block.band % N]);
-                if kernels.act_type(weight.ty, block.rows) != kind {
+                let (group, map) = (block.band / N, maps[block.band % N]);
+                let weight = &map.weight;
+                if kernels.act_type(weight.ty, block.rows) != format {
                     continue;
                 }
                 let rows = groups.cuts[group] as usize..groups.cuts[group + 1] as usize;
@@ -377,7 +362,7 @@ fn multiply_groups<const N: usize>(
                 let panels = weight.matrix_of(region, expert);
                 let matrix = Matrix { panels, panel_bytes: weight.ty.panel_bytes(cols), cols };
                 kernels.matmul(weight.ty, &matrix, &acts, &mut block, false, (tile, &mut **tile_scratch));
-                scale(&mut block, weight.factor_of(region, expert));
+                scale_and_shift(&mut block, weight.factor_of(region, expert), map.bias_of(region, expert));
             }
         });
     }

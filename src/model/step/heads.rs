@@ -1,9 +1,13 @@
 //! Q, K and V: projection, norms, rotation, and the way into the cache.
 
-use super::{Buffers, Config, HEAD_DIM_MAX, PAGE_TOKENS, Pass, Sizes, Span, Weight, each_row, multiply, padded, share};
-use crate::bytes;
-use crate::kernels::Grid;
+use super::buffers::{Buffers, Carver};
+use super::product::multiply;
+use super::{ForwardPass, HEAD_DIM_MAX, PAGE_TOKENS, SequenceSlice, Sizes, each_row, padded, share};
+use crate::kernels::{Grid, Kernels};
+use crate::model::cache::LayerPages;
+use crate::model::config::QueryTemperature;
 use crate::model::rope::Rope;
+use crate::model::weights::AttentionWeights;
 use crate::quant::PANEL_ROWS;
 
 /// Which values of a head are rotated together.
@@ -13,16 +17,6 @@ pub enum Pairing {
     Neighbours,
     /// `(i, i + rope_dim / 2)`
     Halves,
-}
-
-/// What an architecture does to its heads between projection and attention.
-pub struct HeadSteps<'w> {
-    /// Biases of Q, K and V.
-    pub biases: Option<&'w [Weight; 3]>,
-    /// RMSNorm weights for every head of Q and of K.
-    pub norms: Option<&'w [Weight; 2]>,
-    /// The rotation of Q and K.
-    pub pairing: Pairing,
 }
 
 /// Cosines and sines for the tokens of a pass.
@@ -36,49 +30,21 @@ pub(super) struct Rotation<'a> {
 }
 
 impl<'a> Rotation<'a> {
-    fn each(config: &Config) -> impl Iterator<Item = &Rope> {
-        std::iter::once(&config.rope).chain(config.window.as_ref().map(|window| &window.rope))
-    }
-
-    fn table_bytes(rope: &Rope, sizes: &Sizes) -> usize {
-        sizes.n_batch * rope.dim / 2 * 4
-    }
-
-    /// Bytes of those that the model has.
-    pub(super) fn bytes(config: &Config, sizes: &Sizes) -> usize {
-        Self::each(config).map(|rope| rope.dim / 2 * 8 + 2 * Self::table_bytes(rope, sizes)).sum()
-    }
-
-    /// Carves them out of [`Rotation::bytes`]; the factors are those of layers without a window.
-    pub(super) fn carve(
-        bytes: &'a mut [u8],
-        config: &Config,
-        sizes: &Sizes,
-        factors: Option<&[f32]>,
-    ) -> Vec<Rotation<'a>> {
-        // All tables of f64 come first, so that they are aligned.
-        let tables = Self::each(config).map(|rope| rope.dim / 2 * 8).sum();
-        let (mut tables, mut rest) = bytes.split_at_mut(tables);
-        let rotations = Self::each(config).enumerate().map(|(i, rope)| {
-            let (frequencies, tail) = std::mem::take(&mut tables).split_at_mut(rope.dim / 2 * 8);
-            tables = tail;
-            let (cos, tail) = std::mem::take(&mut rest).split_at_mut(Self::table_bytes(rope, sizes));
-            let (sin, tail) = tail.split_at_mut(Self::table_bytes(rope, sizes));
-            rest = tail;
-            let frequencies: &mut [f64] = bytes::cast_mut(frequencies);
-            rope.frequencies(factors.filter(|_| i == 0), frequencies);
-            let magnitude = f64::from(rope.magnitude);
-            Rotation { magnitude, frequencies, cos: bytes::cast_mut(cos), sin: bytes::cast_mut(sin) }
-        });
-        rotations.collect()
+    /// Takes its tables and fills that of frequencies; `factors` are divisors of them.
+    pub(super) fn cut(carver: &mut Carver<'a>, rope: &Rope, sizes: &Sizes, factors: Option<&[f32]>) -> Rotation<'a> {
+        let half = rope.dim / 2;
+        let frequencies = carver.take(half);
+        rope.frequencies(factors, frequencies);
+        let (cos, sin) = (carver.take(sizes.n_batch * half), carver.take(sizes.n_batch * half));
+        Rotation { magnitude: f64::from(rope.magnitude), frequencies, cos, sin }
     }
 
     /// Of the positions of one sequence's tokens.
-    fn turn_to(&mut self, span: &Span<'_>) {
+    fn locate(&mut self, slice: &SequenceSlice<'_>) {
         let half = self.frequencies.len();
         let rows = self.cos.chunks_exact_mut(half).zip(self.sin.chunks_exact_mut(half));
-        for (t, (cos, sin)) in rows.skip(span.first).take(span.n).enumerate() {
-            let position = (span.position + t) as f64;
+        for (t, (cos, sin)) in rows.skip(slice.first).take(slice.n).enumerate() {
+            let position = (slice.position + t) as f64;
             for ((cos, sin), frequency) in cos.iter_mut().zip(sin).zip(self.frequencies.iter()) {
                 let (s, c) = (position * frequency).sin_cos();
                 (*cos, *sin) = ((c * self.magnitude) as f32, (s * self.magnitude) as f32);
@@ -87,26 +53,71 @@ impl<'a> Rotation<'a> {
     }
 }
 
-impl Pass<'_, '_> {
+/// What is done to a head between its projection and attention.
+struct HeadSteps<'s> {
+    kernels: &'s Kernels,
+    eps: f32,
+    norm: Option<&'s [f32]>,
+    /// `None` in a layer that does not rotate.
+    rotation: Option<(&'s Rotation<'s>, Pairing)>,
+}
+
+impl HeadSteps<'_> {
+    fn rotate(&self, head: &mut [f32], token: usize) {
+        let Some((Rotation { frequencies, cos, sin, .. }, pairing)) = self.rotation else { return };
+        let half = frequencies.len();
+        let (cos, sin) = (&cos[token * half..][..half], &sin[token * half..][..half]);
+        match pairing {
+            Pairing::Neighbours => self.kernels.rope_pairs(&mut head[..2 * half], cos, sin),
+            Pairing::Halves => self.kernels.rope_halves(&mut head[..2 * half], cos, sin),
+        }
+    }
+
+    /// Norm and rotation where it lies.
+    fn prepare(&self, head: &mut [f32], token: usize) {
+        if let Some(norm) = self.norm {
+            self.kernels.rms_norm_in_place(head, norm, self.eps);
+        }
+        self.rotate(head, token);
+    }
+
+    /// Norm and rotation on the way.
+    fn prepare_into(&self, head: &[f32], out: &mut [f32], token: usize) {
+        match self.norm {
+            Some(norm) => self.kernels.rms_norm(head, norm, self.eps, out),
+            None => out.copy_from_slice(head),
+        }
+        self.rotate(out, token);
+    }
+}
+
+impl QueryTemperature {
+    fn factor(&self, position: usize) -> f32 {
+        1.0 + self.beta * (1.0 + (position / self.length) as f32).ln()
+    }
+}
+
+impl ForwardPass<'_, '_> {
     /// Finds every token's place: cosines and sines of its position, and its page.
     pub fn locate(&mut self) {
-        assert!(self.spans.iter().map(|span| span.n).sum::<usize>() == self.tokens.len());
+        assert!(self.slices.iter().map(|slice| slice.n).sum::<usize>() == self.tokens.len());
         for rotation in &mut self.buffers.rotations {
-            self.spans.iter().for_each(|span| rotation.turn_to(span));
+            self.slices.iter().for_each(|slice| rotation.locate(slice));
         }
-        self.buffers.lists.list_writes(self.spans);
+        self.buffers.lists.list_writes(self.slices);
     }
 
     /// Q, K and V of the normed stream.
-    pub fn project_qkv(&mut self, q: &Weight, k: &Weight, v: &Weight) {
+    pub fn project_qkv(&mut self, attn: &AttentionWeights) {
         let (n, tools) = (self.tokens.len(), self.tools());
-        let Buffers { acts, q: q_out, k: k_out, v: v_out, workers, .. } = &mut *self.buffers;
-        let products = [(q, &mut **q_out), (k, &mut **k_out), (v, &mut **v_out)];
+        let Buffers { acts, q, k, v, workers, .. } = &mut *self.buffers;
+        let products = [(&attn.q, &mut **q), (&attn.k, &mut **k), (&attn.v, &mut **v)];
         multiply(tools, workers, (acts, n), products, false);
     }
 
     /// RMSNorm of Q and K over all heads of a token together.
-    pub fn norm_qk(&mut self, norms: &[Weight; 2]) {
+    pub fn norm_qk(&mut self, attn: &AttentionWeights) {
+        let norms = attn.qk_norms.as_ref().expect("the architecture has norms of Q and K");
         let (n, eps, kernels, team) = (self.tokens.len(), self.config.norm_eps, self.kernels, self.team);
         let Buffers { q, k, .. } = &mut *self.buffers;
         let [(q_norm, q), (k_norm, k)] = [(&norms[0], &mut **q), (&norms[1], &mut **k)]
@@ -121,83 +132,57 @@ impl Pass<'_, '_> {
         });
     }
 
-    /// Makes the heads ready for attention: adds biases, norms Q and K, rotates them by their token's position, and stores
-    /// K and V in the cache of layer `layer`.
-    pub fn prepare_heads(&mut self, layer: usize, steps: &HeadSteps<'_>) {
-        let (n, d, half) = (self.tokens.len(), self.config.head_dim, self.config.rope.dim / 2);
-        let (n_heads, n_kv_heads, group) = (self.config.n_heads, self.config.n_kv_heads, self.config.group());
-        let (spans, kernels) = (self.spans, self.kernels);
-        let (eps, region) = (self.config.norm_eps, self.region);
-        let bias = |i: usize| steps.biases.map(|biases| biases[i].values(region));
-        let [q_bias, k_bias, v_bias] = [bias(0), bias(1), bias(2)];
-        let norm = |i: usize| steps.norms.map(|norms| norms[i].values(region));
-        let [q_norm, k_norm] = [norm(0), norm(1)];
-        let add_bias = |head: &mut [f32], bias: Option<&[f32]>, first: usize| {
-            for (x, b) in head.iter_mut().zip(bias.into_iter().flat_map(|b| &b[first..])) {
-                *x += b;
-            }
-        };
-        let cache = self.kv.layer_mut(layer);
+    /// Makes the heads of layer `layer` ready for attention: norms those of Q and K, unless their norm is over all heads,
+    /// rotates them by their token's position, and stores K and V in the cache.
+    pub fn prepare_heads(&mut self, layer: usize, attn: &AttentionWeights, pairing: Pairing) {
+        let config = *self.attention_config(layer);
+        let (n, key_dim, slices, kernels, team) =
+            (self.tokens.len(), config.key_dim, self.slices, self.kernels, self.team);
         let Buffers { q, k, v, rotations, lists, .. } = &mut *self.buffers;
-        let Rotation { cos, sin, .. } = &rotations[cache.reach as usize];
-        let (k, v) = (&**k, &**v);
-        let turn = |head: &mut [f32], token: usize| {
-            let (cos, sin) = (&cos[token * half..][..half], &sin[token * half..][..half]);
-            match steps.pairing {
-                Pairing::Neighbours => kernels.rope_pairs(&mut head[..2 * half], cos, sin),
-                Pairing::Halves => kernels.rope_halves(&mut head[..2 * half], cos, sin),
-            }
+        let rotation = config.rope.map(|rope| (&rotations[rope], pairing));
+        let steps = |i: usize| {
+            let norm = attn.qk_norms.as_ref().map(|norms| &norms[i]).filter(|norm| norm.cols == key_dim);
+            HeadSteps { kernels, eps: self.config.norm_eps, norm: norm.map(|norm| norm.values(self.region)), rotation }
         };
-        let turned =
-            Grid::new(q, (n, n_heads * d, padded(n_heads * d)), (PANEL_ROWS, group * d)).in_parts(self.team.size());
-        let width = padded(n_kv_heads * d);
-        let kv_type = cache.kv_type;
-        let (row_bytes, panel_bytes) = (kv_type.row_bytes(d), kv_type.panel_bytes(d));
-        let half_bytes = PAGE_TOKENS * row_bytes;
-        // K or V of one head and page at a time: tokens of one panel share cache lines.
-        let (picks, writes) = (&lists.picks[cache.reach as usize], &lists.writes[cache.reach as usize]);
-        let cached = Grid::picked(cache.bytes, cache.page_bytes, picks, half_bytes).in_parts(self.team.size());
-        share(self.team, n, &|worker| {
-            let (mut raw, mut ready) = ([0f32; HEAD_DIM_MAX], [0f32; HEAD_DIM_MAX]);
-            let (raw, ready) = (&mut raw[..d], &mut ready[..d]);
-            while let Some(mut block) = cached.next_of(worker) {
-                let half = block.col0 / half_bytes;
-                let (head, is_value) = (half / 2, half % 2 == 1);
+        let [q_steps, k_steps] = [steps(0), steps(1)];
+        let (q_width, group) = (config.q_width(), config.group());
+        let queries = Grid::new(q, (n, q_width, padded(q_width)), (PANEL_ROWS, group * key_dim)).in_parts(team.size());
+        let LayerPages { bytes, layout, pool } = self.cache.pages_mut(layer);
+        // One head of one page at a time: tokens of one panel share cache lines.
+        let (picks, writes) = (&lists.picks[pool], &lists.writes[pool]);
+        let pages = Grid::picked(bytes, layout.page_bytes(), picks, layout.head_bytes()).in_parts(team.size());
+        let (keys, values) = ((&**k, padded(config.k_width())), (&**v, padded(config.v_width())));
+        // The position of every token, for queries that are scaled by it.
+        let position_of = |token: usize| {
+            let slice = slices[slices.partition_point(|slice| slice.first <= token) - 1];
+            slice.position + token - slice.first
+        };
+        share(team, n, &|worker| {
+            let mut ready = [0f32; HEAD_DIM_MAX];
+            while let Some(mut block) = pages.next_of(worker) {
+                let head = block.col0 / layout.head_bytes();
                 let write = writes[block.band];
-                let (span, start) = (&spans[write.span as usize], write.index as usize * PAGE_TOKENS);
-                let positions = span.position.max(start)..(span.position + span.n).min(start + PAGE_TOKENS);
-                for at in positions {
-                    let token = span.first + at - span.position;
-                    let from = token * width + head * d;
-                    let at = at - start;
-                    let (mut x, bias) = if is_value { (&v[from..][..d], v_bias) } else { (&k[from..][..d], k_bias) };
-                    if bias.is_some() {
-                        raw.copy_from_slice(x);
-                        add_bias(raw, bias, head * d);
-                        x = raw;
-                    }
-                    if is_value {
-                        kernels.store_value(kv_type, x, &mut block.row(0)[at * row_bytes..][..row_bytes]);
-                    } else {
-                        match k_norm {
-                            Some(norm) => kernels.rms_norm(x, norm, eps, ready),
-                            None => ready.copy_from_slice(x),
-                        }
-                        turn(ready, token);
-                        let panel = &mut block.row(0)[at / PANEL_ROWS * panel_bytes..][..panel_bytes];
-                        kernels.store_key(kv_type, ready, panel, at % PANEL_ROWS);
-                    }
+                let (slice, start) = (&slices[write.slice as usize], write.index as usize * PAGE_TOKENS);
+                let positions = slice.position.max(start)..(slice.position + slice.n).min(start + PAGE_TOKENS);
+                let (key_bytes, value_bytes) = block.row(0).split_at_mut(layout.key_bytes());
+                for position in positions {
+                    let (token, at) = (slice.first + position - slice.position, position - start);
+                    let key = &keys.0[token * keys.1 + head * key_dim..][..key_dim];
+                    k_steps.prepare_into(key, &mut ready[..key_dim], token);
+                    layout.store_key(kernels, &ready[..key_dim], key_bytes, at);
+                    let value = &values.0[token * values.1 + head * config.value_dim..][..config.value_dim];
+                    layout.store_value(kernels, value, value_bytes, at);
                 }
             }
-            while let Some(mut block) = turned.next_of(worker) {
+            while let Some(mut block) = queries.next_of(worker) {
                 for t in 0..block.rows {
-                    let (token, col0) = (block.row0 + t, block.col0);
-                    for (h, head) in block.row(t).chunks_exact_mut(d).enumerate() {
-                        add_bias(head, q_bias, col0 + h * d);
-                        if let Some(norm) = q_norm {
-                            kernels.rms_norm_in_place(head, norm, eps);
-                        }
-                        turn(head, token);
+                    let token = block.row0 + t;
+                    for head in block.row(t).chunks_exact_mut(key_dim) {
+                        q_steps.prepare(head, token);
+                    }
+                    if let Some(temperature) = &config.temperature {
+                        let factor = temperature.factor(position_of(token));
+                        block.row(t).iter_mut().for_each(|x| *x *= factor);
                     }
                 }
             }

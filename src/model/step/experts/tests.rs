@@ -1,12 +1,12 @@
 //! Grouped products against the formula, one token at a time in f64.
 
 use super::*;
+use crate::bytes;
 use crate::kernels::{self, Kernels, KvType, Team, Tile};
-use crate::model::config::Arch;
-use crate::model::rope::Rope;
-use crate::model::step::scratch_bytes;
-use crate::model::weights::Form;
-use crate::model::{Kv, Sizes};
+use crate::model::config::{FfnConfig, LayerConfig, MixerConfig};
+use crate::model::step::{OutputRows, scratch_bytes};
+use crate::model::weights::{Form, GatedFfn, SharedExpert};
+use crate::model::{Architecture, Cache, CachePlan, Sizes};
 use crate::quant::WeightType;
 
 const E: usize = 48;
@@ -20,7 +20,7 @@ const EXPERTS: Experts = Experts {
     gating: Gating::Softmax,
     normalised: true,
     scale: 1.0,
-    leading_dense: 0,
+    groups: None,
 };
 const EVERYBODYS: usize = 2;
 const NOBODYS: usize = 5;
@@ -31,13 +31,20 @@ struct Kind {
     experts: Experts,
     router_bias: bool,
     selection_bias: bool,
+    /// A shared expert that counts as much as its gate says.
+    gated_shared: bool,
     activation: Activation,
 }
 
-const PLAIN: Kind =
-    Kind { experts: EXPERTS, router_bias: false, selection_bias: false, activation: Activation::Swiglu };
+const PLAIN: Kind = Kind {
+    experts: EXPERTS,
+    router_bias: false,
+    selection_bias: false,
+    gated_shared: false,
+    activation: Activation::Swiglu,
+};
 
-fn kinds() -> [Kind; 6] {
+fn kinds() -> [Kind; 9] {
     let of = |gating, normalised, scale| Experts { gating, normalised, scale, ..EXPERTS };
     let sigmoid =
         |normalised, scale| Kind { experts: of(Gating::Sigmoid, normalised, scale), selection_bias: true, ..PLAIN };
@@ -45,6 +52,14 @@ fn kinds() -> [Kind; 6] {
         PLAIN,
         Kind { experts: of(Gating::Softmax, false, 2.5), ..PLAIN },
         Kind { experts: of(Gating::Softmax, true, 1.0), selection_bias: true, router_bias: true, ..PLAIN },
+        Kind { gated_shared: true, ..PLAIN },
+        // Three experts of one or two of three groups of three.
+        Kind { experts: Experts { groups: Some(ExpertGroups { count: 3, used: 1 }), ..EXPERTS }, ..PLAIN },
+        Kind {
+            experts: Experts { groups: Some(ExpertGroups { count: 3, used: 2 }), ..of(Gating::Sigmoid, true, 2.5) },
+            selection_bias: true,
+            ..PLAIN
+        },
         sigmoid(true, 1.0),
         sigmoid(false, 0.75),
         Kind {
@@ -123,6 +138,8 @@ struct Layer {
     gate: (Vec<f32>, Weight),
     up: (Vec<f32>, Weight),
     down: (Vec<f32>, Weight),
+    /// Gate, up and down of the shared expert, and the vector that says how much it counts.
+    shared: [(Vec<f32>, Weight); 4],
 }
 
 impl Layer {
@@ -142,6 +159,10 @@ impl Layer {
         let gate = stack(EXPERTS.count, F, E, 0.3);
         let up = stack(EXPERTS.count, F, E, 0.3);
         let down = stack(EXPERTS.count, E, F, 0.3);
+        let [shared_gate, shared_up, shared_down] = [(F, E), (F, E), (E, F)].map(|(rows, cols)| {
+            let (values, weight) = stack(2, rows, cols, 0.3);
+            (values[..rows * cols].to_vec(), Weight { n_matrices: 1, n_used: 1, bytes: weight.bytes / 2, ..weight })
+        });
         let mut vectors = |len: usize, n: usize, scale: f32| {
             let values: Vec<f32> = (0..n * len).map(|_| random.unit() * scale).collect();
             let weight = place_vectors(&mut region, &values, len);
@@ -151,21 +172,27 @@ impl Layer {
         let selection_bias = vectors(EXPERTS.count, 1, 0.1);
         // Large enough that much is clamped.
         let biases = [(F, 6.0), (F, 6.0), (E, 1.0)].map(|(len, scale)| vectors(len, EXPERTS.count, scale));
+        let shared = [shared_gate, shared_up, shared_down, vectors(E, 1, 0.3)];
         let mut words = vec![0f64; region.len().div_ceil(8)];
         bytes::words_as_bytes(&mut words)[..region.len()].copy_from_slice(&region);
-        Layer { region: words, router, gate, up, down, router_bias, selection_bias, biases }
+        Layer { region: words, router, gate, up, down, router_bias, selection_bias, biases, shared }
     }
 
-    fn mixture(&self, kind: Kind) -> Mixture {
-        Mixture {
-            router: self.router.1,
-            router_bias: kind.router_bias.then_some(self.router_bias.1),
+    fn moe(&self, kind: Kind) -> MoeFfn {
+        let has_biases = kind.activation == Activation::SwigluClamped;
+        let biased = |weight: Weight, i: usize| Linear { weight, bias: has_biases.then_some(self.biases[i].1) };
+        let [gate, up, down, shared_gate] = self.shared.each_ref().map(|(_, weight)| *weight);
+        let [gate, up, down] = [gate, up, down].map(|weight| Linear { weight, bias: None });
+        MoeFfn {
+            experts: kind.experts,
+            router: Linear { weight: self.router.1, bias: kind.router_bias.then_some(self.router_bias.1) },
             selection_bias: kind.selection_bias.then_some(self.selection_bias.1),
-            gate: self.gate.1,
-            up: self.up.1,
-            down: self.down.1,
-            biases: (kind.activation == Activation::SwigluClamped).then(|| self.biases.each_ref().map(|b| b.1)),
-            shared: None,
+            gate: biased(self.gate.1, 0),
+            up: biased(self.up.1, 1),
+            down: biased(self.down.1, 2),
+            shared: kind
+                .gated_shared
+                .then_some(SharedExpert { ffn: GatedFfn { gate, up, down }, gate: Some(shared_gate) }),
         }
     }
 
@@ -187,6 +214,19 @@ impl Layer {
         if kind.selection_bias {
             keys.iter_mut().zip(&self.selection_bias.0).for_each(|(key, bias)| *key += f64::from(*bias));
         }
+        if let Some(groups) = kind.experts.groups {
+            let len = EXPERTS.count / groups.count;
+            let best_two = |group: usize| {
+                let mut keys = keys[group * len..][..len].to_vec();
+                keys.sort_by(|a, b| b.total_cmp(a));
+                keys[0] + keys[1]
+            };
+            let mut order: Vec<usize> = (0..groups.count).collect();
+            order.sort_by(|&a, &b| best_two(b).total_cmp(&best_two(a)));
+            for closed in &order[groups.used..] {
+                keys[closed * len..][..len].fill(f64::NEG_INFINITY);
+            }
+        }
         let mut order: Vec<usize> = (0..EXPERTS.count).collect();
         order.sort_by(|&a, &b| keys[b].total_cmp(&keys[a]));
         let chosen: f64 = order[..EXPERTS.used].iter().map(|&expert| odds[expert]).sum();
@@ -206,6 +246,7 @@ impl Layer {
                 match kind.activation {
                     // silu(g) <= |g| and its slope is below 1.1.
                     Activation::Swiglu => (gx / (1.0 + (-gx).exp()) * ux, 2.1 * size.0 * size.1),
+                    Activation::Geglu => unreachable!("no experts have it"),
                     Activation::SwigluClamped => {
                         let gx = (gx + bias(0, row)).min(7.0);
                         let ux = (ux + bias(1, row)).clamp(-7.0, 7.0);
@@ -220,6 +261,19 @@ impl Layer {
                 let bias = if kind.activation == Activation::SwigluClamped { bias(2, row) } else { 0.0 };
                 *out += p * (dot(w, &values) + bias);
                 *bound += p * (sum_abs(w, &sizes) + bias.abs());
+            }
+        }
+        if kind.gated_shared {
+            let [gate, up, down, counts] = self.shared.each_ref().map(|(values, _)| values);
+            let p = 1.0 / (1.0 + (-dot(counts, &x)).exp());
+            let hidden = gate.chunks(E).zip(up.chunks(E)).map(|(g, u)| {
+                let (gx, ux) = (dot(g, &x), dot(u, &x));
+                (gx / (1.0 + (-gx).exp()) * ux, 2.1 * sum_abs(g, &x) * sum_abs(u, &x))
+            });
+            let (values, sizes): (Vec<f64>, Vec<f64>) = hidden.unzip();
+            for ((out, bound), w) in out.iter_mut().zip(down.chunks(F)) {
+                *out += p * dot(w, &values);
+                *bound += p * sum_abs(w, &sizes);
             }
         }
         // Sums of E, F and E terms, a softmax of scores below 4, one rounding for each expert.
@@ -243,18 +297,14 @@ fn run(
 ) -> Vec<f32> {
     let n = tokens.len() / E;
     let config = Config {
-        arch: Arch::Qwen3Moe,
-        n_layers: 1,
+        architecture: Architecture::all().find(|of| of.name == "qwen3moe").unwrap(),
+        layers: vec![LayerConfig {
+            mixer: MixerConfig::None,
+            ffn: FfnConfig::Experts(Experts { n_ff_shared: if kind.gated_shared { F } else { 0 }, ..kind.experts }),
+        }],
         n_layers_skipped: 0,
         n_embd: E,
-        n_ff: 0,
-        experts: Some(kind.experts),
-        n_heads: 1,
-        n_kv_heads: 1,
-        head_dim: 16,
-        rope: Rope { dim: 16, base: 10_000.0, scale: 1.0, yarn: None, magnitude: 1.0, ctx_original: 16 },
-        window: None,
-        attention_scale: 0.25,
+        ropes: Vec::new(),
         embedding_scale: 1.0,
         logit_cap: None,
         norm_eps: 1e-5,
@@ -272,32 +322,31 @@ fn run(
         tile,
     };
     let mut words = vec![f64::NAN; scratch_bytes(&config, 16, &sizes).unwrap().div_ceil(8) as usize];
-    let mut buffers = Buffers::carve(bytes::words_as_bytes(&mut words), &config, 16, &sizes, None);
+    let (mut buffers, _) = Buffers::carve(bytes::words_as_bytes(&mut words), &config, 16, &sizes, None);
     let layout = ActLayout::new(E);
-    for (record, token) in buffers.acts.bytes.chunks_exact_mut(layout.bytes()).zip(tokens.chunks(E)) {
+    let records = buffers.acts.writable(layout, ActType::F32);
+    for (record, token) in records.chunks_exact_mut(layout.bytes()).zip(tokens.chunks(E)) {
         layout.values_mut(record).copy_from_slice(token);
     }
     buffers.x.fill(0.0);
     let ids = vec![0; n];
-    let mut pass = Pass {
+    let mut cache = Cache::new(&mut [][..], CachePlan::new(&config, &sizes));
+    let mut pass = ForwardPass {
         config: &config,
         region: bytes::bytes_of(&layer.region),
         kernels,
         team,
         tile,
         buffers: &mut buffers,
-        kv: &mut Kv::new(&mut [][..], &config, &sizes),
+        cache: &mut cache,
         tokens: &ids,
-        wanted: super::super::Wanted::All,
+        output_rows: OutputRows::All,
         n_rows: n,
-        spans: &[],
+        slices: &[],
         attention_time: None,
         rows: None,
     };
-    let moe = layer.mixture(kind);
-    pass.route(&moe);
-    pass.project_experts(&moe);
-    pass.add_experts(&moe, kind.activation);
+    pass.add_moe(&layer.moe(kind), kind.activation);
     look(&buffers.routed);
     buffers.x[..n * padded(E)].chunks(padded(E)).flat_map(|row| row[..E].to_vec()).collect()
 }
@@ -347,7 +396,7 @@ fn every_kind_of_routing_and_activation_agrees_with_f64() {
 
 #[test]
 fn weights_that_are_next_to_nothing_are_not_blown_up() {
-    let scores = Scores { scores: &[-200.0, -300.0, -100.0], bias: None };
+    let scores = Scores(&[-200.0, -300.0, -100.0]);
     let experts = Experts { count: 3, gating: Gating::Sigmoid, ..EXPERTS };
     let mut weights = [f32::NAN; 2];
     scores.weights(&experts, &[2, 0], |i, weight| weights[i] = weight);

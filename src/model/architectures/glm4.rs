@@ -1,0 +1,44 @@
+//! GLM-4-0414 and Z1 (arXiv:2406.12793): norms before and after attention and feed-forward layer, gate and up in one matrix,
+//! a part of every head rotated, in pairs of neighbours.
+
+use super::super::header::Header;
+use super::super::step::{Activation, ForwardPass, Pairing};
+use super::super::tensors::{LayerTensors, QkNorms};
+use super::{Architecture, Config, Layer, ModelError};
+
+pub(super) const ARCHITECTURE: Architecture =
+    Architecture { name: "glm4", post_norms: true, config, tensors, layer, ..Architecture::USUAL };
+
+fn config(header: &Header<'_, '_>) -> Result<Config, ModelError> {
+    // With positions of images the pairs lie otherwise.
+    header.refuse_sections()?;
+    header.decoder()
+}
+
+fn tensors(find: &mut LayerTensors<'_, '_>) -> Result<Layer, ModelError> {
+    Ok(Layer {
+        attn_norm: find.norm("attn_norm")?,
+        mixer: find.attention(QkNorms::None)?,
+        attn_post_norm: find.norm("post_attention_norm")?,
+        ffn_norm: find.norm("ffn_norm")?,
+        ffn: find.feed_forward_with_gate_in_up()?,
+        ffn_post_norm: find.norm("post_ffw_norm")?,
+    })
+}
+
+/// One layer.
+fn layer(pass: &mut ForwardPass<'_, '_>, index: usize, w: &Layer) {
+    let attn = w.attention();
+    pass.norm(&w.attn_norm, &attn.q.weight);
+    pass.project_qkv(attn);
+    pass.prepare_heads(index, attn, Pairing::Neighbours);
+    pass.attend(index, attn);
+    pass.keep_output_rows(index);
+    pass.add_normed_product(&attn.output, &w.attn_post_norm);
+
+    let ffn = w.dense();
+    pass.norm(&w.ffn_norm, &ffn.gate.weight);
+    pass.project_gate_up(ffn);
+    pass.activate(ffn, Activation::Swiglu);
+    pass.add_normed_product(&ffn.down, &w.ffn_post_norm);
+}

@@ -1,0 +1,47 @@
+//! gpt-oss (arXiv:2508.10925): biases everywhere; every second layer sees only a window, and a sink in every head takes
+//! weight that no position should have (arXiv:2309.17453). Experts clamp their SwiGLU; they are weighed by the softmax over
+//! those chosen.
+
+use super::super::config::Gating;
+use super::super::header::{Header, Routing};
+use super::super::rope::Rope;
+use super::super::step::{Activation, ForwardPass, Pairing};
+use super::super::tensors::{LayerTensors, QkNorms};
+use super::super::weights::Mixer;
+use super::{Architecture, Config, Layer, ModelError};
+
+pub(super) const ARCHITECTURE: Architecture =
+    Architecture { name: "gpt-oss", config, tensors, layer, ..Architecture::USUAL };
+
+fn config(header: &Header<'_, '_>) -> Result<Config, ModelError> {
+    let mut config = header.decoder()?;
+    if let Some(windows) = header.windows(2)? {
+        let rope = |full: &Rope, base: Option<f32>| Rope { base: base.unwrap_or(full.base), ..full.clone() };
+        header.set_windows(&mut config, windows, rope)?;
+    }
+    let routing = Routing { gating: Gating::SoftmaxOfChosen, ..Routing::SOFTMAX };
+    config.set_experts(0, header.required_experts(routing)?);
+    Ok(config)
+}
+
+fn tensors(find: &mut LayerTensors<'_, '_>) -> Result<Layer, ModelError> {
+    find.require_biases();
+    let mut layer = find.pre_norm_layer_with(QkNorms::None, "post_attention_norm")?;
+    if let (Mixer::Attention(attn), Some(config)) = (&mut layer.mixer, find.layer.attention()) {
+        attn.sinks = Some(find.vector("attn_sinks", config.n_heads)?);
+    }
+    Ok(layer)
+}
+
+/// One layer.
+fn layer(pass: &mut ForwardPass<'_, '_>, index: usize, w: &Layer) {
+    let attn = w.attention();
+    pass.norm(&w.attn_norm, &attn.q.weight);
+    pass.project_qkv(attn);
+    pass.prepare_heads(index, attn, Pairing::Halves);
+    pass.attend(index, attn);
+    pass.keep_output_rows(index);
+    pass.add_product(&attn.output);
+
+    pass.add_feed_forward(&w.ffn_norm, &w.ffn, Activation::SwigluClamped);
+}

@@ -1,0 +1,63 @@
+//! LFM2 (arXiv:2511.23404): most layers mix tokens by a short convolution between two gates, `c * conv(b * x)` of
+//! `[b, c, x] = in_proj(h)`; the others, which the file gives key and value heads, by attention with normed heads.
+
+use super::super::config::{MixerConfig, TAPS_MAX};
+use super::super::header::Header;
+use super::super::step::{Activation, ForwardPass, Pairing};
+use super::super::tensors::{LayerTensors, QkNorms};
+use super::super::weights::Mixer;
+use super::{Architecture, Config, Layer, ModelError};
+
+pub(super) const ARCHITECTURE: Architecture =
+    Architecture { name: "lfm2", output_norm: "token_embd_norm", config, tensors, layer, ..Architecture::USUAL };
+
+fn config(header: &Header<'_, '_>) -> Result<Config, ModelError> {
+    let mut config = header.decoder_with_headless_layers()?;
+    let taps = header.number("shortconv.l_cache", TAPS_MAX)?;
+    let window = header.count("attention.sliding_window", 1 << 30)?;
+    for layer in &mut config.layers {
+        match &mut layer.mixer {
+            MixerConfig::Attention(attention) => attention.window = Some(window).filter(|&len| len > 0),
+            mixer => *mixer = MixerConfig::ShortConv { taps },
+        }
+    }
+    Ok(config)
+}
+
+fn tensors(find: &mut LayerTensors<'_, '_>) -> Result<Layer, ModelError> {
+    Ok(Layer {
+        attn_norm: find.norm("attn_norm")?,
+        mixer: match find.layer.mixer {
+            MixerConfig::ShortConv { taps } => find.short_conv(taps)?,
+            _ => find.attention(QkNorms::PerHead)?,
+        },
+        attn_post_norm: None,
+        ffn_norm: find.norm("ffn_norm")?,
+        ffn: find.feed_forward()?,
+        ffn_post_norm: None,
+    })
+}
+
+/// One layer.
+fn layer(pass: &mut ForwardPass<'_, '_>, index: usize, w: &Layer) {
+    match &w.mixer {
+        Mixer::ShortConv(conv) => {
+            pass.norm(&w.attn_norm, &conv.in_proj.weight);
+            pass.project_conv(conv);
+            pass.short_conv(index, conv);
+            pass.keep_output_rows(index);
+            pass.add_product(&conv.out_proj);
+        }
+        _ => {
+            let attn = w.attention();
+            pass.norm(&w.attn_norm, &attn.q.weight);
+            pass.project_qkv(attn);
+            pass.prepare_heads(index, attn, Pairing::Halves);
+            pass.attend(index, attn);
+            pass.keep_output_rows(index);
+            pass.add_product(&attn.output);
+        }
+    }
+
+    pass.add_feed_forward(&w.ffn_norm, &w.ffn, Activation::Swiglu);
+}

@@ -1,0 +1,29 @@
+//! Llama (arXiv:2302.13971, 2407.21783), Mistral and SmolLM: RMSNorm, rotary pairs of neighbours, grouped queries, SwiGLU;
+//! in Mixtral (arXiv:2401.04088) as many SwiGLU layers as there are experts, of which the router chooses two.
+
+use super::super::header::{ExpertWidth, Header, Routing};
+use super::super::step::{Activation, ForwardPass, Pairing};
+use super::{Architecture, Config, Layer, ModelError};
+
+pub(super) const ARCHITECTURE: Architecture = Architecture { name: "llama", config, ..Architecture::USUAL };
+
+pub(super) fn config(header: &Header<'_, '_>) -> Result<Config, ModelError> {
+    let mut config = header.decoder()?;
+    if let Some(experts) = header.experts(Routing { width: ExpertWidth::Dense, ..Routing::SOFTMAX })? {
+        config.set_experts(0, experts);
+    }
+    Ok(config)
+}
+
+/// One layer.
+pub(super) fn layer(pass: &mut ForwardPass<'_, '_>, index: usize, w: &Layer) {
+    let attn = w.attention();
+    pass.norm(&w.attn_norm, &attn.q.weight);
+    pass.project_qkv(attn);
+    pass.prepare_heads(index, attn, Pairing::Neighbours);
+    pass.attend(index, attn);
+    pass.keep_output_rows(index);
+    pass.add_product(&attn.output);
+
+    pass.add_feed_forward(&w.ffn_norm, &w.ffn, Activation::Swiglu);
+}

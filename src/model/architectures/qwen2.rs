@@ -1,0 +1,26 @@
+//! Qwen2 and Qwen2.5 (arXiv:2407.10671): Llama with biases on Q, K and V, and rotary pairs half a head apart.
+
+use super::super::header::Header;
+use super::super::step::{Activation, ForwardPass, Pairing};
+use super::{Architecture, Config, Layer, ModelError};
+
+pub(super) const ARCHITECTURE: Architecture = Architecture { name: "qwen2", config, layer, ..Architecture::USUAL };
+
+fn config(header: &Header<'_, '_>) -> Result<Config, ModelError> {
+    // Files carry a window that the model's own configuration switches off.
+    header.accept("attention.sliding_window");
+    header.decoder()
+}
+
+/// One layer; heads are normed where the model has norms of queries and keys.
+pub(super) fn layer(pass: &mut ForwardPass<'_, '_>, index: usize, w: &Layer) {
+    let attn = w.attention();
+    pass.norm(&w.attn_norm, &attn.q.weight);
+    pass.project_qkv(attn);
+    pass.prepare_heads(index, attn, Pairing::Halves);
+    pass.attend(index, attn);
+    pass.keep_output_rows(index);
+    pass.add_product(&attn.output);
+
+    pass.add_feed_forward(&w.ffn_norm, &w.ffn, Activation::Swiglu);
+}

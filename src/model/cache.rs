@@ -1,0 +1,418 @@
+//! What sequences leave in memory, layer by layer: pages of keys and values, or a state of fixed size.
+//!
+//! A *page* is [`PAGE_TOKENS`] positions of one sequence in all layers of one *pool*. The first pool is that of layers
+//! that see everything; layers with a sliding window have a pool for each length of it. A *state* is what the recurrent
+//! layers of a model keep of one sequence, or of a prefix of it: the copy that a pass leaves when it comes to the end of
+//! a page is a *checkpoint*, from which a sequence can go on. Which sequence has which page and state is not known here:
+//! a [`SequenceSlice`] brings its tables along.
+
+use std::ops::Range;
+
+use super::config::{AttentionConfig, Config, LayerConfig, MixerConfig};
+use super::error::ModelError;
+use super::header::range;
+use super::step::{SequenceSlice, Sizes};
+use crate::bytes;
+use crate::kernels::{KEY_TILE, Kernels, KvType};
+use crate::memory::{Growing, NotPopulated};
+use crate::quant::{GROUP, PANEL_ROWS};
+
+/// Positions of a page.
+pub const PAGE_TOKENS: usize = KEY_TILE;
+
+/// No page, no state.
+pub const NONE: u32 = u32::MAX;
+
+/// Most pools: one of layers that see everything, and as many lengths of windows as any known model has, twice over.
+pub const POOLS_MAX: usize = 5;
+
+/// The pool of layers that see everything, and of what is known of every page of a sequence.
+pub const FULL: usize = 0;
+
+/// States start on a cache line.
+const STATE_ALIGN: usize = 64;
+
+/// How a layer keeps keys and values: a page is `[n_kv_heads]{K, V}`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KvLayout {
+    /// Key and value heads.
+    pub n_kv_heads: usize,
+    /// Values of a key.
+    pub key_dim: usize,
+    /// Values of a value row.
+    pub value_dim: usize,
+    /// How they are kept.
+    pub kv_type: KvType,
+}
+
+impl KvLayout {
+    fn of(attention: &AttentionConfig, kv_type: KvType) -> KvLayout {
+        let AttentionConfig { n_kv_heads, key_dim, value_dim, .. } = *attention;
+        KvLayout { n_kv_heads, key_dim, value_dim, kv_type }
+    }
+
+    /// Bytes of the keys of one head of a page.
+    pub fn key_bytes(&self) -> usize {
+        PAGE_TOKENS * self.kv_type.row_bytes(self.key_dim)
+    }
+
+    /// Bytes of keys and values of one head of a page.
+    pub fn head_bytes(&self) -> usize {
+        self.key_bytes() + PAGE_TOKENS * self.kv_type.row_bytes(self.value_dim)
+    }
+
+    /// Bytes of a page of one layer.
+    pub fn page_bytes(&self) -> usize {
+        self.n_kv_heads * self.head_bytes()
+    }
+
+    /// Writes a key to position `at` of a page, whose keys of one head are `bytes`.
+    pub(super) fn store_key(&self, kernels: &Kernels, key: &[f32], bytes: &mut [u8], at: usize) {
+        let panel_bytes = self.kv_type.panel_bytes(self.key_dim);
+        let panel = &mut bytes[at / PANEL_ROWS * panel_bytes..][..panel_bytes];
+        kernels.store_key(self.kv_type, key, panel, at % PANEL_ROWS);
+    }
+
+    /// Writes a value row to position `at` of a page, whose value rows of one head are `bytes`.
+    pub(super) fn store_value(&self, kernels: &Kernels, value: &[f32], bytes: &mut [u8], at: usize) {
+        let row_bytes = self.kv_type.row_bytes(self.value_dim);
+        kernels.store_value(self.kv_type, value, &mut bytes[at * row_bytes..][..row_bytes]);
+    }
+}
+
+/// What one layer keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LayerCache {
+    /// Nothing.
+    None,
+    /// Keys and values, in the pages of a pool.
+    Paged {
+        /// Index of the pool.
+        pool: usize,
+        /// How a page is laid out.
+        layout: KvLayout,
+    },
+    /// A state for each sequence and checkpoint, from this byte of it on.
+    State {
+        /// First byte within a state.
+        offset: usize,
+        /// Bytes.
+        bytes: usize,
+    },
+}
+
+/// The pages of some layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolSpec {
+    /// Positions that tokens of these layers see; `None` for all.
+    pub window: Option<usize>,
+    /// Pages.
+    pub n_pages: usize,
+}
+
+/// What all layers keep, for any number of sequences: pure arithmetic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CachePlan {
+    /// Layer by layer.
+    pub layers: Vec<LayerCache>,
+    /// The pools; the first is [`FULL`].
+    pub pools: heapless::Vec<PoolSpec, POOLS_MAX>,
+    /// Bytes of a state, of all layers; 0 where no layer has one.
+    pub state_bytes: usize,
+    /// States of running sequences; that of a sequence has its slot's number.
+    pub n_live_states: usize,
+    /// Further states, of prefixes.
+    pub n_checkpoints: usize,
+}
+
+impl CachePlan {
+    /// What a model of these numbers keeps.
+    pub fn new(config: &Config, sizes: &Sizes) -> CachePlan {
+        let mut pools: heapless::Vec<PoolSpec, POOLS_MAX> = heapless::Vec::new();
+        let full = PoolSpec { window: None, n_pages: sizes.kv_tokens.div_ceil(PAGE_TOKENS) };
+        pools.push(full).expect("there is room for one");
+        let mut state_bytes = 0;
+        let layers = config.layers.iter().map(|layer| match &layer.mixer {
+            MixerConfig::None | MixerConfig::Linear => LayerCache::None,
+            MixerConfig::Attention(attention) => LayerCache::Paged {
+                pool: pool_of(&mut pools, attention.window, sizes),
+                layout: KvLayout::of(attention, sizes.kv_type),
+            },
+            MixerConfig::ShortConv { taps } => {
+                let (offset, bytes) = (state_bytes, (taps - 1) * config.n_embd * size_of::<f32>());
+                state_bytes = (offset + bytes).next_multiple_of(STATE_ALIGN);
+                LayerCache::State { offset, bytes }
+            }
+        });
+        let layers = layers.collect();
+        let mut plan = CachePlan { layers, pools, state_bytes, n_live_states: sizes.sequences, n_checkpoints: 0 };
+        plan.n_checkpoints = plan.checkpoints();
+        plan
+    }
+
+    /// A checkpoint for every page, as long as they take no more than the pages do; one for each sequence at least.
+    fn checkpoints(&self) -> usize {
+        if self.state_bytes == 0 {
+            return 0;
+        }
+        let affordable = (self.page_bytes(FULL) as u128 * self.pools[FULL].n_pages as u128) / self.state_bytes as u128;
+        self.pools[FULL].n_pages.min((affordable as usize).max(self.n_live_states))
+    }
+
+    /// The layers of a pool.
+    fn layers_of(&self, of: usize) -> impl Iterator<Item = &KvLayout> {
+        self.layers.iter().filter_map(move |layer| match layer {
+            LayerCache::Paged { pool, layout } if *pool == of => Some(layout),
+            _ => None,
+        })
+    }
+
+    /// Bytes of a page of a pool, of all its layers.
+    pub fn page_bytes(&self, pool: usize) -> usize {
+        self.layers_of(pool).map(KvLayout::page_bytes).sum()
+    }
+
+    /// States there are.
+    pub fn n_states(&self) -> usize {
+        if self.state_bytes == 0 { 0 } else { self.n_live_states + self.n_checkpoints }
+    }
+
+    /// Whether sequences have a state.
+    pub fn has_states(&self) -> bool {
+        self.state_bytes > 0
+    }
+
+    /// Bytes of all pages; `None` if the product overflows.
+    pub fn pages_bytes(&self) -> Option<u64> {
+        (0..self.pools.len()).try_fold(0u64, |sum, pool| {
+            let n_pages = self.pools[pool].n_pages as u64;
+            sum.checked_add(n_pages.checked_mul(self.page_bytes(pool) as u64)?)
+        })
+    }
+
+    /// Bytes of pages and states; `None` if the product overflows.
+    pub fn bytes(&self) -> Option<u64> {
+        let states = (self.n_states() as u64).checked_mul(self.state_bytes as u64)?;
+        self.pages_bytes()?.checked_next_multiple_of(STATE_ALIGN as u64)?.checked_add(states)
+    }
+
+    /// The numbers that make one cache's pages and states unreadable for another.
+    pub fn fingerprint(&self) -> impl Iterator<Item = u32> {
+        let layers = self.layers.iter().flat_map(|layer| match *layer {
+            LayerCache::None => [0; 5],
+            LayerCache::Paged { pool, layout } => {
+                let KvLayout { n_kv_heads, key_dim, value_dim, kv_type } = layout;
+                let row_bytes = kv_type.row_bytes(GROUP);
+                [1 + pool, n_kv_heads, key_dim, value_dim, row_bytes].map(|n| n as u32)
+            }
+            LayerCache::State { offset, bytes } => [NONE, offset as u32, bytes as u32, 0, 0],
+        });
+        let windows = self.pools.iter().map(|pool| pool.window.map_or(NONE, |window| window as u32));
+        [PAGE_TOKENS as u32, self.layers.len() as u32, self.pools.len() as u32].into_iter().chain(windows).chain(layers)
+    }
+}
+
+/// The pool of layers with this window, made if there is none yet.
+fn pool_of(pools: &mut heapless::Vec<PoolSpec, POOLS_MAX>, window: Option<usize>, sizes: &Sizes) -> usize {
+    let Some(len) = window else { return FULL };
+    if let Some(pool) = pools.iter().position(|pool| pool.window == window) {
+        return pool;
+    }
+    // What every sequence needs, and once more, so that prefixes stay while all are busy.
+    let sequences = if sizes.sequences > 1 { sizes.sequences + 1 } else { 1 };
+    let pool = PoolSpec { window, n_pages: sequences * window_pages(len, sizes) };
+    pools.push(pool).expect("check_windows has counted the lengths of windows");
+    pools.len() - 1
+}
+
+/// Pages of layers with a window that one sequence has at most: those of the window of a pass's first token and of the
+/// pass, wherever in a page they begin.
+fn window_pages(window_len: usize, sizes: &Sizes) -> usize {
+    let positions = (window_len - 1).saturating_add(sizes.n_batch);
+    let straddled = positions.saturating_add(PAGE_TOKENS - 2) / PAGE_TOKENS + 1;
+    straddled.min(sizes.ctx.div_ceil(PAGE_TOKENS))
+}
+
+/// Whether there are pools enough for the windows of all layers.
+///
+/// # Errors
+/// More lengths of windows than [`POOLS_MAX`] allows.
+pub(super) fn check_windows(config: &Config) -> Result<(), ModelError> {
+    let mut lengths: Vec<usize> = config.attentions().filter_map(|attention| attention.window).collect();
+    lengths.sort_unstable();
+    lengths.dedup();
+    match lengths.len() {
+        n if n < POOLS_MAX => Ok(()),
+        n => range("the number of lengths of windows", n, format!("at most {}", POOLS_MAX - 1)),
+    }
+}
+
+/// Whether the cache type suits the model.
+///
+/// # Errors
+/// q8_0 needs heads of whole groups of 32.
+pub fn check_kv_type(config: &Config, kv_type: KvType) -> Result<(), ModelError> {
+    let dims = config.layers.iter().filter_map(LayerConfig::attention).flat_map(|a| [a.key_dim, a.value_dim]);
+    match dims.into_iter().find(|dim| !dim.is_multiple_of(GROUP)).filter(|_| kv_type == KvType::Q8_0) {
+        Some(dim) => {
+            range("the size of a head", dim, "a multiple of 32 for --kv-type q8_0; use --kv-type f16".to_owned())
+        }
+        None => Ok(()),
+    }
+}
+
+/// The pages of one layer.
+pub(super) struct LayerPages<B> {
+    /// `[n_pages][n_kv_heads]{K, V}`.
+    pub bytes: B,
+    pub layout: KvLayout,
+    pub pool: usize,
+}
+
+/// The cache: the pages of layer after layer, `[n_pages][n_kv_heads]{K, V}`, then the states.
+pub struct Cache<'a> {
+    bytes: Growing<'a>,
+    plan: CachePlan,
+    /// Where each layer's pages start.
+    starts: Vec<usize>,
+    states: usize,
+}
+
+impl<'a> Cache<'a> {
+    /// Lays the cache out in the first [`CachePlan::bytes`] of `bytes`.
+    pub fn new(bytes: impl Into<Growing<'a>>, plan: CachePlan) -> Cache<'a> {
+        let mut end = 0;
+        let starts = plan.layers.iter().map(|layer| {
+            let start = end;
+            if let LayerCache::Paged { pool, layout } = layer {
+                end += plan.pools[*pool].n_pages * layout.page_bytes();
+            }
+            start
+        });
+        let starts = starts.collect();
+        Cache { bytes: bytes.into(), plan, starts, states: end.next_multiple_of(STATE_ALIGN) }
+    }
+
+    /// What it was laid out for.
+    pub fn plan(&self) -> &CachePlan {
+        &self.plan
+    }
+
+    /// Makes sure that the memory of the pages and states that `slice` writes is there, before a pass does so.
+    ///
+    /// # Errors
+    /// The memory cannot be had after all (see [`Growing`]).
+    pub fn populate(&mut self, slice: &SequenceSlice<'_>) -> Result<(), NotPopulated> {
+        for layer in 0..self.plan.layers.len() {
+            let LayerCache::Paged { pool, layout } = self.plan.layers[layer] else { continue };
+            for &page in &slice.pages[pool][slice.page_range()] {
+                let first = self.starts[layer] + page as usize * layout.page_bytes();
+                self.bytes.bring(first..first + layout.page_bytes())?;
+            }
+        }
+        if self.plan.has_states() {
+            let checkpoints = slice.checkpoints.iter().skip(slice.position / PAGE_TOKENS).take(slice.ended_pages());
+            for &state in checkpoints.chain([&slice.state]).filter(|state| **state != NONE) {
+                let range = self.state_range(state);
+                self.bytes.bring(range)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn pages(&self, layer: usize) -> LayerPages<&[u8]> {
+        let (range, layout, pool) = self.range(layer);
+        LayerPages { bytes: &self.bytes[range], layout, pool }
+    }
+
+    pub(super) fn pages_mut(&mut self, layer: usize) -> LayerPages<&mut [u8]> {
+        let (range, layout, pool) = self.range(layer);
+        LayerPages { bytes: &mut self.bytes[range], layout, pool }
+    }
+
+    fn range(&self, layer: usize) -> (Range<usize>, KvLayout, usize) {
+        let LayerCache::Paged { pool, layout } = self.plan.layers[layer] else {
+            unreachable!("a layer with attention keeps keys and values");
+        };
+        let start = self.starts[layer];
+        (start..start + self.plan.pools[pool].n_pages * layout.page_bytes(), layout, pool)
+    }
+
+    fn state_range(&self, state: u32) -> Range<usize> {
+        let start = self.states + state as usize * self.plan.state_bytes;
+        start..start + self.plan.state_bytes
+    }
+
+    fn layer_state_range(&self, layer: usize, state: u32) -> Range<usize> {
+        let LayerCache::State { offset, bytes } = self.plan.layers[layer] else {
+            unreachable!("a recurrent layer has a state");
+        };
+        let start = self.state_range(state).start + offset;
+        start..start + bytes
+    }
+
+    /// What a recurrent layer has in a state.
+    pub(super) fn layer_state(&self, layer: usize, state: u32) -> &[f32] {
+        bytes::cast(&self.bytes[self.layer_state_range(layer, state)])
+    }
+
+    /// The same, for writing.
+    pub(super) fn layer_state_mut(&mut self, layer: usize, state: u32) -> &mut [f32] {
+        let range = self.layer_state_range(layer, state);
+        bytes::cast_mut(&mut self.bytes[range])
+    }
+
+    /// Copies row `from` of one state of a recurrent layer to row `to` of another, or of the same, in rows of `len` values.
+    pub(super) fn copy_state_row(&mut self, layer: usize, from: (u32, usize), to: (u32, usize), len: usize) {
+        let start = |(state, row)| self.layer_state_range(layer, state).start + row * len * size_of::<f32>();
+        let (from, to) = (start(from), start(to));
+        self.bytes.copy_within(from..from + len * size_of::<f32>(), to);
+    }
+
+    /// A whole state, whose memory is there.
+    pub fn state(&self, state: u32) -> &[u8] {
+        &self.bytes[self.state_range(state)]
+    }
+
+    /// A whole state, for writing.
+    ///
+    /// # Errors
+    /// The memory cannot be had (see [`Growing`]).
+    pub fn state_mut(&mut self, state: u32) -> Result<&mut [u8], NotPopulated> {
+        let range = self.state_range(state);
+        self.bytes.bring(range.clone())?;
+        Ok(&mut self.bytes[range])
+    }
+
+    /// A page of a pool, layer by layer.
+    pub fn page(&self, pool: usize, page: u32) -> impl Iterator<Item = &[u8]> {
+        self.starts.iter().zip(&self.plan.layers).filter_map(move |(start, layer)| match layer {
+            LayerCache::Paged { pool: of, layout } if *of == pool => {
+                let first = start + page as usize * layout.page_bytes();
+                Some(&self.bytes[first..first + layout.page_bytes()])
+            }
+            _ => None,
+        })
+    }
+
+    /// The same for writing, its memory there, handed to `each`.
+    ///
+    /// # Errors
+    /// The first of `each`, or the memory cannot be had (see [`Growing`]).
+    pub fn each_part_mut<E: From<NotPopulated>>(
+        &mut self,
+        pool: usize,
+        page: u32,
+        mut each: impl FnMut(&mut [u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        for (start, layer) in self.starts.iter().zip(&self.plan.layers) {
+            let LayerCache::Paged { pool: of, layout } = layer else { continue };
+            if *of == pool {
+                let first = start + page as usize * layout.page_bytes();
+                self.bytes.bring(first..first + layout.page_bytes())?;
+                each(&mut self.bytes[first..first + layout.page_bytes()])?;
+            }
+        }
+        Ok(())
+    }
+}

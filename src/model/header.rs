@@ -1,0 +1,429 @@
+//! The keys of one architecture, read as scalars or layer by layer, and checked.
+//!
+//! A header remembers which keys were read: a key that switches on a feature and that nobody asked for is refused, so that
+//! a file is never run as something it is not.
+
+use std::cell::RefCell;
+
+use super::architectures::Architecture;
+use super::config::{
+    AttentionConfig, Config, EXPERTS_MAX, ExpertGroups, Experts, FfnConfig, Gating, HEAD_DIM_MAX, LAYERS_MAX,
+    LayerConfig, MixerConfig, QueryTemperature, WIDTH_MAX,
+};
+use super::error::ModelError;
+use super::rope::Rope;
+use crate::gguf::{Metadata, Value};
+use crate::kernels::QUERY_ROWS_MAX;
+
+/// Keys that switch on a feature with a number other than 0. An architecture that does not read one does not have it.
+const SWITCHES: [&str; 22] = [
+    "expert_count",
+    "expert_shared_count",
+    "expert_group_count",
+    "expert_weights_scale",
+    "attention.sliding_window",
+    "attention.temperature_scale",
+    "attention.max_alibi_bias",
+    "attention.clamp_kqv",
+    "attention.scale",
+    "attention.kv_lora_rank",
+    "attention.shared_kv_layers",
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
+    "router_logit_softcapping",
+    "logit_scale",
+    "residual_scale",
+    "embedding_scale",
+    "ssm.state_size",
+    "shortconv.l_cache",
+    "full_attention_interval",
+    "nextn_predict_layers",
+    "embedding_length_per_layer_input",
+];
+
+/// What a router does where the file does not say.
+#[derive(Clone, Copy)]
+pub(super) struct Routing {
+    pub gating: Gating,
+    /// Whether weights are scaled to the sum 1; `None`: the file says, and does not mean it when it is silent.
+    pub normalised: Option<bool>,
+    pub width: ExpertWidth,
+}
+
+/// The width of an expert.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum ExpertWidth {
+    /// That of a dense layer.
+    Dense,
+    /// Its own; without one that of a dense layer.
+    OwnOrDense,
+    /// Its own; without one its share of a dense layer's.
+    OwnOrShare,
+}
+
+impl Routing {
+    /// Softmax over all experts, scaled to the sum 1 over the chosen ones.
+    pub(super) const SOFTMAX: Routing =
+        Routing { gating: Gating::Softmax, normalised: Some(true), width: ExpertWidth::OwnOrDense };
+    /// Sigmoids, scaled if the file says so.
+    pub(super) const SIGMOID: Routing =
+        Routing { gating: Gating::Sigmoid, normalised: None, width: ExpertWidth::OwnOrShare };
+}
+
+/// Whether a layer may have no heads.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Headless {
+    Refused,
+    Allowed,
+}
+
+/// The header of a model of one architecture.
+pub(super) struct Header<'m, 'a> {
+    meta: &'m Metadata<'a>,
+    architecture: &'static Architecture,
+    /// Layers that are run.
+    pub n_layers: usize,
+    n_layers_skipped: usize,
+    read: RefCell<Vec<String>>,
+}
+
+impl<'m, 'a> Header<'m, 'a> {
+    /// The header of a model of this architecture; layers that predict ahead are counted out.
+    pub(super) fn open(meta: &'m Metadata<'a>, architecture: &'static Architecture) -> Result<Self, ModelError> {
+        let mut header =
+            Header { meta, architecture, n_layers: 0, n_layers_skipped: 0, read: RefCell::new(Vec::new()) };
+        let n_blocks = header.number("block_count", LAYERS_MAX)?;
+        header.n_layers_skipped = header.count("nextn_predict_layers", n_blocks - 1)?;
+        header.n_layers = n_blocks - header.n_layers_skipped;
+        Ok(header)
+    }
+
+    pub(super) fn key(&self, suffix: &str) -> String {
+        format!("{}.{suffix}", self.architecture.name)
+    }
+
+    /// The value of a key, which counts as read.
+    fn get(&self, suffix: &str) -> Option<Value<'a>> {
+        self.accept(suffix);
+        self.meta.get(&self.key(suffix))
+    }
+
+    /// Lets a key stand: its feature is there, or is not meant.
+    pub(super) fn accept(&self, suffix: &str) {
+        self.read.borrow_mut().push(suffix.to_owned());
+    }
+
+    /// A number that must be there, 1 to `max`.
+    pub(super) fn number(&self, suffix: &'static str, max: usize) -> Result<usize, ModelError> {
+        self.accept(suffix);
+        in_range(suffix, self.meta.required_u32(&self.key(suffix))?, max)
+    }
+
+    /// A number that must be 1 to `max` if it is there.
+    pub(super) fn optional(&self, suffix: &'static str, default: usize, max: usize) -> Result<usize, ModelError> {
+        self.accept(suffix);
+        match self.meta.u32(&self.key(suffix))? {
+            Some(found) => in_range(suffix, found, max),
+            None => Ok(default),
+        }
+    }
+
+    /// A number up to `max`, 0 without the key.
+    pub(super) fn count(&self, suffix: &'static str, max: usize) -> Result<usize, ModelError> {
+        self.accept(suffix);
+        match self.meta.u32(&self.key(suffix))?.unwrap_or(0) {
+            0 => Ok(0),
+            found => in_range(suffix, found, max),
+        }
+    }
+
+    /// A float that must be finite and not negative if it is there.
+    pub(super) fn float(&self, suffix: &'static str) -> Result<Option<f32>, ModelError> {
+        self.accept(suffix);
+        match self.meta.f32(&self.key(suffix))? {
+            Some(found) if !found.is_finite() || found < 0.0 => self.unsupported(suffix, found.to_string()),
+            found => Ok(found),
+        }
+    }
+
+    /// A float above 0, if it is there; 0 counts as absent.
+    pub(super) fn positive(&self, suffix: &'static str) -> Result<Option<f32>, ModelError> {
+        Ok(self.float(suffix)?.filter(|&found| found > 0.0))
+    }
+
+    /// A boolean, `false` without the key.
+    pub(super) fn flag(&self, suffix: &'static str) -> Result<bool, ModelError> {
+        self.accept(suffix);
+        Ok(self.meta.bool(&self.key(suffix))?.unwrap_or(false))
+    }
+
+    /// A number for each layer, up to `max`: one for all, or an array of one or of one for each block of the file. `None`
+    /// without the key.
+    pub(super) fn per_layer(&self, suffix: &'static str, max: usize) -> Result<Option<Vec<usize>>, ModelError> {
+        let n_blocks = self.n_layers + self.n_layers_skipped;
+        let number = |value: Value<'_>| match value.as_integer() {
+            Some(found) if (0..=max as i128).contains(&found) => Ok(found as usize),
+            Some(found) => Err(ModelError::Range {
+                what: suffix.to_owned(),
+                found: found.to_string(),
+                need: format!("0 to {max}"),
+            }),
+            None => self.unsupported(suffix, "a value that is not a whole number".to_owned()),
+        };
+        match self.get(suffix) {
+            None => Ok(None),
+            Some(Value::Array(array)) if array.len() == 1 || array.len() >= n_blocks => {
+                let mut numbers = array.iter().take(self.n_layers).map(number).collect::<Result<Vec<_>, _>>()?;
+                numbers.resize(self.n_layers, numbers[0]);
+                Ok(Some(numbers))
+            }
+            Some(Value::Array(array)) => {
+                let found = format!("an array of {} values in a model of {n_blocks} layers", array.len());
+                self.unsupported(suffix, found)
+            }
+            Some(value) => Ok(Some(vec![number(value)?; self.n_layers])),
+        }
+    }
+
+    pub(super) fn unsupported<T>(&self, suffix: &str, value: String) -> Result<T, ModelError> {
+        Err(ModelError::Unsupported { key: self.key(suffix), value })
+    }
+
+    /// Refuses keys that switch on a feature and that nobody has read.
+    pub(super) fn refuse_unread(&self) -> Result<(), ModelError> {
+        let read = self.read.borrow();
+        for suffix in SWITCHES.into_iter().filter(|suffix| !read.iter().any(|read| read == suffix)) {
+            let value = match self.meta.get(&self.key(suffix)) {
+                None | Some(Value::F32(0.0 | 1.0) | Value::Bool(false)) => continue,
+                Some(Value::F32(value)) => value.to_string(),
+                Some(Value::Array(array)) => format!("an array of {} values", array.len()),
+                Some(value) => match value.as_integer() {
+                    Some(0) => continue,
+                    Some(value) => value.to_string(),
+                    None => "a value of another type".to_owned(),
+                },
+            };
+            return self.unsupported(suffix, value);
+        }
+        Ok(())
+    }
+
+    /// A decoder as most headers describe one: every layer has attention to everything before a token, heads rotated, and
+    /// a dense feed-forward part.
+    pub(super) fn decoder(&self) -> Result<Config, ModelError> {
+        self.layered(Headless::Refused)
+    }
+
+    /// As [`Header::decoder`]; layers without query heads have no mixer, those without key and value heads alone are
+    /// [`MixerConfig::Linear`], and those of width 0 have no feed-forward part.
+    pub(super) fn decoder_with_headless_layers(&self) -> Result<Config, ModelError> {
+        self.layered(Headless::Allowed)
+    }
+
+    fn layered(&self, headless: Headless) -> Result<Config, ModelError> {
+        let n_embd = self.number("embedding_length", WIDTH_MAX)?;
+        let Some(n_heads) = self.per_layer("attention.head_count", WIDTH_MAX)? else {
+            self.meta.required_u32(&self.key("attention.head_count"))?;
+            unreachable!("a required key that is not there is an error");
+        };
+        let n_kv_heads = self.per_layer("attention.head_count_kv", WIDTH_MAX)?.unwrap_or_else(|| n_heads.clone());
+        let widest = n_heads.iter().copied().max().unwrap_or(0);
+        let key_dim = self.optional("attention.key_length", n_embd / n_heads[0].max(1), HEAD_DIM_MAX)?;
+        let value_dim = self.optional("attention.value_length", key_dim, HEAD_DIM_MAX)?;
+        for (what, found) in [("attention.key_length", key_dim), ("attention.value_length", value_dim)] {
+            if found == 0 || !found.is_multiple_of(2) || found > HEAD_DIM_MAX {
+                return range(what, found, format!("an even number from 2 to {HEAD_DIM_MAX}"));
+            }
+        }
+        if widest.max(1) * key_dim.max(value_dim) > WIDTH_MAX {
+            return range("attention.head_count", widest, format!("heads of at most {WIDTH_MAX} values together"));
+        }
+        let ctx_train = self.optional("context_length", 4096, 1 << 30)?;
+        let rope = Rope::from_metadata(self.meta, self.architecture.name, key_dim, ctx_train)?;
+        let norm_eps = self.float("attention.layer_norm_rms_epsilon")?.unwrap_or(1e-5);
+        if norm_eps >= 1.0 {
+            return range("attention.layer_norm_rms_epsilon", norm_eps, "a number below 1".to_owned());
+        }
+        let n_ff = self.per_layer("feed_forward_length", WIDTH_MAX)?.unwrap_or_else(|| vec![0; self.n_layers]);
+        let attention = |layer: usize| match (n_heads[layer], n_kv_heads[layer]) {
+            (0, _) if headless == Headless::Allowed => Ok(MixerConfig::None),
+            (_, 0) if headless == Headless::Allowed => Ok(MixerConfig::Linear),
+            (n_heads, n_kv_heads) => {
+                let fits = n_kv_heads > 0 && n_heads.is_multiple_of(n_kv_heads);
+                if !fits || !(1..=QUERY_ROWS_MAX).contains(&(n_heads / n_kv_heads.max(1))) {
+                    let need = format!("1 to {QUERY_ROWS_MAX} times attention.head_count_kv ({n_kv_heads})");
+                    return range("attention.head_count", n_heads, need);
+                }
+                Ok(MixerConfig::Attention(AttentionConfig {
+                    n_heads,
+                    n_kv_heads,
+                    key_dim,
+                    value_dim,
+                    window: None,
+                    rope: Some(0),
+                    scale: (key_dim as f32).sqrt().recip(),
+                    temperature: None,
+                }))
+            }
+        };
+        let layer = |layer: usize| {
+            let ffn = match (n_ff[layer], headless) {
+                (0, Headless::Allowed) => FfnConfig::None,
+                (n_ff, _) => FfnConfig::Dense { n_ff },
+            };
+            Ok(LayerConfig { mixer: attention(layer)?, ffn })
+        };
+        Ok(Config {
+            architecture: self.architecture,
+            layers: (0..self.n_layers).map(layer).collect::<Result<_, ModelError>>()?,
+            n_layers_skipped: self.n_layers_skipped,
+            n_embd,
+            ropes: vec![rope],
+            embedding_scale: 1.0,
+            logit_cap: None,
+            norm_eps,
+            ctx_train,
+        })
+    }
+
+    /// The experts, if the file has any.
+    pub(super) fn experts(&self, routing: Routing) -> Result<Option<Experts>, ModelError> {
+        if self.count("expert_count", EXPERTS_MAX)? == 0 {
+            return Ok(None);
+        }
+        self.required_experts(routing).map(Some)
+    }
+
+    /// The experts of an architecture that must have them.
+    pub(super) fn required_experts(&self, routing: Routing) -> Result<Experts, ModelError> {
+        let count = self.number("expert_count", EXPERTS_MAX)?;
+        let used = self.number("expert_used_count", count)?;
+        let own = match routing.width {
+            ExpertWidth::Dense => 0,
+            _ => self.count("expert_feed_forward_length", WIDTH_MAX)?,
+        };
+        let n_ff = match (own, routing.width) {
+            (0, ExpertWidth::OwnOrShare) => self.number("feed_forward_length", WIDTH_MAX)? / used,
+            (0, _) => self.number("feed_forward_length", WIDTH_MAX)?,
+            (own, _) => own,
+        };
+        if n_ff == 0 {
+            return range("the width of an expert", 0, "at least 1".to_owned());
+        }
+        let n_shared = self.count("expert_shared_count", 64)?;
+        let n_ff_shared = match self.count("expert_shared_feed_forward_length", WIDTH_MAX)? {
+            0 => n_shared * n_ff,
+            width => width,
+        };
+        self.accept("expert_gating_func");
+        let gating = match self.meta.u32(&self.key("expert_gating_func"))? {
+            None | Some(0) => routing.gating,
+            Some(1) => Gating::Softmax,
+            Some(2) => Gating::Sigmoid,
+            Some(3) => Gating::SoftmaxOfChosen,
+            Some(other) => return self.unsupported("expert_gating_func", other.to_string()),
+        };
+        let own_norm = self.flag("expert_weights_norm")?;
+        let normalised = routing.normalised.unwrap_or(own_norm) && gating != Gating::SoftmaxOfChosen;
+        let scale = self.positive("expert_weights_scale")?.unwrap_or(1.0);
+        let groups = self.expert_groups(count, used)?;
+        Ok(Experts { count, used, n_ff, n_ff_shared, gating, normalised, scale, groups })
+    }
+
+    fn expert_groups(&self, n_experts: usize, n_experts_used: usize) -> Result<Option<ExpertGroups>, ModelError> {
+        // One group is none.
+        let count = self.count("expert_group_count", n_experts)?;
+        if count <= 1 {
+            self.accept("expert_group_used_count");
+            return Ok(None);
+        }
+        let used = self.number("expert_group_used_count", count)?;
+        if !n_experts.is_multiple_of(count) || n_experts / count < 2 {
+            let need = format!("a divisor of {n_experts} experts that leaves at least 2 for each group");
+            return range("expert_group_count", count, need);
+        }
+        if n_experts / count * used < n_experts_used {
+            let need = format!("groups that hold the {n_experts_used} experts of a token");
+            return range("expert_group_used_count", used, need);
+        }
+        Ok(Some(ExpertGroups { count, used }))
+    }
+
+    /// The length of sliding windows and which layers have one, in a pattern of which every `usual`th layer sees everything
+    /// unless the file has another.
+    pub(super) fn windows(&self, usual: usize) -> Result<Option<(usize, Vec<bool>)>, ModelError> {
+        let len = self.count("attention.sliding_window", 1 << 30)?;
+        let key = "attention.sliding_window_pattern";
+        let every = |n: usize| (0..self.n_layers).map(|layer| n == 0 || layer % n < n - 1).collect();
+        if len == 0 {
+            self.accept(key);
+            return Ok(None);
+        }
+        let layers: Vec<bool> = match self.get(key) {
+            None => every(usual),
+            Some(Value::Array(array)) => {
+                let flag = |value: Value<'_>| match value {
+                    Value::Bool(flag) => Some(flag),
+                    other => other.as_integer().map(|n| n != 0),
+                };
+                let flags: Option<Vec<bool>> = array.iter().take(self.n_layers).map(flag).collect();
+                match flags {
+                    Some(flags) if flags.len() == self.n_layers => flags,
+                    _ => return self.unsupported(key, format!("an array of {} elements", array.len())),
+                }
+            }
+            Some(_) => every(self.count(key, LAYERS_MAX)?),
+        };
+        Ok(Some((len, layers)))
+    }
+
+    /// Gives the layers of `windows` their window, rotated by `rope` with the base of windows, if the file has one.
+    pub(super) fn set_windows(
+        &self,
+        config: &mut Config,
+        (len, layers): (usize, Vec<bool>),
+        rope: impl FnOnce(&Rope, Option<f32>) -> Rope,
+    ) -> Result<(), ModelError> {
+        let rope = rope(&config.ropes[0], self.float("rope.freq_base_swa")?);
+        if rope.base <= 1.0 {
+            return self.unsupported("rope.freq_base_swa", rope.base.to_string());
+        }
+        let own_rope = config.ropes.len();
+        config.ropes.push(rope);
+        for (layer, has_window) in config.layers.iter_mut().zip(layers) {
+            if let Some(attention) = layer.attention_mut().filter(|_| has_window) {
+                (attention.window, attention.rope) = (Some(len), Some(own_rope));
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses heads whose pairs are divided into sections of image positions.
+    pub(super) fn refuse_sections(&self) -> Result<(), ModelError> {
+        let key = "rope.dimension_sections";
+        match self.meta.i32s(&self.key(key))? {
+            Some(sections) if sections.iter().any(|n| n != 0) => {
+                self.unsupported(key, format!("{:?}", sections.iter().collect::<Vec<_>>()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The scale of queries by position, if the file has one.
+    pub(super) fn query_temperature(&self, length: usize) -> Result<Option<QueryTemperature>, ModelError> {
+        let length = self.optional("attention.temperature_length", length, 1 << 30)?;
+        let beta = self.positive("attention.temperature_scale")?;
+        Ok(beta.map(|beta| QueryTemperature { beta, length }))
+    }
+}
+
+pub(super) fn range<T>(what: &str, found: impl ToString, need: String) -> Result<T, ModelError> {
+    Err(ModelError::Range { what: what.to_owned(), found: found.to_string(), need })
+}
+
+fn in_range(what: &'static str, found: u32, max: usize) -> Result<usize, ModelError> {
+    match found as usize {
+        found @ 1.. if found <= max => Ok(found),
+        found => range(what, found, format!("1 to {max}")),
+    }
+}

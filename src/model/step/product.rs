@@ -1,0 +1,78 @@
+//! Products of activations with matrices, and what is added to them.
+
+use std::sync::Mutex;
+
+use super::activations::ActivationBuffer;
+use super::buffers::WorkerScratch;
+use crate::kernels::{ActType, Acts, Block, Kernels, Matrix, Team, Tile};
+use crate::model::weights::Linear;
+
+/// What products are made with.
+#[derive(Clone, Copy)]
+pub(super) struct Tools<'p> {
+    pub kernels: &'p Kernels,
+    pub team: &'p dyn Team,
+    pub region: &'p [u8],
+    pub tile: Tile,
+}
+
+/// Multiplies what a block holds by a scale and adds a bias, `[cols of the whole]`.
+pub(super) fn scale_and_shift(block: &mut Block<'_, f32>, scale: f32, bias: Option<&[f32]>) {
+    let col0 = block.col0;
+    for row in 0..block.rows {
+        let values = block.row(row);
+        if scale != 1.0 {
+            values.iter_mut().for_each(|x| *x *= scale);
+        }
+        if let Some(bias) = bias.and_then(|bias| bias.get(col0..)) {
+            values.iter_mut().zip(bias).for_each(|(x, bias)| *x += bias);
+        }
+    }
+}
+
+/// Linear maps of `n` activation records by up to three matrices, or by one whose result is added, under one barrier. The
+/// activations are quantised once for each format the matrices need.
+pub(super) fn multiply<const N: usize>(
+    Tools { kernels, team, region, tile }: Tools<'_>,
+    workers: &[Mutex<WorkerScratch<'_>>],
+    (records, n): (&mut ActivationBuffer<'_>, usize),
+    products: [(&Linear, &mut [f32]); N],
+    accumulate: bool,
+) {
+    assert!(N == 1 || !accumulate);
+    let layout = records.layout();
+    let cols = layout.cols();
+    let added_factor = if accumulate { products[0].0.weight.factor_of(region, 0) } else { 1.0 };
+    if added_factor != 1.0 {
+        // The sum must not be scaled, so what is multiplied is.
+        assert!(records.has_f32());
+        for record in records.writable(layout, ActType::F32).chunks_exact_mut(layout.bytes()).take(n) {
+            layout.values_mut(record).iter_mut().for_each(|x| *x *= added_factor);
+        }
+    }
+    let formats: [ActType; N] = std::array::from_fn(|i| kernels.act_type(products[i].0.weight.ty, n));
+    let jobs = products.map(|(linear, out)| (linear, kernels.share(out, n, linear.weight.rows, team.size())));
+    for format in records.format().and_others() {
+        if !formats.contains(&format) {
+            continue;
+        }
+        records.ensure((kernels, team), n, format);
+        let acts = Acts { records: &*records.bytes, layout, n_tokens: n };
+        team.drain(&|worker| {
+            let Ok(mut scratch) = workers[worker].lock() else { return };
+            // Of every product what is one's own comes first: only who is done with all of it takes from others.
+            for parts in [1, team.size()] {
+                for (linear, grid) in jobs.iter().filter(|(map, _)| kernels.act_type(map.weight.ty, n) == format) {
+                    let w = &linear.weight;
+                    assert_eq!(w.cols, cols, "the records are as wide as the matrix");
+                    let matrix = Matrix { panels: w.of(region), panel_bytes: w.ty.panel_bytes(cols), cols };
+                    let factor = if accumulate { 1.0 } else { w.factor_of(region, 0) };
+                    while let Some(mut block) = grid.next_in(worker, parts) {
+                        kernels.matmul(w.ty, &matrix, &acts, &mut block, accumulate, (tile, &mut *scratch.kernels));
+                        scale_and_shift(&mut block, factor, linear.bias_of(region, 0));
+                    }
+                }
+            }
+        });
+    }
+}

@@ -1,0 +1,424 @@
+//! Finds the tensors an architecture needs in a file, checks their shapes, and gives them places in the weights region.
+
+use std::ops::Range;
+
+use super::config::{AttentionConfig, Config, Experts, FfnConfig, LayerConfig, MixerConfig};
+use super::error::ModelError;
+use super::header::range;
+use super::weights::{
+    ALIGN, AttentionWeights, FeedForward, Form, GatedFfn, Layer, Linear, Mixer, MoeFfn, Placement, RopeFactors,
+    SharedExpert, ShortConvWeights, Weight,
+};
+use crate::gguf::TensorInfo;
+use crate::quant::WeightType;
+
+/// Most tokens of a vocabulary.
+const VOCAB_MAX: u64 = 1 << 24;
+
+/// Norms of queries and keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum QkNorms {
+    /// None.
+    None,
+    /// The same weights for every head.
+    PerHead,
+    /// As [`QkNorms::PerHead`] where the file has them.
+    PerHeadIfThere,
+    /// Over all heads together.
+    Whole,
+}
+
+/// The tensors of a file, and which of them have a place.
+pub(super) struct TensorFinder<'t> {
+    tensors: &'t [TensorInfo],
+    by_name: Vec<usize>,
+    used: Vec<bool>,
+    placements: Vec<Placement>,
+    bytes: usize,
+}
+
+/// The matrices of a tensor: how many, and how many of them a token meets.
+#[derive(Clone, Copy)]
+struct Matrices {
+    count: usize,
+    used: usize,
+}
+
+impl Matrices {
+    const ONE: Matrices = Matrices { count: 1, used: 1 };
+
+    fn of(experts: &Experts) -> Matrices {
+        Matrices { count: experts.count, used: experts.used }
+    }
+}
+
+impl<'t> TensorFinder<'t> {
+    pub(super) fn new(tensors: &'t [TensorInfo]) -> TensorFinder<'t> {
+        let mut by_name: Vec<usize> = (0..tensors.len()).collect();
+        by_name.sort_unstable_by(|&a, &b| tensors[a].name().cmp(tensors[b].name()));
+        TensorFinder { tensors, by_name, used: vec![false; tensors.len()], placements: Vec::new(), bytes: 0 }
+    }
+
+    /// Bytes of the region so far.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Everything in the order of the region, and the bytes of the region.
+    ///
+    /// # Errors
+    /// A tensor that nothing has asked for.
+    pub(super) fn finish(self) -> Result<(Vec<Placement>, usize), ModelError> {
+        match self.used.iter().position(|used| !used) {
+            Some(unused) => Err(ModelError::UnknownTensor(self.tensors[unused].name().to_owned())),
+            None => Ok((self.placements, self.bytes)),
+        }
+    }
+
+    /// The tensors of layer `i`.
+    pub(super) fn layer(&mut self, config: &Config, i: usize) -> Result<Layer, ModelError> {
+        let mut tensors =
+            LayerTensors { finder: self, config, layer: &config.layers[i], index: i, biases_required: false };
+        (config.architecture.tensors)(&mut tensors)
+    }
+
+    fn index(&self, name: &str) -> Option<usize> {
+        let found = self.by_name.binary_search_by(|&i| self.tensors[i].name().cmp(name));
+        found.ok().map(|at| self.by_name[at])
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.index(name).is_some()
+    }
+
+    /// Leaves out what begins with `prefix`.
+    pub(super) fn skip(&mut self, prefix: &str) {
+        for (tensor, used) in self.tensors.iter().zip(&mut self.used) {
+            *used |= tensor.name().starts_with(prefix);
+        }
+    }
+
+    /// Rows of a tensor, tokens of the vocabulary.
+    pub(super) fn rows(&self, name: &str) -> Result<usize, ModelError> {
+        let index = self.index(name).ok_or_else(|| ModelError::MissingTensor(name.to_owned()))?;
+        match self.tensors[index].rows() {
+            found @ 1..=VOCAB_MAX => Ok(found as usize),
+            found => range("the number of tokens", found, format!("1 to {VOCAB_MAX}")),
+        }
+    }
+
+    pub(super) fn vector(&mut self, name: &str, len: usize) -> Result<Weight, ModelError> {
+        self.take(name, Form::Vector, 1, len)
+    }
+
+    pub(super) fn optional_vector(&mut self, name: &str, len: usize) -> Result<Option<Weight>, ModelError> {
+        if self.has(name) { self.vector(name, len).map(Some) } else { Ok(None) }
+    }
+
+    /// A tensor of one matrix, or of some vectors of `cols` values.
+    pub(super) fn take(&mut self, name: &str, form: Form, rows: usize, cols: usize) -> Result<Weight, ModelError> {
+        self.take_rows(name, form, Matrices::ONE, (rows, cols), 0..rows, None)
+    }
+
+    /// `stem.weight` with its scale, and `stem.bias` if it is there.
+    pub(super) fn linear(&mut self, stem: &str, rows: usize, cols: usize) -> Result<Linear, ModelError> {
+        let [linear] = self.linear_parts(stem, [rows], cols)?;
+        Ok(linear)
+    }
+
+    /// Linear maps, of so many rows each, that lie one after another in one tensor.
+    pub(super) fn linear_parts<const N: usize>(
+        &mut self,
+        stem: &str,
+        parts: [usize; N],
+        cols: usize,
+    ) -> Result<[Linear; N], ModelError> {
+        let bias = self.optional_vector(&format!("{stem}.bias"), parts.iter().sum())?;
+        let weights = self.weight_parts(stem, Matrices::ONE, parts, cols)?;
+        let mut offset = bias.map_or(0, |bias| bias.offset);
+        Ok(weights.map(|weight| {
+            let bias = bias.map(|whole| Weight { cols: weight.rows, offset, bytes: weight.rows * 4, ..whole });
+            offset += weight.rows * 4;
+            Linear { weight, bias }
+        }))
+    }
+
+    /// The same of every expert; biases are of parts that have a tensor of their own.
+    fn expert_parts<const N: usize>(
+        &mut self,
+        stem: &str,
+        experts: &Experts,
+        parts: [usize; N],
+        cols: usize,
+    ) -> Result<[Linear; N], ModelError> {
+        let name = format!("{stem}.bias");
+        let bias = match N == 1 && self.has(&name) {
+            true => Some(self.take(&name, Form::Vector, experts.count, parts[0])?),
+            false => None,
+        };
+        let weights = self.weight_parts(stem, Matrices::of(experts), parts, cols)?;
+        Ok(weights.map(|weight| Linear { weight, bias }))
+    }
+
+    fn weight_parts<const N: usize>(
+        &mut self,
+        stem: &str,
+        matrices: Matrices,
+        parts: [usize; N],
+        cols: usize,
+    ) -> Result<[Weight; N], ModelError> {
+        let name = format!("{stem}.weight");
+        let factors = self.factors(stem, matrices.count)?;
+        let rows = parts.iter().sum();
+        let mut first = 0;
+        let mut taken = heapless::Vec::<Weight, N>::new();
+        for part in parts {
+            let own = first..first + part;
+            let weight = self.take_rows(&name, Form::Panels, matrices, (rows, cols), own, factors)?;
+            taken.push(weight).expect("there are N parts");
+            first += part;
+        }
+        Ok(taken.into_array().expect("there are N parts"))
+    }
+
+    /// Factors of the products of the matrices of `stem`, which the scales of NVFP4 alone cannot reach. What goes with them
+    /// for multiplying in four bits (`input_scale`) has no use here.
+    fn factors(&mut self, stem: &str, n_matrices: usize) -> Result<Option<usize>, ModelError> {
+        if let Some(index) = self.index(&format!("{stem}.input_scale")) {
+            self.used[index] = true;
+        }
+        Ok(self.optional_vector(&format!("{stem}.scale"), n_matrices)?.map(|factors| factors.offset))
+    }
+
+    /// Divisors of the rotary frequencies, `len` of them, if the file has any.
+    pub(super) fn rope_factors(&mut self, len: usize) -> Result<Option<RopeFactors>, ModelError> {
+        if let Some(factors) = self.optional_vector("rope_freqs.weight", len)? {
+            return Ok(Some(RopeFactors::Always(factors)));
+        }
+        if self.has("rope_factors_long.weight") || self.has("rope_factors_short.weight") {
+            let short = self.vector("rope_factors_short.weight", len)?;
+            return Ok(Some(RopeFactors::ByContext(short, self.vector("rope_factors_long.weight", len)?)));
+        }
+        Ok(None)
+    }
+
+    /// The rows `own` of every matrix, of `rows` x `cols`, of a tensor.
+    fn take_rows(
+        &mut self,
+        name: &str,
+        form: Form,
+        matrices: Matrices,
+        (rows, cols): (usize, usize),
+        own: Range<usize>,
+        factors: Option<usize>,
+    ) -> Result<Weight, ModelError> {
+        let index = self.index(name).ok_or_else(|| ModelError::MissingTensor(name.to_owned()))?;
+        let tensor = &self.tensors[index];
+        let found = [tensor.dims[2] * tensor.dims[3], tensor.dims[1], tensor.dims[0]];
+        let need = [matrices.count as u64, rows as u64, cols as u64];
+        if found != need {
+            return Err(ModelError::Shape { tensor: name.to_owned(), found, need });
+        }
+        let no_kernels = || ModelError::TensorType { tensor: name.to_owned(), ty: tensor.ty.name() };
+        let ty = WeightType::of(tensor.ty).ok_or_else(no_kernels)?;
+        let Matrices { count: n_matrices, used: n_used } = matrices;
+        let (own_rows, tensor_rows) = (own.len(), rows);
+        let bytes = match form {
+            Form::Panels => n_matrices * ty.matrix_bytes(own_rows, cols),
+            Form::Rows => own_rows * ty.row_bytes(cols),
+            Form::Vector => own_rows * cols * 4,
+            Form::File => 0,
+        };
+        let weight = Weight { ty, form, rows: own_rows, cols, n_matrices, n_used, offset: self.bytes, bytes, factors };
+        self.bytes += bytes.next_multiple_of(ALIGN);
+        self.used[index] = true;
+        if form != Form::File {
+            self.placements.push(Placement { weight, tensor: index, first_row: own.start, tensor_rows });
+        }
+        Ok(weight)
+    }
+}
+
+/// The tensors of one layer, `blk.N.`; what an architecture calls them by is the rest of their names.
+pub(super) struct LayerTensors<'f, 't> {
+    finder: &'f mut TensorFinder<'t>,
+    /// The model's numbers.
+    pub config: &'f Config,
+    /// The layer's numbers.
+    pub layer: &'f LayerConfig,
+    index: usize,
+    biases_required: bool,
+}
+
+impl LayerTensors<'_, '_> {
+    fn name(&self, name: &str) -> String {
+        format!("blk.{}.{name}", self.index)
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.finder.has(&self.name(name))
+    }
+
+    /// From here on a linear map without a bias is refused.
+    pub(super) fn require_biases(&mut self) {
+        self.biases_required = true;
+    }
+
+    fn checked(&self, stem: &str, linear: Linear) -> Result<Linear, ModelError> {
+        match linear.bias {
+            None if self.biases_required => Err(ModelError::MissingTensor(self.name(&format!("{stem}.bias")))),
+            _ => Ok(linear),
+        }
+    }
+
+    /// The weights of an RMSNorm over the residual stream.
+    pub(super) fn norm(&mut self, name: &str) -> Result<Option<Weight>, ModelError> {
+        self.vector(name, self.config.n_embd).map(Some)
+    }
+
+    /// A vector, `name.weight`.
+    pub(super) fn vector(&mut self, name: &str, len: usize) -> Result<Weight, ModelError> {
+        self.finder.vector(&self.name(&format!("{name}.weight")), len)
+    }
+
+    /// A linear map.
+    pub(super) fn linear(&mut self, stem: &str, rows: usize, cols: usize) -> Result<Linear, ModelError> {
+        let linear = self.finder.linear(&self.name(stem), rows, cols)?;
+        self.checked(stem, linear)
+    }
+
+    fn expert_linear(&mut self, stem: &str, experts: &Experts, rows: usize, cols: usize) -> Result<Linear, ModelError> {
+        let [linear] = self.finder.expert_parts(&self.name(stem), experts, [rows], cols)?;
+        self.checked(stem, linear)
+    }
+
+    /// A layer whose mixer and feed-forward part each have a norm before them; without norms of queries and keys.
+    pub(super) fn pre_norm_layer(&mut self) -> Result<Layer, ModelError> {
+        self.pre_norm_layer_with(QkNorms::None, "ffn_norm")
+    }
+
+    /// The same with norms of queries and keys, the second norm called `ffn_norm`.
+    pub(super) fn pre_norm_layer_with(&mut self, qk_norms: QkNorms, ffn_norm: &str) -> Result<Layer, ModelError> {
+        Ok(Layer {
+            attn_norm: self.norm("attn_norm")?,
+            mixer: self.attention(qk_norms)?,
+            attn_post_norm: None,
+            ffn_norm: self.norm(ffn_norm)?,
+            ffn: self.feed_forward()?,
+            ffn_post_norm: None,
+        })
+    }
+
+    /// Attention: `attn_q`, `attn_k`, `attn_v`, or all in `attn_qkv`, and `attn_output`.
+    pub(super) fn attention(&mut self, qk_norms: QkNorms) -> Result<Mixer, ModelError> {
+        let MixerConfig::Attention(attention) = self.layer.mixer else {
+            unreachable!("an architecture asks for the attention of layers that have it");
+        };
+        let (e, rows) = (self.config.n_embd, [attention.q_width(), attention.k_width(), attention.v_width()]);
+        let [q, k, v] = match self.has("attn_qkv.weight") {
+            true => self.fused_qkv(rows, e)?,
+            false => [
+                self.linear("attn_q", rows[0], e)?,
+                self.linear("attn_k", rows[1], e)?,
+                self.linear("attn_v", rows[2], e)?,
+            ],
+        };
+        Ok(Mixer::Attention(Box::new(AttentionWeights {
+            q,
+            k,
+            v,
+            qk_norms: self.qk_norms(&attention, qk_norms)?,
+            sinks: None,
+            output: self.linear("attn_output", e, attention.output_width())?,
+        })))
+    }
+
+    /// One tensor of Q, K and V; a file may have three biases beside it.
+    fn fused_qkv(&mut self, rows: [usize; 3], e: usize) -> Result<[Linear; 3], ModelError> {
+        let mut parts = self.finder.linear_parts(&self.name("attn_qkv"), rows, e)?;
+        for ((part, name), rows) in parts.iter_mut().zip(["attn_q", "attn_k", "attn_v"]).zip(rows) {
+            if part.bias.is_none() {
+                part.bias = self.finder.optional_vector(&self.name(&format!("{name}.bias")), rows)?;
+            }
+            *part = self.checked(name, *part)?;
+        }
+        Ok(parts)
+    }
+
+    fn qk_norms(&mut self, attention: &AttentionConfig, norms: QkNorms) -> Result<Option<[Weight; 2]>, ModelError> {
+        let [q_len, k_len] = match norms {
+            QkNorms::None => return Ok(None),
+            QkNorms::PerHeadIfThere if !self.has("attn_q_norm.weight") => return Ok(None),
+            QkNorms::PerHead | QkNorms::PerHeadIfThere => [attention.key_dim; 2],
+            QkNorms::Whole => [attention.q_width(), attention.k_width()],
+        };
+        Ok(Some([self.vector("attn_q_norm", q_len)?, self.vector("attn_k_norm", k_len)?]))
+    }
+
+    /// The convolution: `shortconv.in_proj`, `.conv`, `.out_proj`.
+    pub(super) fn short_conv(&mut self, taps: usize) -> Result<Mixer, ModelError> {
+        let e = self.config.n_embd;
+        Ok(Mixer::ShortConv(Box::new(ShortConvWeights {
+            in_proj: self.linear("shortconv.in_proj", 3 * e, e)?,
+            conv: self.finder.take(&self.name("shortconv.conv.weight"), Form::Vector, e, taps)?,
+            out_proj: self.linear("shortconv.out_proj", e, e)?,
+        })))
+    }
+
+    /// The feed-forward part that the layer's numbers tell of.
+    pub(super) fn feed_forward(&mut self) -> Result<FeedForward, ModelError> {
+        match self.layer.ffn {
+            FfnConfig::None => Ok(FeedForward::None),
+            FfnConfig::Dense { n_ff } => Ok(FeedForward::Dense(Box::new(self.gated("", n_ff)?))),
+            FfnConfig::Experts(experts) => Ok(FeedForward::Experts(Box::new(self.experts(&experts)?))),
+        }
+    }
+
+    /// A dense layer whose gate and up maps are one tensor, `ffn_up`, the gate first.
+    pub(super) fn feed_forward_with_gate_in_up(&mut self) -> Result<FeedForward, ModelError> {
+        let FfnConfig::Dense { n_ff } = self.layer.ffn else { return self.feed_forward() };
+        let e = self.config.n_embd;
+        let [gate, up] = self.finder.linear_parts(&self.name("ffn_up"), [n_ff; 2], e)?;
+        Ok(FeedForward::Dense(Box::new(GatedFfn { gate, up, down: self.linear("ffn_down", e, n_ff)? })))
+    }
+
+    fn gated(&mut self, suffix: &str, n_ff: usize) -> Result<GatedFfn, ModelError> {
+        let e = self.config.n_embd;
+        Ok(GatedFfn {
+            gate: self.linear(&format!("ffn_gate{suffix}"), n_ff, e)?,
+            up: self.linear(&format!("ffn_up{suffix}"), n_ff, e)?,
+            down: self.linear(&format!("ffn_down{suffix}"), e, n_ff)?,
+        })
+    }
+
+    fn experts(&mut self, experts: &Experts) -> Result<MoeFfn, ModelError> {
+        let (e, f) = (self.config.n_embd, experts.n_ff);
+        let router = self.linear("ffn_gate_inp", experts.count, e)?;
+        let [gate, up] = match self.has("ffn_gate_up_exps.weight") {
+            true => self.finder.expert_parts(&self.name("ffn_gate_up_exps"), experts, [f; 2], e)?,
+            false => {
+                [self.expert_linear("ffn_gate_exps", experts, f, e)?, self.expert_linear("ffn_up_exps", experts, f, e)?]
+            }
+        };
+        let down = self.expert_linear("ffn_down_exps", experts, e, f)?;
+        let selection_bias = self.finder.optional_vector(&self.name("exp_probs_b.bias"), experts.count)?;
+        let shared = match experts.n_ff_shared {
+            0 => None,
+            width => Some(SharedExpert {
+                ffn: self.gated("_shexp", width)?,
+                gate: self.finder.optional_vector(&self.name("ffn_gate_inp_shexp.weight"), e)?,
+            }),
+        };
+        Ok(MoeFfn { experts: *experts, router, selection_bias, gate, up, down, shared })
+    }
+
+    /// The bias that experts are chosen by must be there.
+    pub(super) fn require_selection_bias(&self, ffn: &FeedForward) -> Result<(), ModelError> {
+        match ffn {
+            FeedForward::Experts(moe) if moe.selection_bias.is_none() => {
+                Err(ModelError::MissingTensor(self.name("exp_probs_b.bias")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
