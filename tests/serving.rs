@@ -148,6 +148,7 @@ fn eight_interleaved_get_what_each_gets_alone_on_every_tier() {
         ("llama-f32", NOISE),
         ("qwen3moe-f32", NOISE),
         ("gemma3-f32", NOISE),
+        ("lfm2-f32", NOISE),
         ("gpt-oss-f32", NOISE),
         ("llama-q4_k", 3e-2),
         ("qwen2-q8_0", 3e-2),
@@ -302,7 +303,7 @@ fn who_finds_no_pages_waits_for_them_and_is_not_overtaken() {
 
 #[test]
 fn what_others_have_computed_is_taken_over() {
-    for name in ["qwen3-f32", "gemma3-f32", "gpt-oss-f32"] {
+    for name in ["qwen3-f32", "gemma3-f32", "gpt-oss-f32", "lfm2-f32"] {
         serve(name, |handle| {
             let prompt = |tail: u32| [tokens(1, 300), tokens(tail, 40)].concat();
             let answer = |prompt: Vec<u32>| {
@@ -455,7 +456,7 @@ fn tokens_that_end_generation_do_and_the_same_seed_draws_the_same() {
 
 #[test]
 fn a_saved_cache_is_there_again_and_a_damaged_one_is_refused_whole() {
-    for name in ["qwen3-f32", "gemma3-f32"] {
+    for name in ["qwen3-f32", "gemma3-f32", "lfm2-f32"] {
         let path = golden(name);
         let id = brim::engine::identity(&[name.as_bytes()]);
         // One request is served between `load` and `save`; returns the tokens that it found in the cache, and what was saved.

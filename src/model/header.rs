@@ -398,17 +398,6 @@ impl<'m, 'a> Header<'m, 'a> {
         Ok(())
     }
 
-    /// Refuses heads whose pairs are divided into sections of image positions.
-    pub(super) fn refuse_sections(&self) -> Result<(), ModelError> {
-        let key = "rope.dimension_sections";
-        match self.meta.i32s(&self.key(key))? {
-            Some(sections) if sections.iter().any(|n| n != 0) => {
-                self.unsupported(key, format!("{:?}", sections.iter().collect::<Vec<_>>()))
-            }
-            _ => Ok(()),
-        }
-    }
-
     /// The scale of queries by position, if the file has one.
     pub(super) fn query_temperature(&self, length: usize) -> Result<Option<QueryTemperature>, ModelError> {
         let length = self.optional("attention.temperature_length", length, 1 << 30)?;

@@ -26,6 +26,8 @@ pub struct Rope {
     pub yarn: Option<Yarn>,
     /// Cosines and sines are multiplied by this.
     pub magnitude: f32,
+    /// Whether pairs are divided into sections by what position they follow (time, height, width): for text all are the same.
+    pub has_sections: bool,
     /// Context length before scaling; beyond it LongRoPE takes its other factors.
     pub ctx_original: usize,
 }
@@ -70,11 +72,11 @@ impl Rope {
             );
         }
         // Positions of images: text has the same in the first three sections, and zeros in the fourth.
-        if let Some(sections) = meta.i32s(&key("dimension_sections"))?
-            && sections.iter().nth(3).is_some_and(|n| n != 0)
-        {
-            return Err(unsupported("dimension_sections", format!("{:?}", sections.iter().collect::<Vec<_>>())));
+        let sections: Vec<i32> = meta.i32s(&key("dimension_sections"))?.into_iter().flat_map(|n| n.iter()).collect();
+        if sections.get(3).is_some_and(|&n| n != 0) {
+            return Err(unsupported("dimension_sections", format!("{sections:?}")));
         }
+        let has_sections = sections.len() >= 2 && sections[..2].iter().all(|&n| n > 0);
         if let Some(alpha) = meta.f32(&key("scaling.alpha"))?.filter(|&alpha| alpha != 0.0) {
             return Err(unsupported("scaling.alpha", alpha.to_string()));
         }
@@ -88,7 +90,7 @@ impl Rope {
         };
         let attn_factor = number("scaling.attn_factor", 1.0)?;
         let ctx_original = meta.u32(&key("scaling.original_context_length"))?.map_or(ctx_train, |n| n as usize).max(1);
-        let plain = Rope { dim, base, scale, yarn: None, magnitude: attn_factor, ctx_original };
+        let plain = Rope { dim, base, scale, yarn: None, magnitude: attn_factor, has_sections, ctx_original };
         match meta.str(&key("scaling.type"))? {
             Some("none") => Ok(Rope { scale: 1.0, ..plain }),
             None | Some("linear" | "longrope") => Ok(plain),
@@ -141,7 +143,15 @@ impl Rope {
 mod tests {
     use super::*;
 
-    const PLAIN: Rope = Rope { dim: 64, base: 150_000.0, scale: 1.0, yarn: None, magnitude: 1.0, ctx_original: 4096 };
+    const PLAIN: Rope = Rope {
+        dim: 64,
+        base: 150_000.0,
+        scale: 1.0,
+        yarn: None,
+        magnitude: 1.0,
+        has_sections: false,
+        ctx_original: 4096,
+    };
 
     fn table(rope: &Rope, factors: Option<&[f32]>) -> Vec<f64> {
         let mut out = vec![f64::NAN; rope.dim / 2];

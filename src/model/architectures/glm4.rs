@@ -1,19 +1,12 @@
 //! GLM-4-0414 and Z1 (arXiv:2406.12793): norms before and after attention and feed-forward layer, gate and up in one matrix,
-//! a part of every head rotated, in pairs of neighbours.
+//! a part of every head rotated, in pairs of neighbours, or half of it apart in files that divide pairs into sections.
 
-use super::super::header::Header;
 use super::super::step::{Activation, ForwardPass, Pairing};
 use super::super::tensors::{LayerTensors, QkNorms};
-use super::{Architecture, Config, Layer, ModelError};
+use super::{Architecture, Layer, ModelError};
 
 pub(super) const ARCHITECTURE: Architecture =
-    Architecture { name: "glm4", post_norms: true, config, tensors, layer, ..Architecture::USUAL };
-
-fn config(header: &Header<'_, '_>) -> Result<Config, ModelError> {
-    // With positions of images the pairs lie otherwise.
-    header.refuse_sections()?;
-    header.decoder()
-}
+    Architecture { name: "glm4", post_norms: true, tensors, layer, ..Architecture::USUAL };
 
 fn tensors(find: &mut LayerTensors<'_, '_>) -> Result<Layer, ModelError> {
     Ok(Layer {
@@ -29,9 +22,10 @@ fn tensors(find: &mut LayerTensors<'_, '_>) -> Result<Layer, ModelError> {
 /// One layer.
 fn layer(pass: &mut ForwardPass<'_, '_>, index: usize, w: &Layer) {
     let attn = w.attention();
+    let pairing = if pass.config.ropes[0].has_sections { Pairing::Halves } else { Pairing::Neighbours };
     pass.norm(&w.attn_norm, &attn.q.weight);
     pass.project_qkv(attn);
-    pass.prepare_heads(index, attn, Pairing::Neighbours);
+    pass.prepare_heads(index, attn, pairing);
     pass.attend(index, attn);
     pass.keep_output_rows(index);
     pass.add_normed_product(&attn.output, &w.attn_post_norm);

@@ -1,0 +1,113 @@
+//! Layers that keep a state of each sequence: going on from checkpoints gives what the whole would have given.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod common;
+
+use std::path::PathBuf;
+
+use brim::engine::Engine;
+use brim::kernels::{self, KvType, Tile};
+use brim::load::header::ModelFiles;
+use brim::model::{CachePlan, Model, Sizes};
+use common::engine::with_engine;
+
+/// Convolutions of three taps, and attention between them.
+const MODEL: &str = "lfm2-f32";
+const PAGE: usize = 64;
+
+fn golden(name: &str) -> PathBuf {
+    PathBuf::from(format!("{}/tests/golden/models/{name}.gguf", env!("CARGO_MANIFEST_DIR")))
+}
+
+fn tokens(n: usize) -> Vec<u32> {
+    (0..n as u32).map(|i| (i * 7919 + i * i % 13) % 251).collect()
+}
+
+fn sizes(sequences: usize, ctx: usize) -> Sizes {
+    Sizes {
+        n_batch: 16,
+        n_logits: 1,
+        ctx,
+        sequences,
+        kv_tokens: sequences * ctx,
+        kv_type: KvType::F16,
+        workers: 1,
+        tile: Tile::default(),
+    }
+}
+
+#[test]
+fn the_plan_has_a_state_for_every_sequence_and_checkpoints_for_prefixes() {
+    let files = ModelFiles::open(golden(MODEL)).unwrap();
+    let model = Model::from_tables(&files.metadata(), files.tensors()).unwrap();
+    let n_conv = model.config.layers.iter().filter(|layer| layer.attention().is_none()).count();
+    assert!(n_conv > 0 && n_conv < model.config.n_layers());
+    let plan = CachePlan::new(&model.config, &sizes(3, 4096));
+    // Two rows of the stream for each convolution, on cache lines.
+    assert_eq!(plan.state_bytes, n_conv * (2 * model.config.n_embd * 4).next_multiple_of(64));
+    assert_eq!((plan.n_live_states, plan.n_checkpoints), (3, 3 * 4096 / PAGE));
+    let states = (plan.n_states() * plan.state_bytes) as u64;
+    assert_eq!(plan.bytes().unwrap(), plan.pages_bytes().unwrap().next_multiple_of(64) + states);
+    // A model without such layers has none.
+    let files = ModelFiles::open(golden("qwen3-f32")).unwrap();
+    let model = Model::from_tables(&files.metadata(), files.tensors()).unwrap();
+    let plan = CachePlan::new(&model.config, &sizes(3, 4096));
+    assert_eq!((plan.n_states(), plan.bytes()), (0, plan.pages_bytes()));
+}
+
+/// Feeds `tokens` in chunks of these lengths, in turn.
+fn feed(engine: &mut Engine<'_>, tokens: &[u32], chunks: &[usize]) -> Vec<f32> {
+    let (mut at, mut logits) = (0, Vec::new());
+    for n in chunks.iter().cycle() {
+        let end = tokens.len().min(at + n);
+        logits = engine.feed(&tokens[at..end]).unwrap().to_vec();
+        at = end;
+        if at == tokens.len() {
+            break;
+        }
+    }
+    logits
+}
+
+/// Rounding of sums in another order, which tips some keys and values to the next f16.
+fn near(got: &[f32], expected: &[f32], what: &str) {
+    let off = got.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(off < 5e-3, "{what}: off by {off}");
+}
+
+#[test]
+fn chunks_of_any_length_leave_the_same_state() {
+    let tokens = tokens(300);
+    for kernels in kernels::available() {
+        with_engine(&golden(MODEL), kernels, 128, |engine| {
+            let expected = feed(engine, &tokens, &[300]);
+            for chunks in [&[1][..], &[2], &[3, 1], &[63, 65], &[64], &[127, 2, 1]] {
+                engine.rewind(0);
+                near(&feed(engine, &tokens, chunks), &expected, &format!("{kernels:?} {chunks:?}"));
+            }
+        });
+    }
+}
+
+#[test]
+fn a_sequence_goes_back_to_the_last_end_of_a_page() {
+    let kernels = kernels::select(None, None).unwrap();
+    let tokens = tokens(300);
+    with_engine(&golden(MODEL), kernels, 128, |engine| {
+        let expected = feed(engine, &tokens, &[300]);
+        for (position, left) in [(300, 300), (299, 256), (256, 256), (255, 192), (130, 128), (64, 64), (63, 0)] {
+            assert_eq!(engine.rewind(position), left, "to {position}");
+            if left < tokens.len() {
+                // Each token by itself, so that every kind of pass goes on from the checkpoint.
+                let chunks: &[usize] = if position % 2 == 0 { &[1] } else { &[70] };
+                near(&feed(engine, &tokens[left..], chunks), &expected, &format!("from {left}"));
+            }
+        }
+        // What was fed after going back counts, not what was there before.
+        assert_eq!(engine.rewind(128), 128);
+        let other: Vec<u32> = tokens[128..].iter().map(|token| (token + 1) % 251).collect();
+        let off = feed(engine, &other, &[50]);
+        engine.rewind(0);
+        near(&feed(engine, &[&tokens[..128], &other].concat(), &[300]), &off, "another text");
+    });
+}
