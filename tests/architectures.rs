@@ -5,6 +5,7 @@
 mod writer;
 
 use brim::load::header::ModelFiles;
+use brim::model::Model;
 use brim::model::config::{AttentionConfig, Config, Experts, Gating, MixerConfig, QueryTemperature};
 use writer::Gguf;
 
@@ -29,7 +30,7 @@ fn deep_header(arch: &str, n_layers: u32) -> Gguf {
 fn config(file: Gguf) -> Result<Config, String> {
     let bytes: &'static [u8] = Box::leak(file.tensor("t", &[1], 0, &[0; 4]).build().into_boxed_slice());
     let files = ModelFiles::embedded("header", bytes).map_err(|e| e.to_string())?;
-    Config::from_metadata(&files.metadata()).map_err(|e| e.to_string())
+    Model::config_of(&files.metadata()).map_err(|e| e.to_string())
 }
 
 /// The attention of a layer that has it.

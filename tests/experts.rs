@@ -83,7 +83,7 @@ fn refused(spec: Spec, parts: &[&str]) {
 
 #[test]
 fn memory_counts_all_experts_and_a_token_those_it_meets() {
-    let Model { config, weights } = model(GOOD).unwrap();
+    let Model { config, weights, .. } = model(GOOD).unwrap();
     let experts = config.layers[0].experts().unwrap();
     assert_eq!((config.n_ff_dense(), experts.n_ff, experts.count, experts.used), (0, 8, 4, 2));
     let (attention, router, expert, embedding) = (4 * E * E, 4 * E, 3 * E * F, VOCAB * E);

@@ -10,8 +10,8 @@
 //! tokens and the checkpoint at its end, its *attachments*, as long as they are there. A prefix can be continued where the
 //! pages of the last window before its end and, with recurrent layers, the checkpoint at its end are still there.
 
+use crate::model::SequenceSlice;
 use crate::model::cache::{CachePlan, FULL, NONE, PAGE_TOKENS, POOLS_MAX};
-use crate::model::step::SequenceSlice;
 
 /// What stands before the first page of every sequence.
 pub(super) const ROOT: u64 = 0;

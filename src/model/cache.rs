@@ -9,19 +9,13 @@
 use std::ops::Range;
 
 use super::config::{AttentionConfig, Config, LayerConfig, MixerConfig};
-use super::error::ModelError;
-use super::header::range;
-use super::step::{SequenceSlice, Sizes};
+use super::error::{ModelError, range};
+pub use super::sequence::{NONE, PAGE_TOKENS};
+use super::sequence::{SequenceSlice, Sizes};
 use crate::bytes;
-use crate::kernels::{KEY_TILE, Kernels, KvType};
+use crate::kernels::{Kernels, KvType};
 use crate::memory::{Growing, NotPopulated};
 use crate::quant::{GROUP, PANEL_ROWS};
-
-/// Positions of a page.
-pub const PAGE_TOKENS: usize = KEY_TILE;
-
-/// No page, no state.
-pub const NONE: u32 = u32::MAX;
 
 /// Most pools: one of layers that see everything, and as many lengths of windows as any known model has, twice over.
 pub const POOLS_MAX: usize = 5;

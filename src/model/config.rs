@@ -1,11 +1,6 @@
 //! What a model is: the numbers of its header, layer by layer.
 
-use super::architectures::Architecture;
-use super::cache::check_windows;
-use super::error::ModelError;
-use super::header::Header;
 use super::rope::Rope;
-use crate::gguf::Metadata;
 
 /// How the scores of a router become weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,8 +182,6 @@ impl LayerConfig {
 /// The numbers of a model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// Its architecture.
-    pub architecture: &'static Architecture,
     /// The layers.
     pub layers: Vec<LayerConfig>,
     /// Further layers of the file, which predict tokens ahead and are left there.
@@ -197,6 +190,8 @@ pub struct Config {
     pub n_embd: usize,
     /// The rotations that layers refer to; the first is that of full attention.
     pub ropes: Vec<Rope>,
+    /// Whether what layers add to the stream is normed first.
+    pub post_norms: bool,
     /// Factor of the rows of the embedding.
     pub embedding_scale: f32,
     /// Logits are squeezed into plus and minus this, `cap * tanh(logit / cap)`.
@@ -224,25 +219,6 @@ pub const HEAD_DIM_MAX: usize = 1024;
 pub const TAPS_MAX: usize = 16;
 
 impl Config {
-    /// Reads and checks the numbers of a header.
-    ///
-    /// # Errors
-    /// The first number that is missing, out of range, or asks for a feature that is not there.
-    pub fn from_metadata(meta: &Metadata<'_>) -> Result<Config, ModelError> {
-        let name = meta.required_str("general.architecture")?;
-        let Some(architecture) = Architecture::named(name) else {
-            return Err(ModelError::Arch(name.chars().take(64).collect()));
-        };
-        let header = Header::open(meta, architecture)?;
-        let config = (architecture.config)(&header)?;
-        header.refuse_unread()?;
-        check_windows(&config)?;
-        if config.layers.iter().any(|layer| layer.ffn == FfnConfig::Dense { n_ff: 0 }) {
-            header.number("feed_forward_length", WIDTH_MAX)?;
-        }
-        Ok(config)
-    }
-
     /// Layers that are run.
     pub fn n_layers(&self) -> usize {
         self.layers.len()

@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use super::architectures::Architecture;
 use crate::error::{Error, Exit};
 use crate::gguf::GgufError;
 
@@ -11,8 +10,13 @@ use crate::gguf::GgufError;
 pub enum ModelError {
     /// The header.
     Gguf(GgufError),
-    /// `general.architecture` is none of ours.
-    Arch(String),
+    /// `general.architecture` is not one that this version runs.
+    Arch {
+        /// Found.
+        name: String,
+        /// Those that run.
+        known: Vec<&'static str>,
+    },
     /// A number out of its range.
     Range {
         /// Which.
@@ -62,11 +66,11 @@ impl fmt::Display for ModelError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ModelError::Gguf(e) => e.fmt(f),
-            ModelError::Arch(name) => write!(
+            ModelError::Arch { name, known } => write!(
                 f,
                 "architecture `{name}` is not supported: this version runs {}; convert the model to one of these or use \
                  another file",
-                Architecture::names().join(", ")
+                known.join(", ")
             ),
             ModelError::Range { what, found, need } => {
                 write!(f, "{what} is {found}, needed: {need}; the file is damaged or not meant for inference")
@@ -120,4 +124,9 @@ impl From<ModelError> for Error {
     fn from(e: ModelError) -> Self {
         Error::new(Exit::Model, e)
     }
+}
+
+/// A number out of its range.
+pub(super) fn range<T>(what: &str, found: impl ToString, need: String) -> Result<T, ModelError> {
+    Err(ModelError::Range { what: what.to_owned(), found: found.to_string(), need })
 }

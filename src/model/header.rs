@@ -5,12 +5,11 @@
 
 use std::cell::RefCell;
 
-use super::architectures::Architecture;
 use super::config::{
     AttentionConfig, Config, EXPERTS_MAX, ExpertGroups, Experts, FfnConfig, Gating, HEAD_DIM_MAX, LAYERS_MAX,
     LayerConfig, MixerConfig, QueryTemperature, WIDTH_MAX,
 };
-use super::error::ModelError;
+use super::error::{ModelError, range};
 use super::rope::Rope;
 use crate::gguf::{Metadata, Value};
 use crate::kernels::QUERY_ROWS_MAX;
@@ -80,7 +79,8 @@ enum Headless {
 /// The header of a model of one architecture.
 pub(super) struct Header<'m, 'a> {
     meta: &'m Metadata<'a>,
-    architecture: &'static Architecture,
+    /// Its architecture, the prefix of its keys.
+    name: &'static str,
     /// Layers that are run.
     pub n_layers: usize,
     n_layers_skipped: usize,
@@ -88,10 +88,9 @@ pub(super) struct Header<'m, 'a> {
 }
 
 impl<'m, 'a> Header<'m, 'a> {
-    /// The header of a model of this architecture; layers that predict ahead are counted out.
-    pub(super) fn open(meta: &'m Metadata<'a>, architecture: &'static Architecture) -> Result<Self, ModelError> {
-        let mut header =
-            Header { meta, architecture, n_layers: 0, n_layers_skipped: 0, read: RefCell::new(Vec::new()) };
+    /// The header of a model of the architecture `name`; layers that predict ahead are counted out.
+    pub(super) fn open(meta: &'m Metadata<'a>, name: &'static str) -> Result<Self, ModelError> {
+        let mut header = Header { meta, name, n_layers: 0, n_layers_skipped: 0, read: RefCell::new(Vec::new()) };
         let n_blocks = header.number("block_count", LAYERS_MAX)?;
         header.n_layers_skipped = header.count("nextn_predict_layers", n_blocks - 1)?;
         header.n_layers = n_blocks - header.n_layers_skipped;
@@ -99,7 +98,7 @@ impl<'m, 'a> Header<'m, 'a> {
     }
 
     pub(super) fn key(&self, suffix: &str) -> String {
-        format!("{}.{suffix}", self.architecture.name)
+        format!("{}.{suffix}", self.name)
     }
 
     /// The value of a key, which counts as read.
@@ -239,7 +238,7 @@ impl<'m, 'a> Header<'m, 'a> {
             return range("attention.head_count", widest, format!("heads of at most {WIDTH_MAX} values together"));
         }
         let ctx_train = self.optional("context_length", 4096, 1 << 30)?;
-        let rope = Rope::from_metadata(self.meta, self.architecture.name, key_dim, ctx_train)?;
+        let rope = Rope::from_metadata(self.meta, self.name, key_dim, ctx_train)?;
         let norm_eps = self.float("attention.layer_norm_rms_epsilon")?.unwrap_or(1e-5);
         if norm_eps >= 1.0 {
             return range("attention.layer_norm_rms_epsilon", norm_eps, "a number below 1".to_owned());
@@ -274,11 +273,11 @@ impl<'m, 'a> Header<'m, 'a> {
             Ok(LayerConfig { mixer: attention(layer)?, ffn })
         };
         Ok(Config {
-            architecture: self.architecture,
             layers: (0..self.n_layers).map(layer).collect::<Result<_, ModelError>>()?,
             n_layers_skipped: self.n_layers_skipped,
             n_embd,
             ropes: vec![rope],
+            post_norms: false,
             embedding_scale: 1.0,
             logit_cap: None,
             norm_eps,
@@ -404,10 +403,6 @@ impl<'m, 'a> Header<'m, 'a> {
         let beta = self.positive("attention.temperature_scale")?;
         Ok(beta.map(|beta| QueryTemperature { beta, length }))
     }
-}
-
-pub(super) fn range<T>(what: &str, found: impl ToString, need: String) -> Result<T, ModelError> {
-    Err(ModelError::Range { what: what.to_owned(), found: found.to_string(), need })
 }
 
 fn in_range(what: &'static str, found: u32, max: usize) -> Result<usize, ModelError> {

@@ -4,21 +4,24 @@
 //! a layer happen. [`config`] is what keys come to ([`header`] reads them), [`weights`] what tensors come to ([`tensors`]
 //! finds them), [`cache`] what a sequence leaves in memory, and [`step`] the buffers and the operations of one pass.
 
+mod architecture;
 pub mod architectures;
 pub mod cache;
 pub mod config;
 pub mod error;
 mod header;
 pub mod rope;
+mod sequence;
 pub mod step;
 mod tensors;
 pub mod weights;
 
-pub use architectures::Architecture;
+pub use architecture::Architecture;
 pub use cache::{Cache, CachePlan};
 pub use config::{Config, Experts};
 pub use error::ModelError;
-pub use step::{Buffers, ForwardPass, OutputRows, SequenceSlice, Sizes};
+pub use sequence::{SequenceSlice, Sizes};
+pub use step::{Buffers, ForwardPass, OutputRows};
 pub use weights::{Embedding, Form, Weight, Weights};
 
 use crate::error::Error;
@@ -34,6 +37,8 @@ use weights::Placement;
 /// A model: its numbers and where its weights lie.
 #[derive(Clone, Debug)]
 pub struct Model {
+    /// Its architecture.
+    pub architecture: &'static Architecture,
     /// The numbers.
     pub config: Config,
     /// The places.
@@ -58,9 +63,19 @@ impl Model {
         tensors: &[TensorInfo],
         embedding: Embedding,
     ) -> Result<Model, ModelError> {
-        let config = Config::from_metadata(meta)?;
-        let weights = Weights::place(&config, tensors, embedding)?;
-        Ok(Model { config, weights })
+        let architecture = Architecture::of(meta)?;
+        let config = architecture.read(meta)?;
+        let layer = (architecture.tensors, architecture.output_norm);
+        let weights = tensors::place(&config, layer, tensors, embedding)?;
+        Ok(Model { architecture, config, weights })
+    }
+
+    /// Reads and checks the numbers of a header alone.
+    ///
+    /// # Errors
+    /// The first number that is missing, out of range, or asks for a feature that is not there.
+    pub fn config_of(meta: &Metadata<'_>) -> Result<Config, ModelError> {
+        Architecture::of(meta)?.read(meta)
     }
 
     /// Reads every weight into its place in `region`, of [`Weights::bytes`]. The buffers of `loading` hold
@@ -118,7 +133,7 @@ impl Model {
         pass.embed(&self.weights.embedding)?;
         pass.locate();
         for (index, weights) in self.weights.layers.iter().enumerate() {
-            (self.config.architecture.layer)(pass, index, weights);
+            (self.architecture.layer)(pass, index, weights);
         }
         Ok(())
     }

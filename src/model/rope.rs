@@ -9,8 +9,7 @@
 //! | linear by `s` | `f_i / s` | `attn_factor` |
 //! | YaRN by `s` (arXiv:2309.00071) | between `f_i / s` and `f_i` | `attn_factor * (1 + 0.1 ln s)`, divided by `1 + 0.1 m ln s` with `yarn_log_multiplier` `m` |
 
-use super::error::ModelError;
-use super::header::range;
+use super::error::{ModelError, range};
 use crate::gguf::Metadata;
 
 /// How the heads of some layers are rotated.

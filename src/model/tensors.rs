@@ -3,11 +3,10 @@
 use std::ops::Range;
 
 use super::config::{AttentionConfig, Config, Experts, FfnConfig, LayerConfig, MixerConfig};
-use super::error::ModelError;
-use super::header::range;
+use super::error::{ModelError, range};
 use super::weights::{
-    ALIGN, AttentionWeights, FeedForward, Form, GatedFfn, Layer, Linear, Mixer, MoeFfn, Placement, RopeFactors,
-    SharedExpert, ShortConvWeights, Weight,
+    ALIGN, AttentionWeights, Embedding, FeedForward, Form, GatedFfn, Layer, Linear, Mixer, MoeFfn, Placement,
+    RopeFactors, SharedExpert, ShortConvWeights, Weight, Weights,
 };
 use crate::gguf::TensorInfo;
 use crate::quant::WeightType;
@@ -26,6 +25,61 @@ pub(super) enum QkNorms {
     PerHeadIfThere,
     /// Over all heads together.
     Whole,
+}
+
+/// Finds the tensors of a layer.
+pub(super) type TensorsFn = fn(&mut LayerTensors<'_, '_>) -> Result<Layer, ModelError>;
+
+/// Finds the weights of `config` among `tensors`, those of a layer with `layer`; `output_norm` is the name of the last norm.
+///
+/// # Errors
+/// A tensor that is missing, of a wrong shape, of a type without kernels, or unknown to the architecture.
+pub(super) fn place(
+    config: &Config,
+    (layer, output_norm): (TensorsFn, &str),
+    tensors: &[TensorInfo],
+    embedding: Embedding,
+) -> Result<Weights, ModelError> {
+    let mut finder = TensorFinder::new(tensors);
+    let e = config.n_embd;
+    let n_vocab = finder.rows("token_embd.weight")?;
+    let tied = !finder.has("output.weight");
+    let form = match embedding {
+        _ if tied => Form::Panels,
+        Embedding::InMemory => Form::Rows,
+        Embedding::InFile => Form::File,
+    };
+    let embedding = finder.take("token_embd.weight", form, n_vocab, e)?;
+    let (mut layers, mut layer_offsets) = (Vec::new(), vec![finder.bytes()]);
+    for i in 0..config.n_layers() {
+        layers.push(finder.layer(config, layer, i)?);
+        layer_offsets.push(finder.bytes());
+    }
+    let output_norm = finder.vector(&format!("{output_norm}.weight"), e)?;
+    let output = match tied {
+        true => Linear { weight: embedding, bias: finder.optional_vector("output.bias", n_vocab)? },
+        false => finder.linear("output", n_vocab, e)?,
+    };
+    let rope_factors = finder.rope_factors(config.ropes[0].dim / 2)?;
+    for i in config.n_layers()..config.n_layers() + config.n_layers_skipped {
+        finder.skip(&format!("blk.{i}."));
+    }
+    let (placements, bytes) = finder.finish()?;
+    let matrices = placements.iter().map(|p| p.weight).filter(|w| w.form == Form::Panels);
+    let layer_macs: u64 = matrices.clone().map(|w| w.macs_per_token()).sum();
+    let output_macs = output.weight.macs_per_token();
+    Ok(Weights {
+        bytes_per_token: matrices.map(|w| w.bytes_per_token()).sum::<usize>() + embedding.ty.row_bytes(e),
+        macs_per_token: layer_macs - output_macs,
+        embedding,
+        output_norm,
+        output,
+        rope_factors,
+        layers,
+        layer_offsets,
+        bytes,
+        placements,
+    })
 }
 
 /// The tensors of a file, and which of them have a place.
@@ -76,10 +130,10 @@ impl<'t> TensorFinder<'t> {
     }
 
     /// The tensors of layer `i`.
-    pub(super) fn layer(&mut self, config: &Config, i: usize) -> Result<Layer, ModelError> {
+    fn layer(&mut self, config: &Config, tensors_of: TensorsFn, i: usize) -> Result<Layer, ModelError> {
         let mut tensors =
             LayerTensors { finder: self, config, layer: &config.layers[i], index: i, biases_required: false };
-        (config.architecture.tensors)(&mut tensors)
+        tensors_of(&mut tensors)
     }
 
     fn index(&self, name: &str) -> Option<usize> {

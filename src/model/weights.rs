@@ -2,11 +2,8 @@
 
 use sha2::{Digest, Sha256};
 
-use super::config::{Config, Experts};
-use super::error::ModelError;
-use super::tensors::TensorFinder;
+use super::config::Experts;
 use crate::bytes;
-use crate::gguf::TensorInfo;
 use crate::quant::{PANEL_ROWS, WeightType};
 
 /// Every weight starts on a cache line.
@@ -324,53 +321,6 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// Finds the weights of `config` among `tensors`.
-    ///
-    /// # Errors
-    /// A tensor that is missing, of a wrong shape, of a type without kernels, or unknown to the architecture.
-    pub fn place(config: &Config, tensors: &[TensorInfo], embedding: Embedding) -> Result<Weights, ModelError> {
-        let mut finder = TensorFinder::new(tensors);
-        let e = config.n_embd;
-        let n_vocab = finder.rows("token_embd.weight")?;
-        let tied = !finder.has("output.weight");
-        let form = match embedding {
-            _ if tied => Form::Panels,
-            Embedding::InMemory => Form::Rows,
-            Embedding::InFile => Form::File,
-        };
-        let embedding = finder.take("token_embd.weight", form, n_vocab, e)?;
-        let (mut layers, mut layer_offsets) = (Vec::new(), vec![finder.bytes()]);
-        for i in 0..config.n_layers() {
-            layers.push(finder.layer(config, i)?);
-            layer_offsets.push(finder.bytes());
-        }
-        let output_norm = finder.vector(&format!("{}.weight", config.architecture.output_norm), e)?;
-        let output = match tied {
-            true => Linear { weight: embedding, bias: finder.optional_vector("output.bias", n_vocab)? },
-            false => finder.linear("output", n_vocab, e)?,
-        };
-        let rope_factors = finder.rope_factors(config.ropes[0].dim / 2)?;
-        for i in config.n_layers()..config.n_layers() + config.n_layers_skipped {
-            finder.skip(&format!("blk.{i}."));
-        }
-        let (placements, bytes) = finder.finish()?;
-        let matrices = placements.iter().map(|p| p.weight).filter(|w| w.form == Form::Panels);
-        let layer_macs: u64 = matrices.clone().map(|w| w.macs_per_token()).sum();
-        let output_macs = output.weight.macs_per_token();
-        Ok(Weights {
-            bytes_per_token: matrices.map(|w| w.bytes_per_token()).sum::<usize>() + embedding.ty.row_bytes(e),
-            macs_per_token: layer_macs - output_macs,
-            embedding,
-            output_norm,
-            output,
-            rope_factors,
-            layers,
-            layer_offsets,
-            bytes,
-            placements,
-        })
-    }
-
     /// Tokens of the vocabulary.
     pub fn n_vocab(&self) -> usize {
         self.embedding.rows

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::float::Decode;
+use super::layout::BlockLayout;
 use super::{PANEL_ROWS, TensorType, UNIT, float, fp4, iq1, iq2, iq3, iq4, k_quants, legacy, low_bit, ternary};
 
 /// Largest block of any format, in bytes (one row).
@@ -10,23 +11,6 @@ const BLOCK_BYTES_MAX: usize = 256;
 
 /// Bytes of one row in a unit.
 const WORD: usize = UNIT / PANEL_ROWS;
-
-/// A format of blocks. A panel takes every row's block in an order of its own, the *arranged* block: `body` bytes in
-/// words of four, of which a unit holds one of each row, then `tail` bytes in fields of `field` bytes, interleaved alike.
-pub(super) struct Layout {
-    /// Bytes of a row's block that go to the body.
-    pub body: usize,
-    /// Bytes that go to the tail.
-    pub tail: usize,
-    /// Bytes of a field of the tail.
-    pub field: usize,
-    /// File block to arranged block.
-    pub arrange: fn(&[u8], &mut [u8]),
-    /// Arranged block to file block.
-    pub restore: fn(&[u8], &mut [u8]),
-    /// The values of a file block.
-    pub decode: fn(&[u8], &mut [f32]),
-}
 
 /// The order of numbers or blocks in a panel.
 enum Order {
@@ -38,7 +22,7 @@ enum Order {
         gather: fn(&[u8], usize, &mut [f32], Decode),
     },
     /// Blocks: the body and the tail of each in turn.
-    Blocks(Layout),
+    Blocks(BlockLayout),
 }
 
 /// A weight format: one row of the table [`Format::ALL`].
@@ -93,7 +77,7 @@ impl Format {
         Format { ty, short, order: Order::Steps { step: STEP, decode, interleave, gather } }
     }
 
-    const fn blocks(ty: TensorType, short: &'static str, layout: Layout) -> Self {
+    const fn blocks(ty: TensorType, short: &'static str, layout: BlockLayout) -> Self {
         assert!(layout.body + layout.tail == ty.block_bytes() && ty.block_bytes() <= BLOCK_BYTES_MAX);
         assert!(layout.body.is_multiple_of(WORD) && layout.tail > 0 && layout.tail.is_multiple_of(layout.field));
         assert!(matches!(layout.field, 1 | 2 | 4) && layout.body.is_multiple_of(layout.field));

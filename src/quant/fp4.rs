@@ -11,12 +11,12 @@
 //! those 8 further. Tail: one unit of scales, byte `i` of a row's word being that of columns `16i..`.
 
 use super::bits::{head_first, head_last};
-use super::format::Layout;
+use super::layout::BlockLayout;
 
 /// Twice the values of E2M1.
 pub(crate) const VALUES: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
-pub(super) const MXFP4: Layout = Layout {
+pub(super) const MXFP4: BlockLayout = BlockLayout {
     body: 16,
     tail: 1,
     field: 1,
@@ -25,7 +25,7 @@ pub(super) const MXFP4: Layout = Layout {
     decode: decode_mxfp4,
 };
 
-pub(super) const NVFP4: Layout = Layout {
+pub(super) const NVFP4: BlockLayout = BlockLayout {
     body: 32,
     tail: 4,
     field: 4,

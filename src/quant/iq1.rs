@@ -15,10 +15,10 @@
 
 use super::SUPER;
 use super::bits::{f16_at, head_first, head_last, sized, sized_mut, u16_at};
-use super::format::Layout;
 use super::grids::IQ1;
+use super::layout::BlockLayout;
 
-pub(super) const IQ1_S: Layout = Layout {
+pub(super) const IQ1_S: BlockLayout = BlockLayout {
     body: SUPER / 8 + SUPER / 16,
     tail: 2,
     field: 2,
@@ -27,7 +27,7 @@ pub(super) const IQ1_S: Layout = Layout {
     decode: decode_iq1s,
 };
 
-pub(super) const IQ1_M: Layout = Layout {
+pub(super) const IQ1_M: BlockLayout = BlockLayout {
     body: 4 + SUPER / 8 + SUPER / 16,
     tail: 2 + 2,
     field: 2,

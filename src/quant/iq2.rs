@@ -19,13 +19,13 @@
 use super::SUPER;
 use super::bits::{f16_at, from_planes, halve_nibbles, pair_nibbles, sized, sized_mut, to_planes, u16_at, u32_at};
 use super::codebook::{decode, eight_signs, from_sign_word, to_sign_word};
-use super::format::Layout;
 use super::grids;
+use super::layout::BlockLayout;
 
 /// The levels of a grid's codes; the fourth is not used.
 const LEVELS: [u8; 4] = [8, 25, 43, 0];
 
-pub(super) const IQ2_XXS: Layout = Layout {
+pub(super) const IQ2_XXS: BlockLayout = BlockLayout {
     body: SUPER / 32 * (4 + 4),
     tail: 2,
     field: 2,
@@ -58,7 +58,7 @@ pub(super) const IQ2_XXS: Layout = Layout {
     },
 };
 
-pub(super) const IQ2_XS: Layout = Layout {
+pub(super) const IQ2_XS: BlockLayout = BlockLayout {
     body: SUPER / 32 + SUPER / 32 * (4 + 4),
     tail: 2,
     field: 2,
@@ -99,7 +99,7 @@ pub(super) const IQ2_XS: Layout = Layout {
     },
 };
 
-pub(super) const IQ2_S: Layout = Layout {
+pub(super) const IQ2_S: BlockLayout = BlockLayout {
     body: SUPER / 32 + SUPER / 32 + SUPER / 32 * (4 + 4),
     tail: 2,
     field: 2,

@@ -15,13 +15,13 @@
 use super::SUPER;
 use super::bits::{f16_at, from_planes, halve_nibbles, pair_nibbles, sized, sized_mut, to_planes, u32_at};
 use super::codebook::{decode, eight_signs, from_sign_word, to_sign_word};
-use super::format::Layout;
 use super::grids;
+use super::layout::BlockLayout;
 
 const LEVELS_XXS: [u8; 8] = [4, 12, 20, 28, 36, 44, 52, 62];
 const LEVELS_S: [u8; 8] = [1, 3, 5, 7, 9, 11, 13, 15];
 
-pub(super) const IQ3_XXS: Layout = Layout {
+pub(super) const IQ3_XXS: BlockLayout = BlockLayout {
     body: SUPER / 32 * (8 + 4),
     tail: 2,
     field: 2,
@@ -54,7 +54,7 @@ pub(super) const IQ3_XXS: Layout = Layout {
     },
 };
 
-pub(super) const IQ3_S: Layout = Layout {
+pub(super) const IQ3_S: BlockLayout = BlockLayout {
     body: SUPER / 64 + SUPER / 32 + SUPER / 32 * (8 + 4),
     tail: 2,
     field: 2,

@@ -13,12 +13,12 @@
 
 use super::SUPER;
 use super::bits::{f16_at, halve_nibbles, head_first, head_last, pair_nibbles, sized, sized_mut, u16_at};
-use super::format::Layout;
+use super::layout::BlockLayout;
 
 /// The values of the 16 codes.
 pub(crate) const VALUES: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
-pub(super) const IQ4_NL: Layout = Layout {
+pub(super) const IQ4_NL: BlockLayout = BlockLayout {
     body: 16,
     tail: 2,
     field: 2,
@@ -27,7 +27,7 @@ pub(super) const IQ4_NL: Layout = Layout {
     decode: |block, out| decode(&block[2..], f16_at(block, 0), out),
 };
 
-pub(super) const IQ4_XS: Layout = Layout {
+pub(super) const IQ4_XS: BlockLayout = BlockLayout {
     body: SUPER / 64 + SUPER / 2,
     tail: 2 + 2,
     field: 2,

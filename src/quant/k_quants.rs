@@ -27,9 +27,9 @@
 
 use super::SUPER;
 use super::bits::{f16_at, same, sized, sized_mut, u32_at};
-use super::format::Layout;
+use super::layout::BlockLayout;
 
-pub(super) const Q2_K: Layout = Layout {
+pub(super) const Q2_K: BlockLayout = BlockLayout {
     body: SUPER / 16 + SUPER / 4,
     tail: 2 + 2,
     field: 2,
@@ -38,7 +38,7 @@ pub(super) const Q2_K: Layout = Layout {
     decode: decode_q2k,
 };
 
-pub(super) const Q3_K: Layout = Layout {
+pub(super) const Q3_K: BlockLayout = BlockLayout {
     body: SUPER / 8 + SUPER / 4 + 12,
     tail: 2,
     field: 2,
@@ -47,7 +47,7 @@ pub(super) const Q3_K: Layout = Layout {
     decode: decode_q3k,
 };
 
-pub(super) const Q4_K: Layout = Layout {
+pub(super) const Q4_K: BlockLayout = BlockLayout {
     body: 12 + SUPER / 2,
     tail: 2 + 2,
     field: 2,
@@ -56,7 +56,7 @@ pub(super) const Q4_K: Layout = Layout {
     decode: |block, out| decode_q45k(block, None, &block[16..], out),
 };
 
-pub(super) const Q5_K: Layout = Layout {
+pub(super) const Q5_K: BlockLayout = BlockLayout {
     body: 12 + SUPER / 8 + SUPER / 2,
     tail: 2 + 2,
     field: 2,
@@ -65,7 +65,7 @@ pub(super) const Q5_K: Layout = Layout {
     decode: |block, out| decode_q45k(block, Some(&block[16..48]), &block[48..], out),
 };
 
-pub(super) const Q6_K: Layout = Layout {
+pub(super) const Q6_K: BlockLayout = BlockLayout {
     body: SUPER / 16 + SUPER / 2 + SUPER / 4,
     tail: 2,
     field: 2,

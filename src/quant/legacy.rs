@@ -15,11 +15,11 @@
 //! fifth bits in plane order (bit `j` of byte `b` is column `4j+b`). Tail: 16 `d`, then 16 `m`.
 
 use super::bits::{f16_at, from_planes, head_first, head_last, to_planes, u32_at};
-use super::format::Layout;
+use super::layout::BlockLayout;
 
 const HALF: usize = 16;
 
-pub(super) const Q4_0: Layout = Layout {
+pub(super) const Q4_0: BlockLayout = BlockLayout {
     body: HALF,
     tail: 2,
     field: 2,
@@ -28,7 +28,7 @@ pub(super) const Q4_0: Layout = Layout {
     decode: |block, out| decode(block, out, (2, None, 8), 0.0),
 };
 
-pub(super) const Q4_1: Layout = Layout {
+pub(super) const Q4_1: BlockLayout = BlockLayout {
     body: HALF,
     tail: 2 + 2,
     field: 2,
@@ -37,7 +37,7 @@ pub(super) const Q4_1: Layout = Layout {
     decode: |block, out| decode(block, out, (4, None, 0), f16_at(block, 2)),
 };
 
-pub(super) const Q5_0: Layout = Layout {
+pub(super) const Q5_0: BlockLayout = BlockLayout {
     body: 4 + HALF,
     tail: 2,
     field: 2,
@@ -46,7 +46,7 @@ pub(super) const Q5_0: Layout = Layout {
     decode: |block, out| decode(block, out, (6, Some(u32_at(block, 2)), 16), 0.0),
 };
 
-pub(super) const Q5_1: Layout = Layout {
+pub(super) const Q5_1: BlockLayout = BlockLayout {
     body: 4 + HALF,
     tail: 2 + 2,
     field: 2,
@@ -55,7 +55,7 @@ pub(super) const Q5_1: Layout = Layout {
     decode: |block, out| decode(block, out, (8, Some(u32_at(block, 4)), 0), f16_at(block, 2)),
 };
 
-pub(super) const Q8_0: Layout = Layout {
+pub(super) const Q8_0: BlockLayout = BlockLayout {
     body: 32,
     tail: 2,
     field: 2,

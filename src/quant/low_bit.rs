@@ -11,9 +11,9 @@
 use super::bits::{
     f16_at, from_planes, head_first, head_last, map_words, sized, sized_mut, to_planes, transpose_codes,
 };
-use super::format::Layout;
+use super::layout::BlockLayout;
 
-pub(super) const Q1_0: Layout = Layout {
+pub(super) const Q1_0: BlockLayout = BlockLayout {
     body: 128 / 8,
     tail: 2,
     field: 2,
@@ -30,7 +30,7 @@ pub(super) const Q1_0: Layout = Layout {
     decode: decode_q1_0,
 };
 
-pub(super) const Q2_0: Layout = Layout {
+pub(super) const Q2_0: BlockLayout = BlockLayout {
     body: 64 / 4,
     tail: 2,
     field: 2,

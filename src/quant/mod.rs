@@ -25,6 +25,7 @@ mod iq2;
 mod iq3;
 pub(crate) mod iq4;
 mod k_quants;
+mod layout;
 mod legacy;
 mod low_bit;
 mod ternary;

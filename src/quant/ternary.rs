@@ -11,13 +11,19 @@
 
 use super::SUPER;
 use super::bits::{f16_at, same};
-use super::format::Layout;
+use super::layout::BlockLayout;
 
-pub(super) const TQ1_0: Layout =
-    Layout { body: 32 + 16 + 4, tail: 2, field: 2, arrange: same::<54>, restore: same::<54>, decode: decode_tq1_0 };
+pub(super) const TQ1_0: BlockLayout = BlockLayout {
+    body: 32 + 16 + 4,
+    tail: 2,
+    field: 2,
+    arrange: same::<54>,
+    restore: same::<54>,
+    decode: decode_tq1_0,
+};
 
-pub(super) const TQ2_0: Layout =
-    Layout { body: SUPER / 4, tail: 2, field: 2, arrange: same::<66>, restore: same::<66>, decode: decode_tq2_0 };
+pub(super) const TQ2_0: BlockLayout =
+    BlockLayout { body: SUPER / 4, tail: 2, field: 2, arrange: same::<66>, restore: same::<66>, decode: decode_tq2_0 };
 
 fn decode_tq1_0(block: &[u8], out: &mut [f32]) {
     const POWERS: [u8; 5] = [1, 3, 9, 27, 81];

@@ -103,7 +103,7 @@ pub(super) fn measure(
     repeat: u32,
     quiet: bool,
 ) -> Vec<Value> {
-    let far = room.len() >= super::kernels::STREAMED_BYTES;
+    let far = room.len() >= super::STREAMED_BYTES;
     // Small finite numbers in both types.
     room.fill(0x11);
     let mut cases = Vec::new();

@@ -9,7 +9,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use super::super::{args::Bench, out, settings::Settings};
-use super::{PeakRounds, Peaks, ReadRounds, Spread, list};
+use super::{PeakRounds, Peaks, ReadRounds, STREAMED_BYTES, Spread, list};
 use crate::boot;
 use crate::bytes;
 use crate::error::{Error, Result};
@@ -23,9 +23,6 @@ const SHAPES: [(usize, usize); 3] = [(2048, 2048), (6144, 2048), (2048, 6144)];
 
 /// Token counts without `-p`: decode, some sequences at once, prefill.
 const TOKENS: &str = "1,2,4,8,64,512";
-
-/// Bytes of matrices that are read in turn: beyond any cache this product meets but the largest servers'.
-pub(super) const STREAMED_BYTES: usize = 512 << 20;
 
 /// How long one figure takes at least.
 const SECONDS: f64 = 0.02;

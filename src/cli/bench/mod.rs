@@ -63,6 +63,9 @@ pub fn execute(args: &Bench) -> Result<()> {
     Ok(())
 }
 
+/// Bytes of matrices that are read in turn: beyond any cache this product meets but the largest servers'.
+const STREAMED_BYTES: usize = 512 << 20;
+
 /// A comma list as an option takes it.
 fn list<T: FromStr>(option: &str, text: &str) -> Result<Vec<T>>
 where

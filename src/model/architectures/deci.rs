@@ -1,15 +1,16 @@
 //! Nemotron's pruned Llamas (arXiv:2411.19146): heads and widths differ from layer to layer; some layers have a matrix
 //! instead of attention, some nothing, and some no feed-forward part.
 
-use super::super::config::{FfnConfig, MixerConfig};
-use super::super::header::Header;
-use super::super::step::{Activation, ForwardPass};
-use super::super::tensors::{LayerTensors, QkNorms};
-use super::super::weights::Mixer;
-use super::{Architecture, Config, Layer, ModelError, llama};
+use super::llama;
+use crate::model::architecture::Architecture;
+use crate::model::config::{Config, FfnConfig, MixerConfig};
+use crate::model::error::ModelError;
+use crate::model::header::Header;
+use crate::model::step::{Activation, ForwardPass};
+use crate::model::tensors::{LayerTensors, QkNorms};
+use crate::model::weights::{Layer, Mixer};
 
-pub(super) const ARCHITECTURE: Architecture =
-    Architecture { name: "deci", config, tensors, layer, ..Architecture::USUAL };
+pub(super) const ARCHITECTURE: Architecture = Architecture { config, tensors, ..Architecture::new("deci", layer) };
 
 fn config(header: &Header<'_, '_>) -> Result<Config, ModelError> {
     let config = header.decoder_with_headless_layers()?;

@@ -1,17 +1,20 @@
 //! Gemma 3 (arXiv:2503.19786): five layers with a sliding window to one that sees everything, each kind with its own
 //! rotation; norms before and after attention and feed-forward layer, and on every head of Q and K; GeGLU.
 
-use super::super::header::Header;
-use super::super::rope::Rope;
-use super::super::step::{Activation, ForwardPass, Pairing};
-use super::super::tensors::{LayerTensors, QkNorms};
-use super::{Architecture, Config, Layer, ModelError};
+use crate::model::architecture::Architecture;
+use crate::model::config::Config;
+use crate::model::error::ModelError;
+use crate::model::header::Header;
+use crate::model::rope::Rope;
+use crate::model::step::{Activation, ForwardPass, Pairing};
+use crate::model::tensors::{LayerTensors, QkNorms};
+use crate::model::weights::Layer;
 
-pub(super) const ARCHITECTURE: Architecture =
-    Architecture { name: "gemma3", post_norms: true, config, tensors, layer, ..Architecture::USUAL };
+pub(super) const ARCHITECTURE: Architecture = Architecture { config, tensors, ..Architecture::new("gemma3", layer) };
 
 fn config(header: &Header<'_, '_>) -> Result<Config, ModelError> {
     let mut config = header.decoder()?;
+    config.post_norms = true;
     config.embedding_scale = (config.n_embd as f32).sqrt();
     config.logit_cap = header.positive("final_logit_softcapping")?;
     // Of the published sizes the one with 62 layers alone scales by the width of the stream.

@@ -1,12 +1,19 @@
 //! GLM-4-0414 and Z1 (arXiv:2406.12793): norms before and after attention and feed-forward layer, gate and up in one matrix,
 //! a part of every head rotated, in pairs of neighbours, or half of it apart in files that divide pairs into sections.
 
-use super::super::step::{Activation, ForwardPass, Pairing};
-use super::super::tensors::{LayerTensors, QkNorms};
-use super::{Architecture, Layer, ModelError};
+use crate::model::architecture::Architecture;
+use crate::model::config::Config;
+use crate::model::error::ModelError;
+use crate::model::header::Header;
+use crate::model::step::{Activation, ForwardPass, Pairing};
+use crate::model::tensors::{LayerTensors, QkNorms};
+use crate::model::weights::Layer;
 
-pub(super) const ARCHITECTURE: Architecture =
-    Architecture { name: "glm4", post_norms: true, tensors, layer, ..Architecture::USUAL };
+pub(super) const ARCHITECTURE: Architecture = Architecture { config, tensors, ..Architecture::new("glm4", layer) };
+
+fn config(header: &Header<'_, '_>) -> Result<Config, ModelError> {
+    Ok(Config { post_norms: true, ..header.decoder()? })
+}
 
 fn tensors(find: &mut LayerTensors<'_, '_>) -> Result<Layer, ModelError> {
     Ok(Layer {

@@ -2,13 +2,16 @@
 //! rotated. The first layers are dense; in the others experts are chosen by the sigmoid of their score plus a bias, and
 //! one more meets every token.
 
-use super::super::config::LAYERS_MAX;
-use super::super::header::{Header, Routing};
-use super::super::tensors::{LayerTensors, QkNorms};
-use super::{Architecture, Config, Layer, ModelError, qwen2};
+use super::qwen2;
+use crate::model::architecture::Architecture;
+use crate::model::config::{Config, LAYERS_MAX};
+use crate::model::error::ModelError;
+use crate::model::header::{Header, Routing};
+use crate::model::tensors::{LayerTensors, QkNorms};
+use crate::model::weights::Layer;
 
 pub(super) const ARCHITECTURE: Architecture =
-    Architecture { name: "glm4moe", config, tensors, layer: qwen2::layer, ..Architecture::USUAL };
+    Architecture { config, tensors, ..Architecture::new("glm4moe", qwen2::layer) };
 
 fn config(header: &Header<'_, '_>) -> Result<Config, ModelError> {
     let mut config = header.decoder()?;

@@ -2,16 +2,16 @@
 //! weight that no position should have (arXiv:2309.17453). Experts clamp their SwiGLU; they are weighed by the softmax over
 //! those chosen.
 
-use super::super::config::Gating;
-use super::super::header::{Header, Routing};
-use super::super::rope::Rope;
-use super::super::step::{Activation, ForwardPass, Pairing};
-use super::super::tensors::{LayerTensors, QkNorms};
-use super::super::weights::Mixer;
-use super::{Architecture, Config, Layer, ModelError};
+use crate::model::architecture::Architecture;
+use crate::model::config::{Config, Gating};
+use crate::model::error::ModelError;
+use crate::model::header::{Header, Routing};
+use crate::model::rope::Rope;
+use crate::model::step::{Activation, ForwardPass, Pairing};
+use crate::model::tensors::{LayerTensors, QkNorms};
+use crate::model::weights::{Layer, Mixer};
 
-pub(super) const ARCHITECTURE: Architecture =
-    Architecture { name: "gpt-oss", config, tensors, layer, ..Architecture::USUAL };
+pub(super) const ARCHITECTURE: Architecture = Architecture { config, tensors, ..Architecture::new("gpt-oss", layer) };
 
 fn config(header: &Header<'_, '_>) -> Result<Config, ModelError> {
     let mut config = header.decoder()?;

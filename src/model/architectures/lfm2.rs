@@ -1,15 +1,16 @@
 //! LFM2 (arXiv:2511.23404): most layers mix tokens by a short convolution between two gates, `c * conv(b * x)` of
 //! `[b, c, x] = in_proj(h)`; the others, which the file gives key and value heads, by attention with normed heads.
 
-use super::super::config::{MixerConfig, TAPS_MAX};
-use super::super::header::Header;
-use super::super::step::{Activation, ForwardPass, Pairing};
-use super::super::tensors::{LayerTensors, QkNorms};
-use super::super::weights::Mixer;
-use super::{Architecture, Config, Layer, ModelError};
+use crate::model::architecture::Architecture;
+use crate::model::config::{Config, MixerConfig, TAPS_MAX};
+use crate::model::error::ModelError;
+use crate::model::header::Header;
+use crate::model::step::{Activation, ForwardPass, Pairing};
+use crate::model::tensors::{LayerTensors, QkNorms};
+use crate::model::weights::{Layer, Mixer};
 
 pub(super) const ARCHITECTURE: Architecture =
-    Architecture { name: "lfm2", output_norm: "token_embd_norm", config, tensors, layer, ..Architecture::USUAL };
+    Architecture { output_norm: "token_embd_norm", config, tensors, ..Architecture::new("lfm2", layer) };
 
 fn config(header: &Header<'_, '_>) -> Result<Config, ModelError> {
     let mut config = header.decoder_with_headless_layers()?;

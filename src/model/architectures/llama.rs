@@ -1,11 +1,14 @@
 //! Llama (arXiv:2302.13971, 2407.21783), Mistral and SmolLM: RMSNorm, rotary pairs of neighbours, grouped queries, SwiGLU;
 //! in Mixtral (arXiv:2401.04088) as many SwiGLU layers as there are experts, of which the router chooses two.
 
-use super::super::header::{ExpertWidth, Header, Routing};
-use super::super::step::{Activation, ForwardPass, Pairing};
-use super::{Architecture, Config, Layer, ModelError};
+use crate::model::architecture::Architecture;
+use crate::model::config::Config;
+use crate::model::error::ModelError;
+use crate::model::header::{ExpertWidth, Header, Routing};
+use crate::model::step::{Activation, ForwardPass, Pairing};
+use crate::model::weights::Layer;
 
-pub(super) const ARCHITECTURE: Architecture = Architecture { name: "llama", config, ..Architecture::USUAL };
+pub(super) const ARCHITECTURE: Architecture = Architecture { config, ..Architecture::new("llama", layer) };
 
 pub(super) fn config(header: &Header<'_, '_>) -> Result<Config, ModelError> {
     let mut config = header.decoder()?;

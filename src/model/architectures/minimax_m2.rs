@@ -1,14 +1,16 @@
 //! MiniMax M2: Q and K are each normed over all heads together, then the first half of every head is rotated. Experts
 //! are chosen by the sigmoid of their score plus a bias that balances them, and weighed by the sigmoid alone.
 
-use super::super::config::Gating;
-use super::super::header::{Header, Routing};
-use super::super::step::{Activation, ForwardPass, Pairing};
-use super::super::tensors::{LayerTensors, QkNorms};
-use super::{Architecture, Config, Layer, ModelError};
+use crate::model::architecture::Architecture;
+use crate::model::config::{Config, Gating};
+use crate::model::error::ModelError;
+use crate::model::header::{Header, Routing};
+use crate::model::step::{Activation, ForwardPass, Pairing};
+use crate::model::tensors::{LayerTensors, QkNorms};
+use crate::model::weights::Layer;
 
 pub(super) const ARCHITECTURE: Architecture =
-    Architecture { name: "minimax-m2", config, tensors, layer, ..Architecture::USUAL };
+    Architecture { config, tensors, ..Architecture::new("minimax-m2", layer) };
 
 fn config(header: &Header<'_, '_>) -> Result<Config, ModelError> {
     let mut config = header.decoder()?;

@@ -1,9 +1,12 @@
 //! Ministral 3 and Devstral 2: Llama with YaRN, and queries that grow with the logarithm of their position.
 
-use super::super::header::Header;
-use super::{Architecture, Config, ModelError, llama};
+use super::llama;
+use crate::model::architecture::Architecture;
+use crate::model::config::Config;
+use crate::model::error::ModelError;
+use crate::model::header::Header;
 
-pub(super) const ARCHITECTURE: Architecture = Architecture { name: "mistral3", config, ..Architecture::USUAL };
+pub(super) const ARCHITECTURE: Architecture = Architecture { config, ..Architecture::new("mistral3", llama::layer) };
 
 fn config(header: &Header<'_, '_>) -> Result<Config, ModelError> {
     // Files may carry a window that is not applied, as in llama.cpp.

@@ -20,14 +20,12 @@ mod qwen3moe;
 mod seed_oss;
 mod smollm3;
 
-use std::fmt;
-
-use super::config::Config;
-use super::error::ModelError;
-use super::header::Header;
-use super::step::ForwardPass;
-use super::tensors::LayerTensors;
-use super::weights::Layer;
+use crate::gguf::Metadata;
+use crate::model::architecture::Architecture;
+use crate::model::cache::check_windows;
+use crate::model::config::{Config, FfnConfig, WIDTH_MAX};
+use crate::model::error::ModelError;
+use crate::model::header::Header;
 
 /// All architectures.
 const ALL: [&Architecture; 17] = [
@@ -50,57 +48,36 @@ const ALL: [&Architecture; 17] = [
     &deci::ARCHITECTURE,
 ];
 
-/// A family of models that share keys, tensors and the order of operations.
-pub struct Architecture {
-    /// `general.architecture`, and the prefix of the other keys.
-    pub name: &'static str,
-    /// The name of the last norm.
-    pub(super) output_norm: &'static str,
-    /// Whether what layers add to the stream is normed first.
-    pub(super) post_norms: bool,
-    /// Reads the numbers of its header.
-    pub(super) config: fn(&Header<'_, '_>) -> Result<Config, ModelError>,
-    /// Finds the tensors of a layer.
-    pub(super) tensors: fn(&mut LayerTensors<'_, '_>) -> Result<Layer, ModelError>,
-    /// One layer over the tokens of a pass.
-    pub(super) layer: fn(&mut ForwardPass<'_, '_>, usize, &Layer),
-}
-
 impl Architecture {
-    /// What most have.
-    const USUAL: Architecture = Architecture {
-        name: "",
-        output_norm: "output_norm",
-        post_norms: false,
-        config: |header| header.decoder(),
-        tensors: |find| find.pre_norm_layer(),
-        layer: llama::layer,
-    };
-
     /// All architectures.
     pub fn all() -> impl Iterator<Item = &'static Architecture> {
         ALL.into_iter()
     }
 
-    /// Their names.
-    pub fn names() -> [&'static str; ALL.len()] {
-        ALL.map(|architecture| architecture.name)
+    /// That of a header.
+    ///
+    /// # Errors
+    /// One that is not there.
+    pub(super) fn of(meta: &Metadata<'_>) -> Result<&'static Architecture, ModelError> {
+        let name = meta.required_str("general.architecture")?;
+        Architecture::all().find(|architecture| architecture.name == name).ok_or_else(|| ModelError::Arch {
+            name: name.chars().take(64).collect(),
+            known: Architecture::all().map(|architecture| architecture.name).collect(),
+        })
     }
 
-    /// The one of this name.
-    pub(super) fn named(name: &str) -> Option<&'static Architecture> {
-        Architecture::all().find(|architecture| architecture.name == name)
-    }
-}
-
-impl fmt::Debug for Architecture {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name)
-    }
-}
-
-impl PartialEq for Architecture {
-    fn eq(&self, other: &Self) -> bool {
-        self.name == other.name
+    /// Reads and checks the numbers of a header.
+    ///
+    /// # Errors
+    /// The first number that is missing, out of range, or asks for a feature that is not there.
+    pub(super) fn read(&self, meta: &Metadata<'_>) -> Result<Config, ModelError> {
+        let header = Header::open(meta, self.name)?;
+        let config = (self.config)(&header)?;
+        header.refuse_unread()?;
+        check_windows(&config)?;
+        if config.layers.iter().any(|layer| layer.ffn == FfnConfig::Dense { n_ff: 0 }) {
+            header.number("feed_forward_length", WIDTH_MAX)?;
+        }
+        Ok(config)
     }
 }

@@ -1,17 +1,20 @@
 //! OLMo 2 and 3 (arXiv:2501.00656): norms stand behind attention and feed-forward layer instead of before them, and over
 //! all heads of Q and of K together. OLMo 3 has windows in three of four layers, whose rotation is not stretched.
 
-use super::super::header::Header;
-use super::super::rope::Rope;
-use super::super::step::{Activation, ForwardPass, Pairing};
-use super::super::tensors::{LayerTensors, QkNorms};
-use super::{Architecture, Config, Layer, ModelError};
+use crate::model::architecture::Architecture;
+use crate::model::config::Config;
+use crate::model::error::ModelError;
+use crate::model::header::Header;
+use crate::model::rope::Rope;
+use crate::model::step::{Activation, ForwardPass, Pairing};
+use crate::model::tensors::{LayerTensors, QkNorms};
+use crate::model::weights::Layer;
 
-pub(super) const ARCHITECTURE: Architecture =
-    Architecture { name: "olmo2", post_norms: true, config, tensors, layer, ..Architecture::USUAL };
+pub(super) const ARCHITECTURE: Architecture = Architecture { config, tensors, ..Architecture::new("olmo2", layer) };
 
 fn config(header: &Header<'_, '_>) -> Result<Config, ModelError> {
     let mut config = header.decoder()?;
+    config.post_norms = true;
     if let Some(windows) = header.windows(4)? {
         header.set_windows(&mut config, windows, |full: &Rope, _| full.unscaled(full.base))?;
     }

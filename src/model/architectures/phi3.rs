@@ -1,12 +1,16 @@
 //! Phi-3 and Phi-4 (arXiv:2404.14219): Qwen2 with Q, K and V in one matrix, gate and up in another; some with LongRoPE
 //! (arXiv:2402.13753). The sliding window of the smallest model's configuration is left out, as in llama.cpp.
 
-use super::super::header::Header;
-use super::super::tensors::{LayerTensors, QkNorms};
-use super::{Architecture, Config, Layer, ModelError, qwen2};
+use super::qwen2;
+use crate::model::architecture::Architecture;
+use crate::model::config::Config;
+use crate::model::error::ModelError;
+use crate::model::header::Header;
+use crate::model::tensors::{LayerTensors, QkNorms};
+use crate::model::weights::Layer;
 
 pub(super) const ARCHITECTURE: Architecture =
-    Architecture { name: "phi3", config, tensors, layer: qwen2::layer, ..Architecture::USUAL };
+    Architecture { config, tensors, ..Architecture::new("phi3", qwen2::layer) };
 
 fn config(header: &Header<'_, '_>) -> Result<Config, ModelError> {
     header.accept("attention.sliding_window");

@@ -1,10 +1,13 @@
 //! Qwen2 and Qwen2.5 (arXiv:2407.10671): Llama with biases on Q, K and V, and rotary pairs half a head apart.
 
-use super::super::header::Header;
-use super::super::step::{Activation, ForwardPass, Pairing};
-use super::{Architecture, Config, Layer, ModelError};
+use crate::model::architecture::Architecture;
+use crate::model::config::Config;
+use crate::model::error::ModelError;
+use crate::model::header::Header;
+use crate::model::step::{Activation, ForwardPass, Pairing};
+use crate::model::weights::Layer;
 
-pub(super) const ARCHITECTURE: Architecture = Architecture { name: "qwen2", config, layer, ..Architecture::USUAL };
+pub(super) const ARCHITECTURE: Architecture = Architecture { config, ..Architecture::new("qwen2", layer) };
 
 fn config(header: &Header<'_, '_>) -> Result<Config, ModelError> {
     // Files carry a window that the model's own configuration switches off.

@@ -2,11 +2,14 @@
 //! the few experts that the router scores highest, `sum_k p_k * down_k(silu(gate_k(x)) * up_k(x))`, where `p` is the
 //! softmax over all experts, taken at those chosen and scaled to the sum 1.
 
-use super::super::header::{ExpertWidth, Header, Routing};
-use super::{Architecture, Config, ModelError, qwen2, qwen3};
+use super::{qwen2, qwen3};
+use crate::model::architecture::Architecture;
+use crate::model::config::Config;
+use crate::model::error::ModelError;
+use crate::model::header::{ExpertWidth, Header, Routing};
 
 pub(super) const ARCHITECTURE: Architecture =
-    Architecture { name: "qwen3moe", config, tensors: qwen3::tensors, layer: qwen2::layer, ..Architecture::USUAL };
+    Architecture { config, tensors: qwen3::tensors, ..Architecture::new("qwen3moe", qwen2::layer) };
 
 fn config(header: &Header<'_, '_>) -> Result<Config, ModelError> {
     let mut config = header.decoder()?;

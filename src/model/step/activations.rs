@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{each_row, share};
+use super::rows::{each_row, share};
 use crate::kernels::{ActLayout, ActType, BLOCK, Grid, Kernels, Team};
 use crate::quant::SUPER;
 

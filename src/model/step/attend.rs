@@ -3,20 +3,14 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use super::buffers::{Buffers, Lists};
-use super::{ForwardPass, PAGE_TOKENS, SequenceSlice, padded};
+use super::buffers::Buffers;
+use super::lists::{Band, Lists, Ranged};
+use super::pass::ForwardPass;
+use super::rows::padded;
 use crate::bytes;
-use crate::kernels::{ActLayout, ActType, Grid, KvHead, QUERY_ROWS_MAX, Queries, attend_scratch, key_ranges, merge};
-use crate::model::config::AttentionConfig;
+use crate::kernels::{ActLayout, ActType, Grid, KvHead, Queries, attend_scratch};
+use crate::model::sequence::SequenceSlice;
 use crate::model::weights::AttentionWeights;
-
-/// What the attention of one KV head over ranges of keys has come to.
-pub(super) struct Partials<'a> {
-    /// Ranges that are done.
-    pub(super) done: usize,
-    /// `[n_ranges][rows][value_dim values, mass]`
-    pub(super) rows: &'a mut [f32],
-}
 
 impl ForwardPass<'_, '_> {
     /// Attends over the cache of layer `layer`; the result goes to the activation records. Every head may have a sink.
@@ -26,11 +20,6 @@ impl ForwardPass<'_, '_> {
         if let (Some(time), Some(begun)) = (&mut self.attention_time, begun) {
             **time += begun.elapsed();
         }
-    }
-
-    /// The attention of a layer.
-    pub(super) fn attention_config(&self, layer: usize) -> &AttentionConfig {
-        self.config.layers[layer].attention().expect("this layer has attention")
     }
 
     fn attend_over(&mut self, layer: usize, attn: &AttentionWeights) {
@@ -118,92 +107,6 @@ impl ForwardPass<'_, '_> {
                 let Ok(partials) = partials.get_mut() else { return };
                 let acts = &mut acts[first * layout.bytes()..];
                 partials.put_merged(acts, layout, (n, group, value_dim), head * group);
-            }
-        }
-    }
-}
-
-impl Partials<'_> {
-    /// The result of one row over one range.
-    fn put(&mut self, row: usize, values: &[f32], mass: f32) {
-        let part = &mut self.rows[row * (values.len() + 1)..][..values.len() + 1];
-        part[..values.len()].copy_from_slice(values);
-        part[values.len()] = mass;
-    }
-
-    /// The merged results of `n` tokens and the heads of a group into the records of the tokens, from head `first_head` on.
-    fn put_merged(
-        &self,
-        records: &mut [u8],
-        layout: ActLayout,
-        (n, group, value_dim): (usize, usize, usize),
-        first_head: usize,
-    ) {
-        let rows = self.rows.chunks_exact(value_dim + 1).take(n * group);
-        for (row, part) in rows.enumerate() {
-            let record = &mut records[row / group * layout.bytes()..][..layout.bytes()];
-            let at = (first_head + row % group) * value_dim;
-            layout.values_mut(record)[at..][..value_dim].copy_from_slice(&part[..value_dim]);
-        }
-    }
-
-    /// One more range is done; the last one merges them.
-    fn finish_range(&mut self, n_ranges: usize, n_rows: usize, value_dim: usize) {
-        self.done += 1;
-        if self.done == n_ranges {
-            self.done = 0;
-            merge(&mut self.rows[..n_ranges * n_rows * (value_dim + 1)], n_rows, value_dim);
-        }
-    }
-}
-
-/// Tokens of one slice that are worked on together, head by head.
-#[derive(Clone, Copy)]
-pub(super) struct Band {
-    slice: usize,
-    /// They are not: the sequence's keys are shared out.
-    is_ranged: bool,
-}
-
-/// A slice whose sequence's keys are shared out.
-#[derive(Clone, Copy)]
-pub(super) struct Ranged {
-    slice: usize,
-    /// The number of its first task; it has as many as heads times ranges.
-    first_task: usize,
-    n_ranges: usize,
-    range_len: usize,
-}
-
-impl Lists {
-    /// How the attention of a layer is shared out. What becomes of a slice depends on nothing but itself and the team.
-    pub(super) fn list_bands(
-        &mut self,
-        slices: &[SequenceSlice<'_>],
-        (heads, group, window): (usize, usize, usize),
-        workers: usize,
-    ) {
-        self.cuts.clear();
-        self.bands.clear();
-        self.ranged.clear();
-        self.cuts.push(0);
-        let mut n_tasks = 0;
-        for (number, &SequenceSlice { first, n, position, .. }) in slices.iter().enumerate() {
-            let (n_rows, first_key) = (n * group, (position + 1).saturating_sub(window) / PAGE_TOKENS * PAGE_TOKENS);
-            let (n_ranges, range_len) = key_ranges(position + n - first_key, n_rows);
-            if n_rows <= QUERY_ROWS_MAX && n_ranges > 1 {
-                self.ranged.push(Ranged { slice: number, first_task: n_tasks, n_ranges, range_len });
-                n_tasks += heads * n_ranges;
-                self.cuts.push((first + n) as u32);
-                self.bands.push(Band { slice: number, is_ranged: true });
-                continue;
-            }
-            // As many rows at once as a call takes; half of them where that leaves too few blocks to share out evenly.
-            let (fewest, most) = (n.div_ceil(QUERY_ROWS_MAX / group), n.div_ceil((QUERY_ROWS_MAX / 2 / group).max(1)));
-            let band = n.div_ceil((4 * workers).div_ceil(heads).clamp(fewest, most));
-            for start in (0..n).step_by(band) {
-                self.cuts.push((first + n.min(start + band)) as u32);
-                self.bands.push(Band { slice: number, is_ranged: false });
             }
         }
     }

@@ -3,53 +3,21 @@
 use std::sync::Mutex;
 
 use super::activations::ActivationBuffer;
-use super::attend::{Band, Partials, Ranged};
-use super::experts::Routed;
-use super::heads::Rotation;
-use super::{SequenceSlice, Sizes, padded};
-use crate::bytes::{self, Pod};
+use super::carver::Carver;
+use super::lists::Lists;
+use super::partials::Partials;
+use super::rotation::Rotation;
+use super::routing::Routed;
+use super::rows::padded;
 use crate::kernels::{ActLayout, attend_scratch, partials_len};
-use crate::model::cache::{CachePlan, PAGE_TOKENS, POOLS_MAX};
 use crate::model::config::{AttentionConfig, Config, LayerConfig, MixerConfig};
-
-/// Buffers start on a cache line.
-const ALIGN: usize = 64;
-
-/// Cuts a region into buffers, or only counts what they take: one piece of code says what there is for both.
-pub(super) struct Carver<'a> {
-    /// What is left; `None` when counting.
-    rest: Option<&'a mut [u8]>,
-    /// Bytes taken; `None` once they exceed 2^64.
-    taken: Option<u64>,
-}
-
-impl<'a> Carver<'a> {
-    fn counting() -> Carver<'static> {
-        Carver { rest: None, taken: Some(0) }
-    }
-
-    fn over(region: &'a mut [u8]) -> Carver<'a> {
-        Carver { rest: Some(region), taken: Some(0) }
-    }
-
-    /// A buffer of `n` values; empty when counting.
-    pub(super) fn take<T: Pod>(&mut self, n: usize) -> &'a mut [T] {
-        let bytes =
-            (n as u64).checked_mul(size_of::<T>() as u64).and_then(|b| b.checked_next_multiple_of(ALIGN as u64));
-        self.taken = self.taken.zip(bytes).and_then(|(taken, bytes)| taken.checked_add(bytes));
-        let Some(rest) = &mut self.rest else { return &mut [] };
-        let bytes = bytes.expect("what was planned can be counted") as usize;
-        let (part, tail) = std::mem::take(rest).split_at_mut(bytes);
-        *rest = tail;
-        bytes::cast_mut(&mut part[..n * size_of::<T>()])
-    }
-}
+use crate::model::sequence::Sizes;
 
 /// Bytes of scratch for a pass of these sizes; `None` if they exceed 2^64.
 pub fn scratch_bytes(config: &Config, n_vocab: usize, sizes: &Sizes) -> Option<u64> {
     let mut carver = Carver::counting();
     Buffers::cut(&mut carver, config, n_vocab, sizes, None);
-    carver.taken
+    carver.taken()
 }
 
 /// The buffers of a pass. Widths are padded to whole panels, because matrix products write whole panels.
@@ -109,7 +77,7 @@ impl<'a> Buffers<'a> {
     ) -> (Buffers<'a>, &'a mut [u8]) {
         let mut carver = Carver::over(scratch);
         let buffers = Buffers::cut(&mut carver, config, n_vocab, sizes, rope_factors);
-        (buffers, carver.rest.unwrap_or_default())
+        (buffers, carver.rest())
     }
 
     fn cut(
@@ -131,7 +99,7 @@ impl<'a> Buffers<'a> {
         let [kernel_bytes, gathered_bytes] = worker_bytes(config, sizes);
         Buffers {
             x: carver.take(n * padded(e)),
-            branch: carver.take(if config.architecture.post_norms { n * padded(e) } else { 0 }),
+            branch: carver.take(if config.post_norms { n * padded(e) } else { 0 }),
             acts: ActivationBuffer::new(carver.take(n.max(sizes.n_logits) * record.unwrap_or(0))),
             q: carver.take(n * widest(AttentionConfig::q_width)),
             k: carver.take(n * widest(AttentionConfig::k_width)),
@@ -181,56 +149,4 @@ fn worker_bytes(config: &Config, sizes: &Sizes) -> [usize; 2] {
     let head_dim = config.attention_max(|attention| attention.key_dim.max(attention.value_dim));
     let kernels = sizes.tile.scratch_bytes().max(attend_scratch(head_dim) * size_of::<f32>());
     [kernels, Routed::gathered_bytes(config, sizes)]
-}
-
-/// What a pass is made of, made anew for each without allocating.
-pub(super) struct Lists {
-    /// Of each pool the pages that the pass writes to, in rising order, and what is written there.
-    pub picks: heapless::Vec<Vec<u32>, POOLS_MAX>,
-    pub writes: heapless::Vec<Vec<Write>, POOLS_MAX>,
-    /// Where the bands of tokens of attention end, the first begins at 0; and the sequence of each.
-    pub cuts: Vec<u32>,
-    pub bands: Vec<Band>,
-    /// Sequences whose keys are shared out in ranges.
-    pub ranged: Vec<Ranged>,
-}
-
-/// A page of a sequence, some positions of which a pass writes.
-#[derive(Clone, Copy)]
-pub(super) struct Write {
-    pub page: u32,
-    /// Which slice of the pass.
-    pub slice: u32,
-    /// Which page of its sequence.
-    pub index: u32,
-}
-
-impl Lists {
-    fn new(config: &Config, sizes: &Sizes) -> Lists {
-        // A sequence begins and ends within a page.
-        let n_writes = sizes.n_batch.div_ceil(PAGE_TOKENS) + 2 * sizes.sequences;
-        let pools = CachePlan::new(config, sizes).pools.len();
-        Lists {
-            picks: (0..pools).map(|_| Vec::with_capacity(n_writes)).collect(),
-            writes: (0..pools).map(|_| Vec::with_capacity(n_writes)).collect(),
-            cuts: Vec::with_capacity(sizes.n_batch + 1),
-            bands: Vec::with_capacity(sizes.n_batch),
-            ranged: Vec::with_capacity(sizes.sequences),
-        }
-    }
-
-    /// Which pages the slices write to.
-    pub(super) fn list_writes(&mut self, slices: &[SequenceSlice<'_>]) {
-        for (pool, (picks, writes)) in self.picks.iter_mut().zip(&mut self.writes).enumerate() {
-            picks.clear();
-            writes.clear();
-            for (number, slice) in (0..).zip(slices) {
-                for index in slice.page_range() {
-                    writes.push(Write { page: slice.pages[pool][index], slice: number, index: index as u32 });
-                }
-            }
-            writes.sort_unstable_by_key(|write| write.page);
-            picks.extend(writes.iter().map(|write| write.page));
-        }
-    }
 }

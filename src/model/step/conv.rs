@@ -4,10 +4,12 @@
 //! `c[t][i] * sum_k conv[i][k] * z[t - (taps - 1) + k][i]`. A state is `[taps - 1][n_embd]`, the oldest token first.
 
 use super::buffers::Buffers;
+use super::pass::ForwardPass;
 use super::product::multiply;
-use super::{ForwardPass, PAGE_TOKENS, SequenceSlice, each_row, padded, share};
+use super::rows::{each_row, padded, share};
 use crate::kernels::{ActLayout, ActType};
-use crate::model::cache::{Cache, NONE};
+use crate::model::cache::{Cache, NONE, PAGE_TOKENS};
+use crate::model::sequence::SequenceSlice;
 use crate::model::weights::ShortConvWeights;
 
 impl ForwardPass<'_, '_> {

@@ -1,12 +1,15 @@
 //! Grouped products against the formula, one token at a time in f64.
 
+use super::super::pass::OutputRows;
+use super::super::routing::{GROUP_ROWS_MAX, Routed};
 use super::*;
 use crate::bytes;
 use crate::kernels::{self, Kernels, KvType, Team, Tile};
-use crate::model::config::{FfnConfig, LayerConfig, MixerConfig};
-use crate::model::step::{OutputRows, scratch_bytes};
-use crate::model::weights::{Form, GatedFfn, SharedExpert};
-use crate::model::{Architecture, Cache, CachePlan, Sizes};
+use crate::model::cache::{Cache, CachePlan};
+use crate::model::config::{Config, ExpertGroups, FfnConfig, Gating, LayerConfig, MixerConfig};
+use crate::model::sequence::Sizes;
+use crate::model::step::scratch_bytes;
+use crate::model::weights::{Form, GatedFfn, SharedExpert, Weight};
 use crate::quant::WeightType;
 
 const E: usize = 48;
@@ -297,7 +300,6 @@ fn run(
 ) -> Vec<f32> {
     let n = tokens.len() / E;
     let config = Config {
-        architecture: Architecture::all().find(|of| of.name == "qwen3moe").unwrap(),
         layers: vec![LayerConfig {
             mixer: MixerConfig::None,
             ffn: FfnConfig::Experts(Experts { n_ff_shared: if kind.gated_shared { F } else { 0 }, ..kind.experts }),
@@ -305,6 +307,7 @@ fn run(
         n_layers_skipped: 0,
         n_embd: E,
         ropes: Vec::new(),
+        post_norms: false,
         embedding_scale: 1.0,
         logit_cap: None,
         norm_eps: 1e-5,

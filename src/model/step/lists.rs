@@ -1,0 +1,108 @@
+//! Which part of a pass is where: pages that are written, and how attention is shared out.
+
+use crate::kernels::{QUERY_ROWS_MAX, key_ranges};
+use crate::model::cache::{CachePlan, PAGE_TOKENS, POOLS_MAX};
+use crate::model::config::Config;
+use crate::model::sequence::{SequenceSlice, Sizes};
+
+/// What a pass is made of, made anew for each without allocating.
+pub(super) struct Lists {
+    /// Of each pool the pages that the pass writes to, in rising order, and what is written there.
+    pub picks: heapless::Vec<Vec<u32>, POOLS_MAX>,
+    pub writes: heapless::Vec<Vec<Write>, POOLS_MAX>,
+    /// Where the bands of tokens of attention end, the first begins at 0; and the sequence of each.
+    pub cuts: Vec<u32>,
+    pub bands: Vec<Band>,
+    /// Sequences whose keys are shared out in ranges.
+    pub ranged: Vec<Ranged>,
+}
+
+/// A page of a sequence, some positions of which a pass writes.
+#[derive(Clone, Copy)]
+pub(super) struct Write {
+    pub page: u32,
+    /// Which slice of the pass.
+    pub slice: u32,
+    /// Which page of its sequence.
+    pub index: u32,
+}
+
+/// Tokens of one slice that are worked on together, head by head.
+#[derive(Clone, Copy)]
+pub(super) struct Band {
+    pub slice: usize,
+    /// They are not: the sequence's keys are shared out.
+    pub is_ranged: bool,
+}
+
+/// A slice whose sequence's keys are shared out.
+#[derive(Clone, Copy)]
+pub(super) struct Ranged {
+    pub slice: usize,
+    /// The number of its first task; it has as many as heads times ranges.
+    pub first_task: usize,
+    pub n_ranges: usize,
+    pub range_len: usize,
+}
+
+impl Lists {
+    pub(super) fn new(config: &Config, sizes: &Sizes) -> Lists {
+        // A sequence begins and ends within a page.
+        let n_writes = sizes.n_batch.div_ceil(PAGE_TOKENS) + 2 * sizes.sequences;
+        let pools = CachePlan::new(config, sizes).pools.len();
+        Lists {
+            picks: (0..pools).map(|_| Vec::with_capacity(n_writes)).collect(),
+            writes: (0..pools).map(|_| Vec::with_capacity(n_writes)).collect(),
+            cuts: Vec::with_capacity(sizes.n_batch + 1),
+            bands: Vec::with_capacity(sizes.n_batch),
+            ranged: Vec::with_capacity(sizes.sequences),
+        }
+    }
+
+    /// Which pages the slices write to.
+    pub(super) fn list_writes(&mut self, slices: &[SequenceSlice<'_>]) {
+        for (pool, (picks, writes)) in self.picks.iter_mut().zip(&mut self.writes).enumerate() {
+            picks.clear();
+            writes.clear();
+            for (number, slice) in (0..).zip(slices) {
+                for index in slice.page_range() {
+                    writes.push(Write { page: slice.pages[pool][index], slice: number, index: index as u32 });
+                }
+            }
+            writes.sort_unstable_by_key(|write| write.page);
+            picks.extend(writes.iter().map(|write| write.page));
+        }
+    }
+
+    /// How the attention of a layer is shared out. What becomes of a slice depends on nothing but itself and the team.
+    pub(super) fn list_bands(
+        &mut self,
+        slices: &[SequenceSlice<'_>],
+        (heads, group, window): (usize, usize, usize),
+        workers: usize,
+    ) {
+        self.cuts.clear();
+        self.bands.clear();
+        self.ranged.clear();
+        self.cuts.push(0);
+        let mut n_tasks = 0;
+        for (number, &SequenceSlice { first, n, position, .. }) in slices.iter().enumerate() {
+            let (n_rows, first_key) = (n * group, (position + 1).saturating_sub(window) / PAGE_TOKENS * PAGE_TOKENS);
+            let (n_ranges, range_len) = key_ranges(position + n - first_key, n_rows);
+            if n_rows <= QUERY_ROWS_MAX && n_ranges > 1 {
+                self.ranged.push(Ranged { slice: number, first_task: n_tasks, n_ranges, range_len });
+                n_tasks += heads * n_ranges;
+                self.cuts.push((first + n) as u32);
+                self.bands.push(Band { slice: number, is_ranged: true });
+                continue;
+            }
+            // As many rows at once as a call takes; half of them where that leaves too few blocks to share out evenly.
+            let (fewest, most) = (n.div_ceil(QUERY_ROWS_MAX / group), n.div_ceil((QUERY_ROWS_MAX / 2 / group).max(1)));
+            let band = n.div_ceil((4 * workers).div_ceil(heads).clamp(fewest, most));
+            for start in (0..n).step_by(band) {
+                self.cuts.push((first + n.min(start + band)) as u32);
+                self.bands.push(Band { slice: number, is_ranged: false });
+            }
+        }
+    }
+}

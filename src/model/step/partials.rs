@@ -1,0 +1,45 @@
+//! What the attention of one KV head over ranges of keys has come to, and how ranges become one.
+
+use crate::kernels::{ActLayout, merge};
+
+/// What the attention of one KV head over ranges of keys has come to.
+pub(super) struct Partials<'a> {
+    /// Ranges that are done.
+    pub(super) done: usize,
+    /// `[n_ranges][rows][value_dim values, mass]`
+    pub(super) rows: &'a mut [f32],
+}
+
+impl Partials<'_> {
+    /// The result of one row over one range.
+    pub(super) fn put(&mut self, row: usize, values: &[f32], mass: f32) {
+        let part = &mut self.rows[row * (values.len() + 1)..][..values.len() + 1];
+        part[..values.len()].copy_from_slice(values);
+        part[values.len()] = mass;
+    }
+
+    /// The merged results of `n` tokens and the heads of a group into the records of the tokens, from head `first_head` on.
+    pub(super) fn put_merged(
+        &self,
+        records: &mut [u8],
+        layout: ActLayout,
+        (n, group, value_dim): (usize, usize, usize),
+        first_head: usize,
+    ) {
+        let rows = self.rows.chunks_exact(value_dim + 1).take(n * group);
+        for (row, part) in rows.enumerate() {
+            let record = &mut records[row / group * layout.bytes()..][..layout.bytes()];
+            let at = (first_head + row % group) * value_dim;
+            layout.values_mut(record)[at..][..value_dim].copy_from_slice(&part[..value_dim]);
+        }
+    }
+
+    /// One more range is done; the last one merges them.
+    pub(super) fn finish_range(&mut self, n_ranges: usize, n_rows: usize, value_dim: usize) {
+        self.done += 1;
+        if self.done == n_ranges {
+            self.done = 0;
+            merge(&mut self.rows[..n_ranges * n_rows * (value_dim + 1)], n_rows, value_dim);
+        }
+    }
+}
