@@ -187,7 +187,15 @@ fn refusals_name_the_field() {
         assert!(!error["message"].as_str().unwrap().is_empty());
     }
     let too_long = chat(json!({"messages": [{"role": "user", "content": "word ".repeat(3000)}]}));
-    assert_eq!(server.post(CHAT, &too_long).json()["error"]["code"], "context_length_exceeded");
+    let long = "word ".repeat(3000);
+    for (path, body, param) in [
+        (CHAT, too_long, "messages"),
+        ("/v1/completions", json!({"prompt": long}), "prompt"),
+        ("/v1/responses", json!({"input": long}), "input"),
+    ] {
+        let error = &server.post(path, &body).json()["error"];
+        assert_eq!((&error["code"], &error["param"]), (&json!("context_length_exceeded"), &json!(param)), "{path}");
+    }
     let ignored = chat(json!({"user": 5, "unheard_of": {"a": []}, "max_tokens": 3, "seed": null}));
     assert_eq!(server.post(CHAT, &ignored).status, 200, "what is unknown is ignored");
     for (path, body, param) in [

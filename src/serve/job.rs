@@ -148,6 +148,8 @@ pub enum Format {
 pub struct Chat {
     /// The messages.
     pub messages: Vec<Message>,
+    /// The field of the interface that they came in, for errors.
+    pub field: &'static str,
     /// The tools, as OpenAI's chat interface describes them.
     pub tools: Vec<Value>,
     /// Which may be called.
@@ -204,7 +206,8 @@ impl Chat {
             return Err(ApiError::bad(text).code("no_chat_template"));
         };
         if self.messages.is_empty() {
-            return Err(ApiError::field("messages", "messages is empty, at least one message is needed"));
+            let text = format!("{} is empty, at least one message is needed", self.field);
+            return Err(ApiError::field(self.field, text));
         }
         check_tools(&self.tools)?;
         let mut offered = if self.choice == ToolChoice::None { Vec::new() } else { self.tools };
@@ -232,7 +235,7 @@ impl Chat {
             variables: &self.variables,
         });
         let text = text.map_err(|e| {
-            ApiError::field("messages", format!("the chat template cannot write this chat: {e}")).code("chat_template")
+            ApiError::field(self.field, format!("the chat template cannot write this chat: {e}")).code("chat_template")
         })?;
         let grammar = match (&self.choice, self.format) {
             (ToolChoice::Required | ToolChoice::Named(_), Format::Grammar(_, param)) => {
@@ -252,27 +255,27 @@ impl Chat {
         if served.config_log_prompts {
             log::info!("prompt: {text:?}");
         }
-        Job::new(served, served.prompt_tokens(text).await, options, expect, grammar)
+        Job::new(served, (self.field, served.prompt_tokens(text).await), options, expect, grammar)
     }
 }
 
 impl Job {
-    /// A job that fits the context.
+    /// A job that fits the context; the prompt comes with the field of the interface that it was given in.
     ///
     /// # Errors
     /// 400 for a prompt that leaves no room for the answer.
     pub fn new(
         served: &Served,
-        prompt: Vec<u32>,
+        (field, prompt): (&'static str, Vec<u32>),
         mut options: Options,
         expect: Expect,
         grammar: Option<(Grammar, &'static str)>,
     ) -> Result<Job, ApiError> {
         let limits = served.limits();
         let limit = limits.ctx.min(limits.kv_tokens);
-        let overflow = |text: String| ApiError::field("messages", text).code("context_length_exceeded");
+        let overflow = |text: String| ApiError::field(field, text).code("context_length_exceeded");
         if prompt.is_empty() {
-            return Err(ApiError::field("prompt", "the prompt has no tokens; at least one is needed"));
+            return Err(ApiError::field(field, "the prompt has no tokens; at least one is needed"));
         }
         if prompt.len() >= limit {
             return Err(overflow(format!(

@@ -27,6 +27,7 @@ pub async fn answer(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Trac
     options.n_top_logprobs = logprobs(&fields)?;
     let chat = Chat {
         messages: messages(&fields)?,
+        field: "messages",
         tools: fields.list("tools")?.unwrap_or_default().to_vec(),
         choice: tool_choice(&fields)?,
         format: format(&fields)?,

@@ -50,7 +50,7 @@ pub async fn answer(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Trac
     let mut jobs = Vec::new();
     for (tokens, text) in prompts {
         echoes.extend((0..options.n).map(|_| if echo { text.clone() } else { String::new() }));
-        jobs.push(Job::new(served, tokens, options.clone(), expect.clone(), grammar.clone())?);
+        jobs.push(Job::new(served, ("prompt", tokens), options.clone(), expect.clone(), grammar.clone())?);
     }
     let n = echoes.len();
     let generation = Generation::start(served, &jobs, app.config.limits.first_token_time).await?;

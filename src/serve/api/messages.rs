@@ -139,7 +139,7 @@ fn chat(fields: &Fields<'_>) -> Result<Chat, ApiError> {
         let enabled = thinking.need_text("type")? != "disabled";
         variables.push(("enable_thinking".to_owned(), enabled.into()));
     }
-    Ok(Chat { messages, tools, choice, format: format(fields)?, variables })
+    Ok(Chat { messages, field: "messages", tools, choice, format: format(fields)?, variables })
 }
 
 /// `output_config.format`: a JSON schema.

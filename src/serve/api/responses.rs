@@ -35,6 +35,7 @@ pub async fn answer(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Trac
     let (tools, described) = tools(&fields)?;
     let chat = Chat {
         messages: messages(&fields)?,
+        field: "input",
         tools,
         choice: tool_choice(&fields)?,
         format: format(&fields)?,
