@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use brim::gguf::Strings;
 use brim::load::header::ModelFiles;
-use brim::tokenizer::{self, Tokenizer, TokenizerError, VocabSource};
+use brim::tokenizer::{self, PromptForm, Tokenizer, TokenizerError, VocabSource};
 
 const VOCABULARIES: [&str; 3] = ["spm", "bpe", "characters"];
 
@@ -58,6 +58,34 @@ fn ids_equal(name: &str, tokenizer: &Tokenizer<'_>) {
             assert_eq!(ids, want, "{name}, special {parse_special}: {text:?}");
         }
     }
+}
+
+#[test]
+fn a_prompt_begins_with_bos_once_whoever_writes_it() {
+    with_vocabulary("spm", |tokenizer| {
+        let bos = tokenizer.bos().unwrap();
+        assert!(tokenizer.add_bos());
+        let prompt = |text: &str, form| {
+            let mut ids = vec![7];
+            tokenizer.encode_prompt(text, form, &mut ids);
+            assert_eq!(ids.remove(0), 7, "what was there stays");
+            ids
+        };
+        let mut text = Vec::new();
+        tokenizer.encode("a text", false, &mut text);
+        let expected = [&[bos], &text[..]].concat();
+        assert_eq!(prompt("a text", PromptForm::Raw), expected);
+        assert_eq!(prompt("a text", PromptForm::Chat), expected);
+        let written = tokenizer.template_text(Some(bos));
+        let by_template = prompt(&format!("{written}a text"), PromptForm::Chat);
+        assert_eq!(by_template.iter().filter(|id| **id == bos).count(), 1);
+        assert_eq!(by_template[0], bos);
+        // Where nobody means it as such it is text.
+        let raw = prompt(&format!("{written}a text"), PromptForm::Raw);
+        assert_eq!(raw.iter().filter(|id| **id == bos).count(), 1);
+        assert!(raw.len() > by_template.len(), "{raw:?}");
+        assert_eq!(tokenizer.template_text(None), "");
+    });
 }
 
 #[test]

@@ -12,6 +12,7 @@ use crate::boot;
 use crate::bytes;
 use crate::engine::Engine;
 use crate::error::{Error, Exit, Result};
+use crate::tokenizer::PromptForm;
 
 /// Rows of logits computed at once.
 const LOGIT_ROWS: usize = 16;
@@ -34,8 +35,7 @@ pub fn execute(args: &Eval) -> Result<()> {
     boot::run(prepared, &settings, |running| {
         let mut engine = Engine::new(running.core);
         let mut tokens = Vec::new();
-        tokens.extend(running.tokenizer.bos().filter(|_| running.tokenizer.add_bos()));
-        running.tokenizer.encode(&text, false, &mut tokens);
+        running.tokenizer.encode_prompt(&text, PromptForm::Raw, &mut tokens);
         if tokens.len() < 2 {
             return Err(Error::usage(format!("{} tokens: perplexity needs at least 2", tokens.len())).at(&args.file));
         }

@@ -14,7 +14,7 @@ use crate::error::{Error, Exit, Result};
 use crate::gguf::Metadata;
 use crate::sampling::{Candidate, Sampler, SamplingParams};
 use crate::sys::{file, signal, term};
-use crate::tokenizer::{Decoder, Tokenizer};
+use crate::tokenizer::{Decoder, PromptForm, Tokenizer};
 use crate::units::Human;
 
 /// Executes `brim run`.
@@ -158,29 +158,23 @@ struct Talk<'a> {
 impl Talk<'_> {
     fn answer_raw(&mut self, prompt: &str) -> Result<()> {
         let mut tokens = Vec::new();
-        tokens.extend(self.tokenizer.bos().filter(|_| self.tokenizer.add_bos()));
-        self.tokenizer.encode(prompt, false, &mut tokens);
+        self.tokenizer.encode_prompt(prompt, PromptForm::Raw, &mut tokens);
         self.generate(&tokens).map(|_| ())
     }
 
     fn answer_chat(&mut self, template: &ChatTemplate, messages: &[Message]) -> Result<String> {
         let tokenizer = &self.tokenizer;
-        let text =
-            |id: Option<u32>| id.map(|id| String::from_utf8_lossy(tokenizer.text(id)).into_owned()).unwrap_or_default();
         let prompt = template.render(&Prompt {
             messages,
             tools: &[],
             add_generation_prompt: true,
-            bos: &text(tokenizer.bos()),
-            eos: &text(tokenizer.eos()),
+            bos: &tokenizer.template_text(tokenizer.bos()),
+            eos: &tokenizer.template_text(tokenizer.eos()),
             now: Time::now(),
             variables: &[],
         })?;
         let mut tokens = Vec::new();
-        tokenizer.encode(&prompt, true, &mut tokens);
-        if let Some(bos) = tokenizer.bos().filter(|bos| tokenizer.add_bos() && tokens.first() != Some(bos)) {
-            tokens.insert(0, bos);
-        }
+        tokenizer.encode_prompt(&prompt, PromptForm::Chat, &mut tokens);
         self.generate(&tokens)
     }
 

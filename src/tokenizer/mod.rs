@@ -121,6 +121,15 @@ pub fn build<'m>(source: &VocabSource, region: &'m mut [u8]) -> Result<Tokenizer
     })
 }
 
+/// Where the text of a prompt comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PromptForm {
+    /// A chat template has written it: control tokens in it are meant, BOS may be among them.
+    Chat,
+    /// It is text and nothing else.
+    Raw,
+}
+
 impl<'m> Tokenizer<'m> {
     /// Appends the ids of `text` to `out`; puts neither BOS in front nor EOS behind. Control tokens in the text are
     /// recognised with `parse_special` only; user-defined tokens always.
@@ -204,6 +213,24 @@ impl<'m> Tokenizer<'m> {
     /// The token with exactly this text, as the file writes it.
     pub fn find(&self, text: &str) -> Option<u32> {
         Some(self.table.find(text.as_bytes())).filter(|&id| id != NONE)
+    }
+
+    /// Appends the tokens of a whole prompt: BOS where the model's prompts start with one, then the text.
+    pub fn encode_prompt(&self, text: &str, form: PromptForm, out: &mut Vec<u32>) {
+        let first = out.len();
+        let bos = self.bos.filter(|_| self.add_bos);
+        out.extend(bos);
+        let start = out.len();
+        self.encode(text, form == PromptForm::Chat, out);
+        // Templates may write it themselves.
+        if form == PromptForm::Chat && bos.is_some() && out.get(start) == bos.as_ref() {
+            out.remove(first);
+        }
+    }
+
+    /// What a template knows a token by; empty without one.
+    pub fn template_text(&self, id: Option<u32>) -> String {
+        id.map(|id| String::from_utf8_lossy(self.text(id)).into_owned()).unwrap_or_default()
     }
 
     /// The token's text as the file writes it; empty for an id outside the vocabulary.
