@@ -1,6 +1,6 @@
 //! One file for each architecture: its keys, its tensors, and its layer, which reads like the paper.
 //!
-//! A new one is a file with an `ARCHITECTURE` and a line in [`ALL`].
+//! A new one is a file with an `ARCHITECTURE`, and a line in [`ALL`]; `src/README.md` says how.
 
 mod deci;
 mod gemma3;
@@ -28,7 +28,7 @@ use crate::model::error::ModelError;
 use crate::model::header::Header;
 
 /// All architectures.
-const ALL: [&Architecture; 17] = [
+const ALL: &[&Architecture] = &[
     &llama::ARCHITECTURE,
     &qwen2::ARCHITECTURE,
     &qwen3::ARCHITECTURE,
@@ -51,7 +51,7 @@ const ALL: [&Architecture; 17] = [
 impl Architecture {
     /// All architectures.
     pub fn all() -> impl Iterator<Item = &'static Architecture> {
-        ALL.into_iter()
+        ALL.iter().copied()
     }
 
     /// That of a header.
