@@ -1,12 +1,18 @@
 //! Models with experts: the numbers and tensors that are taken, and those that are refused.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "common/cli.rs"]
+mod cli;
+mod common;
 #[path = "common/gguf.rs"]
 mod writer;
 
+use brim::kernels;
 use brim::load::header::ModelFiles;
 use brim::model::Model;
 use brim::model::config::EXPERTS_MAX;
+use cli::Dir;
+use common::engine::with_engine;
 use writer::Gguf;
 
 const E: u64 = 32;
@@ -125,4 +131,59 @@ fn tensors_that_do_not_hold_the_experts_are_refused() {
     refused(wrong([E, 4 * F, 1]), &["ffn_gate_exps", "has 32 rows of 32", "need 4 matrices of 8 rows"]);
     // I32 has the size of F32.
     refused(Spec { gate_type: 26, ..GOOD }, &["ffn_gate_exps", "type I32", "no type of weights"]);
+}
+
+/// Numbers that do not repeat.
+fn values(seed: u32, n: u64) -> Vec<u8> {
+    let value = |i: u64| ((seed as u64 * 7919 + i * 104_729) % 2003) as f32 / 2003.0 - 0.5;
+    (0..n).flat_map(|i| value(i).to_le_bytes()).collect()
+}
+
+/// A model whose experts have gate and up matrices of `f` rows, in tensors of their own or, of each expert one after the other,
+/// in one.
+fn with_experts_of(f: u64, is_fused: bool) -> Vec<u8> {
+    let (x, vocab) = (5u64, 40u64);
+    let mut file = Gguf::new().str("general.architecture", "qwen3moe");
+    let numbers = [("block_count", 1), ("embedding_length", E), ("feed_forward_length", 2 * f), ("expert_count", x)];
+    let more = [("attention.head_count", 2), ("expert_used_count", 2), ("expert_feed_forward_length", f)];
+    for (key, value) in numbers.into_iter().chain(more) {
+        file = file.u32(&format!("qwen3moe.{key}"), value as u32);
+    }
+    let ones: Vec<u8> = (0..E).flat_map(|_| 1f32.to_le_bytes()).collect();
+    for norm in ["output_norm", "blk.0.attn_norm", "blk.0.ffn_norm"] {
+        file = file.tensor(&format!("{norm}.weight"), &[E], 0, &ones);
+    }
+    for norm in ["blk.0.attn_q_norm", "blk.0.attn_k_norm"] {
+        file = file.tensor(&format!("{norm}.weight"), &[E / 2], 0, &ones[..ones.len() / 2]);
+    }
+    file = file.tensor("token_embd.weight", &[E, vocab], 0, &values(1, E * vocab));
+    for (seed, name) in (2..).zip(["attn_q", "attn_k", "attn_v", "attn_output"]) {
+        file = file.tensor(&format!("blk.0.{name}.weight"), &[E, E], 0, &values(seed, E * E));
+    }
+    file = file.tensor("blk.0.ffn_gate_inp.weight", &[E, x], 0, &values(6, E * x));
+    file = file.tensor("blk.0.ffn_down_exps.weight", &[f, E, x], 0, &values(7, E * f * x));
+    let (gate, up) = (values(8, E * f * x), values(9, E * f * x));
+    if is_fused {
+        let each = (E * f * 4) as usize;
+        let both = gate.chunks(each).zip(up.chunks(each)).flat_map(|(gate, up)| [gate, up].concat());
+        return file.tensor("blk.0.ffn_gate_up_exps.weight", &[E, 2 * f, x], 0, &both.collect::<Vec<u8>>()).build();
+    }
+    let file = file.tensor("blk.0.ffn_gate_exps.weight", &[E, f, x], 0, &gate);
+    file.tensor("blk.0.ffn_up_exps.weight", &[E, f, x], 0, &up).build()
+}
+
+#[test]
+fn gate_and_up_in_one_tensor_are_what_they_are_in_two() {
+    let dir = Dir::new("fused-experts");
+    // Whole panels of rows and others.
+    for f in [16, 24, 8] {
+        let logits = [false, true].map(|is_fused| {
+            let path = dir.file(&format!("{f}-{is_fused}.gguf"), with_experts_of(f, is_fused));
+            with_engine(path.as_ref(), kernels::select(None, None).unwrap(), 16, |engine| {
+                engine.feed(&[3, 1, 4, 1, 5, 9, 2, 6]).unwrap().to_vec()
+            })
+        });
+        assert!(logits[0] == logits[1], "{f} rows");
+        assert!(logits[0].iter().any(|x| x.abs() > 0.1), "{logits:?}");
+    }
 }
