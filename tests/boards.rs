@@ -19,6 +19,7 @@ const KEYS: [(&str, &[&str]); 6] = [
             "kv_tokens",
             "keys_file",
             "cors_origin",
+            "hosts",
             "log_prompts",
             "cache_dir",
             "cache_mib",

@@ -227,7 +227,7 @@ fn hostile_bytes_get_a_right_status_or_a_closed_connection() {
     let limits =
         "[serve]\nlimits = { connections = 64, header_s = 1, body_s = 1, idle_s = 3, write_s = 2, body_kib = 256 }";
     let server = Server::start(&["--board", &board.file("b.toml", limits)]);
-    let head = |more: &str| format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\n{more}\r\n");
+    let head = |more: &str| format!("POST {CHAT} HTTP/1.1\r\nhost: localhost\r\n{more}\r\n");
     let status = |bytes: &[u8]| Answer::parse(&server.raw(bytes)).status;
     // A length of 1 GB is refused before a byte of it is sent; one that is not stated, once the limit is reached.
     assert_eq!(status(head("content-length: 1000000000\r\n").as_bytes()), 413);
@@ -245,10 +245,10 @@ fn hostile_bytes_get_a_right_status_or_a_closed_connection() {
         assert_eq!(server.send("POST", CHAT, &[], body).status, want);
     }
     for (bytes, want) in [
-        ("GET /../../etc/passwd HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", 404),
-        ("GET /v1/../health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", 404),
-        ("GET /%2e%2e/x HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", 404),
-        ("DELETE / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", 405),
+        ("GET /../../etc/passwd HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n", 404),
+        ("GET /v1/../health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n", 404),
+        ("GET /%2e%2e/x HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n", 404),
+        ("DELETE / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n", 405),
         ("nonsense\r\n\r\n", 400),
         ("GET / HTTP/9.9\r\n\r\n", 400),
     ] {
@@ -272,13 +272,13 @@ fn hostile_bytes_get_a_right_status_or_a_closed_connection() {
     assert_eq!(status((head("content-length: 100\r\n") + "{").as_bytes()), 408);
     assert!(begun.elapsed() < Duration::from_secs(4));
     // Requests one after the other without waiting: answered in order.
-    let one = "GET /health HTTP/1.1\r\nhost: x\r\n\r\n";
-    let last = "GET /nothing HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    let one = "GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    let last = "GET /nothing HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
     let answers = String::from_utf8(server.raw((one.repeat(20) + last).as_bytes())).unwrap();
     assert_eq!((answers.matches("HTTP/1.1 200").count(), answers.matches("HTTP/1.1 404").count()), (20, 1));
     // A client that reads nothing: it is cut off, and nobody else waits for it.
     let mut deaf = server.connect();
-    let ask = "GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n".repeat(1_000);
+    let ask = "GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(1_000);
     deaf.set_write_timeout(Some(Duration::from_secs(10))).unwrap();
     let error = (0..2_000).find_map(|_| deaf.write_all(ask.as_bytes()).err()).expect("nothing takes it for ever");
     assert_ne!(error.kind(), std::io::ErrorKind::WouldBlock, "closed, not left hanging");
@@ -289,6 +289,88 @@ fn hostile_bytes_get_a_right_status_or_a_closed_connection() {
     drop(idle);
     server.is_well();
     assert_eq!(server.stop(), Some(0));
+}
+
+/// A page on the internet whose name resolves to this box is of the server's origin, as a browser sees it; without keys
+/// its Host is all that tells.
+#[test]
+fn a_host_is_one_and_known_unless_keys_are_asked_for() {
+    let dir = Dir::new("serve-host");
+    let named = dir.file("b.toml", "[serve]\nhosts = [\"llm.example\"]");
+    let keys = dir.file("keys", "one\n");
+    let raw = |server: &Server, line: &str, headers: &str| {
+        let answer = server.raw(format!("{line}\r\n{headers}connection: close\r\n\r\n").as_bytes());
+        Answer::parse(&answer)
+    };
+    let health = |server: &Server, headers: &str| raw(server, "GET /health HTTP/1.1", headers).status;
+    let hosts = |server: &Server, hosts: &[(&str, u16)]| {
+        for (host, want) in hosts {
+            assert_eq!(health(server, &format!("host: {host}\r\n")), *want, "{host} at {}", server.address);
+        }
+    };
+    let junk = |server: &Server| {
+        for headers in
+            ["", "host:\r\n", "host: a\r\nhost: a\r\n", "host: a b\r\n", "host: [::1\r\n", "host: localhost:x\r\n"]
+        {
+            assert_eq!(health(server, headers), 400, "{headers:?}");
+        }
+    };
+
+    let server = Server::start(&["--board", &named]);
+    let port = server.address.rsplit_once(':').unwrap().1;
+    let here = format!("LOCALHOST.:{port}");
+    hosts(
+        &server,
+        &[
+            (&here, 200),
+            ("127.0.0.1", 200),
+            ("127.3.2.1:9", 200),
+            ("[::1]:1", 200),
+            ("llm.example:443", 200),
+            ("evil.example", 403),
+            ("localhost.evil.example", 403),
+            ("192.0.2.7", 403),
+        ],
+    );
+    junk(&server);
+    let rebound = format!("host: evil.example:{port}\r\norigin: http://evil.example:{port}\r\ncontent-length: 0\r\n");
+    for line in [format!("POST {CHAT} HTTP/1.1"), "POST /tokenize HTTP/1.0".to_owned(), "OPTIONS / HTTP/1.1".to_owned()] {
+        let answer = raw(&server, &line, &rebound);
+        assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (403, Some("host_not_allowed")), "{line}");
+        assert!(answer.text().contains("serve.hosts") && answer.text().contains("evil.example"), "{answer:?}");
+    }
+    assert_eq!(raw(&server, "GET /health HTTP/1.0", "").status, 200, "no Host in HTTP/1.0");
+    assert_eq!(raw(&server, "GET http://evil.example/health HTTP/1.1", "host: localhost\r\n").status, 403);
+    assert_eq!(raw(&server, "GET http://localhost/health HTTP/1.1", "host: proxy.example\r\n").status, 200);
+    assert_eq!(raw(&server, "GET http://localhost/health HTTP/1.1", "").status, 400);
+    assert_eq!(raw(&server, "GET http://me@localhost/health HTTP/1.1", "host: localhost\r\n").status, 400);
+    assert_eq!(server.stop(), Some(0));
+
+    let server = Server::spawn(brim(&["serve", "--listen", "0.0.0.0:0"])).ready();
+    let own = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    hosts(
+        &server,
+        &[(own.trim(), 200), ("192.0.2.7:80", 200), ("[2001:db8::1]", 200), ("localhost", 200), ("evil.example", 403)],
+    );
+    junk(&server);
+    drop(server);
+
+    let server = Server::start(&["--keys-file", &keys]);
+    hosts(&server, &[("evil.example", 200)]);
+    junk(&server);
+    drop(server);
+
+    let path = dir.at("socket");
+    let server = Server::spawn(brim(&["serve", "--listen", &format!("unix:{path}")]));
+    let mut stream = UnixStream::connect(&path).unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: evil.example\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    assert_eq!(Answer::parse(&answer).status, 200, "no browser reaches it");
+    drop(server);
+
+    let bad = dir.file("bad.toml", "[serve]\nhosts = [\"http://llm.example\"]");
+    run(&["serve", "--listen", "127.0.0.1:0", "--board", &bad]).fails(3, &["serve.hosts", "http://llm.example"]);
 }
 
 #[test]
@@ -369,7 +451,7 @@ fn supervisors_are_told_and_obeyed() {
     // A stream that is under way when SIGTERM comes is finished; new requests are refused.
     let body = chat(json!({"stream": true, "ignore_eos": true, "max_tokens": 300})).to_string();
     let mut stream = connect();
-    let head = format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
+    let head = format!("POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n", body.len());
     stream.write_all((head + &body).as_bytes()).unwrap();
     let mut first = [0; 200];
     stream.read_exact(&mut first).unwrap();
@@ -423,7 +505,7 @@ fn a_client_that_goes_away_frees_its_slot() {
     let body = chat(json!({"stream": true, "ignore_eos": true, "max_tokens": 4000})).to_string();
     for _ in 0..6 {
         let mut stream = server.connect();
-        let head = format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
+        let head = format!("POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n", body.len());
         stream.write_all((head + &body).as_bytes()).unwrap();
         let mut first = [0; 600];
         stream.read_exact(&mut first).unwrap();
@@ -488,7 +570,7 @@ fn two_hundred_mixed_requests_leave_memory_as_it_was() {
         5 => {
             let body = chat(json!({"stream": true, "ignore_eos": true, "max_tokens": 500})).to_string();
             let mut stream = server.connect();
-            let head = format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
+            let head = format!("POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n", body.len());
             stream.write_all((head + &body).as_bytes()).unwrap();
             let mut first = [0; 600];
             stream.read_exact(&mut first).unwrap();

@@ -314,6 +314,8 @@ pub struct Serve {
     pub keys_file: Option<String>,
     /// The origin whose pages may talk to the server, or `*`.
     pub cors_origin: Option<String>,
+    /// Hosts that are answered without a key besides localhost and addresses, or `*`.
+    pub hosts: Vec<String>,
     /// Prompts are written to the log.
     pub log_prompts: bool,
     /// Where the prompt cache is kept from one start to the next.

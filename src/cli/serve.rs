@@ -13,7 +13,7 @@ use crate::boot::{self, Serving};
 use crate::engine::Scheduler;
 use crate::error::Result;
 use crate::serve::config::{Config, LISTEN_DEFAULT, Limits};
-use crate::serve::{self, Loaded, listen};
+use crate::serve::{self, Loaded, host, listen};
 use crate::tokenizer::Tokenizer;
 
 /// Executes `brim serve`.
@@ -34,6 +34,7 @@ pub fn execute(args: &Serve) -> Result<()> {
         listen: listen.unwrap_or_else(|| LISTEN_DEFAULT.to_owned()),
         keys_file: env_or(args.keys_file.clone(), "BRIM_KEYS_FILE")?.or(board.keys_file).map(Into::into),
         cors_origin: board.cors_origin,
+        hosts: host::listed(&board.hosts)?,
         log_prompts: env_or_switch(args.log_prompts, "BRIM_LOG_PROMPTS")? || board.log_prompts,
         ready_fd: env_or(args.ready_fd, "BRIM_READY_FD")?,
         limits: Limits::new(&board.limits),

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::host::Host;
 use crate::board;
 
 /// The listen address when none is given: this box alone.
@@ -17,6 +18,8 @@ pub struct Config {
     pub keys_file: Option<PathBuf>,
     /// The origin whose pages may talk to the server.
     pub cors_origin: Option<String>,
+    /// Hosts that are answered without a key besides those that are safe.
+    pub hosts: Vec<Host>,
     /// Prompts are written to the log.
     pub log_prompts: bool,
     /// Descriptor to report readiness on.

@@ -18,6 +18,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Notify;
 
 use super::config::Limits;
+use super::host::Hosts;
 use super::listen::{Listener, SocketPath};
 use super::router::{self, App};
 
@@ -42,11 +43,14 @@ pub struct Connection {
     /// Since when the other side has taken nothing of what waits for it.
     stuck: Cell<Option<Instant>>,
     close: Notify,
+    /// The hosts that are answered on it.
+    pub hosts: Rc<Hosts>,
 }
 
 impl Connection {
-    fn new() -> Connection {
-        Connection { phase: Cell::new((Phase::Idle, Instant::now())), stuck: Cell::new(None), close: Notify::new() }
+    fn new(hosts: Rc<Hosts>) -> Connection {
+        let phase = Cell::new((Phase::Idle, Instant::now()));
+        Connection { phase, stuck: Cell::new(None), close: Notify::new(), hosts }
     }
 
     /// Enters a phase.
@@ -87,14 +91,14 @@ impl Connections {
 
     /// Takes in a connection; at the limit the one that has been without a request for the longest goes. `None` where all
     /// have one.
-    fn admit(self: &Rc<Connections>, limits: &Limits) -> Option<Member> {
+    fn admit(self: &Rc<Connections>, limits: &Limits, hosts: &Rc<Hosts>) -> Option<Member> {
         if self.len() >= limits.connections {
             let mut all = self.all.borrow_mut();
             let idle = all.iter().enumerate().filter(|(_, c)| c.phase.get().0 != Phase::Busy);
             let (oldest, _) = idle.min_by_key(|(_, c)| c.phase.get().1)?;
             all.swap_remove(oldest).close.notify_one();
         }
-        let connection = Rc::new(Connection::new());
+        let connection = Rc::new(Connection::new(Rc::clone(hosts)));
         self.all.borrow_mut().push(Rc::clone(&connection));
         self.changed.notify_one();
         Some(Member { connection, table: Rc::clone(self) })
@@ -234,6 +238,7 @@ const FULL: &[u8] =
 /// # Errors
 /// What the event loop says of the socket.
 pub async fn accept(listener: Listener, app: Rc<App>) -> io::Result<()> {
+    let hosts = Rc::new(Hosts::of(&listener, &app.config));
     let acceptor = match listener {
         Listener::Tcp(tcp) => Acceptor::Tcp(TcpListener::from_std(tcp)?),
         Listener::Unix(unix, path) => Acceptor::Unix(UnixListener::from_std(unix)?, path),
@@ -250,7 +255,7 @@ pub async fn accept(listener: Listener, app: Rc<App>) -> io::Result<()> {
                 continue;
             }
         };
-        match app.connections.admit(&app.config.limits) {
+        match app.connections.admit(&app.config.limits, &hosts) {
             Some(member) => drop(tokio::task::spawn_local(serve(socket, member, Rc::clone(&app)))),
             None => {
                 app.metrics.refused_connections.set(app.metrics.refused_connections.get() + 1);

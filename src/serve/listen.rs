@@ -1,6 +1,6 @@
 //! Listening sockets: TCP, `unix:PATH`, or those that a supervisor passed on. What cannot be had is exit 7.
 
-use std::net::TcpListener;
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -62,8 +62,18 @@ impl Listener {
     /// Whether other machines may reach it.
     pub fn is_public(&self) -> bool {
         match self {
-            Listener::Tcp(tcp) => tcp.local_addr().is_ok_and(|a| !a.ip().is_loopback()),
+            Listener::Tcp(tcp) => tcp.local_addr().is_ok_and(|a| !a.ip().to_canonical().is_loopback()),
             Listener::Unix(..) => false,
+        }
+    }
+
+    /// The address that it listens on; loopback's where the system does not say, `None` for a unix socket.
+    pub fn ip(&self) -> Option<IpAddr> {
+        match self {
+            Listener::Tcp(tcp) => {
+                Some(tcp.local_addr().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |a| a.ip().to_canonical()))
+            }
+            Listener::Unix(..) => None,
         }
     }
 }

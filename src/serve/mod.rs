@@ -12,6 +12,7 @@ mod error;
 mod fields;
 mod gbnf;
 mod generate;
+pub mod host;
 mod job;
 mod keys;
 pub mod listen;

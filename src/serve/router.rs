@@ -18,6 +18,7 @@ use super::config::Config;
 use super::connection::{Connection, Connections};
 use super::error::ApiError;
 use super::fields::{self, Fields};
+use super::host;
 use super::keys::Keys;
 use super::metrics::Metrics;
 use super::model::{Served, unix_time};
@@ -209,8 +210,9 @@ pub async fn answer(
     request: Request<Incoming>,
     connection: Rc<Connection>,
 ) -> Result<Response<Body>, Infallible> {
-    let trace = Trace::new(Rc::clone(&app), connection);
-    let origin = allowed_origin(&app, request.headers());
+    let trace = Trace::new(Rc::clone(&app), Rc::clone(&connection));
+    let host = host::of_request(&request, &connection.hosts);
+    let origin = host.and_then(|host| allowed_origin(&app, request.headers(), host));
     let found = route(request.uri().path());
     if let Some((_, name, _)) = &found {
         trace.set_route(name);
@@ -251,17 +253,16 @@ fn is_events(headers: &HeaderMap) -> bool {
 
 const EVENTS: &str = "text/event-stream";
 
-/// The origin to allow, if the request comes from a page and may.
+/// The origin to allow, if the request comes from a page and may; a page of `host` itself needs no leave.
 ///
 /// # Errors
 /// 403 for a page of another origin: a browser would send the request, and only hide the answer.
-fn allowed_origin(app: &App, headers: &HeaderMap) -> Result<Option<HeaderValue>, ApiError> {
+fn allowed_origin(app: &App, headers: &HeaderMap, host: &[u8]) -> Result<Option<HeaderValue>, ApiError> {
     let Some(origin) = headers.get(header::ORIGIN) else { return Ok(None) };
     let allowed = app.config.cors_origin.as_deref();
     if allowed == Some("*") || allowed.is_some_and(|allowed| origin.as_bytes() == allowed.as_bytes()) {
         return Ok(Some(origin.clone()));
     }
-    let host = headers.get(header::HOST).map(HeaderValue::as_bytes).unwrap_or_default();
     let of_page = origin.as_bytes().splitn(2, |byte| *byte == b':').nth(1).and_then(|rest| rest.strip_prefix(b"//"));
     if of_page == Some(host) && !host.is_empty() {
         return Ok(None);

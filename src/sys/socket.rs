@@ -145,6 +145,11 @@ pub fn notify_supervisor(state: &str) -> Result<(), OsError> {
     Ok(())
 }
 
+/// The name of this machine, as `hostname` has it; empty where it is not UTF-8.
+pub fn host_name() -> String {
+    rustix::system::uname().nodename().to_str().unwrap_or_default().to_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
