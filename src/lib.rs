@@ -3,6 +3,9 @@
 //! Start reading at [`boot`], then one file of [`model`]. Imports point down only:
 //! `cli -> serve -> engine -> model -> {load, kernels, gguf, memory} -> {quant, sys} -> {bytes, units, error}`.
 
+// It panics where nobody can write to stderr any more; `sys::log` does not.
+#![warn(clippy::print_stderr)]
+
 #[cfg(not(target_os = "linux"))]
 compile_error!("brim runs on Linux only: it needs HugeTLB pages, futexes and /proc; build for a *-linux-* target");
 

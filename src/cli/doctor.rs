@@ -57,8 +57,7 @@ pub fn execute(args: Doctor) -> Result<()> {
     let board = name.as_deref().map(load_board).transpose()?;
     let report = Report::gather(&Host::default(), name.as_deref().zip(board.as_ref()))?;
     let text = if args.json { format!("{:#}", report.json()) } else { report.table() };
-    super::out(text.trim_end());
-    Ok(())
+    super::out(text.trim_end())
 }
 
 impl Report {

@@ -68,11 +68,10 @@ pub fn execute(args: &Eval) -> Result<()> {
         if args.json {
             let report = json!({"tokens": tokens.len(), "perplexity": perplexity, "nats": nats,
                 "n_vocab": running.tokenizer.n_tokens(), "tier": engine.kernels().tier().name()});
-            out(&report.to_string());
+            out(&report.to_string())
         } else {
-            out(&format!("{} tokens, perplexity {perplexity:.4}", tokens.len()));
+            out(&format!("{} tokens, perplexity {perplexity:.4}", tokens.len()))
         }
-        Ok(())
     })
 }
 

@@ -3,8 +3,8 @@
 
 use std::path::PathBuf;
 
+use super::announce;
 use super::args::Hold;
-use super::out;
 use super::settings::{Settings, env_or};
 use crate::boot;
 use crate::error::{Error, Result};
@@ -32,7 +32,7 @@ pub fn execute(args: &Hold) -> Result<()> {
     let socket = env_or(args.socket.clone(), "BRIM_SOCKET")?;
     let socket = socket.map_or_else(resident::default_socket, PathBuf::from);
     boot::hold(&settings, &socket, |manifest, elapsed| {
-        out(&format!(
+        announce(&format!(
             "ready: {} of {} in {} pages, at {}, after {:.2} s",
             Human(manifest.weights_bytes),
             manifest.model,

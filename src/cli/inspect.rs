@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::{ErrorKind, Write as _};
 
 use serde_json::{Map, Value as Json, json};
 
 use super::args::Inspect;
-use crate::error::{Error, Exit, Result};
+use super::put;
+use crate::error::Result;
 use crate::gguf::{Array, TensorInfo, Value};
 use crate::load::header::ModelFiles;
 use crate::quant::TensorType;
@@ -24,10 +24,7 @@ const JSON_ELEMENTS: usize = 64;
 pub fn execute(args: &Inspect) -> Result<()> {
     let model = ModelFiles::open(&args.file)?;
     let text = if args.json { format!("{:#}\n", document(&model)) } else { report(&model) };
-    match std::io::stdout().lock().write_all(text.as_bytes()).and_then(|()| std::io::stdout().flush()) {
-        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(Error::new(Exit::Unexpected, e).at("stdout")),
-        _ => Ok(()),
-    }
+    put(&mut std::io::stdout().lock(), &text).map(|_| ())
 }
 
 /// Tensors, elements and bytes of one type.

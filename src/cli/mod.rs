@@ -18,19 +18,20 @@ mod serve;
 pub mod settings;
 mod tokenize;
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Exit, Result};
+use crate::sys::{self, signal};
 
 pub use args::{Command, ModelArgs};
 
 /// Parses the process's arguments, runs the command and reports its verdict.
 pub fn main() -> ExitCode {
-    // One line a record, to stderr; `-v` raises the level. Nothing is logged once a model is Ready.
-    let logger = simple_logger::SimpleLogger::new().with_level(log::LevelFilter::Info);
-    if logger.init().is_ok() {
-        log::set_max_level(log::LevelFilter::Warn);
+    // `-v` raises the level. The engine logs nothing once a model is Ready.
+    sys::log::install(log::LevelFilter::Warn);
+    if let Err(e) = signal::ignore_file_size() {
+        log::warn!("a file that grows beyond `ulimit -f` ends brim: {e}");
     }
     let words: Vec<String> = match std::env::args_os().skip(1).map(|w| w.into_string()).collect() {
         Ok(words) => words,
@@ -38,15 +39,13 @@ pub fn main() -> ExitCode {
             return report(&Error::usage(format!("argument {word:?} is not valid UTF-8")));
         }
     };
-    match args::parse(&words) {
-        Ok(args::Parsed::Command(command)) => match execute(*command) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => report(&error),
-        },
-        Ok(args::Parsed::Text(text)) => {
-            out(&text);
-            ExitCode::SUCCESS
-        }
+    let done = match args::parse(&words) {
+        Ok(args::Parsed::Command(command)) => execute(*command),
+        Ok(args::Parsed::Text(text)) => out(&text),
+        Err(error) => Err(error),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => report(&error),
     }
 }
@@ -69,19 +68,37 @@ fn execute(command: Command) -> Result<()> {
     }
 }
 
-/// Prints one result to stdout. A closed pipe is the reader's way of saying that it has enough; any other failure is
-/// said aloud, for a result that is not written must not look like one.
-fn out(text: &str) {
-    if let Err(e) = writeln!(std::io::stdout(), "{text}")
-        && e.kind() != std::io::ErrorKind::BrokenPipe
-    {
-        note(&format!("brim: stdout: {e}; the result above is incomplete"));
+/// Prints a result and a line break to stdout.
+///
+/// # Errors
+/// As [`put`].
+fn out(text: &str) -> Result<()> {
+    put(&mut std::io::stdout().lock(), &format!("{text}\n")).map(|_| ())
+}
+
+/// Writes a part of a result to stdout at once; `false` where the pipe is closed, its reader's way of saying that it has
+/// enough.
+///
+/// # Errors
+/// Exit 1 for any other failure, for a result that is not written must not look like one.
+fn put(stdout: &mut impl Write, text: &str) -> Result<bool> {
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(false),
+        Err(e) => Err(Error::new(Exit::Unexpected, format!("{e}; what was written there is incomplete")).at("stdout")),
     }
 }
 
-/// Says something to people on stderr. Unlike `eprintln!` it does not end the process where nobody listens any more.
+/// Says on stdout how far a daemon is. It goes on where nobody can be told, and where the reader is too slow.
+fn announce(text: &str) {
+    if !sys::log::to_stdout(text) {
+        log::warn!("stdout does not take {text:?}");
+    }
+}
+
+/// Says something to people on stderr.
 fn note(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
+    sys::log::line(text);
 }
 
 fn report(error: &Error) -> ExitCode {

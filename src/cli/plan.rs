@@ -109,11 +109,12 @@ impl PlanReport {
     /// Prints the report to stdout.
     ///
     /// # Errors
-    /// Exit 5 with the remedy where the plan does not fit.
+    /// Exit 5 with the remedy where the plan does not fit; exit 1 where it cannot be printed.
     pub fn print(self, json: bool) -> Result<()> {
         let text = if json { format!("{:#}", self.json()) } else { self.table() };
-        super::out(text.trim_end());
-        Ok(self.verdict?)
+        let printed = super::out(text.trim_end());
+        self.verdict?;
+        printed
     }
 
     /// Of a packed plan, the 1 GiB pages it takes and the 2 MiB pages beside them.

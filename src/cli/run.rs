@@ -1,12 +1,12 @@
 //! `brim run`: one answer, or a chat on a terminal.
 
-use std::io::{BufRead, IsTerminal, Read, Write};
+use std::io::{BufRead, IsTerminal, Read};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::args::Run;
-use super::note;
 use super::settings::{Settings, env_or, env_or_switch};
+use super::{note, put};
 use crate::boot;
 use crate::chat::{self, ChatTemplate, Message, Prompt, Role, Time};
 use crate::engine::Engine;
@@ -162,7 +162,8 @@ impl Talk<'_> {
         self.generate(&tokens).map(|_| ())
     }
 
-    fn answer_chat(&mut self, template: &ChatTemplate, messages: &[Message]) -> Result<String> {
+    /// The answer; `None` where nobody reads it any more.
+    fn answer_chat(&mut self, template: &ChatTemplate, messages: &[Message]) -> Result<Option<String>> {
         let tokenizer = &self.tokenizer;
         let prompt = template.render(&Prompt {
             messages,
@@ -184,7 +185,7 @@ impl Talk<'_> {
             system.map(|content| Message::text(Role::System, content)).into_iter().collect();
         note("Ctrl-C stops an answer, Ctrl-D or Ctrl-C at the prompt ends the chat.");
         loop {
-            let _ = write(&mut std::io::stderr(), "> ");
+            let _ = put(&mut std::io::stderr(), "> ");
             let before = signal::interrupts().load(Ordering::Relaxed);
             let mut line = String::new();
             // A terminal hands over whole lines, so once it is readable the line is there; a signal ends the wait.
@@ -198,7 +199,8 @@ impl Talk<'_> {
             }
             messages.push(Message::text(Role::User, line.trim()));
             match self.answer_chat(template, &messages) {
-                Ok(content) => messages.push(Message::text(Role::Assistant, content)),
+                Ok(Some(content)) => messages.push(Message::text(Role::Assistant, content)),
+                Ok(None) => return Ok(()),
                 // A full context ends the turn, not the program.
                 Err(e) if e.exit() == Exit::Usage => {
                     note(&format!("brim: {e}"));
@@ -209,8 +211,8 @@ impl Talk<'_> {
         }
     }
 
-    /// Feeds what is new of `tokens` and streams the answer.
-    fn generate(&mut self, tokens: &[u32]) -> Result<String> {
+    /// Feeds what is new of `tokens` and streams the answer; `None` where nobody reads it any more.
+    fn generate(&mut self, tokens: &[u32]) -> Result<Option<String>> {
         let Talk { engine, tokenizer, sampler, scratch, fed, n_predict, stats } = self;
         // What the context holds already need not be fed again; the last token is, for its logits.
         let common = fed.iter().zip(tokens).take_while(|(a, b)| a == b).count().min(tokens.len().saturating_sub(1));
@@ -219,7 +221,7 @@ impl Talk<'_> {
         let interrupts = signal::interrupts().load(Ordering::Relaxed);
         let mut out = std::io::stdout().lock();
         let mut decoder = Decoder::new(false);
-        let (mut answer, mut piece) = (String::new(), String::new());
+        let (mut answer, mut piece, mut is_read) = (String::new(), String::new(), true);
         let begun = Instant::now();
         let mut logits = engine.feed(&tokens[common..])?;
         fed.extend(&tokens[common..]);
@@ -237,8 +239,9 @@ impl Talk<'_> {
             piece.clear();
             decoder.push(tokenizer, token, &mut piece);
             answer.push_str(&piece);
-            if write(&mut out, &piece).is_err() {
-                return Ok(answer);
+            is_read = put(&mut out, &piece)?;
+            if !is_read {
+                break;
             }
             if signal::interrupts().load(Ordering::Relaxed) != interrupts || step + 1 == *n_predict {
                 break;
@@ -257,14 +260,8 @@ impl Talk<'_> {
         piece.clear();
         decoder.finish(&mut piece);
         piece.push('\n');
-        // A closed pipe is the reader's way of saying that it has enough.
-        let _ = write(&mut out, &piece);
+        is_read = is_read && put(&mut out, &piece)?;
         answer.push_str(piece.trim_end_matches('\n'));
-        Ok(answer)
+        Ok(is_read.then_some(answer))
     }
-}
-
-fn write(out: &mut impl Write, text: &str) -> std::io::Result<()> {
-    out.write_all(text.as_bytes())?;
-    out.flush()
 }

@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::announce;
 use super::args::Serve;
-use super::out;
 use super::plan::PlanReport;
 use super::prompt_cache::PromptCache;
 use super::run;
@@ -54,7 +54,7 @@ pub fn execute(args: &Serve) -> Result<()> {
     let facts = PlanReport::of(&prepared, &mut settings).json();
     for listener in &listeners {
         let address = listener.address();
-        out(&format!("listening: {address}"));
+        announce(&format!("listening: {address}"));
         if listener.is_public() && config.keys_file.is_none() {
             log::warn!("{address} can be reached from other machines, and no key is asked for: see serve.keys_file");
         }
@@ -70,7 +70,7 @@ pub fn execute(args: &Serve) -> Result<()> {
             cache.restore(&mut scheduler);
         }
         let elapsed = running.loaded.elapsed;
-        out(&format!("ready: {name} after {:.2} s", elapsed.as_secs_f64()));
+        announce(&format!("ready: {name} after {:.2} s", elapsed.as_secs_f64()));
         server.ready(Loaded { engine, tokenizer, template, name });
         scheduler.run();
         if let Some(cache) = &cache {

@@ -1,9 +1,10 @@
 //! `brim tokenize`: standard input to token ids on one line, or back.
 
 use std::fmt::Write as _;
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::io::Read as _;
 
 use super::args::Tokenize;
+use super::put;
 use super::settings::env_or;
 use crate::boot;
 use crate::error::{Error, Exit, Result};
@@ -32,10 +33,7 @@ pub fn execute(args: &Tokenize) -> Result<()> {
             text.split_terminator('\0').map(|text| encode(&tokenizer, text, args.special)).collect::<Result<_>>()?
         }
     };
-    match std::io::stdout().lock().write_all(result.as_bytes()).and_then(|()| std::io::stdout().flush()) {
-        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(Error::new(Exit::Unexpected, e).at("stdout")),
-        _ => Ok(()),
-    }
+    put(&mut std::io::stdout().lock(), &result).map(|_| ())
 }
 
 /// Standard input as text.

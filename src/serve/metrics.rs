@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use crate::engine::{SlotState, Stats};
+use crate::sys::log;
 
 /// Upper edges of the histograms, in seconds.
 const EDGES_S: [f64; 12] = [0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0];
@@ -74,6 +75,8 @@ impl Metrics {
         one("brim_connections", "gauge", "Open connections.", connections as f64);
         let refused = self.refused_connections.get() as f64;
         one("brim_connections_refused_total", "counter", "Connections refused because all were busy.", refused);
+        let lost = log::lost_lines() as f64;
+        one("brim_log_lines_lost_total", "counter", "Lines of log that stderr did not take.", lost);
         one("brim_resident_bytes", "gauge", "Resident memory outside huge pages.", resident_bytes as f64);
         if let Some(stats) = stats {
             let slots = &stats.slots[..stats.n_slots];
@@ -147,6 +150,7 @@ mod tests {
         for line in [
             "brim_ready 0",
             "brim_connections 3",
+            "# TYPE brim_log_lines_lost_total counter",
             "brim_requests_total{route=\"/health\",status=\"200\"} 2",
             "brim_request_seconds_bucket{le=\"0.005\"} 1",
             "brim_request_seconds_bucket{le=\"0.05\"} 3",

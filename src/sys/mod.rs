@@ -9,6 +9,7 @@ pub mod file;
 pub mod fill;
 pub mod futex;
 pub mod limits;
+pub mod log;
 pub mod map;
 pub mod memfd;
 pub mod read;

@@ -1,4 +1,4 @@
-//! Ctrl-C as a counter, and the end of a daemon as a descriptor.
+//! Ctrl-C as a counter, the end of a daemon as a descriptor, and a signal that is an error instead.
 //!
 //! # Safety
 //! `sigaction`, `pthread_sigmask` and `signalfd` are not in rustix. The handler does one atomic addition, which is
@@ -26,7 +26,7 @@ pub fn interrupts() -> &'static AtomicU32 {
 /// # Errors
 /// The errno of `sigaction`.
 pub fn install() -> Result<(), OsError> {
-    set(count as *const () as libc::sighandler_t)
+    set(libc::SIGINT, count as *const () as libc::sighandler_t)
 }
 
 /// Gives SIGINT back its default: the next one ends the process.
@@ -34,16 +34,24 @@ pub fn install() -> Result<(), OsError> {
 /// # Errors
 /// The errno of `sigaction`.
 pub fn uninstall() -> Result<(), OsError> {
-    set(libc::SIG_DFL)
+    set(libc::SIGINT, libc::SIG_DFL)
 }
 
-fn set(handler: libc::sighandler_t) -> Result<(), OsError> {
+/// Makes a write beyond RLIMIT_FSIZE an error (EFBIG) instead of the end of the process.
+///
+/// # Errors
+/// The errno of `sigaction`.
+pub fn ignore_file_size() -> Result<(), OsError> {
+    set(libc::SIGXFSZ, libc::SIG_IGN)
+}
+
+fn set(signal: libc::c_int, handler: libc::sighandler_t) -> Result<(), OsError> {
     // SAFETY: sigaction is a C struct for which all zeroes means: no flags, empty mask, default handler.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = handler;
-    // SAFETY: `action` is valid for reads, the old action is not asked for, and the handler, where it is not
-    // the default, is `count`, which is async-signal-safe and lives as long as the program.
-    let status = unsafe { libc::sigaction(libc::SIGINT, &raw const action, std::ptr::null_mut()) };
+    // SAFETY: `action` is valid for reads, the old action is not asked for, and the handler, where there is one,
+    // is `count`, which is async-signal-safe and lives as long as the program.
+    let status = unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) };
     if status == 0 { Ok(()) } else { Err(OsError { call: "sigaction", errno: last_errno() }) }
 }
 

@@ -26,8 +26,13 @@ impl Server {
     }
 
     /// Starts a server and waits until it listens.
-    pub fn spawn(mut command: Command) -> Server {
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    pub fn spawn(command: Command) -> Server {
+        Server::spawn_saying(command, Stdio::null())
+    }
+
+    /// The same with a log.
+    pub fn spawn_saying(mut command: Command, stderr: impl Into<Stdio>) -> Server {
+        let mut child = command.stdout(Stdio::piped()).stderr(stderr).spawn().unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
         let (sender, lines) = channel();
         std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));

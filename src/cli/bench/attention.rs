@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::super::out;
 use super::{PeakRounds, ReadRounds, Spread};
 use crate::bytes;
+use crate::error::Result;
 use crate::kernels::{
     KEY_TILE, Kernels, KvHead, KvType, QUERY_ROWS_MAX, Queries, RANGE_KEYS_MIN, STREAM_TOKENS_MAX, Team, attend_scratch,
 };
@@ -102,7 +103,7 @@ pub(super) fn measure(
     (room, scratch): (&mut [u8], &[Mutex<&mut [u8]>]),
     repeat: u32,
     quiet: bool,
-) -> Vec<Value> {
+) -> Result<Vec<Value>> {
     let far = room.len() >= super::STREAMED_BYTES;
     // Small finite numbers in both types.
     room.fill(0x11);
@@ -149,12 +150,12 @@ pub(super) fn measure(
             if let Some(share) = of_read {
                 line.push_str(&format!(", {gbs:5.1} GB/s of K and V, {:5.1} % of reading", share * 100.0));
             }
-            out(&line);
+            out(&line)?;
         }
-        json!({
+        Ok(json!({
             "kernel": name, "query_rows": rows, "keys": case.keys, "head_dim": HEAD_DIM, "gmacs": gmacs,
             "share_of_peak": gmacs / peak, "kv_gbs": gbs, "share_of_read": of_read,
-        })
+        }))
     };
     cases.iter().map(report).collect()
 }

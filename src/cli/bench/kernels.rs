@@ -9,7 +9,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use super::super::{args::Bench, out, settings::Settings};
-use super::{PeakRounds, Peaks, ReadRounds, STREAMED_BYTES, Spread, list};
+use super::{PeakRounds, Peaks, ReadRounds, STREAMED_BYTES, Spread, list, say};
 use crate::boot;
 use crate::bytes;
 use crate::error::{Error, Result};
@@ -150,24 +150,20 @@ pub(super) fn measure(args: &Bench, settings: &Settings) -> Result<Value> {
     room.fill(1);
     let scratch = (0..pool.size()).map(|_| Mutex::new(cut(&mut rest, worker_bytes))).collect();
     let bed = Bed { kernels, pool: &pool, tile, scratch };
-    if !args.json {
-        out(&format!("tier {}, {} threads, {} pages", kernels.tier().name(), settings.threads, settings.page));
-    }
+    say(args, &format!("tier {}, {} threads, {} pages", kernels.tier().name(), settings.threads, settings.page))?;
     let (mut rows, mut all_peaks) = (Vec::new(), PeakRounds::default());
     for ty in types {
         for shape in SHAPES {
             let of = Matrices::fill(ty, shape, room);
             let (peaks, read, cases) = rounds(&bed, &of, (&tokens, &mut *rest), args.repeat, &mut all_peaks);
             for case in &cases {
-                report(args, &bed, &of, (&peaks, read), case, &mut rows);
+                report(args, &bed, &of, (&peaks, read), case, &mut rows)?;
             }
         }
     }
-    let attention = super::attention::measure(kernels, &pool, (room, &bed.scratch), args.repeat, args.json);
+    let attention = super::attention::measure(kernels, &pool, (room, &bed.scratch), args.repeat, args.json)?;
     let peaks = all_peaks.spread();
-    if !args.json {
-        out(&format!("peaks: {peaks}"));
-    }
+    say(args, &format!("peaks: {peaks}"))?;
     Ok(json!({
         "tier": kernels.tier().name(), "threads": settings.threads, "page_bytes": settings.page.bytes(),
         "repetitions": args.repeat, "peaks": peaks.json(), "kernels": rows, "attention": attention,
@@ -218,7 +214,7 @@ fn report(
     (peaks, read_gbs): (&Peaks, f64),
     case: &Case<'_>,
     rows: &mut Vec<Value>,
-) {
+) -> Result<()> {
     let n = case.n_tokens;
     let name = bed.kernels.name(of.ty, n);
     for (from, figures) in [("cache", &case.cached), ("memory", &case.streamed)] {
@@ -245,7 +241,7 @@ fn report(
             if let Some(share) = of_read {
                 line.push_str(&format!(", {:5.1} % of reading", share * 100.0));
             }
-            out(&line);
+            out(&line)?;
         }
         rows.push(json!({
             "kernel": name, "type": of.ty.name(), "rows": of.rows, "cols": of.cols, "tokens": n, "from": from,
@@ -253,6 +249,7 @@ fn report(
             "share_of_read": of_read,
         }));
     }
+    Ok(())
 }
 
 /// The types of `--type`, or all.

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::super::{args::Bench, note, out, settings::Settings};
-use super::Spread;
+use super::super::{args::Bench, note, settings::Settings};
 use super::model::random_tokens;
+use super::{Spread, say};
 use crate::boot;
 use crate::engine::Engine;
 use crate::error::{Error, Exit, Result};
@@ -127,7 +127,7 @@ pub(super) fn measure(args: &Bench, settings: &Settings) -> Result<Value> {
             samples.entry(Case { warm: true, io: RESIDENT }).or_default().push(sample);
         }
     }
-    Ok(report(args, settings, total_bytes, &Ceilings { direct, reused, copy }, &samples))
+    report(args, settings, total_bytes, &Ceilings { direct, reused, copy }, &samples)
 }
 
 /// What this disk and this memory give at most, in GB/s.
@@ -146,32 +146,36 @@ fn report(
     total_bytes: u64,
     ceilings: &Ceilings,
     samples: &BTreeMap<Case, Vec<Sample>>,
-) -> Value {
-    let say = |line: &str| {
-        if !args.json {
-            out(line);
-        }
-    };
+) -> Result<Value> {
     let best = ceilings.direct.iter().map(|(way, figures)| (DIRECT_WAYS[*way], Spread::of(figures)));
     let best = best.max_by(|a, b| a.1.median.total_cmp(&b.1.median));
     let copy = Spread::of(&ceilings.copy);
     let reused = (!ceilings.reused.is_empty()).then(|| Spread::of(&ceilings.reused));
     let n_readers = samples.values().flatten().map(|sample| sample.readers).max().unwrap_or(0);
-    say(&format!(
-        "{}, {} pages of {}, {} loader threads",
-        settings.model.as_deref().unwrap_or_default(),
-        Human(total_bytes),
-        settings.page,
-        n_readers
-    ));
+    say(
+        args,
+        &format!(
+            "{}, {} pages of {}, {} loader threads",
+            settings.model.as_deref().unwrap_or_default(),
+            Human(total_bytes),
+            settings.page,
+            n_readers
+        ),
+    )?;
     if let Some((((bytes, threads), speed), reused)) = best.as_ref().zip(reused) {
         let reads = Human(*bytes as u64);
-        say(&format!(
-            "ceiling cold: {speed:.2} GB/s, direct reads of {reads} by {threads} threads into memory; {reused:.2} GB/s into a few buffers again and again"
-        ));
+        say(
+            args,
+            &format!(
+                "ceiling cold: {speed:.2} GB/s, direct reads of {reads} by {threads} threads into memory; {reused:.2} GB/s into a few buffers again and again"
+            ),
+        )?;
     }
     let threads = settings.threads;
-    say(&format!("ceiling warm: {copy:.2} GB/s, copied from the page cache into new pages by {threads} threads"));
+    say(
+        args,
+        &format!("ceiling warm: {copy:.2} GB/s, copied from the page cache into new pages by {threads} threads"),
+    )?;
     let mut rows = Vec::new();
     for (case, samples) in samples {
         let spread = |figure: &dyn Fn(&Sample) -> f64| Spread::of(&samples.iter().map(figure).collect::<Vec<_>>());
@@ -188,12 +192,15 @@ fn report(
         let share = ceiling.map(|ceiling| gbs.median / ceiling.median);
         let state = if case.warm { "warm" } else { "cold" };
         let of = share.map_or(String::new(), |share| format!(", {:.0} % of the ceiling", share * 100.0));
-        say(&format!(
-            "{state} {:8} {gbs:.2} GB/s{of}; Ready in {ready:.3} s, first token in {first:.3} s; takes {}, page cache +{}",
-            case.io,
-            Human(taken),
-            Human(cache)
-        ));
+        say(
+            args,
+            &format!(
+                "{state} {:8} {gbs:.2} GB/s{of}; Ready in {ready:.3} s, first token in {first:.3} s; takes {}, page cache +{}",
+                case.io,
+                Human(taken),
+                Human(cache)
+            ),
+        )?;
         rows.push(json!({
             "state": state, "io": case.io, "gbs": gbs.json(), "share_of_ceiling": share, "load_seconds": load.json(),
             "ready_seconds": ready.json(), "first_token_seconds": first.json(), "taken_bytes": taken,
@@ -202,7 +209,7 @@ fn report(
             "filled_bytes": samples.iter().map(|s| s.filled_bytes).max(),
         }));
     }
-    json!({
+    Ok(json!({
         "model": settings.model, "bytes": total_bytes, "page_bytes": settings.page.bytes(), "threads": threads,
         "readers": n_readers, "repetitions": args.repeat, "prompt_tokens": PROMPT,
         "ceilings": {
@@ -210,7 +217,7 @@ fn report(
             "copy_gbs": copy.json(),
         },
         "loads": rows,
-    })
+    }))
 }
 
 /// Loads the model as `run` would, to the first token.

@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::super::{args::Bench, note, out, settings::Settings};
-use super::{ReadRounds, Spread};
+use super::super::{args::Bench, note, settings::Settings};
+use super::{ReadRounds, Spread, say};
 use crate::boot;
 use crate::error::Result;
 use crate::memory::{Arena, PageKind, Plan, RegionName};
@@ -72,10 +72,7 @@ pub(super) fn measure(args: &Bench, settings: &Settings) -> Result<Value> {
     for kind in &kinds {
         for (rounds, &threads) in kind.rounds.iter().zip(&threads) {
             let (by, best) = rounds.best();
-            if !args.json {
-                let name = &kind.name;
-                out(&format!("read {name:>14} pages, {threads:2} threads: {best} GB/s, {by}"));
-            }
+            say(args, &format!("read {:>14} pages, {threads:2} threads: {best} GB/s, {by}", kind.name))?;
             let ways = rounds.0.iter().map(|(by, figures)| (by.to_string(), Spread::of(figures).json()));
             let ways: serde_json::Map<String, Value> = ways.collect();
             rows.push(json!({
@@ -90,9 +87,7 @@ pub(super) fn measure(args: &Bench, settings: &Settings) -> Result<Value> {
         for &other in others {
             let ns = (0..args.repeat).map(|_| line_ns([first, other])).collect::<Result<Vec<_>>>()?;
             let ns = Spread::of(&ns);
-            if !args.json {
-                out(&format!("a cache line from CPU {first} to {other}: {ns:.0} ns"));
-            }
+            say(args, &format!("a cache line from CPU {first} to {other}: {ns:.0} ns"))?;
             lines.push(json!({"cpus": [first, other], "ns": ns.json()}));
         }
     }

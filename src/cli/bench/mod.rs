@@ -58,13 +58,18 @@ pub fn execute(args: &Bench) -> Result<()> {
         other => return Err(Error::usage(format!("bench {other}: measures `model`, `kernels`, `memory` or `load`"))),
     };
     if args.json {
-        out(&serde_json::to_string_pretty(&report).unwrap_or_default());
+        out(&format!("{report:#}"))?;
     }
     Ok(())
 }
 
 /// Bytes of matrices that are read in turn: beyond any cache this product meets but the largest servers'.
 const STREAMED_BYTES: usize = 512 << 20;
+
+/// Prints a line of the table, which `--json` leaves out.
+fn say(args: &Bench, line: &str) -> Result<()> {
+    if args.json { Ok(()) } else { out(line) }
+}
 
 /// A comma list as an option takes it.
 fn list<T: FromStr>(option: &str, text: &str) -> Result<Vec<T>>

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::super::{args::Bench, out, settings::Settings};
-use super::{PeakRounds, Peaks, ReadBy, ReadRounds, Spread, list};
+use super::super::{args::Bench, settings::Settings};
+use super::{PeakRounds, Peaks, ReadBy, ReadRounds, Spread, list, say};
 use crate::boot;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -165,7 +165,7 @@ pub(super) fn measure(args: &Bench, mut settings: Settings) -> Result<Value> {
         Ok(page_account(running.weights.as_ptr().addr()))
     })?;
     let report = Report { args, settings: &settings, name, kernels, page, account, sizes, prompts, depth, n_gen };
-    Ok(report.write(&Cost::new(&config, &weights, &sizes), &figures))
+    report.write(&Cost::new(&config, &weights, &sizes), &figures)
 }
 
 /// Feeds tokens, `at_once` in one call.
@@ -204,27 +204,25 @@ struct Report<'a> {
 }
 
 impl Report<'_> {
-    fn say(&self, line: &str) {
-        if !self.args.json {
-            out(line);
-        }
+    fn say(&self, line: &str) -> Result<()> {
+        say(self.args, line)
     }
 
-    fn write(&self, cost: &Cost<'_>, figures: &Figures) -> Value {
+    fn write(&self, cost: &Cost<'_>, figures: &Figures) -> Result<Value> {
         let (peaks, (by, read)) = (figures.peaks.spread(), figures.read.best());
         let threads = self.settings.threads;
         let tier = self.kernels.tier().name();
-        self.say(&format!("{}: kernels {tier}, {threads} threads, {}", self.name, pages(self.page, self.account)));
-        self.say(&format!("ceilings: {peaks}; reading the weights {read} GB/s ({by})"));
+        self.say(&format!("{}: kernels {tier}, {threads} threads, {}", self.name, pages(self.page, self.account)))?;
+        self.say(&format!("ceilings: {peaks}; reading the weights {read} GB/s ({by})"))?;
         let prefills: Vec<Value> = self
             .prompts
             .iter()
             .zip(&figures.prefill)
             .filter(|(n, _)| **n > 0)
             .map(|(&n, rounds)| self.prefill(cost, &peaks, n, rounds))
-            .collect();
-        let decode = self.decode(cost, (by, read), &figures.decode);
-        json!({
+            .collect::<Result<_>>()?;
+        let decode = self.decode(cost, (by, read), &figures.decode)?;
+        Ok(json!({
             "model": self.name,
             "tier": tier,
             "threads": threads,
@@ -243,33 +241,33 @@ impl Report<'_> {
             "prefill": prefills.first().unwrap_or(&Value::Null),
             "prefills": prefills,
             "decode": decode,
-        })
+        }))
     }
 
-    fn prefill(&self, cost: &Cost<'_>, peaks: &Peaks, n: usize, rounds: &Rounds) -> Value {
+    fn prefill(&self, cost: &Cost<'_>, peaks: &Peaks, n: usize, rounds: &Rounds) -> Result<Value> {
         let (speed, bare) = (rounds.speed(n, false), rounds.speed(n, true));
         let share = speed.median * cost.ideal_seconds(peaks);
         let macs = cost.prefill_macs();
         let attention_macs = cost.attention_macs(Cost::mean_context(self.depth, n));
         let (of_time, of_macs) = (rounds.attention_share(), attention_macs / (macs + attention_macs));
         let kernels = self.kernel_names(cost.weights, n.min(self.sizes.n_batch));
-        self.say(&format!("pp{n} @ d{}: {speed:.2} tokens/s, {:.1} % of the peak", self.depth, share * 100.0));
+        self.say(&format!("pp{n} @ d{}: {speed:.2} tokens/s, {:.1} % of the peak", self.depth, share * 100.0))?;
         self.say(&format!(
             "  {:.2} GMAC per token and {:.2} of attention ({:.1} %), which takes {:.1} % of the time; {:.2} tokens/s without",
             macs / 1e9, attention_macs / 1e9, of_macs * 100.0, of_time * 100.0, bare.median
-        ));
-        self.say(&format!("  {}", kernels.join(" ")));
-        json!({
+        ))?;
+        self.say(&format!("  {}", kernels.join(" ")))?;
+        Ok(json!({
             "tokens": n, "tokens_per_second": speed.median, "min": speed.min, "max": speed.max,
             "share_of_ceiling": share, "attention_share_of_macs": of_macs, "attention_share_of_time": of_time,
             "tokens_per_second_without_attention": bare.median, "attention_macs_per_token": attention_macs,
             "kernels": kernels,
-        })
+        }))
     }
 
-    fn decode(&self, cost: &Cost<'_>, (by, read): (ReadBy, Spread), rounds: &Rounds) -> Value {
+    fn decode(&self, cost: &Cost<'_>, (by, read): (ReadBy, Spread), rounds: &Rounds) -> Result<Value> {
         if self.n_gen == 0 {
-            return Value::Null;
+            return Ok(Value::Null);
         }
         let context = Cost::mean_context(self.depth + self.prompts[0], self.n_gen);
         let (weight_bytes, kv_bytes) = (cost.weights.bytes_per_token as f64, cost.kv_bytes(context));
@@ -282,7 +280,7 @@ impl Report<'_> {
             self.n_gen,
             self.depth,
             share * 100.0
-        ));
+        ))?;
         self.say(&format!(
             "  {} of weights per token and {} of KV ({context:.0} positions); attention takes {:.1} % of the time; \
              {:.2} tokens/s without",
@@ -290,15 +288,15 @@ impl Report<'_> {
             Human(kv_bytes as u64),
             of_time * 100.0,
             bare.median
-        ));
-        self.say(&format!("  {}", kernels.join(" ")));
-        json!({
+        ))?;
+        self.say(&format!("  {}", kernels.join(" ")))?;
+        Ok(json!({
             "tokens": self.n_gen, "tokens_per_second": speed.median, "min": speed.min, "max": speed.max,
             "share_of_ceiling": share, "read_way": by.to_string(), "mean_context": context,
             "weight_bytes_per_token": weight_bytes, "kv_bytes_per_token": kv_bytes,
             "attention_share_of_time": of_time, "tokens_per_second_without_attention": bare.median,
             "kernels": kernels,
-        })
+        }))
     }
 
     /// The kernels that `n_tokens` at once run on, one for each weight type of the model.

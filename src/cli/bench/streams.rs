@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::super::{args::Bench, out, settings::Settings};
+use super::super::{args::Bench, settings::Settings};
 use super::model::random_tokens;
-use super::{Spread, list};
+use super::{Spread, list, say};
 use crate::boot::{self, Serving};
 use crate::engine::{EngineHandle, Event, Finish, Request, SLOTS_MAX, Scheduler, Ticket};
 use crate::error::{Error, Exit, Result};
@@ -165,27 +165,28 @@ pub(super) fn measure(args: &Bench, mut settings: Settings) -> Result<Value> {
             0 => None,
             n => Some((rig.first_tokens(n)?, rig.gaps(slots - 1, n)?)),
         };
-        let say = |line: &str| {
-            if !args.json {
-                out(line)
-            }
-        };
-        say(&format!("{name}: {} threads, {} slots", settings.threads, slots));
+        say(args, &format!("{name}: {} threads, {} slots", settings.threads, slots))?;
         let speeds: Vec<Spread> = speeds.iter().map(|speeds| Spread::of(speeds)).collect();
         for (count, speed) in counts.iter().zip(&speeds) {
             let ratio = speed.median / speeds[0].median;
-            say(&format!("{count} streams: {speed:.2} tokens/s together, {ratio:.2} x those of {}", counts[0]));
+            say(args, &format!("{count} streams: {speed:.2} tokens/s together, {ratio:.2} x those of {}", counts[0]))?;
         }
         if let Some(([first, second], [busy, quiet])) = prompt {
-            say(&format!(
-                "a prompt of {n_prompt} tokens: the first token after {first:.3} s; with the same beginning again after \
+            say(
+                args,
+                &format!(
+                    "a prompt of {n_prompt} tokens: the first token after {first:.3} s; with the same beginning again after \
                  {second:.3} s, {:.1} %",
-                second / first * 100.0
-            ));
-            say(&format!(
-                "such a prompt beside {} streams: at most {busy:.3} s between their tokens, {quiet:.3} s before",
-                slots - 1
-            ));
+                    second / first * 100.0
+                ),
+            )?;
+            say(
+                args,
+                &format!(
+                    "such a prompt beside {} streams: at most {busy:.3} s between their tokens, {quiet:.3} s before",
+                    slots - 1
+                ),
+            )?;
         }
         let streams: Vec<Value> = counts
             .iter()
