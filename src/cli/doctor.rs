@@ -10,7 +10,8 @@ use crate::board::{Board, EMBEDDED};
 use crate::error::Result;
 use crate::kernels::{Tier, select};
 use crate::memory::{Host, Hvo, PageKind};
-use crate::sys::cpu::{Topology, format_list, online};
+use crate::sys::cpu::{self, Topology, format_list, online};
+use crate::sys::support::Support;
 use crate::sys::{file, limits, map};
 use crate::units::Human;
 
@@ -65,6 +66,7 @@ impl Report {
         let mut report = Report::default();
         report.pools(host);
         report.hvo(host);
+        report.calls();
         report.limits(host);
         report.cpu()?;
         report.memory(host, board);
@@ -171,19 +173,6 @@ impl Report {
             json!({"available": hvo.available, "enabled": hvo.enabled, "saved_bytes": saved_bytes, "gain_bytes": gain,
                    "given_back_bytes": given_back}),
         );
-        let kernel = [("MADV_POPULATE_WRITE", map::can_populate(), "5.14"), ("mseal", map::can_seal(), "6.10")];
-        for (name, has, since) in kernel {
-            let what = match (name, has) {
-                ("mseal", true) => "weights cannot be changed or unmapped once loaded".to_owned(),
-                ("mseal", false) => {
-                    format!("not in this kernel (since Linux {since}): weights are read-only, not sealed")
-                }
-                (_, true) => "pages are cleared by several threads".to_owned(),
-                (_, false) => format!("not in this kernel (since Linux {since}): one thread clears all pages"),
-            };
-            self.say(name, if has { State::Ok } else { State::Note }, what, None);
-        }
-        self.fact("kernel", json!({"populate_write": kernel[0].1, "mseal": kernel[1].1}));
         let thp = host.transparent_huge_pages();
         match thp.as_deref() {
             Some("never") => self.say(
@@ -196,6 +185,43 @@ impl Report {
             None => self.say("THP", State::Note, "not in this kernel".to_owned(), None),
         }
         self.fact("thp", thp.into());
+    }
+
+    /// The system calls that brim can do without.
+    fn calls(&mut self) {
+        let (populating, sealing, pinning) = (map::populating(), map::sealing(), cpu::pinning());
+        for (name, support, since, with, without) in [
+            (
+                "MADV_POPULATE_WRITE",
+                populating,
+                "5.14",
+                "pages are cleared by several threads",
+                "one thread clears all pages",
+            ),
+            (
+                "mseal",
+                sealing,
+                "6.10",
+                "weights cannot be changed or unmapped once loaded",
+                "weights are read-only, not sealed",
+            ),
+            ("pinning", pinning, "2.6", "each thread has a CPU of its own", "threads run where the kernel puts them"),
+        ] {
+            match support {
+                Support::Yes => self.say(name, State::Ok, with.to_owned(), None),
+                Support::Absent => {
+                    let text = format!("not in this kernel (since Linux {since}): {without}");
+                    self.say(name, State::Note, text, None);
+                }
+                Support::Refused(e) => {
+                    let call = e.call.split('(').next().unwrap_or(e.call);
+                    let mend = format!("allow {call} in its seccomp filter (systemd: SystemCallFilter={call})");
+                    self.say(name, State::Note, format!("a sandbox forbids it ({e}): {without}"), Some(mend));
+                }
+            }
+        }
+        let has = |support| support == Support::Yes;
+        self.fact("kernel", json!({"populate_write": has(populating), "mseal": has(sealing), "pinning": has(pinning)}));
     }
 
     fn limits(&mut self, host: &Host) {

@@ -21,6 +21,7 @@ use super::plan::{PageKind, Plan, RegionName};
 use super::pool::Host;
 use crate::sys::fill::Fill;
 use crate::sys::map::{Mapping, can_populate, populate};
+use crate::sys::support::Support;
 use crate::sys::{OsError, memfd};
 
 /// Mapped, writable memory for every region of a plan.
@@ -221,8 +222,12 @@ impl<'a> Unsealed<'a> {
             .map_err(MemoryError::Seal)?;
         if self.for_good {
             // SAFETY: as above, and the mapping knows that it stays.
-            unsafe { Mapping::seal_pages(NonNull::from(&mut *self.bytes).cast(), self.padded_bytes) }
-                .map_err(MemoryError::Seal)?;
+            let sealed = unsafe { Mapping::seal_pages(NonNull::from(&mut *self.bytes).cast(), self.padded_bytes) };
+            if let Support::Refused(e) = sealed.map_err(MemoryError::Seal)? {
+                log::warn!(
+                    "the weights are read-only but not sealed: {e}: a sandbox forbids it; allow it there (systemd: SystemCallFilter=mseal)"
+                );
+            }
         }
         Ok(self.bytes)
     }
@@ -297,12 +302,13 @@ impl Arena {
         self.pages.kind
     }
 
-    /// Spreads the pages that are still to come over these NUMA nodes; nothing to do for none.
+    /// Spreads the pages that are still to come over these NUMA nodes; nothing to do for none. Where a sandbox forbids that, it
+    /// is said, and the pages lie where they come.
     ///
     /// # Errors
     /// [`MemoryError::Numa`].
     pub fn interleave(&self, nodes: &[u32]) -> Result<(), MemoryError> {
-        if nodes.is_empty() { Ok(()) } else { self.mapping.interleave(nodes).map_err(MemoryError::Numa) }
+        interleave(&self.mapping, nodes)
     }
 
     /// Its pages, to be populated after [`Arena::reserve`].
@@ -398,7 +404,7 @@ impl Shared {
     /// # Errors
     /// As [`Arena::interleave`].
     pub fn interleave(&self, nodes: &[u32]) -> Result<(), MemoryError> {
-        if nodes.is_empty() { Ok(()) } else { self.mapping.interleave(nodes).map_err(MemoryError::Numa) }
+        interleave(&self.mapping, nodes)
     }
 
     /// Its pages.
@@ -421,6 +427,19 @@ impl Shared {
         drop(mapping);
         memfd::seal(&fd).map_err(MemoryError::Seal)?;
         memfd::reopen_read_only(&fd).map_err(MemoryError::Seal)
+    }
+}
+
+fn interleave(mapping: &Mapping, nodes: &[u32]) -> Result<(), MemoryError> {
+    if nodes.is_empty() {
+        return Ok(());
+    }
+    match mapping.interleave(nodes) {
+        Err(e) if e.is_unavailable() => {
+            log::warn!("the pages are not spread over the NUMA nodes: {e}: a sandbox forbids it; allow mbind there");
+            Ok(())
+        }
+        tried => tried.map_err(MemoryError::Numa),
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use rustix::thread::{CpuSet, Pid, gettid, sched_getaffinity, sched_setaffinity};
 
+use super::support::Support;
 use super::{OsError, file};
 
 /// Where the kernel describes its CPUs.
@@ -29,6 +30,12 @@ pub fn online() -> Vec<usize> {
 /// EINVAL where the CPU does not exist or may not be used.
 pub fn pin_to(cpu: usize) -> Result<(), OsError> {
     pin(None, cpu)
+}
+
+/// Whether threads can be pinned; changes nothing.
+pub fn pinning() -> Support {
+    let same = sched_getaffinity(None).and_then(|set| sched_setaffinity(None, &set));
+    Support::of(same.map_err(|e| OsError::new("sched_setaffinity", e)), libc::ENOSYS, (2, 6))
 }
 
 /// Lets the calling thread run on these CPUs only.

@@ -13,12 +13,16 @@ use rustix::io::Errno;
 use rustix::mm::{self, Advice, MapFlags, MprotectFlags, ProtFlags};
 
 use super::OsError;
+use super::support::Support;
 
 /// Size of an ordinary page on every supported target; also the least alignment of a mapping.
 pub const BASE_PAGE_BYTES: usize = 4096;
 
 /// NUMA nodes that Linux can have, on any architecture (CONFIG_NODES_SHIFT is at most 10).
 const NODES_MAX: usize = 1024;
+
+/// The first Linux with `mseal`.
+const MSEAL_SINCE: (u32, u32) = (6, 10);
 
 /// Explicit huge-page sizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,7 +129,7 @@ impl Mapping {
         let mapping = Mapping::map_fd(fd, len, ProtFlags::READ, MapFlags::SHARED)?;
         match advise_populate(mapping.start.as_ptr(), len, Advice::LinuxPopulateRead) {
             // Before Linux 5.14 pages are mapped when touched; they exist, so no touch can fail.
-            Err(e) if e.errno != libc::EINVAL => Err(e),
+            Err(e) if e.errno != libc::EINVAL && !e.is_unavailable() => Err(e),
             _ => Ok(mapping),
         }
     }
@@ -254,7 +258,7 @@ impl Mapping {
     }
 
     /// Seals the pages from `start` on with `mseal`: until the process ends nobody can unmap them or change what may be
-    /// done with them. `false` where the kernel does not have that (before 6.10).
+    /// done with them. They stay as they are where the kernel does not have that (before 6.10) or a sandbox forbids it.
     ///
     /// # Safety
     /// As [`Mapping::protect_pages`]. The mapping they belong to is never unmapped: its owner must be told
@@ -262,13 +266,10 @@ impl Mapping {
     ///
     /// # Errors
     /// The errno of `mseal`.
-    pub unsafe fn seal_pages(start: NonNull<u8>, len: usize) -> Result<bool, OsError> {
-        // SAFETY: the call changes no memory; the caller vouches for the pages.
-        let status = unsafe { libc::syscall(libc::SYS_mseal, start.as_ptr(), len, 0usize) };
-        match std::io::Error::last_os_error().raw_os_error() {
-            _ if status == 0 => Ok(true),
-            Some(libc::ENOSYS) => Ok(false),
-            errno => Err(OsError { call: "mseal", errno: errno.unwrap_or(0) }),
+    pub unsafe fn seal_pages(start: NonNull<u8>, len: usize) -> Result<Support, OsError> {
+        match mseal(start, len) {
+            Err(e) if !e.is_unavailable() => Err(e),
+            tried => Ok(Support::of(tried, libc::ENOSYS, MSEAL_SINCE)),
         }
     }
 
@@ -316,7 +317,7 @@ impl Mapping {
             return Ok(());
         }
         match populate_range(self.start.as_ptr(), self.len) {
-            Err(e) if e.errno == libc::EINVAL => self.verify_mincore(),
+            Err(e) if e.errno == libc::EINVAL || e.is_unavailable() => self.verify_mincore(),
             other => other,
         }
     }
@@ -342,15 +343,29 @@ impl Mapping {
     }
 }
 
-/// Whether this kernel has `mseal` (6.10).
-pub fn can_seal() -> bool {
-    // SAFETY: no page is sealed: the length is 0.
-    unsafe { libc::syscall(libc::SYS_mseal, NonNull::<Page>::dangling().as_ptr(), 0usize, 0usize) == 0 }
+/// Whether pages can be sealed with `mseal` (Linux 6.10).
+pub fn sealing() -> Support {
+    // No page is sealed: the length is 0.
+    Support::of(mseal(NonNull::<Page>::dangling().cast(), 0), libc::ENOSYS, MSEAL_SINCE)
 }
 
-/// Whether this kernel has MADV_POPULATE_WRITE (5.14).
+fn mseal(start: NonNull<u8>, len: usize) -> Result<(), OsError> {
+    // SAFETY: the call changes no memory and no pointer: at worst later calls for these pages fail.
+    let status = unsafe { libc::syscall(libc::SYS_mseal, start.as_ptr(), len, 0usize) };
+    match status {
+        0 => Ok(()),
+        _ => Err(OsError { call: "mseal", errno: std::io::Error::last_os_error().raw_os_error().unwrap_or(0) }),
+    }
+}
+
+/// Whether pages can be populated (MADV_POPULATE_WRITE, Linux 5.14).
+pub fn populating() -> Support {
+    Support::of(populate_range(NonNull::<Page>::dangling().as_ptr().cast(), 0), libc::EINVAL, (5, 14))
+}
+
+/// Whether [`populating`] is [`Support::Yes`].
 pub fn can_populate() -> bool {
-    populate_range(NonNull::<Page>::dangling().as_ptr().cast(), 0).is_ok()
+    populating() == Support::Yes
 }
 
 /// Brings every page below `bytes`, of `page_bytes` each, ready to be written. What would be a SIGBUS when it is touched

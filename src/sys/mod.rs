@@ -16,6 +16,7 @@ pub mod read;
 pub mod signal;
 pub mod socket;
 pub mod supervisor;
+pub mod support;
 pub mod term;
 #[cfg(all(target_env = "musl", panic = "abort"))]
 mod unwind;
@@ -36,6 +37,12 @@ pub struct OsError {
 impl OsError {
     pub(crate) fn new(call: &'static str, errno: rustix::io::Errno) -> Self {
         OsError { call, errno: errno.raw_os_error() }
+    }
+
+    /// Whether the call is not to be had here, whatever is asked of it: the kernel lacks it (ENOSYS), or a sandbox forbids it
+    /// (EPERM, EACCES).
+    pub fn is_unavailable(self) -> bool {
+        matches!(self.errno, libc::ENOSYS | libc::EPERM | libc::EACCES)
     }
 
     /// Whether the kernel said ENOMEM.

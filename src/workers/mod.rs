@@ -72,13 +72,12 @@ pub struct Workers {
 }
 
 impl Workers {
-    /// Starts one worker per CPU of `cpus` but the first, which the calling thread is pinned to.
+    /// Starts one worker per CPU of `cpus` but the first, which the calling thread is pinned to. Where a sandbox forbids
+    /// pinning, that is said, and the threads run where the kernel puts them.
     ///
     /// # Errors
     /// A CPU that cannot be had (exit 6), or a thread that cannot be started.
     pub fn start(cpus: &[usize]) -> Result<Workers> {
-        let pin =
-            |cpu: usize| cpu::pin_to(cpu).map_err(|e| Error::new(Exit::Cpu, e).at(format_args!("pin to CPU {cpu}")));
         let slot = |&cpu: &usize| {
             Apart(Slot {
                 state: AtomicU32::new(0),
@@ -111,7 +110,7 @@ impl Workers {
             pool.threads.push(thread.map_err(|e| Error::new(Exit::Unexpected, e).at("start a worker thread"))?);
         }
         if let Some(&first) = cpus.first() {
-            pin(first)?;
+            pin_caller(first)?;
         }
         // What a thread allocates as it begins belongs to the start, not to the first job.
         pool.lead(&|_| (), true);
@@ -175,6 +174,18 @@ impl Drop for AbortOnPanic {
         if std::thread::panicking() {
             std::process::abort();
         }
+    }
+}
+
+fn pin_caller(cpu: usize) -> Result<()> {
+    match cpu::pin_to(cpu) {
+        Err(e) if e.is_unavailable() => {
+            log::warn!(
+                "the worker threads are not pinned to their CPUs, which may cost speed: {e}: a sandbox forbids it"
+            );
+            Ok(())
+        }
+        tried => tried.map_err(|e| Error::new(Exit::Cpu, e).at(format_args!("pin to CPU {cpu}"))),
     }
 }
 

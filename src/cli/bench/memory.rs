@@ -85,8 +85,13 @@ pub(super) fn measure(args: &Bench, settings: &Settings) -> Result<Value> {
     let mut lines = Vec::new();
     if let Some((&first, others)) = settings.cores.split_first() {
         for &other in others {
-            let ns = (0..args.repeat).map(|_| line_ns([first, other])).collect::<Result<Vec<_>>>()?;
-            let ns = Spread::of(&ns);
+            let ns = match (0..args.repeat).map(|_| line_ns([first, other])).collect::<Result<Vec<_>>>() {
+                Ok(ns) => Spread::of(&ns),
+                Err(e) => {
+                    note(&format!("a cache line between CPUs not measured: {e}"));
+                    break;
+                }
+            };
             say(args, &format!("a cache line from CPU {first} to {other}: {ns:.0} ns"))?;
             lines.push(json!({"cpus": [first, other], "ns": ns.json()}));
         }
