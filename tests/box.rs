@@ -12,7 +12,7 @@ mod pool;
 use std::fs;
 use std::process::{Command, Stdio};
 
-use brim::memory::{Arena, Host, PageKind, Plan, RegionName};
+use brim::memory::{Arena, GiveBack, Host, PageKind, Plan, RegionName};
 use cgroup::Group;
 use cli::{Dir, Ran, brim, golden, run};
 use pool::Pool;
@@ -42,6 +42,9 @@ fn reserve_adds_exactly_what_is_missing_and_leaves_nothing_behind() {
     let Some(pool) = Pool::with_exactly(0) else { return };
     let dir = Dir::new("box-reserve");
     let board = dir.file("board.toml", "[memory]\nreserve = true\nhvo = true\n");
+    if let GiveBack::Breaks(why) = Host::default().give_back() {
+        return skip(&why.to_string());
+    }
     let (before, hvo) = (pool.state(), Host::default().hvo());
     let plan = run(&["plan", "--hugepages", "--ctx", "64", "--json"]);
     let plan: serde_json::Value = serde_json::from_str(&plan.stdout).unwrap();

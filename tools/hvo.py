@@ -136,6 +136,10 @@ def main():
     a = ap.parse_args()
     if a.what == "fits" and not a.model:
         ap.error("fits needs -m MODEL")
+    # Where the kernel loses pages that are given back with HVO on, this would lose a pool of them.
+    give_back = json.loads(brim(a.binary, "doctor", "--json").stdout)["give_back"]
+    if give_back != "works":
+        sys.exit(f"giving pages back with HVO on: {give_back or 'not tried'}; see `brim doctor`")
     before, switch = read(POOL), read(SWITCH)
     if before:
         sys.exit(f"the pool has {before} pages: give them back first")

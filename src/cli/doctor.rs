@@ -9,7 +9,7 @@ use super::settings::{env_or, load_board};
 use crate::board::{Board, EMBEDDED};
 use crate::error::Result;
 use crate::kernels::{Tier, select};
-use crate::memory::{Host, Hvo, PageKind};
+use crate::memory::{GiveBack, Host, Hvo, PageKind};
 use crate::sys::cpu::{self, Topology, format_list, online};
 use crate::sys::support::Support;
 use crate::sys::{file, limits, map};
@@ -56,16 +56,22 @@ struct Report {
 pub fn execute(args: Doctor) -> Result<()> {
     let name = env_or(args.board, "BRIM_BOARD")?;
     let board = name.as_deref().map(load_board).transpose()?;
-    let report = Report::gather(&Host::default(), name.as_deref().zip(board.as_ref()))?;
+    let host = Host::default();
+    let report = Report::gather(&host, &host.try_give_back(), name.as_deref().zip(board.as_ref()))?;
     let text = if args.json { format!("{:#}", report.json()) } else { report.table() };
     super::out(text.trim_end())
 }
 
 impl Report {
-    fn gather(host: &Host, board: Option<(&str, &Board)>) -> Result<Report> {
+    fn gather(
+        host: &Host,
+        give_back: &std::result::Result<GiveBack, String>,
+        board: Option<(&str, &Board)>,
+    ) -> Result<Report> {
         let mut report = Report::default();
         report.pools(host);
         report.hvo(host);
+        report.give_back(host, give_back, board.map(|(_, board)| board));
         report.calls();
         report.limits(host);
         report.cpu()?;
@@ -185,6 +191,39 @@ impl Report {
             None => self.say("THP", State::Note, "not in this kernel".to_owned(), None),
         }
         self.fact("thp", thp.into());
+    }
+
+    /// Whether pages that `memory.reserve` adds with HVO on go back whole.
+    fn give_back(&mut self, host: &Host, tried: &std::result::Result<GiveBack, String>, board: Option<&Board>) {
+        let fact = match tried {
+            Ok(GiveBack::Works) => Some("works"),
+            Ok(GiveBack::Breaks(_)) => Some("breaks"),
+            _ => None,
+        };
+        self.fact("give_back", fact.into());
+        if !host.hvo().available {
+            return;
+        }
+        let is_asked = board.is_some_and(|board| board.memory.reserve && (board.memory.hvo || host.hvo().enabled));
+        let (state, text, mend) = match tried {
+            Ok(GiveBack::Works) => {
+                let text = "a page reserved with HVO on was given back since this boot, and nothing was lost";
+                (State::Ok, text.to_owned(), None)
+            }
+            Ok(GiveBack::Breaks(why)) => {
+                let mend = "a pool reserved at boot works, as long as it is not made smaller: `hugepagesz=2M hugepages=N \
+                            hugetlb_free_vmemmap=on` on the kernel command line, memory.reserve = false";
+                let state = if is_asked { State::Problem } else { State::Note };
+                (state, why.to_string(), Some(mend.to_owned()))
+            }
+            Ok(GiveBack::Untried) => return,
+            Err(why) => (
+                State::Note,
+                format!("not tried: {why}"),
+                Some("run `brim doctor` as root: it tries one page".to_owned()),
+            ),
+        };
+        self.say("HVO give-back", state, text, mend);
     }
 
     /// The system calls that brim can do without.
@@ -405,11 +444,14 @@ fn features() -> Vec<(&'static str, bool)> {
 mod tests {
     use super::*;
 
+    /// Nothing is tried while other tests count pages.
+    const WORKS: std::result::Result<GiveBack, String> = Ok(GiveBack::Works);
+
     #[test]
     fn json_has_its_keys_and_every_problem_a_mend() {
         let (name, text) = EMBEDDED[0];
         let board = Board::parse(text).unwrap();
-        let report = Report::gather(&Host::default(), Some((name, &board))).unwrap();
+        let report = Report::gather(&Host::default(), &WORKS, Some((name, &board))).unwrap();
         let value: Value = serde_json::from_str(&report.json().to_string()).unwrap();
         for key in ["pools", "hvo", "thp", "limits", "cgroup_memory", "cpu", "memory", "boards", "board", "findings"] {
             assert!(value.get(key).is_some(), "{key} missing in {value:#}");
@@ -425,7 +467,7 @@ mod tests {
     fn a_board_is_held_against_the_tier_that_is_chosen_here() {
         let state_with = |isa: &str| {
             let board = Board::parse(&format!("[cpu]\nisa = \"{isa}\"\n")).unwrap();
-            let report = Report::gather(&Host::default(), Some(("b", &board))).unwrap();
+            let report = Report::gather(&Host::default(), &WORKS, Some(("b", &board))).unwrap();
             report.findings.iter().find(|finding| finding.name == "board").unwrap().state
         };
         for tier in Tier::ALL {
@@ -437,7 +479,8 @@ mod tests {
 
     #[test]
     fn a_bare_box_is_described_without_panic() {
-        let report = Report::gather(&Host::at("/nonexistent"), None).unwrap();
+        let host = Host::at("/nonexistent");
+        let report = Report::gather(&host, &host.try_give_back(), None).unwrap();
         let table = report.table();
         assert!(table.contains("note     HVO                  not in this kernel"), "{table}");
         assert_eq!(report.json()["pools"], json!([]));

@@ -8,7 +8,7 @@ use super::args::Plan as PlanArgs;
 use super::settings::{Settings, env_or};
 use crate::boot::{self, Prepared, Serving};
 use crate::error::{Error, Result};
-use crate::memory::{Host, Hvo, MemoryError, PageKind, Plan, PoolState, arena};
+use crate::memory::{Grown, Host, Hvo, MemoryError, PageKind, Plan, PoolState, arena};
 use crate::units::Human;
 
 /// A plan beside the box it is meant for.
@@ -87,6 +87,10 @@ impl PlanReport {
     /// Sets `plan` beside this box.
     pub fn gather(model: String, plan: Plan, settings: &Settings, details: Vec<(String, u64)>) -> PlanReport {
         let host = Host::default();
+        let memory = &settings.board.memory;
+        let fits = arena::check_growing(&host, &plan, settings.keep_free_bytes, memory.reserve);
+        let need = host.packing(&plan).small_pages(&plan);
+        let grows = if memory.reserve { Grown::check(&host, plan.page(), need, memory.hvo) } else { Ok(()) };
         PlanReport {
             model,
             details,
@@ -101,7 +105,7 @@ impl PlanReport {
             memory_available_bytes: host.memory_available_bytes(),
             keep_free_bytes: settings.keep_free_bytes,
             decode_ceiling: None,
-            verdict: arena::check_growing(&host, &plan, settings.keep_free_bytes, settings.board.memory.reserve),
+            verdict: fits.and(grows),
             plan,
         }
     }
@@ -127,7 +131,7 @@ impl PlanReport {
     fn short_bytes(&self) -> u64 {
         match &self.verdict {
             Ok(()) => 0,
-            Err(MemoryError::PoolShort { need, pool }) => {
+            Err(MemoryError::PoolShort { need, pool } | MemoryError::Lost { need, pool, .. }) => {
                 need.saturating_sub(pool.available()).saturating_mul(pool.page.bytes())
             }
             Err(MemoryError::CgroupShort { need_bytes, available_bytes, .. }) => {

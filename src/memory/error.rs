@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::give_back::Broken;
 use super::plan::{PageKind, RegionName};
 use super::pool::PoolState;
 use crate::error::{Error, Exit};
@@ -26,6 +27,15 @@ pub enum MemoryError {
         pool: PoolState,
         /// What stood in the way.
         cause: String,
+    },
+    /// The pool is not made larger, because what is given back with HVO on would be lost.
+    Lost {
+        /// Pages needed.
+        need: u64,
+        /// The pool as it was.
+        pool: PoolState,
+        /// How that is known.
+        why: Broken,
     },
     /// The kernel has no pages of this size.
     NoSuchPages {
@@ -130,6 +140,11 @@ impl PoolRemedy {
     pub(crate) fn kernel_command_line(&self) -> String {
         format!("hugepagesz={} hugepages={}", self.page.name(), self.pages)
     }
+
+    /// The same, with HVO on from the start.
+    pub(crate) fn at_boot_with_hvo(&self) -> String {
+        format!("{} hugetlb_free_vmemmap=on", self.kernel_command_line())
+    }
 }
 
 impl fmt::Display for PoolRemedy {
@@ -166,6 +181,15 @@ impl fmt::Display for MemoryError {
                 pool.available(),
                 pool.remedy(*need),
             ),
+            MemoryError::Lost { need, pool, why } => {
+                let at_boot = pool.remedy(*need).at_boot_with_hvo();
+                write!(
+                    f,
+                    "the huge-page pool is not grown (memory.reserve) with HVO on: {why}; reserve the pool at boot, from where it is \
+                     never given back: add `{at_boot}` to the kernel command line and set memory.reserve = false; or do without \
+                     HVO: memory.hvo = false and `sysctl -w vm.hugetlb_optimize_vmemmap=0`"
+                )
+            }
             MemoryError::NoSuchPages { page } => write!(
                 f,
                 "this kernel offers no huge pages of {page} (/sys/kernel/mm/hugepages has none of that size); choose \

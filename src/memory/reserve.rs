@@ -4,9 +4,11 @@
 //! they stay with the mapping that has them, and go back to ordinary memory when it ends, however it ends; even after
 //! SIGKILL nothing is left behind (kernel: Documentation/admin-guide/mm/hugetlbpage.rst, surplus pages).
 
+use std::fs::File;
 use std::path::PathBuf;
 
 use super::error::MemoryError;
+use super::give_back::{GiveBack, HvoOn};
 use super::plan::PageKind;
 use super::pool::Host;
 use crate::sys::file;
@@ -17,42 +19,68 @@ const TRIES: u32 = 4;
 /// A pool that was made larger; made smaller again when this is dropped.
 #[derive(Debug)]
 pub struct Grown {
-    host: Host,
     /// What was added, by the file that holds the number: that of the pool, or those of nodes.
     added: Vec<(PathBuf, u64)>,
-    /// Whether HVO was off before.
-    hvo_was_off: bool,
+    /// HVO, where it was asked for.
+    hvo: Option<HvoOn>,
+    /// Other brims wait meanwhile.
+    _lock: Option<File>,
 }
 
 impl Grown {
-    /// Makes room for `need` pages; with `hvo` switches HVO on before.
+    /// Whether [`Grown::make`] would be refused because the kernel is known to lose pages that are given back with HVO on.
     ///
     /// # Errors
-    /// [`MemoryError::NotReserved`] with what the kernel could find; everything is as before then.
+    /// [`MemoryError::Lost`].
+    pub fn check(host: &Host, page: PageKind, need: u64, hvo: bool) -> Result<(), MemoryError> {
+        match (host.pool(page), host.give_back()) {
+            (Some(pool), GiveBack::Breaks(why)) if need > pool.available() && has_hvo(host, hvo) => {
+                Err(MemoryError::Lost { need, pool, why })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes room for `need` pages; with `hvo` switches HVO on before. With HVO on it first sees to it that the kernel gets
+    /// pages back whole: [`GiveBack`].
+    ///
+    /// # Errors
+    /// [`MemoryError::NotReserved`] with what the kernel could find, [`MemoryError::Lost`] where what is given back would be
+    /// lost; everything is as before then.
     pub fn make(host: &Host, page: PageKind, need: u64, hvo: bool) -> Result<Grown, MemoryError> {
         let pool = host.pool(page).ok_or(MemoryError::NoSuchPages { page })?;
-        let mut grown = Grown { host: host.clone(), added: Vec::new(), hvo_was_off: false };
-        let missing = need.saturating_sub(pool.available());
-        if missing == 0 {
+        let mut grown = Grown { added: Vec::new(), hvo: None, _lock: None };
+        if need <= pool.available() {
             return Ok(grown);
         }
         let failed = |cause: String| MemoryError::NotReserved { need, pool, cause };
-        let before = host.hvo();
-        if hvo && before.available && !before.enabled {
-            host.write(HVO_SWITCH, 1).map_err(failed)?;
-            grown.hvo_was_off = true;
-        }
+        grown._lock = host.lock_pools(true).map_err(failed)?;
+        let mut gives_back = match has_hvo(host, hvo) {
+            true => host.give_back(),
+            false => GiveBack::Works,
+        };
         for round in 0..TRIES {
+            if let GiveBack::Breaks(why) = gives_back {
+                return Err(MemoryError::Lost { need, pool, why });
+            }
             let missing = need.saturating_sub(host.pool(page).map_or(0, |pool| pool.available()));
             if missing == 0 {
                 return Ok(grown);
+            }
+            if hvo && grown.hvo.is_none() {
+                grown.hvo = Some(HvoOn::switch(host).map_err(failed)?);
             }
             if round > 0 {
                 // Advice: where it is not taken, the next try finds what the last one did.
                 let _ = host.write("/proc/sys/vm/compact_memory", 1);
             }
-            for (file, pages) in host.room_for(page, missing) {
-                grown.add(file, pages).map_err(failed)?;
+            if gives_back == GiveBack::Untried {
+                gives_back = host.try_one(page).map_err(failed)?;
+            }
+            if gives_back == GiveBack::Works {
+                for (file, pages) in host.room_for(page, missing) {
+                    grown.add(file, pages).map_err(failed)?;
+                }
             }
         }
         let found = host.pool(page).map_or(0, |pool| pool.available());
@@ -82,15 +110,19 @@ impl Grown {
     }
 
     fn give_back(&mut self) -> Result<(), String> {
-        for (file, pages) in self.added.drain(..) {
-            let now = file::number(&file).ok_or(format!("{} cannot be read", file.display()))?;
-            write_number(&file, now.saturating_sub(pages))?;
+        while let Some((file, pages)) = self.added.last() {
+            let now = file::number(file).ok_or(format!("{} cannot be read", file.display()))?;
+            write_number(file, now.saturating_sub(*pages))?;
+            self.added.pop();
         }
-        match std::mem::take(&mut self.hvo_was_off) {
-            true => self.host.write(HVO_SWITCH, 0),
-            false => Ok(()),
-        }
+        Ok(())
     }
+}
+
+/// Whether pages that are added to a pool now have HVO, or will once brim has switched it on.
+fn has_hvo(host: &Host, switch_on: bool) -> bool {
+    let hvo = host.hvo();
+    hvo.enabled || (switch_on && hvo.available)
 }
 
 impl Drop for Grown {

@@ -4,6 +4,9 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use rustix::fs::{FlockOperation, fcntl_lock};
+use rustix::io::Errno;
+
 /// Longest text taken from one file; of a longer one (`/proc/cpuinfo` of a large box) only the beginning is read.
 const TEXT_BYTES_MAX: u64 = 64 << 10;
 
@@ -18,6 +21,31 @@ pub fn text(path: impl AsRef<Path>) -> Option<String> {
 /// The decimal number a small kernel file holds.
 pub fn number(path: impl AsRef<Path>) -> Option<u64> {
     text(path)?.parse().ok()
+}
+
+/// Why a lock was not to be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LockError {
+    /// Another process has it.
+    Busy,
+    /// A signal came while it was waited for.
+    Interrupted,
+}
+
+/// Locks a file for this process, against all that ask for the lock too, until what is returned is dropped, or another
+/// descriptor of this file in this process. `None` where this process cannot write to it, or where there are no locks.
+///
+/// # Errors
+/// [`LockError::Busy`] unless `wait` is set, then [`LockError::Interrupted`].
+pub fn lock(path: impl AsRef<Path>, wait: bool) -> Result<Option<File>, LockError> {
+    let Ok(file) = File::options().write(true).open(path) else { return Ok(None) };
+    let operation = if wait { FlockOperation::LockExclusive } else { FlockOperation::NonBlockingLockExclusive };
+    match fcntl_lock(&file, operation) {
+        Ok(()) => Ok(Some(file)),
+        Err(Errno::AGAIN | Errno::ACCESS) => Err(LockError::Busy),
+        Err(Errno::INTR) => Err(LockError::Interrupted),
+        Err(_) => Ok(None),
+    }
 }
 
 /// Looks up `key` in `Key:   value kB` lines as of `/proc/meminfo` and `/proc/self/status`; the answer is in bytes.
