@@ -13,7 +13,8 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use brim::engine::{
-    DRAFT_MAX, Drafter, EVENTS_MAX, EngineError, EngineHandle, Event, Finish, Request, Scheduler, Stats, Step, Ticket,
+    DRAFT_MAX, Drafter, EVENTS_MAX, EngineError, EngineHandle, Event, Finish, Generate, Output, Request, Scheduler,
+    Stats, Step, Ticket,
 };
 use brim::kernels::{self, Kernels};
 use brim::load::header::ModelFiles;
@@ -88,7 +89,15 @@ fn tokens(seed: u32, n: usize) -> Vec<u32> {
 fn greedy(prompt: Vec<u32>, max_tokens: usize) -> Request {
     let sampling = SamplingParams { temp: 0.0, ..SamplingParams::default() };
     let logit_bias = (0..7).map(|token| (token, -100.0)).collect();
-    Request { prompt, max_tokens, sampling, logit_bias, ignore_eos: true, ..Request::default() }
+    let generate = Generate { max_tokens, sampling, logit_bias, ignore_eos: true, ..Generate::default() };
+    Request { prompt, output: Output::Tokens(generate) }
+}
+
+/// The same request, generated otherwise.
+fn but(request: &Request, change: impl FnOnce(&mut Generate)) -> Request {
+    let mut generate = request.generate().unwrap().clone();
+    change(&mut generate);
+    Request { output: Output::Tokens(generate), ..request.clone() }
 }
 
 #[derive(Default)]
@@ -140,7 +149,7 @@ fn with<R>(
     drafter: Option<Box<dyn Drafter>>,
     work: impl FnOnce(&mut Scheduler<'_>, &EngineHandle) -> R,
 ) -> R {
-    for_drafts(&golden(name), best(), Embedding::InMemory, slots, |core| {
+    for_drafts(&golden(name), best(), Embedding::InMemory, (slots, slots * 512), |core| {
         let (scheduler, handle) = Scheduler::new(core, 8, Vec::new());
         match drafter {
             Some(drafter) => work(&mut scheduler.with_drafter(drafter), &handle),
@@ -254,8 +263,9 @@ fn what_is_drawn_at_random_is_what_would_be_drawn_without() {
         frequency_penalty: 0.5,
         ..SamplingParams::default()
     };
-    let requests: Vec<Request> =
-        (1..3).map(|seed| Request { sampling, n_top_logprobs: Some(3), ..greedy(tokens(seed, 40), 150) }).collect();
+    let requests: Vec<Request> = (1..3)
+        .map(|seed| but(&greedy(tokens(seed, 40), 150), |g| (g.sampling, g.n_top_logprobs) = (sampling, Some(3))))
+        .collect();
     let (expected, passes) = with("llama-f32", 2, None, |scheduler, handle| answer(scheduler, handle, &requests));
     let texts: Vec<Vec<u32>> = requests
         .iter()
@@ -295,8 +305,8 @@ fn an_answer_ends_where_it_ends_without() {
         (1, true, 1, Finish::Length),
     ] {
         let (_, drafter) = recorded(truth(vec![[&text[..], &[9; 20]].concat()]));
-        let request = Request { max_tokens, ignore_eos, ..request.clone() };
-        for_drafts(&golden("qwen3-f32"), best(), Embedding::InMemory, 1, |core| {
+        let request = but(&request, |generate| (generate.max_tokens, generate.ignore_eos) = (max_tokens, ignore_eos));
+        for_drafts(&golden("qwen3-f32"), best(), Embedding::InMemory, (1, 512), |core| {
             let (scheduler, handle) = Scheduler::new(core, 8, vec![expected[at]]);
             let (answers, _) = answer(&mut scheduler.with_drafter(drafter.unwrap()), &handle, &[request]);
             assert_eq!((answers[0].tokens(), answers[0].finish), (expected[..n].to_vec(), Some(finish)));
@@ -346,7 +356,7 @@ fn a_client_that_does_not_read_gets_all_of_it_later() {
 fn a_slot_with_a_mask_drafts_nothing_and_others_beside_it_do() {
     let (asked, drafter) = recorded(rubbish);
     with("qwen3-f32", 2, drafter, |scheduler, handle| {
-        let constrained = Request { constraint: true, ..greedy(tokens(1, 70), 30) };
+        let constrained = but(&greedy(tokens(1, 70), 30), |generate| generate.constraint = true);
         let mut ticket = handle.submit(Box::new(constrained.clone())).unwrap();
         let mut free = handle.submit(Box::new(greedy(tokens(2, 70), 30))).unwrap();
         let allow_all = vec![u32::MAX; handle.limits().n_vocab.div_ceil(32)];
@@ -378,9 +388,8 @@ fn a_drafted_token_that_cannot_be_read_is_not_the_fault_of_its_sequence() {
     let table = files.tables().find("token_embd.weight").unwrap();
     let (n_vocab, row_bytes) = (table.dims[1], table.bytes / table.dims[1]);
     let last = (n_vocab - 1) as u32;
-    let ban = |request: Request| Request { logit_bias: vec![(last, -100.0)], ..request };
-    let requests = [ban(greedy(tokens(1, 30), 40)), ban(greedy(tokens(2, 30), 40))];
-    let (expected, passes) = for_drafts(path, best(), Embedding::InFile, 2, |core| {
+    let requests = [1, 2].map(|seed| but(&greedy(tokens(seed, 30), 40), |g| g.logit_bias = vec![(last, -100.0)]));
+    let (expected, passes) = for_drafts(path, best(), Embedding::InFile, (2, 1024), |core| {
         let (mut scheduler, handle) = Scheduler::new(core, 8, Vec::new());
         answer(&mut scheduler, &handle, &requests)
     });
@@ -389,7 +398,7 @@ fn a_drafted_token_that_cannot_be_read_is_not_the_fault_of_its_sequence() {
             let _ = out.push(last);
         }
     });
-    for_drafts(path, best(), Embedding::InFile, 2, |core| {
+    for_drafts(path, best(), Embedding::InFile, (2, 1024), |core| {
         let (scheduler, handle) = Scheduler::new(core, 8, Vec::new());
         let mut scheduler = scheduler.with_drafter(drafter.unwrap());
         File::options().write(true).open(path).unwrap().set_len(table.offset + (n_vocab - 1) * row_bytes).unwrap();

@@ -11,13 +11,14 @@ use std::process::{Command, Stdio};
 use brim::boot;
 use brim::cli::ModelArgs;
 use brim::cli::settings::Settings;
-use brim::engine::{Engine, Event, Request, Scheduler, Ticket};
+use brim::engine::{
+    DRAFT_MAX, Drafter, Engine, EngineHandle, Event, Generate, Output, Pooling, Request, Scheduler, Ticket,
+};
 use brim::kernels;
-use brim::kernels::Kernels;
 use brim::model::Embedding;
 use brim::sampling::SamplingParams;
 use brim::sys::alloc;
-use common::engine::{for_scheduler, with_embedding};
+use common::engine::{for_drafts, for_scheduler, with_embedding};
 
 #[global_allocator]
 static ALLOCATOR: alloc::Counting = alloc::Counting;
@@ -45,75 +46,95 @@ fn main() {
     }
     for path in &models {
         for kernels in kernels::available() {
-            n_cases += 1;
-            serve(path, kernels);
+            n_cases += 2;
+            for_scheduler(path, kernels, 8, 20 * 64, |core| {
+                let (mut scheduler, handle) = Scheduler::new(core, 16, vec![3]);
+                serve(&mut scheduler, &handle, &format!("{kernels:?} {:?}", path.file_stem()));
+            });
+            for_drafts(path, kernels, Embedding::InMemory, (8, 20 * 64), |core| {
+                let (scheduler, handle) = Scheduler::new(core, 16, vec![3]);
+                let mut scheduler = scheduler.with_drafter(Box::new(Repeat));
+                serve(&mut scheduler, &handle, &format!("{kernels:?} {:?} with drafts", path.file_stem()));
+            });
         }
     }
     println!("test result: ok. {} passed; 0 failed", n_cases);
 }
 
+/// Proposes what followed the last token when it came before the last time, and else the token itself.
+struct Repeat;
+
+impl Drafter for Repeat {
+    fn propose(&mut self, history: &[u32], max: usize, out: &mut heapless::Vec<u32, DRAFT_MAX>) {
+        let Some((last, before)) = history.split_last() else { return };
+        let at = before.iter().rposition(|token| token == last).map_or(before.len(), |at| at + 1);
+        out.extend(history[at..].iter().copied().take(max));
+    }
+}
+
 /// Clients come and go on this thread, and the scheduler's rounds, the only ones that are counted, run between them: eight
-/// sequences at once with prompts that begin alike, of which some end, some are cancelled, some wait for masks or for pages.
-fn serve(path: &Path, kernels: &'static Kernels) {
-    for_scheduler(path, kernels, 8, 20 * 64, |core| {
-        let (mut scheduler, handle) = Scheduler::new(core, 16, vec![3]);
-        let mut tickets: Vec<Option<Ticket>> = Vec::new();
-        let (mut made, mut rounds, mut tokens) = (0, 0, 0);
-        let masks = vec![0xffff_0000u32; handle.limits().n_vocab.div_ceil(32)];
-        for i in 0..40u32 {
-            let prompt: Vec<u32> =
-                (0..130 + i % 7 * 20).map(|t| if t < 128 { t % 200 } else { (t * i) % 199 }).collect();
-            let sampling = SamplingParams {
-                temp: if i.is_multiple_of(3) { 0.0 } else { 1.0 },
-                presence_penalty: 0.5,
-                frequency_penalty: 0.5,
-                repeat_penalty: 1.1,
-                seed: u64::from(i),
-                ..SamplingParams::default()
-            };
-            let request = Request {
-                prompt,
-                max_tokens: 5 + i as usize % 30,
-                sampling,
-                logit_bias: vec![(5, 1.0), (6, -100.0)],
-                n_top_logprobs: i.is_multiple_of(2).then_some(20),
-                ignore_eos: i.is_multiple_of(4),
-                constraint: i.is_multiple_of(5),
-            };
-            tickets.extend(handle.submit(Box::new(request)).ok().map(Some));
-            for _ in 0..4 {
-                let before = alloc::calls();
-                scheduler.round();
-                made += alloc::calls() - before;
-                rounds += 1;
+/// sequences at once with prompts that begin alike, of which some end, some are cancelled, some wait for masks or for pages, and
+/// some come to an embedding.
+fn serve(scheduler: &mut Scheduler<'_>, handle: &EngineHandle, name: &str) {
+    let mut tickets: Vec<Option<Ticket>> = Vec::new();
+    let (mut made, mut rounds, mut tokens) = (0, 0, 0);
+    let masks = vec![0xffff_0000u32; handle.limits().n_vocab.div_ceil(32)];
+    for i in 0..40u32 {
+        let prompt: Vec<u32> = (0..130 + i % 7 * 20).map(|t| if t < 128 { t % 200 } else { (t * i) % 199 }).collect();
+        let sampling = SamplingParams {
+            temp: if i.is_multiple_of(3) { 0.0 } else { 1.0 },
+            presence_penalty: 0.5,
+            frequency_penalty: 0.5,
+            repeat_penalty: 1.1,
+            seed: u64::from(i),
+            ..SamplingParams::default()
+        };
+        let generate = Generate {
+            max_tokens: 5 + i as usize % 30,
+            sampling,
+            logit_bias: vec![(5, 1.0), (6, -100.0)],
+            n_top_logprobs: i.is_multiple_of(2).then_some(20),
+            ignore_eos: i.is_multiple_of(4),
+            constraint: i.is_multiple_of(5),
+        };
+        let output = match i % 8 {
+            6 if i % 5 != 0 => Output::Embedding(Pooling::Mean),
+            7 if i % 5 != 0 => Output::Embedding(Pooling::Last),
+            _ => Output::Tokens(generate),
+        };
+        let request = Request { prompt, output };
+        tickets.extend(handle.submit(Box::new(request)).ok().map(Some));
+        for _ in 0..4 {
+            let before = alloc::calls();
+            scheduler.round();
+            made += alloc::calls() - before;
+            rounds += 1;
+        }
+        for (n, place) in tickets.iter_mut().enumerate() {
+            let Some(ticket) = place else { continue };
+            let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+            let mut is_over = n % 6 == 5 && i > n as u32 + 5;
+            while let std::task::Poll::Ready(Some(event)) = ticket.poll_event(&mut cx) {
+                match event {
+                    Event::Started { .. } | Event::Step(_) => tokens += 1,
+                    Event::Finished(..) => is_over = true,
+                }
             }
-            for (n, place) in tickets.iter_mut().enumerate() {
-                let Some(ticket) = place else { continue };
-                let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-                let mut is_over = n % 6 == 5 && i > n as u32 + 5;
-                while let std::task::Poll::Ready(Some(event)) = ticket.poll_event(&mut cx) {
-                    match event {
-                        Event::Started { .. } | Event::Step(_) => tokens += 1,
-                        Event::Finished(..) => is_over = true,
-                    }
-                }
-                if n % 5 == 0 && !is_over {
-                    ticket.set_mask(&masks);
-                }
-                if is_over {
-                    *place = None;
-                }
+            if n % 5 == 0 && !is_over {
+                ticket.set_mask(&masks);
+            }
+            if is_over {
+                *place = None;
             }
         }
-        let stats = handle.stats();
-        let name = path.file_stem();
-        assert_eq!(made, 0, "{made} allocations of the scheduler on {kernels:?}, {name:?}");
-        assert!(tokens > 100 && stats.finished > 5 && stats.cancelled > 0 && stats.tokens_reused > 0, "{stats:?}");
-        println!(
-            "no_alloc {kernels:?} {name:?}: 0 allocations in {rounds} rounds, {} finished, {} cancelled, {} tokens reused",
-            stats.finished, stats.cancelled, stats.tokens_reused
-        );
-    });
+    }
+    let stats = handle.stats();
+    assert_eq!(made, 0, "{made} allocations of the scheduler on {name}");
+    assert!(tokens > 100 && stats.finished > 5 && stats.cancelled > 0 && stats.tokens_reused > 0, "{stats:?}");
+    println!(
+        "no_alloc {name}: 0 allocations in {rounds} rounds, {} finished, {} cancelled, {} tokens reused",
+        stats.finished, stats.cancelled, stats.tokens_reused
+    );
 }
 
 /// Prefill, decode and a refusal.

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use brim::engine::{
-    CacheError, EVENTS_MAX, EngineError, EngineHandle, Event, Finish, Request, RequestError, Scheduler, SlotState,
-    Step, SubmitError, Ticket, Timings,
+    CacheError, EVENTS_MAX, EngineError, EngineHandle, Event, Finish, Generate, Output, Request, RequestError,
+    Scheduler, SlotState, Step, SubmitError, Ticket, Timings,
 };
 use brim::kernels::{self, Kernels};
 use brim::load::header::ModelFiles;
@@ -44,7 +44,15 @@ fn tokens(seed: u32, n: usize) -> Vec<u32> {
 fn greedy(prompt: Vec<u32>, max_tokens: usize) -> Box<Request> {
     let sampling = SamplingParams { temp: 0.0, ..SamplingParams::default() };
     let n_top_logprobs = Some(2);
-    Box::new(Request { prompt, max_tokens, sampling, ignore_eos: true, n_top_logprobs, ..Request::default() })
+    let generate = Generate { max_tokens, sampling, ignore_eos: true, n_top_logprobs, ..Generate::default() };
+    Box::new(Request { prompt, output: Output::Tokens(generate) })
+}
+
+/// The same request, generated otherwise.
+fn but(mut request: Box<Request>, change: impl FnOnce(&mut Generate)) -> Box<Request> {
+    let Output::Tokens(generate) = &mut request.output else { panic!("a request for tokens") };
+    change(generate);
+    request
 }
 
 /// Stops the engine when the client ends, also by a failed assertion.
@@ -387,7 +395,7 @@ fn mask(allowed: &[u32], n_vocab: usize) -> Vec<u32> {
 fn a_slot_that_waits_for_its_mask_holds_nobody_up() {
     serve("qwen3-f32", |handle| {
         let n_vocab = handle.limits().n_vocab;
-        let mut held = handle.submit(Box::new(Request { constraint: true, ..*greedy(tokens(1, 70), 3) })).unwrap();
+        let mut held = handle.submit(but(greedy(tokens(1, 70), 3), |g| g.constraint = true)).unwrap();
         assert!(held.wait_event().is_some());
         let other = collect(handle.submit(greedy(tokens(2, 30), 50)).unwrap());
         assert_eq!(other.finish, Finish::Length);
@@ -399,7 +407,7 @@ fn a_slot_that_waits_for_its_mask_holds_nobody_up() {
         }
         assert!(matches!(held.wait_event(), Some(Event::Finished(Finish::Length, _))));
         // A mask that is there before it is needed, and one that leaves nothing.
-        let mut early = handle.submit(Box::new(Request { constraint: true, ..*greedy(tokens(3, 70), 3) })).unwrap();
+        let mut early = handle.submit(but(greedy(tokens(3, 70), 3), |g| g.constraint = true)).unwrap();
         early.set_mask(&mask(&[9], n_vocab));
         assert!(early.wait_event().is_some());
         assert!(matches!(early.wait_event(), Some(Event::Step(Step { token: 9, .. }))));
@@ -407,7 +415,7 @@ fn a_slot_that_waits_for_its_mask_holds_nobody_up() {
         let failed = Finish::Failed(EngineError::Sampling(SamplingError::NoCandidate));
         assert!(matches!(early.wait_event(), Some(Event::Finished(finish, _)) if finish == failed));
         // One that goes while it is waited for.
-        let mut gone = handle.submit(Box::new(Request { constraint: true, ..*greedy(tokens(4, 70), 3) })).unwrap();
+        let mut gone = handle.submit(but(greedy(tokens(4, 70), 3), |g| g.constraint = true)).unwrap();
         assert!(gone.wait_event().is_some());
         until("it waits", || handle.stats().slots.iter().any(|(state, _)| *state == SlotState::Waiting));
         drop(gone);
@@ -437,16 +445,16 @@ fn tokens_that_end_generation_do_and_the_same_seed_draws_the_same() {
         // Token 7 is the end here.
         let bias = vec![(7, 1e4)];
         let ends = |ignore_eos| {
-            let request = Request { logit_bias: bias.clone(), ignore_eos, ..*greedy(tokens(1, 30), 5) };
-            let answer = collect(handle.submit(Box::new(request)).unwrap());
+            let request = but(greedy(tokens(1, 30), 5), |g| (g.logit_bias, g.ignore_eos) = (bias.clone(), ignore_eos));
+            let answer = collect(handle.submit(request).unwrap());
             (answer.finish, answer.tokens())
         };
         assert_eq!(ends(false), (Finish::EndOfGeneration, vec![7]));
         assert_eq!(ends(true), (Finish::Length, vec![7; 5]));
         let draw = |seed, frequency_penalty| {
             let sampling = SamplingParams { temp: 1.0, seed, frequency_penalty, ..SamplingParams::default() };
-            let request = Request { sampling, ..*greedy(tokens(1, 30), 40) };
-            collect(handle.submit(Box::new(request)).unwrap()).tokens()
+            let request = but(greedy(tokens(1, 30), 40), |g| g.sampling = sampling);
+            collect(handle.submit(request).unwrap()).tokens()
         };
         assert_eq!(draw(5, 0.0), draw(5, 0.0));
         assert_ne!(draw(5, 0.0), draw(6, 0.0));

@@ -28,6 +28,11 @@ pub enum EngineError {
     Embedding(RowError),
     /// Logits that no token can be drawn from.
     Sampling(SamplingError),
+    /// A value of a hidden state is not a finite number.
+    HiddenState {
+        /// Which.
+        index: usize,
+    },
     /// Memory that was set aside for the KV cache cannot be had after all.
     Memory(NotPopulated),
 }
@@ -46,6 +51,11 @@ impl fmt::Display for EngineError {
             }
             EngineError::Embedding(error) => error.fmt(f),
             EngineError::Sampling(error) => error.fmt(f),
+            EngineError::HiddenState { index } => write!(
+                f,
+                "value {index} of the hidden state is not a finite number: the weights or the memory are damaged; check the file's \
+                 checksum and run `brim selftest`"
+            ),
             EngineError::Memory(error) => error.fmt(f),
         }
     }
@@ -59,7 +69,8 @@ impl From<EngineError> for Error {
             EngineError::Embedding(error) => error.into(),
             EngineError::Sampling(error) => error.into(),
             EngineError::Memory(error) => MemoryError::from(error).into(),
-            other => Error::new(Exit::Usage, other),
+            EngineError::HiddenState { .. } => Error::new(Exit::Unexpected, e),
+            EngineError::ContextFull { .. } | EngineError::Token { .. } => Error::new(Exit::Usage, e),
         }
     }
 }

@@ -12,7 +12,10 @@ use std::time::{Duration, Instant};
 
 use heapless::Deque;
 
-use super::request::{Event, Finish, Limits, QUEUE_MAX, Request, SLOTS_MAX, SubmitError, TOP_LOGPROBS_MAX, Timings};
+use super::request::{
+    Event, Finish, Generate, Limits, Output, QUEUE_MAX, Request, SLOTS_MAX, SubmitError, TOP_LOGPROBS_MAX, Timings,
+};
+use crate::sampling::Sampler;
 use crate::sys::futex;
 
 /// Events that wait for their client: a slot whose client is further behind pauses. Half a second of the fastest decode,
@@ -47,6 +50,10 @@ struct DoorState {
     /// There is a ticket.
     held: bool,
     request: Option<Box<Request>>,
+    /// Draws the tokens of a request that waits.
+    sampler: Option<Sampler>,
+    /// The vector of a request for one: zeros at first.
+    embedding: Option<Box<[f32]>>,
     /// Allowed tokens, a bit each; of constrained requests.
     mask: Option<Box<[u32]>>,
     /// The mask is that of the next token.
@@ -56,6 +63,13 @@ struct DoorState {
     /// The client has found no event and waits to be woken.
     waiting: bool,
     submitted: Instant,
+}
+
+impl DoorState {
+    /// What was allocated on a client's thread, and is to be freed on one.
+    fn take_buffers(&mut self) -> (Option<Box<Request>>, Option<Box<[u32]>>, Option<Box<[f32]>>) {
+        (self.request.take(), self.mask.take(), self.embedding.take())
+    }
 }
 
 struct Door {
@@ -191,6 +205,8 @@ pub(super) struct Shared {
 pub(super) struct Job {
     pub door: u16,
     pub request: Box<Request>,
+    /// Draws its tokens, if there are to be any.
+    pub sampler: Option<Sampler>,
     pub submitted: Instant,
 }
 
@@ -204,7 +220,8 @@ pub struct EngineHandle {
 pub struct Ticket {
     shared: Arc<Shared>,
     door: u16,
-    finished: bool,
+    /// How it ended.
+    finish: Option<Finish>,
 }
 
 impl fmt::Debug for EngineHandle {
@@ -231,24 +248,31 @@ impl EngineHandle {
     /// A full queue, an engine that stops, or a request that cannot be served.
     pub fn submit(&self, request: Box<Request>) -> Result<Ticket, SubmitError> {
         let shared = &self.shared;
-        if let Err(error) = shared.limits.check(&request) {
-            return Err(SubmitError::Invalid(request, error));
+        let limits = &shared.limits;
+        let sampler = match limits.check(&request) {
+            Ok(sampler) => sampler,
+            Err(error) => return Err(SubmitError::Invalid(request, error)),
+        };
+        let (mut mask, mut embedding) = (None, None);
+        match &request.output {
+            Output::Tokens(Generate { constraint: false, .. }) => {}
+            Output::Tokens(_) => mask = Some(vec![0; limits.n_vocab.div_ceil(32)].into_boxed_slice()),
+            Output::Embedding(_) => embedding = Some(vec![0.0; limits.n_embd].into_boxed_slice()),
         }
-        let mask = request.constraint.then(|| vec![0; shared.limits.n_vocab.div_ceil(32)].into_boxed_slice());
         let mut desk = lock(&shared.desk);
         if desk.stopping {
             return Err(SubmitError::Stopping(request));
         }
-        if desk.queue.len() >= shared.limits.queue {
+        if desk.queue.len() >= limits.queue {
             return Err(SubmitError::Busy(request));
         }
         // Clients that have gone are not done with until the engine's next step; their doors count as taken.
         let Some(door) = desk.free.pop() else { return Err(SubmitError::Busy(request)) };
-        let (old, old_mask);
+        let old;
         {
             let mut state = lock(&shared.doors[usize::from(door)].state);
-            old = state.request.replace(request);
-            old_mask = std::mem::replace(&mut state.mask, mask);
+            old = state.take_buffers();
+            (state.request, state.sampler, state.mask, state.embedding) = (Some(request), sampler, mask, embedding);
             (state.phase, state.held, state.mask_ready, state.waiting) = (Phase::Queued, true, false, false);
             state.events.clear();
             state.submitted = Instant::now();
@@ -257,9 +281,9 @@ impl EngineHandle {
         desk.queue.push_back(door);
         shared.queue_len.store(desk.queue.len() as u32, Ordering::Relaxed);
         drop(desk);
-        drop((old, old_mask));
+        drop(old);
         shared.ring();
-        Ok(Ticket { shared: Arc::clone(shared), door, finished: false })
+        Ok(Ticket { shared: Arc::clone(shared), door, finish: None })
     }
 
     /// What the engine is doing.
@@ -300,14 +324,16 @@ impl EngineHandle {
 impl Ticket {
     /// The next event, or the promise to wake `cx` when there is one. `None` after [`Event::Finished`].
     pub fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Event>> {
-        if self.finished {
+        if self.finish.is_some() {
             return Poll::Ready(None);
         }
         let mut state = lock(&self.shared.doors[usize::from(self.door)].state);
         let was_full = state.events.len() + 2 > EVENTS_MAX;
         if let Some(event) = state.events.pop_front() {
             drop(state);
-            self.finished = matches!(event, Event::Finished(..));
+            if let Event::Finished(finish, _) = event {
+                self.finish = Some(finish);
+            }
             if was_full {
                 self.shared.ring();
             }
@@ -336,6 +362,14 @@ impl Ticket {
                 Poll::Pending => std::thread::park(),
             }
         }
+    }
+
+    /// The vector that was asked for, once, after [`Finish::Embedded`]; `None` before.
+    pub fn take_embedding(&mut self) -> Option<Box<[f32]>> {
+        if self.finish != Some(Finish::Embedded) {
+            return None;
+        }
+        lock(&self.shared.doors[usize::from(self.door)].state).embedding.take()
     }
 
     /// Says which tokens may come next: bit `id % 32` of word `id / 32` for token `id`, `n_vocab.div_ceil(32)` words. The
@@ -370,7 +404,7 @@ impl Drop for Ticket {
         // The client's waker goes with the client, on its own thread.
         let waker = state.waker.take();
         let done = queued.is_some() || state.phase == Phase::Done;
-        let left = if done { (state.request.take(), state.mask.take()) } else { (None, None) };
+        let left = done.then(|| state.take_buffers());
         if done {
             state.phase = Phase::Free;
             desk.free.push(self.door);
@@ -396,6 +430,8 @@ impl Shared {
                 phase: Phase::Free,
                 held: false,
                 request: None,
+                sampler: None,
+                embedding: None,
                 mask: None,
                 mask_ready: false,
                 events: Deque::new(),
@@ -460,7 +496,7 @@ impl Shared {
         drop(desk);
         state.phase = Phase::Running;
         let request = state.request.take().expect("a queued door holds its request");
-        Some(Job { door, request, submitted: state.submitted })
+        Some(Job { door, request, sampler: state.sampler.take(), submitted: state.submitted })
     }
 
     /// The client has gone.
@@ -487,6 +523,16 @@ impl Shared {
         lock(&self.doors[usize::from(door)].state).mask = Some(mask);
     }
 
+    /// Takes the vector of a request for one, zeros; it goes back by [`Shared::return_embedding`].
+    pub(super) fn take_embedding(&self, door: u16) -> Option<Box<[f32]>> {
+        lock(&self.doors[usize::from(door)].state).embedding.take()
+    }
+
+    /// Gives the vector back, before the end of the request is told.
+    pub(super) fn return_embedding(&self, door: u16, embedding: Box<[f32]>) {
+        lock(&self.doors[usize::from(door)].state).embedding = Some(embedding);
+    }
+
     /// Hands an event to the client.
     ///
     /// # Panics
@@ -507,7 +553,7 @@ impl Shared {
         let counter = match finish {
             Finish::Cancelled => &counters.cancelled,
             Finish::Failed(_) => &counters.failed,
-            Finish::EndOfGeneration | Finish::Length => &counters.finished,
+            Finish::EndOfGeneration | Finish::Length | Finish::Embedded => &counters.finished,
         };
         counter.fetch_add(1, Ordering::Relaxed);
         if finish != Finish::Cancelled {

@@ -16,8 +16,8 @@ pub use drafter::{DRAFT_MAX, Drafter};
 pub use error::EngineError;
 pub use handle::{EVENTS_MAX, EngineHandle, SlotState, Stats, Ticket};
 pub use request::{
-    Event, Finish, LOGIT_BIAS_MAX, Limits, QUEUE_MAX, Request, RequestError, SLOTS_MAX, Step, SubmitError,
-    TOP_LOGPROBS_MAX, Timings,
+    Event, Finish, Generate, LOGIT_BIAS_MAX, Limits, Output, Pooling, QUEUE_MAX, Request, RequestError, SLOTS_MAX,
+    Step, SubmitError, TOP_LOGPROBS_MAX, Timings,
 };
 pub use saved::{CacheError, Identity, identity};
 pub use scheduler::{Scheduler, pass_sizes, scheduler_bytes};

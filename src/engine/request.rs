@@ -20,10 +20,35 @@ pub const TOP_LOGPROBS_MAX: usize = 20;
 pub const LOGIT_BIAS_MAX: usize = 1024;
 
 /// What a client wants of the engine. It is built and dropped on the client's thread; the engine only moves the box.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Request {
     /// The prompt: at least one token, all of the vocabulary.
     pub prompt: Vec<u32>,
+    /// What is to come of it.
+    pub output: Output,
+}
+
+/// What comes of a prompt.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Output {
+    /// The tokens that follow it, one after the other.
+    Tokens(Generate),
+    /// One vector, of as many values as the model's hidden states have.
+    Embedding(Pooling),
+}
+
+/// How the hidden states of a prompt's tokens, after the model's last norm, become one vector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pooling {
+    /// That of the last token.
+    Last,
+    /// The mean of all.
+    Mean,
+}
+
+/// How tokens are generated.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Generate {
     /// Most tokens to generate, at least one; prompt and these must fit the context together.
     pub max_tokens: usize,
     /// How tokens are drawn. The repeat penalty looks at the end of the context; presence and frequency penalties at
@@ -39,11 +64,28 @@ pub struct Request {
     pub constraint: bool,
 }
 
+impl Request {
+    /// How tokens are generated; `None` for an embedding.
+    pub fn generate(&self) -> Option<&Generate> {
+        match &self.output {
+            Output::Tokens(generate) => Some(generate),
+            Output::Embedding(_) => None,
+        }
+    }
+
+    /// Positions of the KV cache that it can come to need; the last token is never fed.
+    pub(super) fn positions(&self) -> usize {
+        self.prompt.len() + self.generate().map_or(0, |generate| generate.max_tokens - 1)
+    }
+}
+
 /// What the engine can do for one request; the same for as long as it runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Most tokens of one sequence, prompt and answer together.
     pub ctx: usize,
+    /// Values of a hidden state.
+    pub n_embd: usize,
     /// Tokens of the vocabulary.
     pub n_vocab: usize,
     /// Sequences that are worked on at once.
@@ -55,32 +97,57 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Whether `request` can be served at all.
+    /// Most tokens that a sequence can have.
+    fn tokens_max(&self) -> usize {
+        self.ctx.min(self.kv_tokens)
+    }
+
+    /// How many tokens can follow a prompt of `n_prompt`, at least one.
+    ///
+    /// # Errors
+    /// An empty prompt, or one that leaves no room.
+    pub fn room(&self, n_prompt: usize) -> Result<usize, RequestError> {
+        match self.tokens_max().checked_sub(n_prompt) {
+            _ if n_prompt == 0 => Err(RequestError::NoPrompt),
+            None | Some(0) => Err(RequestError::PromptLength { found: n_prompt, limit: self.tokens_max() - 1 }),
+            Some(room) => Ok(room),
+        }
+    }
+
+    /// Whether `request` can be served at all; what draws its tokens, if there are to be any.
     ///
     /// # Errors
     /// The first thing that is wrong with it.
-    pub fn check(&self, request: &Request) -> Result<(), RequestError> {
-        let Request { prompt, max_tokens, sampling, logit_bias, n_top_logprobs, .. } = request;
+    pub fn check(&self, Request { prompt, output }: &Request) -> Result<Option<Sampler>, RequestError> {
         if prompt.is_empty() {
             return Err(RequestError::NoPrompt);
         }
-        if *max_tokens == 0 {
-            return Err(RequestError::NoTokens);
-        }
         let n_vocab = self.n_vocab;
-        let unknown = |id: &u32| *id as usize >= n_vocab;
-        if let Some(id) = prompt.iter().copied().find(unknown) {
+        if let Some(id) = prompt.iter().copied().find(|&id| id as usize >= n_vocab) {
             return Err(RequestError::PromptToken { id, n_vocab });
         }
-        let fits = |limit: usize| prompt.len().checked_add(*max_tokens).is_some_and(|need| need <= limit);
-        if !fits(self.ctx.min(self.kv_tokens)) {
-            let limit = self.ctx.min(self.kv_tokens);
-            return Err(RequestError::Context { prompt: prompt.len(), max_tokens: *max_tokens, limit });
+        match output {
+            Output::Tokens(generate) => self.check_generate(prompt.len(), generate).map(Some),
+            Output::Embedding(_) if prompt.len() > self.tokens_max() => {
+                Err(RequestError::PromptLength { found: prompt.len(), limit: self.tokens_max() })
+            }
+            Output::Embedding(_) => Ok(None),
+        }
+    }
+
+    fn check_generate(&self, n_prompt: usize, generate: &Generate) -> Result<Sampler, RequestError> {
+        let Generate { max_tokens, sampling, logit_bias, n_top_logprobs, .. } = generate;
+        let (max_tokens, n_vocab) = (*max_tokens, self.n_vocab);
+        if max_tokens == 0 {
+            return Err(RequestError::NoTokens);
+        }
+        if max_tokens > self.room(n_prompt)? {
+            return Err(RequestError::Context { prompt: n_prompt, max_tokens, limit: self.tokens_max() });
         }
         if logit_bias.len() > LOGIT_BIAS_MAX {
             return Err(RequestError::Biases { found: logit_bias.len() });
         }
-        if let Some(id) = logit_bias.iter().map(|(id, _)| *id).find(unknown) {
+        if let Some((id, _)) = logit_bias.iter().copied().find(|(id, _)| *id as usize >= n_vocab) {
             return Err(RequestError::BiasToken { id, n_vocab });
         }
         if let Some((id, _)) = logit_bias.iter().find(|(_, bias)| bias.is_nan()) {
@@ -89,7 +156,7 @@ impl Limits {
         if let Some(found) = n_top_logprobs.filter(|n| usize::from(*n) > TOP_LOGPROBS_MAX) {
             return Err(RequestError::TopLogprobs { found });
         }
-        Sampler::new(*sampling).map(|_| ()).map_err(RequestError::Sampling)
+        Sampler::new(*sampling).map_err(RequestError::Sampling)
     }
 }
 
@@ -106,6 +173,13 @@ pub enum RequestError {
         id: u32,
         /// Tokens of the vocabulary.
         n_vocab: usize,
+    },
+    /// A prompt that is too long by itself.
+    PromptLength {
+        /// Tokens of the prompt.
+        found: usize,
+        /// Tokens it can have.
+        limit: usize,
     },
     /// More tokens than a sequence can have.
     Context {
@@ -150,6 +224,11 @@ impl fmt::Display for RequestError {
             RequestError::PromptToken { id, n_vocab } => {
                 write!(f, "token {id} of the prompt does not exist: the model has {n_vocab} tokens")
             }
+            RequestError::PromptLength { found, limit } => write!(
+                f,
+                "the prompt has {found} tokens, at most {limit} fit the context beside what is to come of it; use a shorter \
+                 prompt, or start with a larger --ctx"
+            ),
             RequestError::Context { prompt, max_tokens, limit } => write!(
                 f,
                 "the context holds {limit} tokens: {prompt} of the prompt and {max_tokens} to generate do not fit; use a \
@@ -215,6 +294,8 @@ pub enum Finish {
     EndOfGeneration,
     /// With as many tokens as were asked for.
     Length,
+    /// With a vector, for [`Ticket::take_embedding`](super::Ticket::take_embedding).
+    Embedded,
     /// Its client has gone. Only the statistics see this.
     Cancelled,
     /// It could not go on; other requests do.

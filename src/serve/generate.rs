@@ -208,7 +208,7 @@ fn refusal(error: &SubmitError, served: &Served) -> ApiError {
         SubmitError::Stopping(_) => {
             ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "the server is stopping").retry_after(5)
         }
-        SubmitError::Invalid(_, e @ RequestError::Context { .. }) => {
+        SubmitError::Invalid(_, e @ (RequestError::Context { .. } | RequestError::PromptLength { .. })) => {
             ApiError::bad(e.to_string()).code("context_length_exceeded")
         }
         SubmitError::Invalid(_, e) => ApiError::bad(e.to_string()),

@@ -10,7 +10,7 @@ use super::masks::{Grammar, one_line};
 use super::model::Served;
 use super::output::{Expect, Family};
 use crate::chat::{Message, Prompt, Time};
-use crate::engine::Request;
+use crate::engine::{Generate, Output, Request, RequestError};
 use crate::sampling::SamplingParams;
 
 /// Most answers to one request.
@@ -271,20 +271,10 @@ impl Job {
         expect: Expect,
         grammar: Option<(Grammar, &'static str)>,
     ) -> Result<Job, ApiError> {
-        let limits = served.limits();
-        let limit = limits.ctx.min(limits.kv_tokens);
-        let overflow = |text: String| ApiError::field(field, text).code("context_length_exceeded");
-        if prompt.is_empty() {
-            return Err(ApiError::field(field, "the prompt has no tokens; at least one is needed"));
-        }
-        if prompt.len() >= limit {
-            return Err(overflow(format!(
-                "the prompt has {} tokens, the context of this server holds {limit}, answer included; use a shorter \
-                 prompt, or start the server with a larger --ctx",
-                prompt.len()
-            )));
-        }
-        let room = limit - prompt.len();
+        let room = served.limits().room(prompt.len()).map_err(|e| match e {
+            RequestError::PromptLength { .. } => ApiError::field(field, e.to_string()).code("context_length_exceeded"),
+            e => ApiError::field(field, e.to_string()),
+        })?;
         // An answer that was asked to be longer than there is room is cut off there, with `length`.
         options.max_tokens = Some(options.max_tokens.unwrap_or(room).min(room));
         Ok(Job { prompt: Rc::new(prompt), options, expect, grammar })
@@ -295,12 +285,14 @@ impl Job {
         let sampling = self.options.sampling;
         Box::new(Request {
             prompt: self.prompt.to_vec(),
-            max_tokens: self.options.max_tokens.unwrap_or(1),
-            sampling: SamplingParams { seed: sampling.seed.wrapping_add(index as u64), ..sampling },
-            logit_bias: self.options.logit_bias.clone(),
-            n_top_logprobs: self.options.n_top_logprobs,
-            ignore_eos: self.options.ignore_eos,
-            constraint: self.grammar.is_some(),
+            output: Output::Tokens(Generate {
+                max_tokens: self.options.max_tokens.unwrap_or(1),
+                sampling: SamplingParams { seed: sampling.seed.wrapping_add(index as u64), ..sampling },
+                logit_bias: self.options.logit_bias.clone(),
+                n_top_logprobs: self.options.n_top_logprobs,
+                ignore_eos: self.options.ignore_eos,
+                constraint: self.grammar.is_some(),
+            }),
         })
     }
 }

@@ -43,15 +43,15 @@ pub fn for_scheduler<R>(
     own(path, kernels, (128, Embedding::InMemory, Some((slots, kv_tokens, 0))), work)
 }
 
-/// The same, over a whole context for every slot and with room for as many drafted tokens as a pass can have.
+/// The same, with room for as many drafted tokens as a pass can have, and with the embedding table where `embedding` says.
 pub fn for_drafts<R>(
     path: &Path,
     kernels: &'static Kernels,
     embedding: Embedding,
-    slots: usize,
+    (slots, kv_tokens): (usize, usize),
     work: impl FnOnce(Core<'_>) -> R,
 ) -> R {
-    own(path, kernels, (128, embedding, Some((slots, slots * 512, DRAFT_MAX))), work)
+    own(path, kernels, (128, embedding, Some((slots, kv_tokens, DRAFT_MAX))), work)
 }
 
 fn own<R>(

@@ -1,10 +1,20 @@
 use super::*;
+use crate::engine::error::EngineError;
+use crate::engine::request::Pooling;
 use crate::sampling::SamplingParams;
 
-const LIMITS: Limits = Limits { ctx: 64, n_vocab: 100, slots: 1, queue: 2, kv_tokens: 64 };
+const LIMITS: Limits = Limits { ctx: 64, n_embd: 8, n_vocab: 100, slots: 1, queue: 2, kv_tokens: 64 };
 
 fn request() -> Box<Request> {
-    Box::new(Request { prompt: vec![1, 2], max_tokens: 3, ..Request::default() })
+    with(Generate::default())
+}
+
+fn with(generate: Generate) -> Box<Request> {
+    Box::new(Request { prompt: vec![1, 2], output: Output::Tokens(Generate { max_tokens: 3, ..generate }) })
+}
+
+fn embedding(n_prompt: usize) -> Box<Request> {
+    Box::new(Request { prompt: vec![1; n_prompt], output: Output::Embedding(Pooling::Last) })
 }
 
 fn step(token: u32) -> Event {
@@ -103,7 +113,7 @@ fn a_client_that_is_behind_rings_once_there_is_room_again() {
 #[test]
 fn a_mask_counts_once() {
     let (shared, handle) = Shared::new(LIMITS);
-    let ticket = handle.submit(Box::new(Request { constraint: true, ..*request() })).unwrap();
+    let ticket = handle.submit(with(Generate { constraint: true, ..Generate::default() })).unwrap();
     let job = shared.next_job().unwrap();
     assert!(shared.take_mask(job.door).is_none());
     ticket.set_mask(&[1, 2, 3, 4]);
@@ -113,6 +123,27 @@ fn a_mask_counts_once() {
     assert!(shared.take_mask(job.door).is_none());
     ticket.set_mask(&[5; 4]);
     assert!(shared.take_mask(job.door).is_some());
+}
+
+#[test]
+fn an_embedding_is_handed_over_once_and_only_if_it_came_to_its_end() {
+    let (shared, handle) = Shared::new(LIMITS);
+    for finish in [Finish::Embedded, Finish::Failed(EngineError::HiddenState { index: 3 })] {
+        let mut ticket = handle.submit(embedding(5)).unwrap();
+        let job = shared.next_job().unwrap();
+        assert!(job.sampler.is_none());
+        let mut vector = shared.take_embedding(job.door).unwrap();
+        assert_eq!(*vector, [0.0; 8]);
+        assert!(shared.take_embedding(job.door).is_none() && ticket.take_embedding().is_none());
+        vector[2] = 1.5;
+        shared.return_embedding(job.door, vector);
+        assert!(ticket.take_embedding().is_none(), "it is not over yet");
+        shared.finish(job, finish, Timings::default());
+        assert!(poll(&mut ticket).is_ready());
+        let expected = matches!(finish, Finish::Embedded).then(|| vec![0.0, 0.0, 1.5, 0.0, 0.0, 0.0, 0.0, 0.0].into());
+        assert_eq!(ticket.take_embedding(), expected);
+        assert_eq!(ticket.take_embedding(), None);
+    }
 }
 
 #[test]
@@ -129,26 +160,35 @@ fn a_stopping_engine_takes_nothing_and_ends_with_its_queue() {
 #[test]
 fn what_cannot_be_served_is_refused_at_the_limit_and_not_before() {
     let (_, handle) = Shared::new(LIMITS);
-    let check = |change: &dyn Fn(&mut Request)| {
-        let mut request = request();
-        change(&mut request);
-        handle.limits().check(&request)
+    let limits = handle.limits();
+    let check = |change: &dyn Fn(&mut Vec<u32>, &mut Generate)| {
+        let (mut prompt, mut generate) = (vec![1, 2], Generate { max_tokens: 3, ..Generate::default() });
+        change(&mut prompt, &mut generate);
+        limits.check(&Request { prompt, output: Output::Tokens(generate) }).map(|sampler| assert!(sampler.is_some()))
     };
     use crate::engine::RequestError::*;
-    assert_eq!(check(&|r| r.prompt.clear()), Err(NoPrompt));
-    assert_eq!(check(&|r| r.max_tokens = 0), Err(NoTokens));
-    assert_eq!(check(&|r| r.prompt[1] = 99), Ok(()));
-    assert_eq!(check(&|r| r.prompt[1] = 100), Err(PromptToken { id: 100, n_vocab: 100 }));
-    assert_eq!(check(&|r| r.max_tokens = 62), Ok(()));
-    assert_eq!(check(&|r| r.max_tokens = 63), Err(Context { prompt: 2, max_tokens: 63, limit: 64 }));
-    assert_eq!(check(&|r| r.max_tokens = usize::MAX), Err(Context { prompt: 2, max_tokens: usize::MAX, limit: 64 }));
-    assert_eq!(check(&|r| r.logit_bias = vec![(99, 1.0); 1024]), Ok(()));
-    assert_eq!(check(&|r| r.logit_bias = vec![(99, 1.0); 1025]), Err(Biases { found: 1025 }));
-    assert_eq!(check(&|r| r.logit_bias = vec![(100, 1.0)]), Err(BiasToken { id: 100, n_vocab: 100 }));
-    assert_eq!(check(&|r| r.logit_bias = vec![(7, f32::NAN)]), Err(BiasNaN { id: 7 }));
-    assert_eq!(check(&|r| r.n_top_logprobs = Some(20)), Ok(()));
-    assert_eq!(check(&|r| r.n_top_logprobs = Some(21)), Err(TopLogprobs { found: 21 }));
-    let hot = |r: &mut Request| r.sampling = SamplingParams { temp: -1.0, ..SamplingParams::default() };
+    assert_eq!(check(&|prompt, _| prompt.clear()), Err(NoPrompt));
+    assert_eq!(check(&|_, g| g.max_tokens = 0), Err(NoTokens));
+    assert_eq!(check(&|prompt, _| prompt[1] = 99), Ok(()));
+    assert_eq!(check(&|prompt, _| prompt[1] = 100), Err(PromptToken { id: 100, n_vocab: 100 }));
+    assert_eq!(check(&|_, g| g.max_tokens = 62), Ok(()));
+    assert_eq!(check(&|_, g| g.max_tokens = 63), Err(Context { prompt: 2, max_tokens: 63, limit: 64 }));
+    assert_eq!(check(&|_, g| g.max_tokens = usize::MAX), Err(Context { prompt: 2, max_tokens: usize::MAX, limit: 64 }));
+    assert_eq!(check(&|_, g| g.logit_bias = vec![(99, 1.0); 1024]), Ok(()));
+    assert_eq!(check(&|_, g| g.logit_bias = vec![(99, 1.0); 1025]), Err(Biases { found: 1025 }));
+    assert_eq!(check(&|_, g| g.logit_bias = vec![(100, 1.0)]), Err(BiasToken { id: 100, n_vocab: 100 }));
+    assert_eq!(check(&|_, g| g.logit_bias = vec![(7, f32::NAN)]), Err(BiasNaN { id: 7 }));
+    assert_eq!(check(&|_, g| g.n_top_logprobs = Some(20)), Ok(()));
+    assert_eq!(check(&|_, g| g.n_top_logprobs = Some(21)), Err(TopLogprobs { found: 21 }));
+    let hot =
+        |_: &mut Vec<u32>, g: &mut Generate| g.sampling = SamplingParams { temp: -1.0, ..SamplingParams::default() };
     assert!(matches!(check(&hot), Err(Sampling(_))));
-    assert!(matches!(handle.submit(Box::new(Request::default())), Err(SubmitError::Invalid(_, NoPrompt))));
+    assert_eq!(check(&|prompt, _| prompt.resize(63, 1)), Err(Context { prompt: 63, max_tokens: 3, limit: 64 }));
+    assert_eq!(check(&|prompt, _| prompt.resize(64, 1)), Err(PromptLength { found: 64, limit: 63 }));
+    assert_eq!((limits.room(0), limits.room(2), limits.room(63)), (Err(NoPrompt), Ok(62), Ok(1)));
+    // An embedding needs no room for anything after its prompt.
+    assert!(matches!(limits.check(&embedding(64)), Ok(None)));
+    assert!(matches!(limits.check(&embedding(65)), Err(PromptLength { found: 65, limit: 64 })));
+    assert!(matches!(limits.check(&embedding(0)), Err(NoPrompt)));
+    assert!(matches!(handle.submit(embedding(0)), Err(SubmitError::Invalid(_, NoPrompt))));
 }

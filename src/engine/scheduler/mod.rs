@@ -26,9 +26,9 @@ use super::request::{Event, Finish, Limits, Timings};
 use crate::bytes;
 use crate::model::cache::{CachePlan, FULL, PAGE_TOKENS};
 use crate::model::{Config, Sizes};
-use crate::sampling::{Candidate, Sampler};
+use crate::sampling::Candidate;
 use batch::Batch;
-use slot::{Draw, DrawScratch, Slot, Work, reusable};
+use slot::{DrawScratch, Outcome, Slot, Work, pages_max, reusable};
 
 /// Serves requests until it is told to stop.
 pub struct Scheduler<'a> {
@@ -108,7 +108,7 @@ impl<'a> Scheduler<'a> {
             table: Table::new(plan, sizes.ctx, slot),
             history,
             unmasked,
-            draw: Mutex::new(Draw::new()),
+            outcome: Mutex::default(),
         });
         let draw_scratch = bytes::cast_mut::<Candidate>(candidates)
             .chunks_exact_mut(n_vocab)
@@ -118,7 +118,8 @@ impl<'a> Scheduler<'a> {
         let (slots, draw_scratch): (Vec<_>, Vec<_>) = (slots.collect(), draw_scratch.collect());
         assert!(slots.len() <= sizes.n_logits && sizes.n_batch > sizes.n_logits, "{sizes:?}");
         let kv_tokens = core.cache.plan().pools[FULL].n_pages * PAGE_TOKENS;
-        let limits = Limits { ctx: sizes.ctx, n_vocab, slots: slots.len(), queue, kv_tokens };
+        let n_embd = model.config.n_embd;
+        let limits = Limits { ctx: sizes.ctx, n_embd, n_vocab, slots: slots.len(), queue, kv_tokens };
         let (shared, handle) = Shared::new(limits);
         let scheduler = Scheduler {
             pages,
@@ -127,7 +128,7 @@ impl<'a> Scheduler<'a> {
             draw_scratch,
             waiting: None,
             next_prefill: 0,
-            batch: Batch::new(sizes.n_batch, sizes.n_logits),
+            batch: Batch::new(sizes.n_batch),
             // As many tokens as rows of logits are for those who generate.
             chunk: sizes.n_batch - sizes.n_logits,
             drafter: None,
@@ -195,25 +196,28 @@ impl<'a> Scheduler<'a> {
     /// Gives free slots to requests, in order of arrival.
     fn admit(&mut self) {
         while let Some(index) = self.slots.iter().position(|slot| slot.work.is_none()) {
-            let Some(job) = self.waiting.take().or_else(|| self.shared.next_job()) else { return };
+            let Some(mut job) = self.waiting.take().or_else(|| self.shared.next_job()) else { return };
             if self.shared.is_gone(job.door) {
                 self.shared.finish(job, Finish::Cancelled, Timings::default());
                 continue;
             }
             let owed: usize = self.slots.iter().map(Slot::pages_owed).sum();
-            let Slot { table, history, draw, work, .. } = &mut self.slots[index];
-            let prompt = &job.request.prompt;
-            let serial = self.pages.adopt(table, ROOT, reusable(prompt));
+            let Slot { table, history, outcome, work, .. } = &mut self.slots[index];
+            let serial = self.pages.adopt(table, ROOT, reusable(&job.request));
             let reused = table.len() * PAGE_TOKENS;
-            if self.pages.available() + table.len() < owed + Work::pages_max(&job) {
+            if self.pages.available() + table.len() < owed + pages_max(&job.request) {
                 self.pages.truncate(table, 0);
                 self.waiting = Some(job);
                 return;
             }
+            let prompt = &job.request.prompt;
             history[..prompt.len()].copy_from_slice(prompt);
-            let draw = draw.get_mut().expect("nobody panics while drawing");
-            draw.sampler = Sampler::new(job.request.sampling).expect("Limits::check has seen the request");
-            prompt.iter().for_each(|&token| draw.sampler.accept(token));
+            let outcome = outcome.get_mut().expect("nobody panics while drawing");
+            outcome.embedding = self.shared.take_embedding(job.door);
+            outcome.sampler = job.sampler.take();
+            if let Some(sampler) = &mut outcome.sampler {
+                prompt.iter().for_each(|&token| sampler.accept(token));
+            }
             self.shared.send(job.door, Event::Started { reused_tokens: reused as u32 });
             self.shared.counters.tokens_reused.fetch_add(reused as u64, Relaxed);
             *work = Some(Work::new(job, reused, serial));
@@ -223,11 +227,11 @@ impl<'a> Scheduler<'a> {
     /// Draws for slots whose mask has come late.
     fn draw_late(&mut self) {
         for index in 0..self.slots.len() {
-            let Slot { work, unmasked, draw, .. } = &mut self.slots[index];
+            let Slot { work, unmasked, outcome, .. } = &mut self.slots[index];
             let Some(work) = work.as_mut().filter(|work| work.awaits_mask) else { continue };
-            let draw = draw.get_mut().expect("nobody panics while drawing");
-            draw.mask = self.shared.take_mask(work.job.door);
-            if draw.mask.is_none() {
+            let outcome = outcome.get_mut().expect("nobody panics while drawing");
+            outcome.mask = self.shared.take_mask(work.job.door);
+            if outcome.mask.is_none() {
                 continue;
             }
             work.awaits_mask = false;
@@ -236,18 +240,22 @@ impl<'a> Scheduler<'a> {
                 self.slots[index].draw(std::iter::once(&mut *logits), &self.eog_tokens, &mut scratch);
             }
             self.slots[index].unmasked = logits;
-            self.commit_drawn(index);
+            self.commit_outcome(index);
         }
     }
 
     /// Frees a slot; what it has published stays until its place is needed.
     fn finish(&mut self, index: usize, finish: Finish) {
-        let Slot { work, table, draw, .. } = &mut self.slots[index];
+        let Slot { work, table, outcome, .. } = &mut self.slots[index];
         let Some(work) = work.take() else { return };
         self.pages.truncate(table, 0);
-        let draw = draw.get_mut().expect("nobody panics while drawing");
-        if let Some(mask) = draw.mask.take() {
+        // What the client has allocated, the client frees.
+        let Outcome { mask, embedding, .. } = std::mem::take(outcome.get_mut().expect("nobody panics while drawing"));
+        if let Some(mask) = mask {
             self.shared.return_mask(work.job.door, mask);
+        }
+        if let Some(embedding) = embedding {
+            self.shared.return_embedding(work.job.door, embedding);
         }
         let timings = work.timings();
         self.shared.counters.set_slot(index, SlotState::Free, 0);

@@ -1,14 +1,15 @@
-//! A place for one sequence: the request it works on, what is known of its tokens, and how the next are drawn.
+//! A place for one sequence: the request it works on, what is known of its tokens, and what has come of it.
 
 use std::sync::Mutex;
 use std::time::Instant;
 
 use super::super::drafter::DRAFT_MAX;
+use super::super::error::EngineError;
 use super::super::handle::Job;
 use super::super::pages::Table;
-use super::super::request::{Request, Step, TOP_LOGPROBS_MAX, Timings};
+use super::super::request::{Generate, Output, Pooling, Request, Step, TOP_LOGPROBS_MAX, Timings};
 use crate::model::cache::PAGE_TOKENS;
-use crate::sampling::{Candidate, Sampler, SamplingError, SamplingParams, Scratch, Steering, logprobs};
+use crate::sampling::{Candidate, Sampler, SamplingError, Scratch, Steering, logprobs};
 
 /// Most tokens that one pass brings a slot.
 const STEPS_MAX: usize = 1 + DRAFT_MAX;
@@ -21,7 +22,7 @@ pub(super) struct Slot<'a> {
     pub history: &'a mut [u32],
     /// Logits that wait for their mask, `[n_vocab]`.
     pub unmasked: &'a mut [f32],
-    pub draw: Mutex<Draw>,
+    pub outcome: Mutex<Outcome>,
 }
 
 /// A request in its slot.
@@ -46,14 +47,18 @@ pub(super) struct Work {
     pub last: Instant,
 }
 
-/// How the next tokens of a slot are drawn, and what has come of it.
-pub(super) struct Draw {
-    pub sampler: Sampler,
+/// What a slot makes of the last pass, and with what.
+#[derive(Default)]
+pub(super) struct Outcome {
+    /// Draws tokens; that of requests for them.
+    pub sampler: Option<Sampler>,
     pub mask: Option<Box<[u32]>>,
-    /// What the last pass has brought.
+    /// Tokens that were drawn.
     pub steps: heapless::Vec<Step, STEPS_MAX>,
-    /// Why there is no more.
-    pub failure: Option<SamplingError>,
+    /// The sum of hidden states so far; that of requests for an embedding.
+    pub embedding: Option<Box<[f32]>>,
+    /// Why it cannot go on.
+    pub failure: Option<EngineError>,
 }
 
 /// What drawing a token needs.
@@ -98,14 +103,33 @@ impl Work {
         self.verified - self.fed
     }
 
-    /// Pages of all positions that a request can come to need; the last token is never fed.
-    pub fn pages_max(job: &Job) -> usize {
-        (job.request.prompt.len() + job.request.max_tokens - 1).div_ceil(PAGE_TOKENS)
+    /// Its next pass is one for the token after those that are certain.
+    pub fn is_decoding(&self) -> bool {
+        self.pending() == 1 && self.generate().is_some()
+    }
+
+    /// Its next pass is one for a stretch of its prompt.
+    pub fn is_prefilling(&self) -> bool {
+        self.pending() > 0 && !self.is_decoding()
+    }
+
+    /// How tokens are generated; `None` for an embedding.
+    pub fn generate(&self) -> Option<&Generate> {
+        self.job.request.generate()
+    }
+
+    /// After how many of its next `n` certain tokens, the last ones, logits or hidden states are wanted.
+    pub fn rows_of(&self, n: usize) -> usize {
+        match self.job.request.output {
+            Output::Embedding(Pooling::Mean) => n,
+            _ if n < self.pending() => 0,
+            _ => 1 + self.drafted,
+        }
     }
 
     /// The answer ends with this token.
     pub fn is_end(&self, token: u32, eog_tokens: &[u32]) -> bool {
-        !self.job.request.ignore_eos && eog_tokens.binary_search(&token).is_ok()
+        self.generate().is_some_and(|generate| !generate.ignore_eos) && eog_tokens.binary_search(&token).is_ok()
     }
 
     pub fn timings(&self) -> Timings {
@@ -121,44 +145,62 @@ impl Work {
     }
 }
 
-/// The whole pages of a prompt that may be taken over: its last token must be computed, for its logits.
-pub(super) fn reusable(prompt: &[u32]) -> &[u32] {
-    &prompt[..(prompt.len() - 1) / PAGE_TOKENS * PAGE_TOKENS]
+/// Pages of all positions that a request can come to need.
+pub(super) fn pages_max(request: &Request) -> usize {
+    request.positions().div_ceil(PAGE_TOKENS)
 }
 
-impl Draw {
-    pub fn new() -> Draw {
-        let sampler = Sampler::new(SamplingParams::default()).expect("the defaults are in range");
-        Draw { sampler, mask: None, steps: heapless::Vec::new(), failure: None }
+/// The whole pages of a prompt that may be taken over: what is wanted of its tokens must be computed, logits or hidden
+/// states, of the last or of all.
+pub(super) fn reusable(Request { prompt, output }: &Request) -> &[u32] {
+    match output {
+        Output::Embedding(Pooling::Mean) => &[],
+        _ => &prompt[..(prompt.len() - 1) / PAGE_TOKENS * PAGE_TOKENS],
     }
+}
 
-    /// The next token after `generated`, and what is reported of it.
-    fn step(
-        &mut self,
-        logits: &mut [f32],
-        generated: &[u32],
-        request: &Request,
-        DrawScratch { candidates, raw, seen }: &mut DrawScratch<'_>,
-    ) -> Result<Step, SamplingError> {
-        if request.n_top_logprobs.is_some() {
-            raw.copy_from_slice(logits);
+impl Outcome {
+    /// The vector of a prompt of `n` tokens whose hidden states have been added up.
+    ///
+    /// # Errors
+    /// [`EngineError::HiddenState`].
+    pub fn finish_embedding(&mut self, pooling: Pooling, n: usize) -> Result<Box<[f32]>, EngineError> {
+        let mut embedding = self.embedding.take().expect("a request for an embedding has brought its place along");
+        if let Some(index) = embedding.iter().position(|x| !x.is_finite()) {
+            self.embedding = Some(embedding);
+            return Err(EngineError::HiddenState { index });
         }
-        let steering = Steering { generated, biases: &request.logit_bias, allowed: self.mask.as_deref() };
-        let token = self.sampler.sample_with(logits, steering, Scratch { candidates, seen })?;
-        self.sampler.accept(token);
-        let mut step = Step { token, logprob: 0.0, top: [(0, 0.0); TOP_LOGPROBS_MAX], n_top: 0 };
-        if let Some(n) = request.n_top_logprobs {
-            let n = usize::from(n).min(raw.len());
-            (step.n_top, step.logprob) = (n as u8, logprobs(raw, token, &mut step.top[..n]));
+        if pooling == Pooling::Mean {
+            embedding.iter_mut().for_each(|x| *x /= n as f32);
         }
-        Ok(step)
+        Ok(embedding)
     }
+}
+
+/// The next token, and what is reported of it.
+fn draw_step(
+    (sampler, logits): (&mut Sampler, &mut [f32]),
+    steering: Steering<'_>,
+    n_top_logprobs: Option<u8>,
+    DrawScratch { candidates, raw, seen }: &mut DrawScratch<'_>,
+) -> Result<Step, SamplingError> {
+    if n_top_logprobs.is_some() {
+        raw.copy_from_slice(logits);
+    }
+    let token = sampler.sample_with(logits, steering, Scratch { candidates, seen })?;
+    sampler.accept(token);
+    let mut step = Step { token, logprob: 0.0, top: [(0, 0.0); TOP_LOGPROBS_MAX], n_top: 0 };
+    if let Some(n) = n_top_logprobs {
+        let n = usize::from(n).min(raw.len());
+        (step.n_top, step.logprob) = (n as u8, logprobs(raw, token, &mut step.top[..n]));
+    }
+    Ok(step)
 }
 
 impl Slot<'_> {
     /// Pages that it can come to need and does not have yet.
     pub fn pages_owed(&self) -> usize {
-        self.work.as_ref().map_or(0, |work| Work::pages_max(&work.job).saturating_sub(self.table.len()))
+        self.work.as_ref().map_or(0, |work| pages_max(&work.job.request).saturating_sub(self.table.len()))
     }
 
     /// Draws a token from each of `rows`, the logits after the last certain token and after those that are drafted, as long as
@@ -173,22 +215,35 @@ impl Slot<'_> {
         scratch: &mut DrawScratch<'_>,
     ) {
         let Some(work) = self.work.as_ref().filter(|work| !work.awaits_mask) else { return };
-        let Ok(mut draw) = self.draw.lock() else { return };
+        let (Some(generate), Ok(mut outcome)) = (work.generate(), self.outcome.lock()) else { return };
+        let Outcome { sampler: Some(sampler), mask, steps, failure, .. } = &mut *outcome else { return };
         for (end, logits) in (work.verified..=work.verified + work.drafted).zip(rows) {
-            match draw.step(logits, &self.history[work.prompt_len()..end], &work.job.request, scratch) {
+            let steering = Steering {
+                generated: &self.history[work.prompt_len()..end],
+                biases: &generate.logit_bias,
+                allowed: mask.as_deref(),
+            };
+            match draw_step((&mut *sampler, logits), steering, generate.n_top_logprobs, scratch) {
                 Ok(step) => {
                     // There are as many steps as drafted tokens, and one more, at most.
-                    let _ = draw.steps.push(step);
+                    let _ = steps.push(step);
                     let is_as_drafted = end < work.verified + work.drafted && self.history[end] == step.token;
                     if !is_as_drafted || work.is_end(step.token, eog_tokens) {
                         return;
                     }
                 }
                 Err(error) => {
-                    draw.failure = Some(error);
+                    *failure = Some(EngineError::Sampling(error));
                     return;
                 }
             }
         }
+    }
+
+    /// Adds a hidden state to those that become the embedding.
+    pub fn pool(&self, hidden: &[f32]) {
+        let Ok(mut outcome) = self.outcome.lock() else { return };
+        let Some(sum) = &mut outcome.embedding else { return };
+        sum.iter_mut().zip(hidden).for_each(|(sum, x)| *sum += x);
     }
 }

@@ -14,7 +14,7 @@ use std::time::Instant;
 use super::super::drafter::DRAFT_MAX;
 use super::super::error::EngineError;
 use super::super::handle::SlotState;
-use super::super::request::{Event, Finish, SLOTS_MAX};
+use super::super::request::{Event, Finish, Generate, Output, SLOTS_MAX};
 use super::Scheduler;
 use super::batch::Part;
 use super::slot::{Slot, reusable};
@@ -53,7 +53,7 @@ impl Scheduler<'_> {
         self.batch.clear();
         let mut generating: heapless::Vec<(usize, usize), SLOTS_MAX> = heapless::Vec::new();
         for (index, slot) in self.slots.iter().enumerate() {
-            let Some(work) = slot.work.as_ref().filter(|work| work.pending() == 1) else { continue };
+            let Some(work) = slot.work.as_ref().filter(|work| work.is_decoding()) else { continue };
             let room = self.shared.room(work.job.door);
             if room > 0 {
                 let _ = generating.push((index, room));
@@ -80,13 +80,11 @@ impl Scheduler<'_> {
         for (at, &(index, room)) in sooner.iter().chain(later).enumerate() {
             let Slot { work, history, .. } = &mut self.slots[index];
             let Some(work) = work else { continue };
-            let request = &work.job.request;
             // Without the mask of the first token nobody knows that of the second; a state cannot go back by a few tokens.
-            if request.constraint || work.drafts_failed || has_states {
-                continue;
-            }
+            let may_draft = |generate: &&Generate| !(generate.constraint || work.drafts_failed || has_states);
+            let Some(generate) = work.generate().filter(may_draft) else { continue };
             // The token that follows the draft has its place too.
-            let most = (request.max_tokens - work.generated()).min(room) - 1;
+            let most = (generate.max_tokens - work.generated()).min(room) - 1;
             let most = most.min(budget.div_ceil(generating.len() - at));
             if most == 0 {
                 continue;
@@ -109,15 +107,16 @@ impl Scheduler<'_> {
         };
         let (n_slots, first) = (self.slots.len(), self.next_prefill);
         let mut is_first = true;
+        let mut embeddings: heapless::Vec<(usize, usize), SLOTS_MAX> = heapless::Vec::new();
         for index in (0..n_slots).map(|i| (first + i) % n_slots) {
             let Slot { work, table, .. } = &mut self.slots[index];
-            let Some(work) = work.as_mut().filter(|work| work.pending() > 1) else { continue };
+            let Some(work) = work.as_mut().filter(|work| work.is_prefilling()) else { continue };
             if budget == 0 {
                 break;
             }
             // Others may have computed meanwhile what comes next.
             if work.fed == table.len() * PAGE_TOKENS && work.published == table.len() {
-                work.serial = self.pages.adopt(table, work.serial, reusable(&work.job.request.prompt));
+                work.serial = self.pages.adopt(table, work.serial, reusable(&work.job.request));
                 let reused = table.len() * PAGE_TOKENS - work.fed;
                 (work.fed, work.published, work.reused) = (work.fed + reused, table.len(), work.reused + reused);
                 self.shared.counters.tokens_reused.fetch_add(reused as u64, Relaxed);
@@ -129,10 +128,17 @@ impl Scheduler<'_> {
                 n -= if over < n { over } else { 0 };
             }
             budget -= n;
-            self.add_part(index, n);
+            if work.generate().is_some() {
+                self.add_part(index, n);
+            } else {
+                let _ = embeddings.push((index, n));
+            }
             if std::mem::take(&mut is_first) {
                 self.next_prefill = (index + 1) % n_slots;
             }
+        }
+        for (index, n) in embeddings {
+            self.add_part(index, n);
         }
     }
 
@@ -143,13 +149,13 @@ impl Scheduler<'_> {
         let Some(work) = work else { return };
         let tokens = &history[work.fed..work.fed + n + work.drafted];
         assert!(self.pages.extend(table, work.fed, tokens.len()), "admission has seen to it that there are pages");
-        let n_rows = if n == work.pending() { 1 + work.drafted } else { 0 };
-        self.batch.push(index, tokens, n_rows);
+        self.batch.push(index, tokens, work.rows_of(n), work.generate().is_some());
     }
 
-    /// One pass over the weights: what the batch holds is in the cache, and logits are in the buffers.
+    /// One pass over the weights: what the batch holds is in the cache, logits are in the buffers, hidden states are pooled.
     fn pass(&mut self) -> Result<(), EngineError> {
         let Scheduler { core, slots, batch, .. } = self;
+        let slots = &*slots;
         let mut slices: heapless::Vec<SequenceSlice<'_>, SLOTS_MAX> = heapless::Vec::new();
         for &Part { slot, first, n, .. } in &batch.parts {
             let Slot { work, table, .. } = &slots[slot];
@@ -158,9 +164,18 @@ impl Scheduler<'_> {
             let _ = slices.push(table.slice(first, n, position));
         }
         core.pass(&batch.tokens, &slices, OutputRows::Tokens(&batch.rows), |pass, model| {
-            if !batch.rows.is_empty() {
-                let output = (&model.weights.output_norm, &model.weights.output);
-                pass.logits(output, 0..batch.rows.len());
+            let (norm, output) = (&model.weights.output_norm, &model.weights.output);
+            if batch.n_logits > 0 {
+                pass.logits((norm, output), 0..batch.n_logits);
+            }
+            if batch.n_logits < batch.rows.len() {
+                let slot_of = |part: &Part| std::iter::repeat_n(part.slot, part.n_rows);
+                let mut owners = batch.parts.iter().flat_map(slot_of).skip(batch.n_logits);
+                pass.hidden_states(norm, batch.n_logits..batch.rows.len(), |state| {
+                    if let Some(slot) = owners.next() {
+                        slots[slot].pool(state);
+                    }
+                });
             }
         })
     }
@@ -195,17 +210,18 @@ impl Scheduler<'_> {
     fn verify(&mut self) {
         let n_vocab = self.core.model.weights.n_vocab();
         let stride = self.core.buffers.logits_stride(n_vocab);
-        let mut logits = &mut self.core.buffers.logits_mut()[..self.batch.rows.len() * stride];
+        let mut logits = &mut self.core.buffers.logits_mut()[..self.batch.n_logits * stride];
         let mut drawing: heapless::Vec<(usize, Mutex<&mut [f32]>), SLOTS_MAX> = heapless::Vec::new();
         for part in self.batch.parts.iter().filter(|part| part.n_rows > 0) {
+            let Slot { work, unmasked, outcome, .. } = &mut self.slots[part.slot];
+            let Some(work) = work else { continue };
+            let Some(generate) = work.generate() else { continue };
             let (rows, rest) = std::mem::take(&mut logits).split_at_mut(part.n_rows * stride);
             logits = rest;
-            let Slot { work, unmasked, draw, .. } = &mut self.slots[part.slot];
-            let Some(work) = work else { continue };
-            if work.job.request.constraint {
-                let draw = draw.get_mut().expect("nobody panics while drawing");
-                draw.mask = self.shared.take_mask(work.job.door);
-                if draw.mask.is_none() {
+            if generate.constraint {
+                let outcome = outcome.get_mut().expect("nobody panics while drawing");
+                outcome.mask = self.shared.take_mask(work.job.door);
+                if outcome.mask.is_none() {
                     unmasked.copy_from_slice(&rows[..n_vocab]);
                     work.awaits_mask = true;
                     continue;
@@ -233,18 +249,18 @@ impl Scheduler<'_> {
             self.commit_cached(slot, n);
         }
         for at in 0..self.batch.parts.len() {
-            self.commit_drawn(self.batch.parts[at].slot);
+            self.commit_outcome(self.batch.parts[at].slot);
         }
     }
 
     /// `n` more tokens of a slot are in the cache. The pages of those that were drafted and not drawn are given back; full
     /// pages of the others are published.
     fn commit_cached(&mut self, index: usize, n: usize) {
-        let Slot { work, table, history, draw, .. } = &mut self.slots[index];
+        let Slot { work, table, history, outcome, .. } = &mut self.slots[index];
         let Some(work) = work else { return };
-        let draw = draw.get_mut().expect("nobody panics while drawing");
+        let outcome = outcome.get_mut().expect("nobody panics while drawing");
         // The last that was drawn has not been through the model.
-        let right = draw.steps.len().saturating_sub(1).min(work.drafted);
+        let right = outcome.steps.len().saturating_sub(1).min(work.drafted);
         let wrong = std::mem::take(&mut work.drafted) - right;
         let before = work.fed;
         work.fed += n - wrong;
@@ -267,16 +283,16 @@ impl Scheduler<'_> {
         self.shared.counters.set_slot(index, state, work.fed);
     }
 
-    /// Hands the tokens that were drawn to the client, and to the next pass.
-    pub(super) fn commit_drawn(&mut self, index: usize) {
-        let Slot { work, history, draw, .. } = &mut self.slots[index];
+    /// Hands what has come of the pass to the client, tokens to the next pass too.
+    pub(super) fn commit_outcome(&mut self, index: usize) {
+        let Slot { work, history, outcome, .. } = &mut self.slots[index];
         let Some(work) = work else { return };
-        let draw = draw.get_mut().expect("nobody panics while drawing");
-        if let Some(mask) = draw.mask.take() {
+        let outcome = outcome.get_mut().expect("nobody panics while drawing");
+        if let Some(mask) = outcome.mask.take() {
             self.shared.return_mask(work.job.door, mask);
         }
         let mut finish = None;
-        for step in &draw.steps {
+        for step in &outcome.steps {
             work.last = Instant::now();
             work.first.get_or_insert(work.last);
             history[work.verified] = step.token;
@@ -286,17 +302,33 @@ impl Scheduler<'_> {
             // Nothing is drawn after either.
             if work.is_end(step.token, &self.eog_tokens) {
                 finish = Some(Finish::EndOfGeneration);
-            } else if work.generated() == work.job.request.max_tokens {
+            } else if work.generate().is_some_and(|generate| generate.max_tokens == work.generated()) {
                 finish = Some(Finish::Length);
             }
         }
-        draw.steps.clear();
-        if let Some(error) = draw.failure.take() {
-            if matches!(error, SamplingError::NotANumber { .. }) {
+        outcome.steps.clear();
+        if work.pending() == 0
+            && let Output::Embedding(pooling) = work.job.request.output
+        {
+            work.last = Instant::now();
+            match outcome.finish_embedding(pooling, work.prompt_len()) {
+                Ok(embedding) => {
+                    self.shared.return_embedding(work.job.door, embedding);
+                    finish = Some(Finish::Embedded);
+                }
+                Err(error) => outcome.failure = Some(error),
+            }
+        }
+        if let Some(error) = outcome.failure.take() {
+            let is_nan = |error: &EngineError| match error {
+                EngineError::Sampling(error) => matches!(error, SamplingError::NotANumber { .. }),
+                error => matches!(error, EngineError::HiddenState { .. }),
+            };
+            if is_nan(&error) {
                 // Nobody else shall continue after what has led to this.
                 self.pages.withdraw_all(&self.slots[index].table);
             }
-            finish = Some(Finish::Failed(EngineError::Sampling(error)));
+            finish = Some(Finish::Failed(error));
         }
         if let Some(finish) = finish {
             self.finish(index, finish);

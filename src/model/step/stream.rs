@@ -156,4 +156,15 @@ impl ForwardPass<'_, '_> {
         }
         &mut self.buffers.logits[..n * width]
     }
+
+    /// Hidden states of some of the output rows, after the last norm: `n_embd` values each, in order.
+    ///
+    /// # Panics
+    /// If more rows are asked for than there are.
+    pub fn hidden_states(&mut self, norm: &Weight, rows: Range<usize>, each: impl FnMut(&[f32])) {
+        let (n, layout) = (rows.len(), ActLayout::new(self.config.n_embd));
+        assert!(rows.end <= self.n_rows);
+        self.norm_rows(Some(norm), rows, norm);
+        self.buffers.acts.bytes.chunks_exact(layout.bytes()).take(n).map(|record| layout.values(record)).for_each(each);
+    }
 }
