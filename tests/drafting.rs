@@ -13,7 +13,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use brim::engine::{
-    DRAFT_MAX, Drafter, EVENTS_MAX, EngineError, EngineHandle, Event, Finish, Generate, Output, Request, Scheduler,
+    DRAFT_MAX, Drafter, EVENTS_MAX, EngineError, EngineHandle, Event, Finish, Generate, OutputKind, Request, Scheduler,
     Stats, Step, Ticket,
 };
 use brim::kernels::{self, Kernels};
@@ -90,14 +90,14 @@ fn greedy(prompt: Vec<u32>, max_tokens: usize) -> Request {
     let sampling = SamplingParams { temp: 0.0, ..SamplingParams::default() };
     let logit_bias = (0..7).map(|token| (token, -100.0)).collect();
     let generate = Generate { max_tokens, sampling, logit_bias, ignore_eos: true, ..Generate::default() };
-    Request { prompt, output: Output::Tokens(generate) }
+    Request { prompt, output: OutputKind::Tokens(generate) }
 }
 
 /// The same request, generated otherwise.
 fn but(request: &Request, change: impl FnOnce(&mut Generate)) -> Request {
     let mut generate = request.generate().unwrap().clone();
     change(&mut generate);
-    Request { output: Output::Tokens(generate), ..request.clone() }
+    Request { output: OutputKind::Tokens(generate), ..request.clone() }
 }
 
 #[derive(Default)]

@@ -12,7 +12,7 @@ use brim::boot;
 use brim::cli::ModelArgs;
 use brim::cli::settings::Settings;
 use brim::engine::{
-    DRAFT_MAX, Drafter, Engine, EngineHandle, Event, Generate, Output, Pooling, Request, Scheduler, Ticket,
+    DRAFT_MAX, Drafter, Engine, EngineHandle, Event, Generate, OutputKind, Pooling, Request, Scheduler, Ticket,
 };
 use brim::kernels;
 use brim::model::Embedding;
@@ -98,9 +98,9 @@ fn serve(scheduler: &mut Scheduler<'_>, handle: &EngineHandle, name: &str) {
             constraint: i.is_multiple_of(5),
         };
         let output = match i % 8 {
-            6 if i % 5 != 0 => Output::Embedding(Pooling::Mean),
-            7 if i % 5 != 0 => Output::Embedding(Pooling::Last),
-            _ => Output::Tokens(generate),
+            6 if i % 5 != 0 => OutputKind::Embedding(Pooling::Mean),
+            7 if i % 5 != 0 => OutputKind::Embedding(Pooling::Last),
+            _ => OutputKind::Tokens(generate),
         };
         let request = Request { prompt, output };
         tickets.extend(handle.submit(Box::new(request)).ok().map(Some));

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::task::{Context, Poll, Waker};
 
 use brim::engine::{
-    EngineError, EngineHandle, Event, Finish, Generate, Output, Pooling, Request, RequestError, Scheduler, SubmitError,
-    Ticket, Timings,
+    EngineError, EngineHandle, Event, Finish, Generate, OutputKind, Pooling, Request, RequestError, Scheduler,
+    SubmitError, Ticket, Timings,
 };
 use brim::kernels::{self, Kernels};
 use brim::load::header::ModelFiles;
@@ -39,13 +39,13 @@ fn tokens(seed: u32, n: usize) -> Vec<u32> {
 }
 
 fn embedding(prompt: &[u32], pooling: Pooling) -> Request {
-    Request { prompt: prompt.to_vec(), output: Output::Embedding(pooling) }
+    Request { prompt: prompt.to_vec(), output: OutputKind::Embedding(pooling) }
 }
 
 fn greedy(prompt: &[u32], max_tokens: usize) -> Request {
     let sampling = SamplingParams { temp: 0.0, ..SamplingParams::default() };
     let generate = Generate { max_tokens, sampling, ignore_eos: true, ..Generate::default() };
-    Request { prompt: prompt.to_vec(), output: Output::Tokens(generate) }
+    Request { prompt: prompt.to_vec(), output: OutputKind::Tokens(generate) }
 }
 
 /// What came of a request.
@@ -186,7 +186,7 @@ fn embeddings_and_answers_share_passes_and_prefixes_and_get_what_they_get_alone(
                     assert_eq!(answer.tokens, expected.tokens, "{name}");
                     let (_, timings) = answer.end.unwrap();
                     assert_eq!(timings.prompt_tokens as usize, request.prompt.len());
-                    if matches!(request.output, Output::Embedding(_)) {
+                    if matches!(request.output, OutputKind::Embedding(_)) {
                         let off = off(answer.vector(), expected.vector());
                         assert!(off <= NOISE, "{name}: {off}");
                         assert_eq!(timings.generated_tokens, 0);

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use brim::engine::{
-    CacheError, EVENTS_MAX, EngineError, EngineHandle, Event, Finish, Generate, Output, Request, RequestError,
+    CacheError, EVENTS_MAX, EngineError, EngineHandle, Event, Finish, Generate, OutputKind, Request, RequestError,
     Scheduler, SlotState, Step, SubmitError, Ticket, Timings,
 };
 use brim::kernels::{self, Kernels};
@@ -45,12 +45,12 @@ fn greedy(prompt: Vec<u32>, max_tokens: usize) -> Box<Request> {
     let sampling = SamplingParams { temp: 0.0, ..SamplingParams::default() };
     let n_top_logprobs = Some(2);
     let generate = Generate { max_tokens, sampling, ignore_eos: true, n_top_logprobs, ..Generate::default() };
-    Box::new(Request { prompt, output: Output::Tokens(generate) })
+    Box::new(Request { prompt, output: OutputKind::Tokens(generate) })
 }
 
 /// The same request, generated otherwise.
 fn but(mut request: Box<Request>, change: impl FnOnce(&mut Generate)) -> Box<Request> {
-    let Output::Tokens(generate) = &mut request.output else { panic!("a request for tokens") };
+    let OutputKind::Tokens(generate) = &mut request.output else { panic!("a request for tokens") };
     change(generate);
     request
 }

@@ -25,12 +25,12 @@ pub struct Request {
     /// The prompt: at least one token, all of the vocabulary.
     pub prompt: Vec<u32>,
     /// What is to come of it.
-    pub output: Output,
+    pub output: OutputKind,
 }
 
 /// What comes of a prompt.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Output {
+pub enum OutputKind {
     /// The tokens that follow it, one after the other.
     Tokens(Generate),
     /// One vector, of as many values as the model's hidden states have.
@@ -68,8 +68,8 @@ impl Request {
     /// How tokens are generated; `None` for an embedding.
     pub fn generate(&self) -> Option<&Generate> {
         match &self.output {
-            Output::Tokens(generate) => Some(generate),
-            Output::Embedding(_) => None,
+            OutputKind::Tokens(generate) => Some(generate),
+            OutputKind::Embedding(_) => None,
         }
     }
 
@@ -81,7 +81,7 @@ impl Request {
 
 /// What the engine can do for one request; the same for as long as it runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct RequestLimits {
     /// Most tokens of one sequence, prompt and answer together.
     pub ctx: usize,
     /// Values of a hidden state.
@@ -96,7 +96,7 @@ pub struct Limits {
     pub kv_tokens: usize,
 }
 
-impl Limits {
+impl RequestLimits {
     /// Most tokens that a sequence can have.
     fn tokens_max(&self) -> usize {
         self.ctx.min(self.kv_tokens)
@@ -127,11 +127,11 @@ impl Limits {
             return Err(RequestError::PromptToken { id, n_vocab });
         }
         match output {
-            Output::Tokens(generate) => self.check_generate(prompt.len(), generate).map(Some),
-            Output::Embedding(_) if prompt.len() > self.tokens_max() => {
+            OutputKind::Tokens(generate) => self.check_generate(prompt.len(), generate).map(Some),
+            OutputKind::Embedding(_) if prompt.len() > self.tokens_max() => {
                 Err(RequestError::PromptLength { found: prompt.len(), limit: self.tokens_max() })
             }
-            Output::Embedding(_) => Ok(None),
+            OutputKind::Embedding(_) => Ok(None),
         }
     }
 

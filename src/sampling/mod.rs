@@ -117,7 +117,7 @@ fn value([_, bits]: &Candidate) -> f32 {
 
 /// What else one token depends on.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Steering<'s> {
+pub struct Constraints<'s> {
     /// What presence and frequency penalties look at.
     pub generated: &'s [u32],
     /// Added to the logits of these tokens.
@@ -128,7 +128,7 @@ pub struct Steering<'s> {
 
 /// Room for one draw at a time.
 #[derive(Debug)]
-pub struct Scratch<'s> {
+pub struct SamplerScratch<'s> {
     /// [`Sampler::scratch_len`] of them.
     pub candidates: &'s mut [Candidate],
     /// A bit for each token, zero: with presence penalties. Zero again afterwards.
@@ -184,7 +184,7 @@ impl Sampler {
     /// # Panics
     /// If `scratch` is shorter than [`Sampler::scratch_len`].
     pub fn sample(&mut self, logits: &mut [f32], scratch: &mut [Candidate]) -> Result<u32, SamplingError> {
-        self.sample_with(logits, Steering::default(), Scratch { candidates: scratch, seen: &mut [] })
+        self.sample_with(logits, Constraints::default(), SamplerScratch { candidates: scratch, seen: &mut [] })
     }
 
     /// As [`Sampler::sample`], steered.
@@ -197,21 +197,21 @@ impl Sampler {
     pub fn sample_with(
         &mut self,
         logits: &mut [f32],
-        steering: Steering<'_>,
-        Scratch { candidates: scratch, seen }: Scratch<'_>,
+        constraints: Constraints<'_>,
+        SamplerScratch { candidates: scratch, seen }: SamplerScratch<'_>,
     ) -> Result<u32, SamplingError> {
         // What a NaN of the weights comes to on its way may be an infinity as well.
         if let Some(token) = logits.iter().position(|x| x.is_nan() || *x == f32::INFINITY) {
             return Err(SamplingError::NotANumber { token });
         }
         self.penalise(logits);
-        self.penalise_generated(logits, steering.generated, seen);
-        for &(token, bias) in steering.biases {
+        self.penalise_generated(logits, constraints.generated, seen);
+        for &(token, bias) in constraints.biases {
             if let Some(x) = logits.get_mut(token as usize) {
                 *x = if bias <= BAN_BIAS { f32::NEG_INFINITY } else { *x + bias };
             }
         }
-        if let Some(allowed) = steering.allowed {
+        if let Some(allowed) = constraints.allowed {
             for (x, word) in logits.chunks_mut(32).zip(allowed) {
                 if *word != u32::MAX {
                     let excluded = x.iter_mut().enumerate().filter(|(bit, _)| word >> bit & 1 == 0);

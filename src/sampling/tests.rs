@@ -99,12 +99,12 @@ fn parameters_are_checked() {
     }
 }
 
-fn steered(params: SamplingParams, logits: &[f32], steering: Steering<'_>) -> Result<u32, SamplingError> {
+fn steered(params: SamplingParams, logits: &[f32], constraints: Constraints<'_>) -> Result<u32, SamplingError> {
     let mut sampler = Sampler::new(params).unwrap();
     let mut candidates = vec![Candidate::default(); sampler.scratch_len(logits.len())];
     let mut seen = vec![0; logits.len().div_ceil(32)];
-    let scratch = Scratch { candidates: &mut candidates, seen: &mut seen };
-    let token = sampler.sample_with(&mut logits.to_vec(), steering, scratch);
+    let scratch = SamplerScratch { candidates: &mut candidates, seen: &mut seen };
+    let token = sampler.sample_with(&mut logits.to_vec(), constraints, scratch);
     assert!(seen.iter().all(|word| *word == 0));
     token
 }
@@ -115,7 +115,7 @@ fn presence_counts_once_and_frequency_every_time() {
     let (logits, generated) = ([3.0, 2.0, 1.5], [0, 0, 0, 1]);
     let token = |presence_penalty, frequency_penalty| {
         let params = SamplingParams { presence_penalty, frequency_penalty, ..greedy };
-        steered(params, &logits, Steering { generated: &generated, ..Steering::default() }).unwrap()
+        steered(params, &logits, Constraints { generated: &generated, ..Constraints::default() }).unwrap()
     };
     assert_eq!(token(0.0, 0.0), 0);
     // 2, 1, 1.5: still the first; 1.4, 0.4, 1.5: the one that has not been.
@@ -130,8 +130,9 @@ fn presence_counts_once_and_frequency_every_time() {
 fn biases_move_and_ban() {
     for temp in [0.0, 1.0] {
         let params = SamplingParams { temp, ..params() };
-        let of =
-            |biases: &[(u32, f32)]| steered(params, &[50.0, 0.0, -80.0], Steering { biases, ..Steering::default() });
+        let of = |biases: &[(u32, f32)]| {
+            steered(params, &[50.0, 0.0, -80.0], Constraints { biases, ..Constraints::default() })
+        };
         assert_eq!(of(&[]), Ok(0));
         assert_eq!(of(&[(1, 99.0)]), Ok(1));
         assert_eq!(of(&[(0, -100.0), (1, -100.0)]), Ok(2));
@@ -144,7 +145,9 @@ fn nothing_outside_the_mask_is_drawn() {
     let logits: Vec<f32> = (0..70).map(|i| i as f32 / 10.0).collect();
     for temp in [0.0, 1.0, 5.0] {
         let params = SamplingParams { temp, ..params() };
-        let of = |allowed: &[u32]| steered(params, &logits, Steering { allowed: Some(allowed), ..Steering::default() });
+        let of = |allowed: &[u32]| {
+            steered(params, &logits, Constraints { allowed: Some(allowed), ..Constraints::default() })
+        };
         assert_eq!(of(&[1 << 5, 0, 0]), Ok(5));
         assert_eq!(of(&[0, 0, 1 << 2]), Ok(66));
         assert_eq!(of(&[0, 0, 0]), Err(SamplingError::NoCandidate));

@@ -10,7 +10,7 @@ use super::masks::{Grammar, one_line};
 use super::model::Served;
 use super::output::{Expect, Family};
 use crate::chat::{Message, Prompt, Time};
-use crate::engine::{Generate, Output, Request, RequestError};
+use crate::engine::{Generate, OutputKind, Request, RequestError};
 use crate::sampling::SamplingParams;
 
 /// Most answers to one request.
@@ -285,7 +285,7 @@ impl Job {
         let sampling = self.options.sampling;
         Box::new(Request {
             prompt: self.prompt.to_vec(),
-            output: Output::Tokens(Generate {
+            output: OutputKind::Tokens(Generate {
                 max_tokens: self.options.max_tokens.unwrap_or(1),
                 sampling: SamplingParams { seed: sampling.seed.wrapping_add(index as u64), ..sampling },
                 logit_bias: self.options.logit_bias.clone(),

@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::masks::Masks;
 use super::output::Family;
 use crate::chat::ChatTemplate;
-use crate::engine::{EngineHandle, Limits};
+use crate::engine::{EngineHandle, RequestLimits};
 use crate::tokenizer::Tokenizer;
 
 /// What the loading thread hands over once a model is ready.
@@ -89,7 +89,7 @@ impl Served {
     }
 
     /// What the engine can do.
-    pub fn limits(&self) -> Limits {
+    pub fn limits(&self) -> RequestLimits {
         self.engine.limits()
     }
 

@@ -9,7 +9,7 @@ use super::super::{args::Bench, settings::Settings};
 use super::model::random_tokens;
 use super::{Spread, list, say};
 use crate::boot::{self, Serving};
-use crate::engine::{EngineHandle, Event, Finish, Generate, Output, Request, SLOTS_MAX, Scheduler, Ticket};
+use crate::engine::{EngineHandle, Event, Finish, Generate, OutputKind, Request, SLOTS_MAX, Scheduler, Ticket};
 use crate::error::{Error, Exit, Result};
 use crate::sampling::SamplingParams;
 
@@ -47,7 +47,7 @@ impl Rig<'_> {
     fn stream(&self, prompt: Vec<u32>, max_tokens: usize) -> Result<Stream> {
         let sampling = SamplingParams { temp: 0.0, ..SamplingParams::default() };
         let generate = Generate { max_tokens, sampling, ignore_eos: true, ..Generate::default() };
-        let request = Request { prompt, output: Output::Tokens(generate) };
+        let request = Request { prompt, output: OutputKind::Tokens(generate) };
         let ticket = self.handle.submit(Box::new(request)).map_err(|e| Error::usage(e.to_string()))?;
         Ok(Stream { ticket, tokens: Vec::new(), is_finished: false })
     }

@@ -1,20 +1,22 @@
+use super::super::channel::EVENTS_MAX;
+use super::super::request::{TOP_LOGPROBS_MAX, Timings};
 use super::*;
 use crate::engine::error::EngineError;
 use crate::engine::request::Pooling;
 use crate::sampling::SamplingParams;
 
-const LIMITS: Limits = Limits { ctx: 64, n_embd: 8, n_vocab: 100, slots: 1, queue: 2, kv_tokens: 64 };
+const LIMITS: RequestLimits = RequestLimits { ctx: 64, n_embd: 8, n_vocab: 100, slots: 1, queue: 2, kv_tokens: 64 };
 
 fn request() -> Box<Request> {
     with(Generate::default())
 }
 
 fn with(generate: Generate) -> Box<Request> {
-    Box::new(Request { prompt: vec![1, 2], output: Output::Tokens(Generate { max_tokens: 3, ..generate }) })
+    Box::new(Request { prompt: vec![1, 2], output: OutputKind::Tokens(Generate { max_tokens: 3, ..generate }) })
 }
 
 fn embedding(n_prompt: usize) -> Box<Request> {
-    Box::new(Request { prompt: vec![1; n_prompt], output: Output::Embedding(Pooling::Last) })
+    Box::new(Request { prompt: vec![1; n_prompt], output: OutputKind::Embedding(Pooling::Last) })
 }
 
 fn step(token: u32) -> Event {
@@ -27,17 +29,17 @@ fn poll(ticket: &mut Ticket) -> Poll<Option<Event>> {
 
 #[test]
 fn events_arrive_in_order_and_end() {
-    let (shared, handle) = Shared::new(LIMITS);
+    let (channel, handle) = EngineHandle::new(LIMITS);
     let mut ticket = handle.submit(request()).unwrap();
     assert_eq!(poll(&mut ticket), Poll::Pending);
-    let job = shared.next_job().unwrap();
-    assert_eq!(*job.request, *request());
+    let submission = channel.next_submission().unwrap();
+    assert_eq!(*submission.request, *request());
     let end = Event::Finished(Finish::Length, Timings::default());
     let events = [Event::Started { reused_tokens: 0 }, step(5), step(6), end];
     for event in &events[..3] {
-        shared.send(job.door, *event);
+        channel.send(submission.mailbox, *event);
     }
-    shared.finish(job, Finish::Length, Timings::default());
+    channel.finish(submission, Finish::Length, Timings::default());
     for event in events {
         assert_eq!(poll(&mut ticket), Poll::Ready(Some(event)));
     }
@@ -47,9 +49,9 @@ fn events_arrive_in_order_and_end() {
 
 #[test]
 fn the_queue_takes_what_it_holds_and_hands_one_more_back() {
-    let (shared, handle) = Shared::new(LIMITS);
+    let (channel, handle) = EngineHandle::new(LIMITS);
     let _running = handle.submit(request()).unwrap();
-    let job = shared.next_job().unwrap();
+    let submission = channel.next_submission().unwrap();
     let first = handle.submit(request()).unwrap();
     let second = handle.submit(request()).unwrap();
     assert_eq!(handle.submit(request()).unwrap_err(), SubmitError::Busy(request()));
@@ -59,86 +61,86 @@ fn the_queue_takes_what_it_holds_and_hands_one_more_back() {
     let third = handle.submit(request()).unwrap();
     assert!(handle.submit(request()).is_err());
     // In order of arrival.
-    let doors = [shared.next_job().unwrap().door, shared.next_job().unwrap().door];
-    assert_eq!(doors, [second.door, third.door]);
-    assert!(shared.next_job().is_none());
-    assert!(!shared.is_gone(job.door));
+    let mailboxes = [channel.next_submission().unwrap().mailbox, channel.next_submission().unwrap().mailbox];
+    assert_eq!(mailboxes, [second.mailbox, third.mailbox]);
+    assert!(channel.next_submission().is_none());
+    assert!(!channel.is_cancelled(submission.mailbox));
 }
 
 #[test]
-fn doors_come_back_whoever_leaves_last() {
-    let (shared, handle) = Shared::new(LIMITS);
+fn mailboxes_come_back_whoever_leaves_last() {
+    let (channel, handle) = EngineHandle::new(LIMITS);
     for round in 0..100 {
         let mut ticket = handle.submit(request()).unwrap();
-        let job = shared.next_job().unwrap();
+        let submission = channel.next_submission().unwrap();
         match round % 3 {
             0 => {
                 drop(ticket);
-                assert!(shared.is_gone(job.door));
-                shared.finish(job, Finish::Cancelled, Timings::default());
+                assert!(channel.is_cancelled(submission.mailbox));
+                channel.finish(submission, Finish::Cancelled, Timings::default());
             }
             1 => {
-                shared.finish(job, Finish::EndOfGeneration, Timings::default());
+                channel.finish(submission, Finish::EndOfGeneration, Timings::default());
                 drop(ticket);
             }
             _ => {
-                shared.finish(job, Finish::EndOfGeneration, Timings::default());
+                channel.finish(submission, Finish::EndOfGeneration, Timings::default());
                 while ticket.wait_event().is_some() {}
                 drop(ticket);
             }
         }
-        assert_eq!(lock(&shared.desk).free.len(), 3, "round {round}");
+        assert_eq!(channel.n_free(), 3, "round {round}");
     }
     let stats = handle.stats();
     assert_eq!((stats.cancelled, stats.finished), (34, 66));
 }
 
 #[test]
-fn a_client_that_is_behind_rings_once_there_is_room_again() {
-    let (shared, handle) = Shared::new(LIMITS);
+fn a_client_that_is_behind_wakes_the_engine_once_there_is_room_again() {
+    let (channel, handle) = EngineHandle::new(LIMITS);
     let mut ticket = handle.submit(request()).unwrap();
-    let job = shared.next_job().unwrap();
+    let submission = channel.next_submission().unwrap();
     let mut sent = 0;
-    while shared.room(job.door) > 0 {
-        shared.send(job.door, step(sent));
+    while channel.room(submission.mailbox) > 0 {
+        channel.send(submission.mailbox, step(sent));
         sent += 1;
     }
     assert_eq!(sent as usize, EVENTS_MAX - 1);
-    let rung = shared.rung();
+    let wakeups = channel.wakeups();
     assert!(poll(&mut ticket).is_ready());
-    assert_ne!(shared.rung(), rung);
-    assert_eq!(shared.room(job.door), 1);
+    assert_ne!(channel.wakeups(), wakeups);
+    assert_eq!(channel.room(submission.mailbox), 1);
 }
 
 #[test]
 fn a_mask_counts_once() {
-    let (shared, handle) = Shared::new(LIMITS);
+    let (channel, handle) = EngineHandle::new(LIMITS);
     let ticket = handle.submit(with(Generate { constraint: true, ..Generate::default() })).unwrap();
-    let job = shared.next_job().unwrap();
-    assert!(shared.take_mask(job.door).is_none());
+    let submission = channel.next_submission().unwrap();
+    assert!(channel.take_mask(submission.mailbox).is_none());
     ticket.set_mask(&[1, 2, 3, 4]);
-    let mask = shared.take_mask(job.door).unwrap();
+    let mask = channel.take_mask(submission.mailbox).unwrap();
     assert_eq!(*mask, [1, 2, 3, 4]);
-    shared.return_mask(job.door, mask);
-    assert!(shared.take_mask(job.door).is_none());
+    channel.return_mask(submission.mailbox, mask);
+    assert!(channel.take_mask(submission.mailbox).is_none());
     ticket.set_mask(&[5; 4]);
-    assert!(shared.take_mask(job.door).is_some());
+    assert!(channel.take_mask(submission.mailbox).is_some());
 }
 
 #[test]
 fn an_embedding_is_handed_over_once_and_only_if_it_came_to_its_end() {
-    let (shared, handle) = Shared::new(LIMITS);
+    let (channel, handle) = EngineHandle::new(LIMITS);
     for finish in [Finish::Embedded, Finish::Failed(EngineError::HiddenState { index: 3 })] {
         let mut ticket = handle.submit(embedding(5)).unwrap();
-        let job = shared.next_job().unwrap();
-        assert!(job.sampler.is_none());
-        let mut vector = shared.take_embedding(job.door).unwrap();
+        let submission = channel.next_submission().unwrap();
+        assert!(submission.sampler.is_none());
+        let mut vector = channel.take_embedding(submission.mailbox).unwrap();
         assert_eq!(*vector, [0.0; 8]);
-        assert!(shared.take_embedding(job.door).is_none() && ticket.take_embedding().is_none());
+        assert!(channel.take_embedding(submission.mailbox).is_none() && ticket.take_embedding().is_none());
         vector[2] = 1.5;
-        shared.return_embedding(job.door, vector);
+        channel.return_embedding(submission.mailbox, vector);
         assert!(ticket.take_embedding().is_none(), "it is not over yet");
-        shared.finish(job, finish, Timings::default());
+        channel.finish(submission, finish, Timings::default());
         assert!(poll(&mut ticket).is_ready());
         let expected = matches!(finish, Finish::Embedded).then(|| vec![0.0, 0.0, 1.5, 0.0, 0.0, 0.0, 0.0, 0.0].into());
         assert_eq!(ticket.take_embedding(), expected);
@@ -148,23 +150,25 @@ fn an_embedding_is_handed_over_once_and_only_if_it_came_to_its_end() {
 
 #[test]
 fn a_stopping_engine_takes_nothing_and_ends_with_its_queue() {
-    let (shared, handle) = Shared::new(LIMITS);
+    let (channel, handle) = EngineHandle::new(LIMITS);
     let ticket = handle.submit(request()).unwrap();
     handle.stop();
     assert!(matches!(handle.submit(request()), Err(SubmitError::Stopping(_))));
-    assert!(!shared.is_stopping());
+    assert!(!channel.is_stopping());
     drop(ticket);
-    assert!(shared.is_stopping());
+    assert!(channel.is_stopping());
 }
 
 #[test]
 fn what_cannot_be_served_is_refused_at_the_limit_and_not_before() {
-    let (_, handle) = Shared::new(LIMITS);
+    let (_, handle) = EngineHandle::new(LIMITS);
     let limits = handle.limits();
     let check = |change: &dyn Fn(&mut Vec<u32>, &mut Generate)| {
         let (mut prompt, mut generate) = (vec![1, 2], Generate { max_tokens: 3, ..Generate::default() });
         change(&mut prompt, &mut generate);
-        limits.check(&Request { prompt, output: Output::Tokens(generate) }).map(|sampler| assert!(sampler.is_some()))
+        limits
+            .check(&Request { prompt, output: OutputKind::Tokens(generate) })
+            .map(|sampler| assert!(sampler.is_some()))
     };
     use crate::engine::RequestError::*;
     assert_eq!(check(&|prompt, _| prompt.clear()), Err(NoPrompt));

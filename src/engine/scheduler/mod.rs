@@ -18,11 +18,13 @@ mod step;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 
+use super::channel::{Channel, Submission};
 use super::core::Core;
 use super::drafter::Drafter;
-use super::handle::{EngineHandle, Job, Shared, SlotState};
+use super::handle::EngineHandle;
 use super::pages::{Pages, ROOT, Table};
-use super::request::{Event, Finish, Limits, Timings};
+use super::request::{Event, Finish, RequestLimits, Timings};
+use super::stats::SlotState;
 use crate::bytes;
 use crate::model::cache::{CachePlan, FULL, PAGE_TOKENS};
 use crate::model::{Config, Sizes};
@@ -34,14 +36,14 @@ use slot::{DrawScratch, Outcome, Slot, Work, pages_max, reusable};
 pub struct Scheduler<'a> {
     pub(super) core: Core<'a>,
     pub(super) pages: Pages<'a>,
-    shared: Arc<Shared>,
+    channel: Arc<Channel>,
     /// Tokens that end generation, sorted.
     eog_tokens: Vec<u32>,
     slots: Vec<Slot<'a>>,
     /// One for each worker; each locks its own.
     draw_scratch: Vec<Mutex<DrawScratch<'a>>>,
     /// Has been taken out of the queue, but there are no pages for it yet.
-    waiting: Option<Job>,
+    waiting: Option<Submission>,
     /// The slot whose prompt is next.
     next_prefill: usize,
     batch: Batch,
@@ -119,11 +121,11 @@ impl<'a> Scheduler<'a> {
         assert!(slots.len() <= sizes.n_logits && sizes.n_batch > sizes.n_logits, "{sizes:?}");
         let kv_tokens = core.cache.plan().pools[FULL].n_pages * PAGE_TOKENS;
         let n_embd = model.config.n_embd;
-        let limits = Limits { ctx: sizes.ctx, n_embd, n_vocab, slots: slots.len(), queue, kv_tokens };
-        let (shared, handle) = Shared::new(limits);
+        let limits = RequestLimits { ctx: sizes.ctx, n_embd, n_vocab, slots: slots.len(), queue, kv_tokens };
+        let (channel, handle) = EngineHandle::new(limits);
         let scheduler = Scheduler {
             pages,
-            shared,
+            channel,
             eog_tokens,
             draw_scratch,
             waiting: None,
@@ -154,21 +156,21 @@ impl<'a> Scheduler<'a> {
     /// Serves until [`EngineHandle::stop`] has been called and every request is finished.
     pub fn run(&mut self) {
         loop {
-            let rung = self.shared.rung();
+            let wakeups = self.channel.wakeups();
             if self.round() {
                 continue;
             }
             let is_idle = self.waiting.is_none() && self.slots.iter().all(|slot| slot.work.is_none());
-            if is_idle && self.shared.is_stopping() {
+            if is_idle && self.channel.is_stopping() {
                 return;
             }
-            self.shared.sleep(rung);
+            self.channel.sleep(wakeups);
         }
     }
 
     /// Looks at what clients want and makes one pass over the weights; false if no slot has anything to do.
     pub fn round(&mut self) -> bool {
-        self.shared.counters.beat();
+        self.channel.counters.beat();
         self.reap_cancelled();
         self.draw_late();
         self.admit();
@@ -178,7 +180,7 @@ impl<'a> Scheduler<'a> {
     }
 
     fn count_pages(&self) {
-        let (counters, [used, kept, all]) = (&self.shared.counters, self.pages.counts());
+        let (counters, [used, kept, all]) = (&self.channel.counters, self.pages.counts());
         counters.kv_pages_used.store(used as u64, Relaxed);
         counters.kv_pages_cached.store(kept as u64, Relaxed);
         counters.kv_pages.store(all as u64, Relaxed);
@@ -187,7 +189,7 @@ impl<'a> Scheduler<'a> {
     /// Frees the slots of clients that have gone.
     fn reap_cancelled(&mut self) {
         for index in 0..self.slots.len() {
-            if self.slots[index].work.as_ref().is_some_and(|work| self.shared.is_gone(work.job.door)) {
+            if self.slots[index].work.as_ref().is_some_and(|work| self.channel.is_cancelled(work.submission.mailbox)) {
                 self.finish(index, Finish::Cancelled);
             }
         }
@@ -196,31 +198,31 @@ impl<'a> Scheduler<'a> {
     /// Gives free slots to requests, in order of arrival.
     fn admit(&mut self) {
         while let Some(index) = self.slots.iter().position(|slot| slot.work.is_none()) {
-            let Some(mut job) = self.waiting.take().or_else(|| self.shared.next_job()) else { return };
-            if self.shared.is_gone(job.door) {
-                self.shared.finish(job, Finish::Cancelled, Timings::default());
+            let Some(mut submission) = self.waiting.take().or_else(|| self.channel.next_submission()) else { return };
+            if self.channel.is_cancelled(submission.mailbox) {
+                self.channel.finish(submission, Finish::Cancelled, Timings::default());
                 continue;
             }
             let owed: usize = self.slots.iter().map(Slot::pages_owed).sum();
             let Slot { table, history, outcome, work, .. } = &mut self.slots[index];
-            let serial = self.pages.adopt(table, ROOT, reusable(&job.request));
+            let serial = self.pages.adopt(table, ROOT, reusable(&submission.request));
             let reused = table.len() * PAGE_TOKENS;
-            if self.pages.available() + table.len() < owed + pages_max(&job.request) {
+            if self.pages.available() + table.len() < owed + pages_max(&submission.request) {
                 self.pages.truncate(table, 0);
-                self.waiting = Some(job);
+                self.waiting = Some(submission);
                 return;
             }
-            let prompt = &job.request.prompt;
+            let prompt = &submission.request.prompt;
             history[..prompt.len()].copy_from_slice(prompt);
             let outcome = outcome.get_mut().expect("nobody panics while drawing");
-            outcome.embedding = self.shared.take_embedding(job.door);
-            outcome.sampler = job.sampler.take();
+            outcome.embedding = self.channel.take_embedding(submission.mailbox);
+            outcome.sampler = submission.sampler.take();
             if let Some(sampler) = &mut outcome.sampler {
                 prompt.iter().for_each(|&token| sampler.accept(token));
             }
-            self.shared.send(job.door, Event::Started { reused_tokens: reused as u32 });
-            self.shared.counters.tokens_reused.fetch_add(reused as u64, Relaxed);
-            *work = Some(Work::new(job, reused, serial));
+            self.channel.send(submission.mailbox, Event::Started { reused_tokens: reused as u32 });
+            self.channel.counters.tokens_reused.fetch_add(reused as u64, Relaxed);
+            *work = Some(Work::new(submission, reused, serial));
         }
     }
 
@@ -230,7 +232,7 @@ impl<'a> Scheduler<'a> {
             let Slot { work, unmasked, outcome, .. } = &mut self.slots[index];
             let Some(work) = work.as_mut().filter(|work| work.awaits_mask) else { continue };
             let outcome = outcome.get_mut().expect("nobody panics while drawing");
-            outcome.mask = self.shared.take_mask(work.job.door);
+            outcome.mask = self.channel.take_mask(work.submission.mailbox);
             if outcome.mask.is_none() {
                 continue;
             }
@@ -252,13 +254,13 @@ impl<'a> Scheduler<'a> {
         // What the client has allocated, the client frees.
         let Outcome { mask, embedding, .. } = std::mem::take(outcome.get_mut().expect("nobody panics while drawing"));
         if let Some(mask) = mask {
-            self.shared.return_mask(work.job.door, mask);
+            self.channel.return_mask(work.submission.mailbox, mask);
         }
         if let Some(embedding) = embedding {
-            self.shared.return_embedding(work.job.door, embedding);
+            self.channel.return_embedding(work.submission.mailbox, embedding);
         }
         let timings = work.timings();
-        self.shared.counters.set_slot(index, SlotState::Free, 0);
-        self.shared.finish(work.job, finish, timings);
+        self.channel.counters.set_slot(index, SlotState::Free, 0);
+        self.channel.finish(work.submission, finish, timings);
     }
 }

@@ -3,13 +3,13 @@
 use std::sync::Mutex;
 use std::time::Instant;
 
+use super::super::channel::Submission;
 use super::super::drafter::DRAFT_MAX;
 use super::super::error::EngineError;
-use super::super::handle::Job;
 use super::super::pages::Table;
-use super::super::request::{Generate, Output, Pooling, Request, Step, TOP_LOGPROBS_MAX, Timings};
+use super::super::request::{Generate, OutputKind, Pooling, Request, Step, TOP_LOGPROBS_MAX, Timings};
 use crate::model::cache::PAGE_TOKENS;
-use crate::sampling::{Candidate, Sampler, SamplingError, Scratch, Steering, logprobs};
+use crate::sampling::{Candidate, Constraints, Sampler, SamplerScratch, SamplingError, logprobs};
 
 /// Most tokens that one pass brings a slot.
 const STEPS_MAX: usize = 1 + DRAFT_MAX;
@@ -27,7 +27,7 @@ pub(super) struct Slot<'a> {
 
 /// A request in its slot.
 pub(super) struct Work {
-    pub job: Job,
+    pub submission: Submission,
     /// Tokens of the history that are certain: those of the prompt, and those that were drawn.
     pub verified: usize,
     /// How many of them are in the cache.
@@ -71,11 +71,11 @@ pub(super) struct DrawScratch<'a> {
 
 impl Work {
     /// `reused` tokens of the prompt are in the cache already: whole pages, of which the last is `serial`.
-    pub fn new(job: Job, reused: usize, serial: u64) -> Work {
+    pub fn new(submission: Submission, reused: usize, serial: u64) -> Work {
         let now = Instant::now();
         Work {
-            verified: job.request.prompt.len(),
-            job,
+            verified: submission.request.prompt.len(),
+            submission,
             fed: reused,
             drafted: 0,
             drafts_failed: false,
@@ -90,7 +90,7 @@ impl Work {
     }
 
     pub fn prompt_len(&self) -> usize {
-        self.job.request.prompt.len()
+        self.submission.request.prompt.len()
     }
 
     /// Tokens generated so far.
@@ -115,13 +115,13 @@ impl Work {
 
     /// How tokens are generated; `None` for an embedding.
     pub fn generate(&self) -> Option<&Generate> {
-        self.job.request.generate()
+        self.submission.request.generate()
     }
 
     /// After how many of its next `n` certain tokens, the last ones, logits or hidden states are wanted.
     pub fn rows_of(&self, n: usize) -> usize {
-        match self.job.request.output {
-            Output::Embedding(Pooling::Mean) => n,
+        match self.submission.request.output {
+            OutputKind::Embedding(Pooling::Mean) => n,
             _ if n < self.pending() => 0,
             _ => 1 + self.drafted,
         }
@@ -135,7 +135,7 @@ impl Work {
     pub fn timings(&self) -> Timings {
         let first = self.first.unwrap_or(self.last);
         Timings {
-            queued: self.begun - self.job.submitted,
+            queued: self.begun - self.submission.submitted,
             prefill: first - self.begun,
             decode: self.last - first,
             prompt_tokens: self.prompt_len() as u32,
@@ -154,7 +154,7 @@ pub(super) fn pages_max(request: &Request) -> usize {
 /// states, of the last or of all.
 pub(super) fn reusable(Request { prompt, output }: &Request) -> &[u32] {
     match output {
-        Output::Embedding(Pooling::Mean) => &[],
+        OutputKind::Embedding(Pooling::Mean) => &[],
         _ => &prompt[..(prompt.len() - 1) / PAGE_TOKENS * PAGE_TOKENS],
     }
 }
@@ -180,14 +180,14 @@ impl Outcome {
 /// The next token, and what is reported of it.
 fn draw_step(
     (sampler, logits): (&mut Sampler, &mut [f32]),
-    steering: Steering<'_>,
+    constraints: Constraints<'_>,
     n_top_logprobs: Option<u8>,
     DrawScratch { candidates, raw, seen }: &mut DrawScratch<'_>,
 ) -> Result<Step, SamplingError> {
     if n_top_logprobs.is_some() {
         raw.copy_from_slice(logits);
     }
-    let token = sampler.sample_with(logits, steering, Scratch { candidates, seen })?;
+    let token = sampler.sample_with(logits, constraints, SamplerScratch { candidates, seen })?;
     sampler.accept(token);
     let mut step = Step { token, logprob: 0.0, top: [(0, 0.0); TOP_LOGPROBS_MAX], n_top: 0 };
     if let Some(n) = n_top_logprobs {
@@ -200,7 +200,7 @@ fn draw_step(
 impl Slot<'_> {
     /// Pages that it can come to need and does not have yet.
     pub fn pages_owed(&self) -> usize {
-        self.work.as_ref().map_or(0, |work| pages_max(&work.job.request).saturating_sub(self.table.len()))
+        self.work.as_ref().map_or(0, |work| pages_max(&work.submission.request).saturating_sub(self.table.len()))
     }
 
     /// Draws a token from each of `rows`, the logits after the last certain token and after those that are drafted, as long as
@@ -218,12 +218,12 @@ impl Slot<'_> {
         let (Some(generate), Ok(mut outcome)) = (work.generate(), self.outcome.lock()) else { return };
         let Outcome { sampler: Some(sampler), mask, steps, failure, .. } = &mut *outcome else { return };
         for (end, logits) in (work.verified..=work.verified + work.drafted).zip(rows) {
-            let steering = Steering {
+            let constraints = Constraints {
                 generated: &self.history[work.prompt_len()..end],
                 biases: &generate.logit_bias,
                 allowed: mask.as_deref(),
             };
-            match draw_step((&mut *sampler, logits), steering, generate.n_top_logprobs, scratch) {
+            match draw_step((&mut *sampler, logits), constraints, generate.n_top_logprobs, scratch) {
                 Ok(step) => {
                     // There are as many steps as drafted tokens, and one more, at most.
                     let _ = steps.push(step);

@@ -13,8 +13,8 @@ use std::time::Instant;
 
 use super::super::drafter::DRAFT_MAX;
 use super::super::error::EngineError;
-use super::super::handle::SlotState;
-use super::super::request::{Event, Finish, Generate, Output, SLOTS_MAX};
+use super::super::request::{Event, Finish, Generate, OutputKind, SLOTS_MAX};
+use super::super::stats::SlotState;
 use super::Scheduler;
 use super::batch::Part;
 use super::slot::{Slot, reusable};
@@ -35,8 +35,8 @@ impl Scheduler<'_> {
             return false;
         }
         let passed = self.pass();
-        self.shared.counters.steps.fetch_add(1, Relaxed);
-        self.shared.counters.beat();
+        self.channel.counters.steps.fetch_add(1, Relaxed);
+        self.channel.counters.beat();
         match passed {
             Ok(()) => {
                 self.verify();
@@ -54,7 +54,7 @@ impl Scheduler<'_> {
         let mut generating: heapless::Vec<(usize, usize), SLOTS_MAX> = heapless::Vec::new();
         for (index, slot) in self.slots.iter().enumerate() {
             let Some(work) = slot.work.as_ref().filter(|work| work.is_decoding()) else { continue };
-            let room = self.shared.room(work.job.door);
+            let room = self.channel.room(work.submission.mailbox);
             if room > 0 {
                 let _ = generating.push((index, room));
             }
@@ -116,10 +116,10 @@ impl Scheduler<'_> {
             }
             // Others may have computed meanwhile what comes next.
             if work.fed == table.len() * PAGE_TOKENS && work.published == table.len() {
-                work.serial = self.pages.adopt(table, work.serial, reusable(&work.job.request));
+                work.serial = self.pages.adopt(table, work.serial, reusable(&work.submission.request));
                 let reused = table.len() * PAGE_TOKENS - work.fed;
                 (work.fed, work.published, work.reused) = (work.fed + reused, table.len(), work.reused + reused);
-                self.shared.counters.tokens_reused.fetch_add(reused as u64, Relaxed);
+                self.channel.counters.tokens_reused.fetch_add(reused as u64, Relaxed);
             }
             let mut n = work.pending().min(budget);
             if n < work.pending() {
@@ -220,7 +220,7 @@ impl Scheduler<'_> {
             logits = rest;
             if generate.constraint {
                 let outcome = outcome.get_mut().expect("nobody panics while drawing");
-                outcome.mask = self.shared.take_mask(work.job.door);
+                outcome.mask = self.channel.take_mask(work.submission.mailbox);
                 if outcome.mask.is_none() {
                     unmasked.copy_from_slice(&rows[..n_vocab]);
                     work.awaits_mask = true;
@@ -274,13 +274,13 @@ impl Scheduler<'_> {
             work.published += 1;
         }
         let in_prompt = work.prompt_len().min(work.fed) - work.prompt_len().min(before);
-        self.shared.counters.tokens_in.fetch_add(in_prompt as u64, Relaxed);
+        self.channel.counters.tokens_in.fetch_add(in_prompt as u64, Relaxed);
         let state = match (work.awaits_mask, work.fed < work.prompt_len()) {
             (true, _) => SlotState::Waiting,
             (false, true) => SlotState::Prefill,
             (false, false) => SlotState::Decode,
         };
-        self.shared.counters.set_slot(index, state, work.fed);
+        self.channel.counters.set_slot(index, state, work.fed);
     }
 
     /// Hands what has come of the pass to the client, tokens to the next pass too.
@@ -289,7 +289,7 @@ impl Scheduler<'_> {
         let Some(work) = work else { return };
         let outcome = outcome.get_mut().expect("nobody panics while drawing");
         if let Some(mask) = outcome.mask.take() {
-            self.shared.return_mask(work.job.door, mask);
+            self.channel.return_mask(work.submission.mailbox, mask);
         }
         let mut finish = None;
         for step in &outcome.steps {
@@ -297,8 +297,8 @@ impl Scheduler<'_> {
             work.first.get_or_insert(work.last);
             history[work.verified] = step.token;
             work.verified += 1;
-            self.shared.counters.tokens_out.fetch_add(1, Relaxed);
-            self.shared.send(work.job.door, Event::Step(*step));
+            self.channel.counters.tokens_out.fetch_add(1, Relaxed);
+            self.channel.send(work.submission.mailbox, Event::Step(*step));
             // Nothing is drawn after either.
             if work.is_end(step.token, &self.eog_tokens) {
                 finish = Some(Finish::EndOfGeneration);
@@ -308,12 +308,12 @@ impl Scheduler<'_> {
         }
         outcome.steps.clear();
         if work.pending() == 0
-            && let Output::Embedding(pooling) = work.job.request.output
+            && let OutputKind::Embedding(pooling) = work.submission.request.output
         {
             work.last = Instant::now();
             match outcome.finish_embedding(pooling, work.prompt_len()) {
                 Ok(embedding) => {
-                    self.shared.return_embedding(work.job.door, embedding);
+                    self.channel.return_embedding(work.submission.mailbox, embedding);
                     finish = Some(Finish::Embedded);
                 }
                 Err(error) => outcome.failure = Some(error),
