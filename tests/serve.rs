@@ -334,7 +334,8 @@ fn a_host_is_one_and_known_unless_keys_are_asked_for() {
     );
     junk(&server);
     let rebound = format!("host: evil.example:{port}\r\norigin: http://evil.example:{port}\r\ncontent-length: 0\r\n");
-    for line in [format!("POST {CHAT} HTTP/1.1"), "POST /tokenize HTTP/1.0".to_owned(), "OPTIONS / HTTP/1.1".to_owned()] {
+    for line in [format!("POST {CHAT} HTTP/1.1"), "POST /tokenize HTTP/1.0".to_owned(), "OPTIONS / HTTP/1.1".to_owned()]
+    {
         let answer = raw(&server, &line, &rebound);
         assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (403, Some("host_not_allowed")), "{line}");
         assert!(answer.text().contains("serve.hosts") && answer.text().contains("evil.example"), "{answer:?}");

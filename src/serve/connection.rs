@@ -3,137 +3,23 @@
 //! Every connection has a phase and the time since when. One sweep over all of them, some times a second while there are
 //! any, closes what has been idle, in its header, or stuck for too long; so a connection needs no timer of its own.
 
-use std::cell::{Cell, RefCell};
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::Notify;
 
-use super::config::Limits;
+use super::app::App;
+use super::connections::{Connection, Member, Phase, SWEEP};
 use super::host::Hosts;
 use super::listen::{Listener, SocketPath};
-use super::router::{self, App};
-
-/// How often connections are looked at, while there are any.
-const SWEEP: Duration = Duration::from_millis(250);
-
-/// What a connection is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// Nothing has come since the last answer.
-    Idle,
-    /// Part of a header has come.
-    Header,
-    /// A request is being answered.
-    Busy,
-}
-
-/// One connection, as the table sees it.
-#[derive(Debug)]
-pub struct Connection {
-    phase: Cell<(Phase, Instant)>,
-    /// Since when the other side has taken nothing of what waits for it.
-    stuck: Cell<Option<Instant>>,
-    close: Notify,
-    /// The hosts that are answered on it.
-    pub hosts: Rc<Hosts>,
-}
-
-impl Connection {
-    fn new(hosts: Rc<Hosts>) -> Connection {
-        let phase = Cell::new((Phase::Idle, Instant::now()));
-        Connection { phase, stuck: Cell::new(None), close: Notify::new(), hosts }
-    }
-
-    /// Enters a phase.
-    pub fn enter(&self, phase: Phase) {
-        self.phase.set((phase, Instant::now()));
-    }
-
-    fn is_over(&self, limits: &Limits, now: Instant) -> bool {
-        let (phase, since) = self.phase.get();
-        let limit = match phase {
-            Phase::Idle => limits.idle_time,
-            Phase::Header => limits.header_time,
-            Phase::Busy => Duration::MAX,
-        };
-        let is_stuck = self.stuck.get().is_some_and(|since| now.duration_since(since) > limits.write_time);
-        is_stuck || now.duration_since(since) > limit
-    }
-}
-
-/// All connections.
-#[derive(Debug, Default)]
-pub struct Connections {
-    all: RefCell<Vec<Rc<Connection>>>,
-    /// There is one again, or one less.
-    changed: Notify,
-}
-
-impl Connections {
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.all.borrow().len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.all.borrow().is_empty()
-    }
-
-    /// Takes in a connection; at the limit the one that has been without a request for the longest goes. `None` where all
-    /// have one.
-    fn admit(self: &Rc<Connections>, limits: &Limits, hosts: &Rc<Hosts>) -> Option<Member> {
-        if self.len() >= limits.connections {
-            let mut all = self.all.borrow_mut();
-            let idle = all.iter().enumerate().filter(|(_, c)| c.phase.get().0 != Phase::Busy);
-            let (oldest, _) = idle.min_by_key(|(_, c)| c.phase.get().1)?;
-            all.swap_remove(oldest).close.notify_one();
-        }
-        let connection = Rc::new(Connection::new(Rc::clone(hosts)));
-        self.all.borrow_mut().push(Rc::clone(&connection));
-        self.changed.notify_one();
-        Some(Member { connection, table: Rc::clone(self) })
-    }
-
-    /// Closes what is over its limits, for as long as the server runs.
-    pub async fn sweep(&self, limits: Limits) {
-        loop {
-            if self.is_empty() {
-                self.changed.notified().await;
-            }
-            tokio::time::sleep(SWEEP).await;
-            let now = Instant::now();
-            self.all.borrow().iter().filter(|c| c.is_over(&limits, now)).for_each(|c| c.close.notify_one());
-        }
-    }
-
-    /// Closes all that have no request.
-    pub fn close_idle(&self) {
-        self.all.borrow().iter().filter(|c| c.phase.get().0 != Phase::Busy).for_each(|c| c.close.notify_one());
-    }
-}
-
-/// A connection's place in the table; left when dropped.
-struct Member {
-    connection: Rc<Connection>,
-    table: Rc<Connections>,
-}
-
-impl Drop for Member {
-    fn drop(&mut self) {
-        self.table.all.borrow_mut().retain(|other| !Rc::ptr_eq(other, &self.connection));
-        self.table.changed.notify_one();
-    }
-}
+use super::router;
 
 /// A connected socket.
 enum Socket {

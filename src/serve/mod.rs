@@ -5,9 +5,11 @@
 //! their tokens, taken apart by [`output`], an answer in the form of one of the interfaces in [`api`].
 
 mod api;
+mod app;
 mod body;
 pub mod config;
 mod connection;
+mod connections;
 mod error;
 mod fields;
 mod gbnf;
@@ -21,6 +23,7 @@ mod metrics;
 mod model;
 mod operate;
 mod output;
+mod respond;
 mod router;
 mod status;
 mod trace;
@@ -67,7 +70,7 @@ pub fn start(config: Config, listeners: Vec<Listener>, progress: Arc<Progress>, 
     let thread = std::thread::Builder::new().name("brim-http".to_owned()).stack_size(STACK_BYTES);
     let thread = thread.spawn(move || {
         let tasks = tokio::task::LocalSet::new();
-        let app = router::App::new(config, keys, progress, facts);
+        let app = app::App::new(config, keys, progress, facts);
         if let Err(e) = tasks.block_on(&runtime, operate::run(app, listeners, orders, loaded)) {
             log::error!("the server ends: {e}");
         }

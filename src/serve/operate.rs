@@ -7,10 +7,10 @@ use std::time::Duration;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 
+use super::app::App;
 use super::connection;
 use super::listen::Listener;
 use super::model::{Loaded, Served};
-use super::router::App;
 use crate::sys::signal::Order;
 use crate::sys::{socket, supervisor};
 

@@ -1,151 +1,22 @@
 //! Routes: who may ask what, in which form errors go out, and what is kept of a request.
 
-use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
-use serde_json::{Value, json};
-use tokio::sync::Notify;
 
 use super::api::{Answer, chat, completions, messages, responses, tokens};
-use super::body::{Body, Budget, receive};
-use super::config::Config;
-use super::connection::{Connection, Connections};
+use super::app::App;
+use super::body::{Body, receive};
+use super::connections::Connection;
 use super::error::ApiError;
 use super::fields::{self, Fields};
 use super::host;
-use super::keys::Keys;
-use super::metrics::Metrics;
-use super::model::{Served, unix_time};
+use super::respond::{EVENTS, document, failure, is_events, page, preflight, text};
 use super::status;
 use super::trace::Trace;
-use crate::load::Progress;
-
-/// Bodies in memory at once, in bodies of the greatest size.
-const BODIES: usize = 2;
-
-/// Where the server is in its life.
-pub enum Stage {
-    /// The model is being loaded.
-    Loading,
-    /// Requests are served.
-    Ready(Rc<Served>),
-    /// Requests that are here are finished, others refused.
-    Stopping(Rc<Served>),
-}
-
-/// What all requests share.
-pub struct App {
-    /// What the server was told to do.
-    pub config: Config,
-    /// The API keys.
-    pub keys: RefCell<Keys>,
-    /// All connections.
-    pub connections: Rc<Connections>,
-    /// Counters.
-    pub metrics: Metrics,
-    /// How far the load is.
-    pub progress: Arc<Progress>,
-    /// Facts about model and memory that are known before the load, for the status page.
-    pub facts: Value,
-    stage: RefCell<Stage>,
-    budget: Rc<Budget>,
-    in_flight: Cell<usize>,
-    quiet: Notify,
-    last_id: Cell<u64>,
-}
-
-impl App {
-    /// A server whose model is being loaded.
-    pub fn new(config: Config, keys: Keys, progress: Arc<Progress>, facts: Value) -> Rc<App> {
-        let budget = Budget::new(config.limits.body_bytes * BODIES);
-        Rc::new(App {
-            config,
-            keys: RefCell::new(keys),
-            connections: Rc::default(),
-            metrics: Metrics::default(),
-            progress,
-            facts,
-            stage: RefCell::new(Stage::Loading),
-            budget,
-            in_flight: Cell::new(0),
-            quiet: Notify::new(),
-            last_id: Cell::new(unix_time() << 20),
-        })
-    }
-
-    /// Requests are served from here on.
-    pub fn ready(&self, served: Rc<Served>) {
-        *self.stage.borrow_mut() = Stage::Ready(served);
-    }
-
-    /// No request is taken from here on.
-    pub fn stop(&self) {
-        if let Some(served) = self.served() {
-            *self.stage.borrow_mut() = Stage::Stopping(served);
-        }
-    }
-
-    /// The model, if there is one yet.
-    pub fn served(&self) -> Option<Rc<Served>> {
-        match &*self.stage.borrow() {
-            Stage::Loading => None,
-            Stage::Ready(served) | Stage::Stopping(served) => Some(Rc::clone(served)),
-        }
-    }
-
-    /// Whether requests are served.
-    pub fn is_ready(&self) -> bool {
-        matches!(&*self.stage.borrow(), Stage::Ready(_))
-    }
-
-    /// The model, for a request.
-    fn serving(&self) -> Result<Rc<Served>, ApiError> {
-        let unavailable = |text: String| Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, text).retry_after(5));
-        match &*self.stage.borrow() {
-            Stage::Ready(served) => Ok(Rc::clone(served)),
-            Stage::Stopping(_) => unavailable("the server is stopping".to_owned()),
-            Stage::Loading => unavailable(format!("the model is being loaded: {} %", self.percent())),
-        }
-    }
-
-    /// How far the load is.
-    pub fn percent(&self) -> u64 {
-        let total = self.progress.total.load(Ordering::Relaxed);
-        self.progress.done.load(Ordering::Relaxed) * 100 / total.max(1)
-    }
-
-    /// Ids of requests.
-    pub fn next_request_id(&self) -> String {
-        self.last_id.set(self.last_id.get() + 1);
-        format!("req_{:x}", self.last_id.get())
-    }
-
-    /// A request has come.
-    pub fn enter(&self) {
-        self.in_flight.set(self.in_flight.get() + 1);
-    }
-
-    /// A request has been answered.
-    pub fn leave(&self) {
-        self.in_flight.set(self.in_flight.get() - 1);
-        if self.in_flight.get() == 0 {
-            self.quiet.notify_one();
-        }
-    }
-
-    /// Waits until no request is being answered.
-    pub async fn quiet(&self) {
-        while self.in_flight.get() > 0 {
-            self.quiet.notified().await;
-        }
-    }
-}
 
 /// What a route does.
 #[derive(Clone, Copy, PartialEq)]
@@ -247,12 +118,6 @@ pub async fn answer(
     Ok(response.map(|body| body.guarded(Box::new(trace))))
 }
 
-fn is_events(headers: &HeaderMap) -> bool {
-    headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind == EVENTS)
-}
-
-const EVENTS: &str = "text/event-stream";
-
 /// The origin to allow, if the request comes from a page and may; a page of `host` itself needs no leave.
 ///
 /// # Errors
@@ -269,16 +134,6 @@ fn allowed_origin(app: &App, headers: &HeaderMap, host: &[u8]) -> Result<Option<
     }
     let text = "pages of this origin may not use this server; serve.cors_origin of the board says which may";
     Err(ApiError::new(StatusCode::FORBIDDEN, text).code("origin_not_allowed"))
-}
-
-fn preflight() -> Response<Body> {
-    let mut response = Response::new(Body::whole(""));
-    *response.status_mut() = StatusCode::NO_CONTENT;
-    let headers = response.headers_mut();
-    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST"));
-    headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("*, authorization"));
-    headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
-    response
 }
 
 async fn dispatch(
@@ -368,51 +223,6 @@ fn key(headers: &HeaderMap) -> Option<&[u8]> {
 /// A client's words, in an answer to it.
 fn clip(text: &str) -> String {
     text.chars().take(80).collect()
-}
-
-/// A text with its type.
-pub fn text(kind: &'static str, text: String) -> Response<Body> {
-    let mut response = Response::new(Body::whole(text));
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-    response
-}
-
-/// A JSON document.
-pub fn document(value: &Value) -> Response<Body> {
-    text("application/json", value.to_string())
-}
-
-fn failure(error: &ApiError, is_anthropic: bool) -> Response<Body> {
-    let mut response = document(&if is_anthropic { error.anthropic() } else { error.openai() });
-    *response.status_mut() = error.status;
-    if let Some(seconds) = error.retry_after_s {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-    }
-    response
-}
-
-fn page() -> Response<Body> {
-    const PAGE: &str = include_str!("page.html");
-    let mut response = Response::new(Body::whole(PAGE));
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
-    let policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; \
-                  img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
-    response
-}
-
-/// `/health` while the model is not ready.
-pub fn not_ready(value: &Value) -> Response<Body> {
-    let mut response = document(value);
-    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
-    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
-    response
-}
-
-/// What `/health` says when all is well.
-pub fn well() -> Response<Body> {
-    document(&json!({"status": "ok"}))
 }
 
 #[cfg(test)]

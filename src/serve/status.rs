@@ -5,8 +5,9 @@ use std::sync::atomic::Ordering;
 use hyper::Response;
 use serde_json::{Value, json};
 
+use super::app::App;
 use super::body::Body;
-use super::router::{App, not_ready, well};
+use super::respond::{not_ready, well};
 use crate::engine::SlotState;
 use crate::sys::file;
 

@@ -4,9 +4,9 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::connection::{Connection, Phase};
+use super::app::App;
+use super::connections::{Connection, Phase};
 use super::generate::{Generation, Usage};
-use super::router::App;
 
 /// A request on its way. When it is dropped it is logged and counted, and its connection is idle again.
 pub struct Trace {

@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use serde_json::{Map, Value, json};
 
+use super::super::app::App;
 use super::super::error::ApiError;
 use super::super::fields::{Fields, wrong};
 use super::super::generate::{Batch, Generation, Reason, TokenInfo, Usage};
@@ -11,9 +12,8 @@ use super::super::job::{Job, Options};
 use super::super::masks::Grammar;
 use super::super::model::{Served, unix_time};
 use super::super::output::{Delta, Expect, Family};
-use super::super::router::App;
 use super::super::trace::Trace;
-use super::chat::{streaming, usage_json};
+use super::common::{streaming, usage_json};
 use super::{Answer, Chunk, FINGERPRINT, Form, collect, event, fresh_id, stream, token_text};
 
 /// Most prompts of one request, and most answers to all of them.

@@ -4,13 +4,13 @@ use std::rc::Rc;
 
 use serde_json::{Value, json};
 
+use super::super::app::App;
 use super::super::error::ApiError;
 use super::super::fields::{Fields, wrong};
 use super::super::generate::{Batch, Generation, Reason, Usage};
 use super::super::job::{Chat, Format, Options, ToolChoice, stops};
 use super::super::model::Served;
 use super::super::output::{Call, Delta};
-use super::super::router::App;
 use super::super::trace::Trace;
 use super::{Answer, Form, collect, fresh_id, named_event, stream};
 use crate::chat::{Message, Role, ToolCall};
@@ -101,7 +101,7 @@ fn tool_use(name: &str, id: &str, input: Value) -> Value {
 
 fn chat(fields: &Fields<'_>) -> Result<Chat, ApiError> {
     let mut messages = Vec::new();
-    let system = super::chat::content(fields, "system", &["text"])?;
+    let system = super::common::content(fields, "system", &["text"])?;
     if !system.is_empty() {
         messages.push(Message::text(Role::System, system));
     }
@@ -147,7 +147,7 @@ fn format(fields: &Fields<'_>) -> Result<Format, ApiError> {
     let Some(config) = fields.object("output_config")? else { return Ok(Format::Text) };
     let Some(format) = config.object("format")? else { return Ok(Format::Text) };
     match format.need_text("type")? {
-        "json_schema" => super::chat::schema(&format, "schema"),
+        "json_schema" => super::common::schema(&format, "schema"),
         other => {
             let path = format.path("type");
             let text = format!("{path} is {other:?}; there is json_schema");
@@ -195,12 +195,12 @@ fn take_message(message: &Fields<'_>, out: &mut Vec<Message>) -> Result<(), ApiE
                 whole.tool_calls.push(ToolCall {
                     id: block.text("id")?.unwrap_or_default().to_owned(),
                     name: block.need_text("name")?.to_owned(),
-                    arguments: super::chat::arguments(&block, "input")?,
+                    arguments: super::common::arguments(&block, "input")?,
                 });
                 is_empty = false;
             }
             "tool_result" => {
-                let mut text = super::chat::content(&block, "content", &["text"])?;
+                let mut text = super::common::content(&block, "content", &["text"])?;
                 if block.is_set("is_error")? {
                     text.insert_str(0, "Error: ");
                 }

@@ -1,6 +1,7 @@
 //! The interfaces: each reads its form of a request and writes its form of the answer, whole or in events.
 
 pub mod chat;
+mod common;
 pub mod completions;
 pub mod messages;
 pub mod responses;
@@ -125,7 +126,7 @@ impl Chunk {
             "choices": choices,
         });
         if self.include_usage {
-            chunk["usage"] = usage.map_or(Value::Null, chat::usage_json);
+            chunk["usage"] = usage.map_or(Value::Null, common::usage_json);
         }
         event(&chunk, out);
     }

@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use serde_json::{Map, Value, json};
 
+use super::super::app::App;
 use super::super::error::ApiError;
 use super::super::fields::{Fields, wrong};
 use super::super::generate::{Batch, Generation, Reason, Usage};
@@ -11,9 +12,8 @@ use super::super::job::{Chat, Format, Options, ToolChoice};
 use super::super::masks::Grammar;
 use super::super::model::{Served, unix_time};
 use super::super::output::Delta;
-use super::super::router::App;
 use super::super::trace::Trace;
-use super::chat::{arguments, choice_word, content, role, schema};
+use super::common::{arguments, choice_word, content, role, schema};
 use super::{Answer, Form, collect, fresh_id, named_event, stream};
 use crate::chat::{Message, Role, ToolCall};
 
