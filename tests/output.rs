@@ -174,7 +174,8 @@ fn exit_codes_do_not_need_anybody_who_listens() {
         (&["run", "-v", "-p", "How do I reserve huge pages?", "-n", "4"], 0),
         (&["run", "--frobnicate"], 2),
         (&["run", "-m", "/nonexistent", "-p", "a"], 4),
-        (&["plan", "-m", &model, "--ctx", "16777216"], 5),
+        // 192 GiB of KV cache.
+        (&["serve", "-m", &model, "--ctx", "16777216", "--slots", "64", "--listen", "127.0.0.1:0"], 5),
     ];
     for (words, code) in cases {
         for stderr in [Stdio::from(full_disk()), Stdio::from(closed_pipe())] {
