@@ -48,9 +48,13 @@ def expand(src, dst):
             out.add_array(name, field.contents())
         else:
             out.add_key_value(name, field.contents(), field.types[0])
-    for reader in readers:
-        for tensor in reader.tensors:
-            out.add_tensor(tensor.name, to_f32(tensor))
+    tensors = {tensor.name: tensor for reader in readers for tensor in reader.tensors}
+    # Beside an output matrix of another type than NVFP4 llama.cpp takes no factor of its products.
+    factor = to_f32(tensors.pop("output.scale")) if "output.scale" in tensors else None
+    tensors.pop("output.input_scale", None)
+    for name, tensor in tensors.items():
+        values = to_f32(tensor)
+        out.add_tensor(name, values * factor if factor is not None and name == "output.weight" else values)
     out.write_header_to_file()
     out.write_kv_data_to_file()
     out.write_tensors_to_file()

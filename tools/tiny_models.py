@@ -2,7 +2,8 @@
 """Write small random-weight GGUF models: those of tests/golden/models, and larger ones for truth.py.
 
 Each model is wrong about everything but has the structure of a real one: grouped-query attention, both RoPE pairings,
-biases, norms of Q and K, frequency factors, sliding windows, sinks, experts, tied and untied outputs, every weight type.
+biases, norms of Q and K, frequency factors, sliding windows, sinks, experts, short convolutions, layers that differ, tied
+and untied outputs, every weight type.
 Weights are scaled so that attention is peaked and the next-token distribution is far from flat; a small error in a kernel
 then shows in the logits.
 
@@ -30,12 +31,13 @@ TIED_STD = 0.25  # tied embeddings are small, so that a token does not simply pr
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """One model. `types` maps a matrix (short name, or short name and layer as in `q.1`) to its type."""
+    """One model. `types` maps a matrix (short name, or short name and layer as in `q.1`) to its type. Of `ff`, `heads` and
+    `kv` a tuple gives one number for each layer."""
     arch: str
     embd: int
-    ff: int
-    heads: int
-    kv: int
+    ff: object
+    heads: object
+    kv: object
     head_dim: int
     layers: int
     default: T
@@ -58,7 +60,13 @@ class Spec:
     scaling: dict = dataclasses.field(default_factory=dict)  # keys below `rope.scaling`
     qk_norm: bool = False  # in architectures where some models have it
     fused: bool = False  # Q, K and V in one tensor, and their biases
-    biased: bool = False  # biases of attention and feed-forward layers where some models have them
+    # Biases of attention and feed-forward layers: all that llama.cpp takes in this architecture, or just these in each layer.
+    biased: object = False
+    output_bias: bool = False
+    arrays: bool = False  # numbers that may differ between layers as arrays, though they do not
+    l_cache: int = 0  # taps of a short convolution
+    temperature: float = 0.0  # of attention, beyond the original context
+    sections: tuple = ()  # of the rotated values: for positions of several dimensions, which text has not
     factors_of_products: bool = False  # what published files in NVFP4 have beside each matrix of a layer
     logit_std: float = LOGIT_STD
     golden: bool = True  # kept in tests/golden
@@ -129,6 +137,61 @@ SPECS = {
 }
 
 
+# What differs between layers, and what else keeps architectures apart that are much like those above.
+SPECS |= {
+    # Two of five layers have attention, with groups of five and of one. A window, where there is one, is for all of them.
+    "lfm2-f32": Spec("lfm2", 40, 60, 5, (0, 0, 1, 0, 5), 8, 5, T.F32, base=1e6, l_cache=3, tokens=320),
+    "lfm2-window-f32": Spec("lfm2", 40, 52, 2, (1, 0, 0, 2), 20, 4, T.F32, tied=False, base=1e6, l_cache=4, window=24,
+                            biased=True, tokens=320),
+    "lfm2-q8_0": Spec("lfm2", 96, 160, 3, (0, 1, 0), 32, 3, T.Q8_0, base=1e6, l_cache=3),
+    "lfm2moe-f32": Spec("lfm2moe", 40, 24, 4, (0, 2, 0, 4), 10, 4, T.F32, base=1e6, l_cache=3, experts=5, used=2, dense=1,
+                        dense_ff=52, tokens=320),
+    "mistral3-f32": Spec("mistral3", 40, 72, 4, 2, 16, 2, T.F32, tied=False, base=1e6, temperature=0.4, tokens=320,
+                         scaling={"type": "yarn", "factor": 8.0, "original_context_length": 64, "yarn_beta_fast": 24.0,
+                                  "yarn_beta_slow": 2.0, "yarn_log_multiplier": 1.0}),
+    # Neither the temperature nor the multiplier; a head is as wide as the stream has for it.
+    "mistral3-biased-f32": Spec("mistral3", 36, 44, 3, 1, 12, 2, T.F32, biased=True, tokens=320,
+                                scaling={"type": "yarn", "factor": 4.0, "original_context_length": 128,
+                                         "attn_factor": 0.9}),
+    # The fourth layer does not know positions.
+    "smollm3-f32": Spec("smollm3", 36, 52, 3, 1, 12, 5, T.F32, base=5e6, tokens=320),
+    "smollm3-biased-f32": Spec("smollm3", 32, 40, 4, 2, 8, 4, T.F32, tied=False, base=5e6, biased=True, tokens=320),
+    "seed_oss-f32": Spec("seed_oss", 40, 60, 4, 2, 20, 2, T.F32, tied=False, base=1e7, tokens=320),
+    "seed_oss-plain-f32": Spec("seed_oss", 32, 44, 2, 1, 16, 1, T.F32, biased=("",), tokens=320),
+    "olmo2-f32": Spec("olmo2", 48, 68, 4, 2, 12, 2, T.F32, tied=False, base=500000.0, tokens=320),
+    # OLMo 3: windows, whose rotation is not scaled.
+    "olmo2-window-f32": Spec("olmo2", 40, 44, 2, 2, 20, 3, T.F32, tied=False, base=500000.0, biased=True, window=32,
+                             pattern=[True, False, True], tokens=320,
+                             scaling={"type": "yarn", "factor": 4.0, "original_context_length": 128}),
+    # A head of which so few values are rotated that they are no whole vector.
+    "glm4-f32": Spec("glm4", 40, 56, 4, 2, 20, 2, T.F32, tied=False, rope_dim=10, biased=True, tokens=320),
+    "glm4-nextn-f32": Spec("glm4", 32, 44, 4, 1, 16, 2, T.F32, rope_dim=8, nextn=1, tokens=320),
+    "glm4-sections-f32": Spec("glm4", 32, 44, 4, 2, 16, 1, T.F32, tied=False, rope_dim=8, sections=(1, 1, 2, 0), tokens=320),
+    "glm4-q4_k": Spec("glm4", 256, 256, 4, 1, 64, 1, T.Q4_K, rope_dim=32, types={"embd": T.Q6_K, "v": T.Q6_K, "down": T.Q6_K}),
+    "openelm-f32": Spec("openelm", 44, (40, 60, 52, 84), (2, 3, 4, 6), (1, 3, 2, 2), 12, 4, T.F32, tokens=320),
+    # Attention, a matrix in its place, neither, fewer heads, a layer that does nothing, attention in one group.
+    "deci-f32": Spec("deci", 36, (52, 40, 60, 32, 0, 44), (3, 3, 0, 2, 0, 3), (3, 0, 0, 1, 0, 1), 12, 6, T.F32, tied=False,
+                     base=500000.0, factors=True, tokens=320),
+    "deci-biased-f32": Spec("deci", 32, (40, 48), (4, 2), (1, 2), 8, 2, T.F32, biased=True, tokens=320),
+    # Biases where published models of these architectures have none, or not all of them.
+    "llama-partly-biased-f32": Spec("llama", 32, 48, 4, 2, 8, 3, T.F32, arrays=True, tokens=320,
+                                    biased=("k down", "q v output gate", "up")),
+    "qwen2-plain-f32": Spec("qwen2", 32, 48, 4, 2, 8, 2, T.F32, tied=False, base=1e6, biased=("", "v"), output_bias=True,
+                            tokens=320),
+    "qwen3-biased-f32": Spec("qwen3", 32, 48, 4, 2, 16, 1, T.F32, base=1e6, arrays=True, biased=True, tokens=320),
+    "qwen3moe-biased-f32": Spec("qwen3moe", 32, 24, 4, 2, 16, 1, T.F32, tied=False, base=1e6, experts=4, used=2, biased=True,
+                                tokens=320),
+    "phi3-biased-f32": Spec("phi3", 32, 40, 4, 2, 8, 2, T.F32, biased=("qkv", "q k v"), tokens=320),
+    "gemma3-biased-f32": Spec("gemma3", 32, 56, 4, 2, 12, 2, T.F32, base=1e6, window=32, pattern=2, biased=True),
+    "minimax-m2-biased-f32": Spec("minimax-m2", 32, 16, 4, 2, 16, 1, T.F32, tied=False, base=5e6, experts=5, used=2, rope_dim=8,
+                                  biased=True, tokens=320),
+    "glm4moe-plain-f32": Spec("glm4moe", 32, 16, 4, 2, 16, 2, T.F32, tied=False, base=1e6, experts=4, used=2, shared=1,
+                              rope_dim=8, biased=("", "k"), tokens=320),
+    "gpt-oss-plain-f32": Spec("gpt-oss", 32, 16, 4, 2, 16, 1, T.F32, tied=False, base=150000.0, experts=4, used=2, window=32,
+                              biased=("output",), tokens=320),
+}
+
+
 # One for each type, all of whose matrices have it: as wide as its blocks allow. Many tokens share the probability, so that a
 # distance is the mean over many of them and two equally true engines have much the same. Those of the types that a model
 # above has are not kept.
@@ -164,12 +227,14 @@ def recipe(kind, spec):
 def quantised(spec, kind):
     """The same at widths that hold whole blocks."""
     default, types = recipe(kind, spec)
+    kv = tuple(2 if n else 0 for n in spec.kv) if isinstance(spec.kv, tuple) else 2
     return dataclasses.replace(
-        spec, embd=256, ff=256, heads=4, kv=2, head_dim=64, layers=max(2, spec.layers), default=default, types=types,
+        spec, embd=256, ff=256, heads=4, kv=kv, head_dim=64, layers=max(2, spec.layers), default=default, types=types,
         rope_dim=32 if spec.rope_dim else 0, window=spec.window and 64, dense_ff=spec.dense_ff and 512, golden=False)
 
 
-for _name in ["llama", "mixtral", "qwen2", "qwen3", "qwen3moe", "minimax-m2", "gpt-oss", "glm4moe", "gemma3", "phi3"]:
+for _name in ["llama", "mixtral", "qwen2", "qwen3", "qwen3moe", "minimax-m2", "gpt-oss", "glm4moe", "gemma3", "phi3",
+              "lfm2", "lfm2moe", "mistral3", "smollm3", "seed_oss", "olmo2", "glm4"]:
     for _kind in ("q8_0", "q4_k_m", "iq4_xs"):
         SPECS[f"{_name}-wide-{_kind}"] = quantised(SPECS[f"{_name}-f32"], _kind)
 SPECS["gpt-oss-wide-mxfp4"] = quantised(SPECS["gpt-oss-f32"], "mxfp4")
@@ -292,15 +357,44 @@ def rope_factors(spec):
     return (1 / ((1 - smooth) / factor + smooth)).astype(np.float32)
 
 
+# Biases that published models of an architecture have, and those that llama.cpp takes.
+BIASES = {"qwen2": "q k v", "seed_oss": "q k v", "glm4moe": "q k v", "gpt-oss": "q k v output"}
+BIASES_TAKEN = dict.fromkeys(("llama", "mistral3", "deci"), "q k v output gate up down")
+
+
+def biases(s, layer):
+    """Names of the biases of `layer`."""
+    if isinstance(s.biased, tuple):
+        return s.biased[layer].split()
+    if s.fused:
+        return ["qkv"]
+    usual = BIASES.get(s.arch, "")
+    return (BIASES_TAKEN.get(s.arch, usual or "q k v") if s.biased else usual).split()
+
+
+def of_layer(number, layer):
+    """What is given once, or for each layer."""
+    return number[min(layer, len(number) - 1)] if isinstance(number, tuple) else number
+
+
 def header(w, s):
     """What only some architectures have."""
-    if s.arch in ("minimax-m2", "glm4moe"):
+    if s.l_cache:
+        w.add_shortconv_l_cache(s.l_cache)
+    if s.temperature:
+        w.add_float32(f"{s.arch}.attention.temperature_scale", s.temperature)
+    if s.sections:
+        w.add_rope_dimension_sections(s.sections)
+    if s.arch in ("minimax-m2", "glm4moe", "lfm2moe"):
         w.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
     if s.arch == "glm4moe":
         w.add_expert_shared_count(s.shared)
+    if s.arch in ("glm4moe", "lfm2moe"):
         w.add_leading_dense_block_count(s.dense)
+    if s.arch == "glm4moe":
         w.add_expert_weights_norm(True)
         w.add_expert_weights_scale(s.scale or 1.0)
+    if s.nextn or s.arch == "glm4moe":
         w.add_nextn_predict_layers(s.nextn)
     if s.window:
         w.add_sliding_window(s.window)
@@ -323,15 +417,16 @@ def write(name, path, seed):
     w.add_block_count(s.layers + s.nextn)
     w.add_context_length(512)
     w.add_embedding_length(s.embd)
-    w.add_feed_forward_length(s.dense_ff or (s.ff * max(1, s.used) if s.arch == "qwen3moe" else s.ff))
+    per_layer = lambda n: [n] * (s.layers + s.nextn) if s.arrays and isinstance(n, int) else n
+    w.add_feed_forward_length(per_layer(s.dense_ff or (s.ff * max(1, s.used) if s.arch == "qwen3moe" else s.ff)))
     if s.experts:
         w.add_expert_count(s.experts)
         w.add_expert_used_count(s.used)
         if s.arch != "llama":
             w.add_expert_feed_forward_length(s.ff)
     header(w, s)
-    w.add_head_count(s.heads)
-    w.add_head_count_kv(s.kv)
+    w.add_head_count(per_layer(s.heads))
+    w.add_head_count_kv(per_layer(s.kv))
     w.add_key_length(s.head_dim)
     w.add_value_length(s.head_dim)
     w.add_rope_dimension_count(s.rope_dim or s.head_dim)
@@ -351,10 +446,11 @@ def write(name, path, seed):
     def put(full, short, layer, rows, cols, std):
         kind = s.types.get(f"{short}.{layer}", s.types.get(short, s.default))
         w.add_tensor(f"{full}.weight", matrix(rng, kind, rows, cols, std), raw_dtype=kind)
-        put_factors(full, 1)
+        if full.startswith("blk.") or full == "output" and kind == T.NVFP4:
+            put_factors(full, 1)
 
     def put_factors(full, n):
-        if s.factors_of_products and full.startswith("blk."):
+        if s.factors_of_products:
             w.add_tensor(f"{full}.scale", rng.uniform(0.4, 1.6, n).astype(np.float32))
             w.add_tensor(f"{full}.input_scale", rng.uniform(0.001, 0.01, n).astype(np.float32))
 
@@ -384,7 +480,7 @@ def write(name, path, seed):
         put_stack(b + "ffn_gate", "gate", i, s.ff, s.embd, wide * unit)
         put_stack(b + "ffn_up", "up", i, s.ff, s.embd, wide * unit)
         put_stack(b + "ffn_down", "down", i, s.embd, s.ff, narrow * s.ff ** -0.5)
-        if s.arch in ("minimax-m2", "glm4moe"):
+        if s.arch in ("minimax-m2", "glm4moe", "lfm2moe"):
             vector(b + "exp_probs_b.bias", s.experts, 0.3)
         if s.arch == "gpt-oss":
             vector(b + "ffn_gate_inp.bias", s.experts, 0.5)
@@ -394,17 +490,46 @@ def write(name, path, seed):
         if s.shared:
             put_ffn(b, i, "_shexp", s.shared * s.ff)
 
-    wide, narrow = s.heads * s.head_dim, s.kv * s.head_dim
+    def put_attention(b, i):
+        heads, kv = of_layer(s.heads, i), of_layer(s.kv, i)
+        wide, narrow = heads * s.head_dim, kv * s.head_dim
+        has = biases(s, i)
+        if s.arch in ("phi3", "openelm") or s.fused:
+            put(b + "attn_qkv", "v", i, wide + 2 * narrow, s.embd, unit * sharp)
+        else:
+            put(b + "attn_q", "q", i, wide, s.embd, unit if normed else unit * sharp)
+            put(b + "attn_k", "k", i, narrow, s.embd, unit if normed else unit * sharp)
+            put(b + "attn_v", "v", i, narrow, s.embd, unit)
+        for name, n in (("qkv", wide + 2 * narrow), ("q", wide), ("k", narrow), ("v", narrow)):
+            if name in has:
+                vector(f"{b}attn_{name}.bias", n, 0.5)
+        if normed:
+            norm(b + "attn_q_norm", s.head_dim if per_head else wide, sharp)
+            norm(b + "attn_k_norm", s.head_dim if per_head else narrow, sharp)
+        put(b + "attn_output", "o", i, s.embd, wide, wide ** -0.5)
+        if "output" in has:
+            vector(b + "attn_output.bias", s.embd, 0.2)
+        if s.arch == "gpt-oss":
+            vector(b + "attn_sinks.weight", heads, 1.5, mean=1.0)
+
+    def put_convolution(b, i):
+        put(b + "shortconv.in_proj", "in", i, 3 * s.embd, s.embd, unit)
+        # What lies further back counts as much: none of the taps is lost in rounding.
+        w.add_tensor(b + "shortconv.conv.weight", (rng.standard_normal((s.embd, s.l_cache))).astype(np.float32))
+        put(b + "shortconv.out_proj", "out", i, s.embd, s.embd, unit)
+
     unit = s.embd ** -0.5
-    per_head = s.arch.startswith("qwen3") or s.arch == "gemma3" or s.qk_norm
-    normed = per_head or s.arch == "minimax-m2"
+    per_head = s.arch.startswith("qwen3") or s.arch in ("gemma3", "lfm2", "lfm2moe", "openelm") or s.qk_norm
+    normed = per_head or s.arch in ("minimax-m2", "olmo2")
     sharp = SCORE_STD ** 0.5
     # Gemma's embedding is scaled by sqrt(embd).
     tied = 0.7 * unit if s.arch == "gemma3" else TIED_STD
     put("token_embd", "embd", "", len(tokens), s.embd, tied if s.tied else 1.0)
-    norm("output_norm", s.embd, s.logit_std * unit / tied if s.tied else 1.0)
+    norm("token_embd_norm" if s.l_cache else "output_norm", s.embd, s.logit_std * unit / tied if s.tied else 1.0)
     if not s.tied:
         put("output", "output", "", len(tokens), s.embd, s.logit_std * unit)
+    if s.output_bias:
+        vector("output.bias", len(tokens), 0.5)
     if s.factors:
         w.add_tensor("rope_freqs.weight", rope_factors(s))
     if s.arch == "phi3" and s.scaling:
@@ -413,39 +538,29 @@ def write(name, path, seed):
         w.add_tensor("rope_factors_short.weight", np.linspace(1.0, 1.4, half).astype(np.float32))
     for i in range(s.layers + s.nextn):
         b = f"blk.{i}."
-        norm(b + "attn_norm", s.embd, 1.0)
-        if s.arch == "phi3" or s.fused:
-            put(b + "attn_qkv", "v", i, wide + 2 * narrow, s.embd, unit * sharp)
-        else:
-            put(b + "attn_q", "q", i, wide, s.embd, unit if normed else unit * sharp)
-            put(b + "attn_k", "k", i, narrow, s.embd, unit if normed else unit * sharp)
-            put(b + "attn_v", "v", i, narrow, s.embd, unit)
-        if s.fused:
-            vector(f"{b}attn_qkv.bias", wide + 2 * narrow, 0.5)
-        elif s.biased or s.arch in ("qwen2", "gpt-oss", "glm4moe"):
-            for letter, n in (("q", wide), ("k", narrow), ("v", narrow)):
-                vector(f"{b}attn_{letter}.bias", n, 0.5)
-        if normed:
-            norm(b + "attn_q_norm", s.head_dim if per_head else wide, sharp)
-            norm(b + "attn_k_norm", s.head_dim if per_head else narrow, sharp)
-        put(b + "attn_output", "o", i, s.embd, wide, wide ** -0.5)
-        if s.biased or s.arch == "gpt-oss":
-            vector(b + "attn_output.bias", s.embd, 0.2)
-        if s.arch == "gpt-oss":
-            vector(b + "attn_sinks.weight", s.heads, 1.5, mean=1.0)
-        if s.arch == "gemma3":
+        heads, kv, ff = of_layer(s.heads, i), of_layer(s.kv, i), of_layer(s.ff, i)
+        if s.arch != "olmo2" and heads:
+            norm(b + "attn_norm", s.embd, 1.0)
+        if kv:
+            put_attention(b, i)
+        elif s.l_cache:
+            put_convolution(b, i)
+        elif heads:
+            put(b + "attn_output", "o", i, s.embd, s.embd, unit)
+        if s.arch in ("gemma3", "olmo2", "glm4"):
             norm(b + "post_attention_norm", s.embd, 1.0)
             norm(b + "post_ffw_norm", s.embd, 1.0)
-        norm(b + ("post_attention_norm" if s.arch in ("gpt-oss", "glm4moe") else "ffn_norm"), s.embd, 1.0)
-        if s.arch == "phi3":
-            put(b + "ffn_up", "up", i, 2 * s.ff, s.embd, 1.5 * unit)
-            put(b + "ffn_down", "down", i, s.embd, s.ff, s.ff ** -0.5)
+        if s.arch != "olmo2" and ff:
+            norm(b + ("post_attention_norm" if s.arch in ("gpt-oss", "glm4moe", "seed_oss") else "ffn_norm"), s.embd, 1.0)
+        if s.arch in ("phi3", "glm4"):
+            put(b + "ffn_up", "up", i, 2 * ff, s.embd, 1.5 * unit)
+            put(b + "ffn_down", "down", i, s.embd, ff, ff ** -0.5)
         elif s.experts and i >= s.dense:
             put_experts(b, i)
-        else:
-            put_ffn(b, i, "", s.dense_ff or s.ff)
-        if s.biased:
-            for name, n in (("gate", s.ff), ("up", s.ff), ("down", s.embd)):
+        elif ff:
+            put_ffn(b, i, "", s.dense_ff or ff)
+        for name, n in (("gate", ff), ("up", ff), ("down", s.embd)):
+            if name in biases(s, i):
                 vector(f"{b}ffn_{name}.bias", n, 0.4)
         if i >= s.layers:
             put(b + "nextn.eh_proj", "eh", i, s.embd, 2 * s.embd, unit)

@@ -313,7 +313,7 @@ impl LayerTensors<'_, '_> {
         self.finder.has(&self.name(name))
     }
 
-    /// From here on a linear map without a bias is refused.
+    /// From here on a linear map without a bias is refused, but for Q, K and V, which no architecture demands one of.
     pub(super) fn require_biases(&mut self) {
         self.biases_required = true;
     }
@@ -371,11 +371,10 @@ impl LayerTensors<'_, '_> {
         let (e, rows) = (self.config.n_embd, [attention.q_width(), attention.k_width(), attention.v_width()]);
         let [q, k, v] = match self.has("attn_qkv.weight") {
             true => self.fused_qkv(rows, e)?,
-            false => [
-                self.linear("attn_q", rows[0], e)?,
-                self.linear("attn_k", rows[1], e)?,
-                self.linear("attn_v", rows[2], e)?,
-            ],
+            false => {
+                let mut part = |name: &str, rows| self.finder.linear(&format!("blk.{}.{name}", self.index), rows, e);
+                [part("attn_q", rows[0])?, part("attn_k", rows[1])?, part("attn_v", rows[2])?]
+            }
         };
         Ok(Mixer::Attention(Box::new(AttentionWeights {
             q,
@@ -394,7 +393,6 @@ impl LayerTensors<'_, '_> {
             if part.bias.is_none() {
                 part.bias = self.finder.optional_vector(&self.name(&format!("{name}.bias")), rows)?;
             }
-            *part = self.checked(name, *part)?;
         }
         Ok(parts)
     }
