@@ -637,7 +637,8 @@ fn with_progress<T>(total: u64, done: &AtomicU64, work: impl FnOnce() -> T) -> T
     }
     let finished = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
-        scope.spawn(|| {
+        // Without a thread to be had, it loads without a bar.
+        let _ = std::thread::Builder::new().spawn_scoped(scope, || {
             while !finished.load(Ordering::Relaxed) {
                 bar.set_position(done.load(Ordering::Relaxed));
                 std::thread::sleep(Duration::from_millis(100));

@@ -44,6 +44,12 @@ impl Error {
         Error::new(Exit::Usage, message.into())
     }
 
+    /// A thread that the system does not give (exit 1).
+    pub fn thread(source: std::io::Error) -> Self {
+        let advice = "raise RLIMIT_NPROC (`ulimit -u`, or TasksMax= of the unit) or pids.max of the cgroup";
+        Error::new(Exit::Unexpected, format!("a thread cannot be started: {source}: {advice}"))
+    }
+
     /// Puts `context: ` before the message, usually the path of the file at fault.
     #[must_use]
     pub fn at(mut self, context: impl fmt::Display) -> Self {

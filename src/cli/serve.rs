@@ -13,7 +13,7 @@ use crate::boot::{self, Serving};
 use crate::engine::Scheduler;
 use crate::error::Result;
 use crate::serve::config::{Config, LISTEN_DEFAULT, Limits};
-use crate::serve::{self, Loaded, host, listen};
+use crate::serve::{self, Loaded, Zygote, host, listen};
 use crate::tokenizer::Tokenizer;
 
 /// Executes `brim serve`.
@@ -22,6 +22,9 @@ use crate::tokenizer::Tokenizer;
 /// Usage, exit 7 where it cannot listen, and whatever stands in the way of loading.
 pub fn execute(args: &Serve) -> Result<()> {
     log::set_max_level(log::LevelFilter::Info);
+    // First of all: it is a copy of this process.
+    let zygote = Zygote::start();
+    let zygote = zygote.inspect_err(|e| log::warn!("requests with a JSON schema or a grammar will get 503: {e}")).ok();
     let mut settings = Settings::resolve(&args.model_args())?;
     settings.resolve_resident(args.resident.as_deref())?;
     settings.for_good = true;
@@ -59,7 +62,7 @@ pub fn execute(args: &Serve) -> Result<()> {
             log::warn!("{address} can be reached from other machines, and no key is asked for: see serve.keys_file");
         }
     }
-    let mut server = serve::start(config, listeners, Arc::clone(&settings.progress), facts)?;
+    let mut server = serve::start(config, zygote, listeners, Arc::clone(&settings.progress), facts)?;
     let served = boot::run_for_good(prepared, &settings, |running| {
         let tokenizer: &'static Tokenizer<'static> = Box::leak(Box::new(running.tokenizer));
         let ends = (0..tokenizer.n_tokens()).filter(|&id| tokenizer.is_end_of_generation(id)).collect();

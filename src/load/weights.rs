@@ -196,7 +196,7 @@ pub fn load(files: &ModelFiles, items: Vec<Item<'_>>, loading: Loading<'_>) -> R
             });
             if let Err(e) = started {
                 failed.store(true, Ordering::Relaxed);
-                return Err(Error::new(Exit::Unexpected, e).at("start a loader thread"));
+                return Err(Error::thread(e));
             }
         }
         Ok(())
@@ -231,7 +231,10 @@ pub fn do_meanwhile(loading: Loading<'_>) -> Result<Traffic> {
     std::thread::scope(|scope| {
         // All of it is work for a CPU; this thread is one of them.
         for _ in 1..loading.cpus.len() {
-            scope.spawn(work);
+            // Where there are no more threads to be had, fewer do it.
+            if std::thread::Builder::new().spawn_scoped(scope, work).is_err() {
+                break;
+            }
         }
         work();
     });

@@ -122,7 +122,7 @@ impl Generation {
             let constraint = match &job.grammar {
                 None => None,
                 Some((grammar, param)) => {
-                    let session = served.masks.open(grammar.clone(), param).await?;
+                    let session = served.masks.open(grammar, param).await?;
                     let words = served.limits().n_vocab.div_ceil(32);
                     // A forced call of harmony begins with its header, so nothing comes before it.
                     let begun = !output.is_reasoning() || (job.expect.family == Family::Harmony && *param == "tools");
@@ -255,10 +255,10 @@ impl Choice {
     fn poll_mask(&mut self, cx: &mut Context<'_>) -> Result<(), ApiError> {
         let (Some(constraint), Some(ticket)) = (&mut self.constraint, &self.ticket) else { return Ok(()) };
         let Some(waiting) = &mut constraint.waiting else { return Ok(()) };
-        let Poll::Ready(mask) = Pin::new(waiting).poll(cx) else { return Ok(()) };
+        let Poll::Ready(mask) = waiting.as_mut().poll(cx) else { return Ok(()) };
         constraint.waiting = None;
-        let mask = mask.map_err(|_| "the thread for it has ended".to_owned()).and_then(|mask| mask);
-        constraint.buffer = mask.map_err(|why| ApiError::internal(format!("the grammar cannot go on: {why}")))?;
+        constraint.buffer =
+            mask.map_err(|why| ApiError::bad(format!("the grammar cannot go on: {why}")).code("invalid_grammar"))?;
         ticket.set_mask(&constraint.buffer);
         Ok(())
     }

@@ -255,7 +255,7 @@ impl Chat {
         if served.config_log_prompts {
             log::info!("prompt: {text:?}");
         }
-        Job::new(served, (self.field, served.prompt_tokens(text).await), options, expect, grammar)
+        Job::new(served, (self.field, served.prompt_tokens(text).await?), options, expect, grammar)
     }
 }
 

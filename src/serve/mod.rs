@@ -6,6 +6,7 @@
 
 mod api;
 mod app;
+mod background;
 mod body;
 pub mod config;
 mod connection;
@@ -38,9 +39,11 @@ use tokio::sync::{mpsc, oneshot};
 use crate::error::{Error, Exit, Result};
 use crate::load::Progress;
 use crate::sys::signal::{self, Order};
+use background::Background;
 use config::Config;
 use keys::Keys;
 use listen::Listener;
+pub use masks::Zygote;
 pub use model::Loaded;
 
 /// Stack of the server's thread: templates and JSON recurse, to depths that are limited. It takes no memory until it is
@@ -54,28 +57,32 @@ pub struct Server {
 }
 
 /// Starts the server over open sockets. SIGTERM, SIGINT and SIGHUP are its business from here on, so this comes before any
-/// other thread is started. `facts` are for the status page.
+/// other thread is started. `facts` are for the status page. Without `zygote` requests with a schema or a grammar get 503.
 ///
 /// # Errors
 /// A keys file that cannot be used; what the system says of signals and threads.
-pub fn start(config: Config, listeners: Vec<Listener>, progress: Arc<Progress>, facts: Value) -> Result<Server> {
+pub fn start(
+    config: Config,
+    zygote: Option<Zygote>,
+    listeners: Vec<Listener>,
+    progress: Arc<Progress>,
+    facts: Value,
+) -> Result<Server> {
     let keys = Keys::load(config.keys_file.as_deref())?;
     let unexpected = |e: std::io::Error| Error::new(Exit::Unexpected, format!("the server cannot be started: {e}"));
-    let orders = orders(signal::order_descriptor()?).map_err(unexpected)?;
-    let mut runtime = tokio::runtime::Builder::new_current_thread();
-    // One more thread, for long texts, while there are any.
-    let runtime = runtime.enable_all().max_blocking_threads(1).thread_name("brim-text").thread_stack_size(STACK_BYTES);
-    let runtime = runtime.build().map_err(unexpected)?;
+    let orders = orders(signal::order_descriptor()?).map_err(Error::thread)?;
+    let background = Background::start().map_err(Error::thread)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(unexpected)?;
     let (ready, loaded) = oneshot::channel();
     let thread = std::thread::Builder::new().name("brim-http".to_owned()).stack_size(STACK_BYTES);
     let thread = thread.spawn(move || {
         let tasks = tokio::task::LocalSet::new();
         let app = app::App::new(config, keys, progress, facts);
-        if let Err(e) = tasks.block_on(&runtime, operate::run(app, listeners, orders, loaded)) {
+        if let Err(e) = tasks.block_on(&runtime, operate::run(app, background, zygote, listeners, orders, loaded)) {
             log::error!("the server ends: {e}");
         }
     });
-    Ok(Server { ready: Some(ready), thread: Some(thread.map_err(unexpected)?) })
+    Ok(Server { ready: Some(ready), thread: Some(thread.map_err(Error::thread)?) })
 }
 
 /// Signals as orders to the event loop, from a thread that does nothing but wait for them.

@@ -4,7 +4,9 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::masks::Masks;
+use super::background::Background;
+use super::error::ApiError;
+use super::masks::{Masks, Zygote};
 use super::output::Family;
 use crate::chat::ChatTemplate;
 use crate::engine::{EngineHandle, RequestLimits};
@@ -49,6 +51,7 @@ pub struct Served {
     /// When it was loaded, seconds since 1970.
     pub created: u64,
     next_seed: Cell<u64>,
+    background: Background,
 }
 
 /// Texts up to this length are tokenised by the event loop: that takes two milliseconds at most.
@@ -61,7 +64,7 @@ pub fn unix_time() -> u64 {
 
 impl Served {
     /// Looks at what was loaded.
-    pub fn new(loaded: Loaded, log_prompts: bool) -> Served {
+    pub fn new(loaded: Loaded, background: Background, zygote: Option<Zygote>, log_prompts: bool) -> Served {
         let Loaded { engine, tokenizer, template, name } = loaded;
         let mentions = |word: &str| template.as_ref().is_some_and(|template| template.mentions(word));
         let family = Family::of(mentions);
@@ -77,10 +80,11 @@ impl Served {
             thinks,
             bos: text(tokenizer.bos()),
             eos: text(tokenizer.eos()),
-            masks: Masks::new(tokenizer, limits.slots + limits.queue),
+            masks: Masks::new(tokenizer, background.clone(), zygote, limits.slots + limits.queue),
             config_log_prompts: log_prompts,
             created: unix_time(),
             next_seed: Cell::new(nanos as u64),
+            background,
             engine,
             tokenizer,
             template,
@@ -102,26 +106,35 @@ impl Served {
     }
 
     /// The tokens of a rendered chat, exactly as `brim run` has them.
-    pub async fn prompt_tokens(&self, text: String) -> Vec<u32> {
-        let mut tokens = self.encode(text, true).await;
+    ///
+    /// # Errors
+    /// As [`Background::run`].
+    pub async fn prompt_tokens(&self, text: String) -> Result<Vec<u32>, ApiError> {
+        let mut tokens = self.encode(text, true).await?;
         let bos = self.tokenizer.bos().filter(|bos| self.tokenizer.add_bos() && tokens.first() != Some(bos));
         if let Some(bos) = bos {
             tokens.insert(0, bos);
         }
-        tokens
+        Ok(tokens)
     }
 
     /// The tokens of a prompt without a template, exactly as `brim run --raw` has them.
-    pub async fn raw_tokens(&self, text: String) -> Vec<u32> {
-        let mut tokens = self.encode(text, false).await;
+    ///
+    /// # Errors
+    /// As [`Background::run`].
+    pub async fn raw_tokens(&self, text: String) -> Result<Vec<u32>, ApiError> {
+        let mut tokens = self.encode(text, false).await?;
         if let Some(bos) = self.tokenizer.bos().filter(|_| self.tokenizer.add_bos()) {
             tokens.insert(0, bos);
         }
-        tokens
+        Ok(tokens)
     }
 
     /// The tokens of a text. A long one goes to another thread, so that nobody else waits for it.
-    pub async fn encode(&self, text: String, special: bool) -> Vec<u32> {
+    ///
+    /// # Errors
+    /// As [`Background::run`].
+    pub async fn encode(&self, text: String, special: bool) -> Result<Vec<u32>, ApiError> {
         let tokenizer = self.tokenizer;
         let n_bytes = text.len();
         let encode = move || {
@@ -130,8 +143,8 @@ impl Served {
             tokens
         };
         match n_bytes {
-            0..=TEXT_BYTES_AT_ONCE => encode(),
-            _ => tokio::task::spawn_blocking(encode).await.expect("a thread that panics ends the process"),
+            0..=TEXT_BYTES_AT_ONCE => Ok(encode()),
+            _ => self.background.run(encode).await,
         }
     }
 }

@@ -8,8 +8,10 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 
 use super::app::App;
+use super::background::Background;
 use super::connection;
 use super::listen::Listener;
+use super::masks::Zygote;
 use super::model::{Loaded, Served};
 use crate::sys::signal::Order;
 use crate::sys::{socket, supervisor};
@@ -20,6 +22,8 @@ use crate::sys::{socket, supervisor};
 /// What the event loop says of the descriptors.
 pub async fn run(
     app: Rc<App>,
+    background: Background,
+    zygote: Option<Zygote>,
     listeners: Vec<Listener>,
     mut orders: UnboundedReceiver<Order>,
     loaded: oneshot::Receiver<Loaded>,
@@ -40,7 +44,7 @@ pub async fn run(
         .collect();
     let served = tokio::select! {
         loaded = loaded => match loaded {
-            Ok(loaded) => Rc::new(Served::new(loaded, app.config.log_prompts)),
+            Ok(loaded) => Rc::new(Served::new(loaded, background, zygote, app.config.log_prompts)),
             // The load has failed; who loaded says why.
             Err(_) => return Ok(()),
         },

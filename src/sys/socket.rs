@@ -4,8 +4,9 @@ use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::net::{
@@ -23,6 +24,28 @@ const BACKLOG: i32 = 16;
 
 fn socket(kind: SocketType) -> Result<OwnedFd, OsError> {
     net::socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None).map_err(|e| OsError::new("socket", e))
+}
+
+/// Two ends of a connection for [`send`] and [`receive`].
+///
+/// # Errors
+/// The errno of `socketpair`.
+pub fn pair() -> Result<(OwnedFd, OwnedFd), OsError> {
+    net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+        .map_err(|e| OsError::new("socketpair", e))
+}
+
+/// Waits until something can be received, or the other end has gone; false where neither happens within `time`.
+///
+/// # Errors
+/// The errno of `poll`.
+pub fn wait(connection: impl AsFd, time: Duration) -> Result<bool, OsError> {
+    let time = Timespec { tv_sec: time.as_secs().cast_signed(), tv_nsec: time.subsec_nanos().into() };
+    match poll(&mut [PollFd::new(&connection, PollFlags::IN)], Some(&time)) {
+        Ok(n) => Ok(n > 0),
+        Err(Errno::INTR) => Ok(false),
+        Err(e) => Err(OsError::new("poll", e)),
+    }
 }
 
 fn address(path: &Path) -> Result<SocketAddrUnix, OsError> {

@@ -107,7 +107,7 @@ impl Workers {
                 shared.slots[index - 1].0.thread.store(cpu::thread_id(), Ordering::Relaxed);
                 worker(&shared, index);
             });
-            pool.threads.push(thread.map_err(|e| Error::new(Exit::Unexpected, e).at("start a worker thread"))?);
+            pool.threads.push(thread.map_err(Error::thread)?);
         }
         if let Some(&first) = cpus.first() {
             pin_caller(first)?;

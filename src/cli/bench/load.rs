@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::super::{args::Bench, note, settings::Settings};
 use super::model::random_tokens;
-use super::{Spread, say};
+use super::{Spread, say, thread};
 use crate::boot;
 use crate::engine::Engine;
 use crate::error::{Error, Exit, Result};
@@ -228,7 +228,7 @@ fn one_load(settings: &Settings, io: Io) -> Result<Sample> {
 fn watched(settings: &Settings) -> Result<Sample> {
     let finished = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let watch = scope.spawn(|| watch(&finished));
+        let watch = thread(scope, || watch(&finished))?;
         let sample = load_and_answer(settings);
         finished.store(true, Ordering::Relaxed);
         let watch = watch.join().unwrap_or_default();
@@ -353,10 +353,10 @@ fn direct_speed(
     let buffers = arena.split().scratch;
     buffers.fill(0);
     let begun = Instant::now();
-    std::thread::scope(|scope| {
+    std::thread::scope(|scope| -> Result<()> {
         for buffer in buffers.chunks_exact_mut(each) {
             let (next, failed, direct) = (&next, &failed, &direct);
-            scope.spawn(move || {
+            thread(scope, move || {
                 let _ = cpu::confine_to(&settings.cores);
                 let mut at = 0;
                 while let Some((file, offset)) = next.lock().ok().and_then(|mut next| next.next()) {
@@ -365,9 +365,10 @@ fn direct_speed(
                     }
                     at = (at + bytes) % each;
                 }
-            });
+            })?;
         }
-    });
+        Ok(())
+    })?;
     let seconds = begun.elapsed().as_secs_f64();
     Ok((!failed.into_inner()).then(|| files.total_bytes() as f64 / 1e9 / seconds))
 }
@@ -391,9 +392,9 @@ fn copy_speed(files: &ModelFiles, settings: &Settings) -> Result<f64> {
     }
     let next = Mutex::new(steps.into_iter());
     let failure = Mutex::new(None);
-    std::thread::scope(|scope| {
+    std::thread::scope(|scope| -> Result<()> {
         for _ in 0..settings.threads {
-            scope.spawn(|| {
+            thread(scope, || {
                 let _ = cpu::confine_to(&settings.cores);
                 while let Some((file, offset, place)) = next.lock().ok().and_then(|mut next| next.next()) {
                     let done = pages
@@ -404,9 +405,10 @@ fn copy_speed(files: &ModelFiles, settings: &Settings) -> Result<f64> {
                         failure.get_or_insert(e);
                     }
                 }
-            });
+            })?;
         }
-    });
+        Ok(())
+    })?;
     if let Ok(Some(e)) = failure.into_inner() {
         return Err(e);
     }

@@ -6,9 +6,9 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use super::super::{args::Bench, note, settings::Settings};
-use super::{ReadRounds, Spread, say};
+use super::{ReadRounds, Spread, say, thread};
 use crate::boot;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::memory::{Arena, PageKind, Plan, RegionName};
 use crate::sys::{cpu, file::page_account};
 use crate::units::MIB;
@@ -127,11 +127,13 @@ fn line_ns(cpus: [usize; 2]) -> Result<f64> {
         }
         Ok(begun)
     };
-    let ends = std::thread::scope(|scope| {
-        let players = [0, 1].map(|number| scope.spawn(move || play(number).map(|begun| begun.elapsed())));
-        players.map(|player| player.join().expect("it does not panic"))
-    });
-    let [first, second] = ends;
+    let [first, second] = std::thread::scope(|scope| {
+        let second = thread(scope, || play(1).map(|begun| begun.elapsed()))?;
+        let first = thread(scope, || play(0).map(|begun| begun.elapsed()));
+        // The second waits for the first.
+        let first = first.inspect_err(|_| line.0.store(OVER, Ordering::Release))?;
+        Ok::<_, Error>([first, second].map(|player| player.join().expect("it does not panic")))
+    })?;
     let seconds = first?.max(second?).as_secs_f64();
     Ok(seconds * 1e9 / (2 * ROUND_TRIPS) as f64)
 }

@@ -12,6 +12,7 @@ mod streams;
 
 use std::fmt;
 use std::str::FromStr;
+use std::thread::{Scope, ScopedJoinHandle};
 use std::time::Instant;
 
 use serde_json::{Value, json};
@@ -22,6 +23,14 @@ use super::settings::Settings;
 use crate::error::{Error, Result};
 use crate::kernels::{Kernels, ReadWay, Team, Tier};
 use crate::quant::WeightType;
+
+/// Starts a thread of a measurement.
+fn thread<'scope, T: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    work: impl FnOnce() -> T + Send + 'scope,
+) -> Result<ScopedJoinHandle<'scope, T>> {
+    std::thread::Builder::new().spawn_scoped(scope, work).map_err(Error::thread)
+}
 
 /// Executes `brim bench`.
 ///

@@ -94,7 +94,7 @@ fn reason(reason: Option<&Reason>) -> Option<&'static str> {
 async fn prompts(fields: &Fields<'_>, served: &Served) -> Result<Vec<(Vec<u32>, String)>, ApiError> {
     let prompt = fields.get("prompt").ok_or_else(|| fields.missing("prompt"))?;
     let need = "a string, an array of token ids, or an array of either";
-    let text = async |text: &str| (served.raw_tokens(text.to_owned()).await, text.to_owned());
+    let text = async |text: &str| served.raw_tokens(text.to_owned()).await.map(|tokens| (tokens, text.to_owned()));
     let ids = |list: &[Value], path: &str| {
         let ids = list.iter().map(|id| id.as_u64().and_then(|id| u32::try_from(id).ok()));
         let ids: Option<Vec<u32>> = ids.collect();
@@ -106,7 +106,7 @@ async fn prompts(fields: &Fields<'_>, served: &Served) -> Result<Vec<(Vec<u32>, 
         Ok((ids, text))
     };
     match prompt {
-        Value::String(one) => Ok(vec![text(one).await]),
+        Value::String(one) => Ok(vec![text(one).await?]),
         Value::Array(list) if list.is_empty() => Err(ApiError::field("prompt", "prompt is empty")),
         Value::Array(list) if list[0].is_number() => Ok(vec![ids(list, "prompt")?]),
         Value::Array(list) if list.len() > PROMPTS_MAX => {
@@ -116,7 +116,7 @@ async fn prompts(fields: &Fields<'_>, served: &Served) -> Result<Vec<(Vec<u32>, 
             let mut prompts = Vec::new();
             for (i, one) in list.iter().enumerate() {
                 prompts.push(match one {
-                    Value::String(one) => text(one).await,
+                    Value::String(one) => text(one).await?,
                     Value::Array(list) => ids(list, &format!("prompt[{i}]"))?,
                     other => return Err(wrong(&format!("prompt[{i}]"), other, need)),
                 });

@@ -18,7 +18,7 @@ pub async fn tokenize(served: &Served, body: &Value) -> Result<Value, ApiError> 
         None => fields.text("prompt")?.ok_or_else(|| fields.missing("content"))?,
     };
     let add_special = fields.is_set("add_special")?;
-    let mut tokens = served.encode(text.to_owned(), fields.boolean("parse_special")?.unwrap_or(true)).await;
+    let mut tokens = served.encode(text.to_owned(), fields.boolean("parse_special")?.unwrap_or(true)).await?;
     if let Some(bos) = served.tokenizer.bos().filter(|_| add_special && served.tokenizer.add_bos()) {
         tokens.insert(0, bos);
     }

@@ -1,10 +1,12 @@
 //! Masks over the demo model's vocabulary: what they allow is what the grammar says, and nothing explodes.
 
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
 use serde_json::json;
 
 use super::super::output::{Delta, Expect, Family, Output};
+use super::matcher::Matcher;
+use super::vocabulary::{Vocabulary, describe};
 use super::*;
 use crate::load::header::ModelFiles;
 use crate::tokenizer;
@@ -18,6 +20,24 @@ pub(super) fn vocabulary() -> &'static Tokenizer<'static> {
     Box::leak(Box::new(tokenizer::build(&source, region).unwrap()))
 }
 
+fn open(vocabulary: &Arc<Vocabulary>, grammar: Grammar) -> Result<Matcher, String> {
+    match grammar {
+        Grammar::Schema(schema) => Matcher::open(vocabulary, schema.to_string(), true),
+        Grammar::Text(text) => Matcher::open(vocabulary, text, false),
+    }
+}
+
+/// The tokens that may come after `token`, or first.
+fn next(matcher: &mut Matcher, tokenizer: &Tokenizer<'_>, token: Option<u32>) -> Result<Vec<u32>, String> {
+    if let Some(token) = token {
+        let mut bytes = Vec::new();
+        tokenizer.token_bytes(token, false, &mut bytes);
+        matcher.take(token, &bytes)?;
+    }
+    let allowed = matcher.allowed()?;
+    Ok((0..tokenizer.n_tokens()).filter(|&id| allowed.is_allowed(id)).collect())
+}
+
 /// Writes at random what the grammar allows, until it ends.
 fn babble(tokenizer: &Tokenizer<'_>, vocabulary: &Arc<Vocabulary>, grammar: Grammar, seed: u64) -> String {
     let mut matcher = open(vocabulary, grammar).unwrap();
@@ -25,9 +45,7 @@ fn babble(tokenizer: &Tokenizer<'_>, vocabulary: &Arc<Vocabulary>, grammar: Gram
     let mut random = seed;
     let mut token = None;
     for step in 0..2000 {
-        let mask = next(&mut matcher, tokenizer, token, vec![0; tokenizer.n_tokens().div_ceil(32) as usize]).unwrap();
-        let allowed: Vec<u32> =
-            (0..tokenizer.n_tokens()).filter(|id| mask[*id as usize / 32] >> (id % 32) & 1 == 1).collect();
+        let allowed = next(&mut matcher, tokenizer, token).unwrap();
         assert!(!allowed.is_empty(), "nothing may come after {}", String::from_utf8_lossy(&bytes));
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         // In the long run the end, if it may come; and quotes, which end texts.
@@ -47,22 +65,10 @@ fn babble(tokenizer: &Tokenizer<'_>, vocabulary: &Arc<Vocabulary>, grammar: Gram
     panic!("it never ends: {}", String::from_utf8_lossy(&bytes));
 }
 
-/// Takes the first tokens that may come, some of the many, some hundred times or until the end.
-fn walk(tokenizer: &Tokenizer<'_>, mut matcher: Matcher) -> Result<(), String> {
-    let mut mask = next(&mut matcher, tokenizer, None, vec![0; tokenizer.n_tokens().div_ceil(32) as usize])?;
-    for step in 0..300 {
-        let mut allowed = (0..tokenizer.n_tokens())
-            .filter(|id| mask[*id as usize / 32] >> (id % 32) & 1 == 1 && !tokenizer.is_end_of_generation(*id));
-        let Some(token) = allowed.clone().nth(step % 7).or_else(|| allowed.next()) else { return Ok(()) };
-        mask = next(&mut matcher, tokenizer, Some(token), mask)?;
-    }
-    Ok(())
-}
-
 #[test]
 fn whatever_is_drawn_follows_schema_and_grammar() {
     let tokenizer = vocabulary();
-    let vocabulary = Vocabulary::new(tokenizer).unwrap();
+    let vocabulary = Vocabulary::read(&describe(tokenizer)).unwrap();
     let schema = json!({"type": "object", "properties": {
         "name": {"type": "string", "maxLength": 20},
         "kind": {"enum": ["a", "b"]},
@@ -95,7 +101,7 @@ fn whatever_is_drawn_follows_schema_and_grammar() {
 #[test]
 fn forced_calls_can_have_any_value() {
     let tokenizer = vocabulary();
-    let vocabulary = Vocabulary::new(tokenizer).unwrap();
+    let vocabulary = Vocabulary::read(&describe(tokenizer)).unwrap();
     let tools = [json!({"type": "function", "function": {"name": "write", "parameters": {
         "type": "object", "properties": {"text": {"type": "string"}, "n": {"type": "integer"}}}}})];
     let value = "if a < b && c > d:\n  <p>\"x\"</p>";
@@ -129,7 +135,9 @@ fn forced_calls_can_have_any_value() {
         for &token in &tokens {
             let allowed = matcher.allowed().unwrap();
             assert!(allowed.is_allowed(token), "{family:?}: {:?} in {text}", tokenizer.text(token));
-            matcher.take(tokenizer, token).unwrap();
+            let mut bytes = Vec::new();
+            tokenizer.token_bytes(token, false, &mut bytes);
+            matcher.take(token, &bytes).unwrap();
         }
         let allowed = matcher.allowed().unwrap();
         assert!(vocabulary.end_tokens.iter().all(|&end| allowed.is_allowed(end)), "{family:?} may end");
@@ -144,45 +152,5 @@ fn forced_calls_can_have_any_value() {
         });
         let arguments: Value = serde_json::from_str(&pieces.collect::<String>()).unwrap();
         assert_eq!((name.as_str(), arguments), ("write", json!({"text": value})), "{family:?}");
-    }
-}
-
-#[test]
-fn grammars_that_explode_are_refused_in_time() {
-    let tokenizer = vocabulary();
-    let vocabulary = Vocabulary::new(tokenizer).unwrap();
-    let nested = |n: usize| (0..n).fold(json!({"type": "string"}), |inner, _| json!({"anyOf": [inner.clone(), inner]}));
-    let bombs = [
-        Grammar::Text(format!("start: {}\"a\"{}", "(".repeat(5000), ")".repeat(5000))),
-        Grammar::Text("start: /((((a{1,1000}){1,1000}){1,1000}){1,1000})/".to_owned()),
-        Grammar::Text("start: /(.*a){12}.{200}(x|y|.)*/ /[^b]*b.{500}/".to_owned()),
-        Grammar::Text(format!("start: {}", (0..30_000).map(|i| format!("\"a{i}\"")).collect::<Vec<_>>().join(" | "))),
-        Grammar::Text("start: start start | \"\"".to_owned()),
-        Grammar::Text("start: a\na: a".to_owned()),
-        Grammar::Text("start: x{100000}\nx: y{100000}\ny: \"a\"".to_owned()),
-        Grammar::Text("root ::= root".to_owned()),
-        Grammar::Text("start: %json {\"type\": 5}".to_owned()),
-        Grammar::Text("\u{0}\u{1}".to_owned()),
-        Grammar::Text(String::new()),
-        Grammar::Schema(nested(14)),
-        Grammar::Schema(json!({"type": "array", "minItems": 1_000_000, "items": {"type": "integer"}})),
-        Grammar::Schema(json!({"type": "string", "minLength": 100_000_000})),
-        Grammar::Schema(json!({"type": "string", "pattern": "^(([a-z]+)+)+[0-9]{1,5000}$"})),
-        Grammar::Schema(json!({"$ref": "#"})),
-        Grammar::Schema(json!({"$ref": "https://example.com/schema"})),
-        Grammar::Schema(
-            json!({"allOf": (0..60).map(|i| json!({"anyOf": [{"multipleOf": i + 7}, {"minimum": i}]})).collect::<Vec<_>>()}),
-        ),
-        Grammar::Schema(json!({"type": "nonsense"})),
-        Grammar::Schema(json!({"enum": []})),
-    ];
-    for bomb in bombs {
-        let name: String = format!("{bomb:?}").chars().take(80).collect();
-        let begun = Instant::now();
-        let result = check(&bomb).and_then(|()| open(&vocabulary, bomb)).and_then(|matcher| walk(tokenizer, matcher));
-        let elapsed = begun.elapsed();
-        // Tests are built with every check on; a release is several times faster.
-        assert!(elapsed < Duration::from_secs(5), "{name}: {elapsed:?}");
-        println!("{elapsed:?} {}: {name}", result.map_or_else(|e| e, |_| "taken".to_owned()));
     }
 }

@@ -26,30 +26,70 @@ pub struct Vocabulary {
     pub end_tokens: Vec<u32>,
 }
 
+/// A token that grammars call by its name, and that has no text.
+const NAMED: u32 = 1;
+/// A token that ends generation.
+const END: u32 = 2;
+
+/// What [`Vocabulary::read`] needs of a tokenizer: the end token that is preferred, and of each token its bytes or its name.
+pub fn describe(tokenizer: &Tokenizer<'_>) -> Vec<u8> {
+    let preferred = tokenizer.eot().or(tokenizer.eos()).unwrap_or(u32::MAX);
+    let (mut out, mut bytes) = (preferred.to_ne_bytes().to_vec(), Vec::new());
+    for id in 0..tokenizer.n_tokens() {
+        let is_end = tokenizer.is_end_of_generation(id);
+        let is_named = is_end || tokenizer.is_control(id);
+        bytes.clear();
+        match is_named {
+            true => bytes.extend_from_slice(tokenizer.text(id)),
+            false => tokenizer.token_bytes(id, false, &mut bytes),
+        }
+        let flags = if is_named { NAMED } else { 0 } | if is_end { END } else { 0 };
+        out.extend((flags | (bytes.len() as u32) << 2).to_ne_bytes());
+        out.extend_from_slice(&bytes);
+    }
+    out
+}
+
+/// The next token of a description: its flags and its bytes.
+fn next<'a>(rest: &mut &'a [u8]) -> Option<(u32, &'a [u8])> {
+    let (head, more) = rest.split_first_chunk()?;
+    let head = u32::from_ne_bytes(*head);
+    let (bytes, more) = more.split_at_checked((head >> 2) as usize)?;
+    *rest = more;
+    Some((head & (NAMED | END), bytes))
+}
+
 impl Vocabulary {
-    /// Sorts the tokens of `tokenizer`.
+    /// Sorts the tokens that [`describe`] wrote down.
     ///
     /// # Errors
     /// A vocabulary in which nothing ends generation.
-    pub fn new(tokenizer: &Tokenizer<'_>) -> Result<Arc<Vocabulary>, String> {
-        let n = tokenizer.n_tokens();
-        let mut end_tokens: Vec<u32> = (0..n).filter(|&id| tokenizer.is_end_of_generation(id)).collect();
-        let preferred = tokenizer.eot().or(tokenizer.eos());
-        end_tokens.sort_by_key(|&id| Some(id) != preferred);
+    pub fn read(described: &[u8]) -> Result<Arc<Vocabulary>, String> {
+        let (preferred, mut rest) =
+            described.split_first_chunk().ok_or("the description of the vocabulary is empty")?;
+        let preferred = u32::from_ne_bytes(*preferred);
+        let (mut bytes, mut starts) = (Vec::with_capacity(rest.len()), Vec::new());
+        let (mut names, mut end_tokens) = (Vec::new(), Vec::new());
+        for id in 0.. {
+            let Some((flags, text)) = next(&mut rest) else { break };
+            starts.push(bytes.len());
+            let mut name = Vec::new();
+            if flags & NAMED != 0 {
+                name.push(TokTrie::SPECIAL_TOKEN_MARKER);
+                name.extend_from_slice(text);
+            } else {
+                bytes.extend_from_slice(text);
+            }
+            names.push(name);
+            if flags & END != 0 {
+                end_tokens.push(id);
+            }
+        }
+        let n = names.len() as u32;
+        end_tokens.sort_by_key(|&id| id != preferred);
         let Some(&end) = end_tokens.first() else {
             return Err("this model has no token that ends generation, so output cannot be constrained".to_owned());
         };
-        let (mut bytes, mut starts) = (Vec::new(), Vec::with_capacity(n as usize + 1));
-        let mut names = vec![Vec::new(); n as usize];
-        for (id, name) in (0..n).zip(&mut names) {
-            starts.push(bytes.len());
-            if is_named(tokenizer, id) {
-                name.push(TokTrie::SPECIAL_TOKEN_MARKER);
-                name.extend_from_slice(tokenizer.text(id));
-            } else {
-                tokenizer.token_bytes(id, false, &mut bytes);
-            }
-        }
         starts.push(bytes.len());
         let named = TokTrie::from(&TokRxInfo::new(n, end), &names);
         drop(names);
@@ -70,6 +110,11 @@ impl Vocabulary {
         }
         suffixes.shrink_to_fit();
         Ok(Arc::new(Vocabulary { named, ids, shared, ends, suffixes, end_tokens }))
+    }
+
+    /// Whether a token is called by its name, and has no text.
+    pub fn is_named(&self, id: u32) -> bool {
+        !self.named.token(id).is_empty()
     }
 
     /// Calls `each` with the tokens whose bytes `recognizer` takes, one after the other.
@@ -95,11 +140,6 @@ impl Vocabulary {
         }
         recognizer.pop_bytes(held);
     }
-}
-
-/// Whether a token is called by its name, and has no text.
-pub fn is_named(tokenizer: &Tokenizer<'_>, id: u32) -> bool {
-    tokenizer.is_control(id) || tokenizer.is_end_of_generation(id)
 }
 
 impl BiasComputer for Vocabulary {
@@ -163,7 +203,7 @@ mod tests {
     #[test]
     fn the_walk_takes_what_one_by_one_would() {
         let tokenizer = super::super::tests::vocabulary();
-        let vocabulary = Vocabulary::new(tokenizer).unwrap();
+        let vocabulary = Vocabulary::read(&describe(tokenizer)).unwrap();
         let mut bytes = Vec::new();
         for words in [
             &[][..],
@@ -180,7 +220,7 @@ mod tests {
                 bytes.clear();
                 tokenizer.token_bytes(id, false, &mut bytes);
                 let is_begun = words.iter().any(|word| word.starts_with(&bytes));
-                !bytes.is_empty() && !is_named(tokenizer, id) && is_begun
+                !bytes.is_empty() && !vocabulary.is_named(id) && is_begun
             };
             assert_eq!(found, (0..tokenizer.n_tokens()).filter(takes).collect::<Vec<_>>(), "{words:?}");
         }
