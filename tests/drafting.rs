@@ -216,7 +216,7 @@ fn the_truth_takes_fewer_passes_and_rubbish_no_more_and_both_leave_the_same_toke
 fn a_draft_that_is_right_for_a_while_is_taken_over_as_far_as_that() {
     let request = greedy(tokens(3, 90), 120);
     let (expected, passes) =
-        with("llama-f32", 1, None, |scheduler, handle| answer(scheduler, handle, &[request.clone()]));
+        with("llama-f32", 1, None, |scheduler, handle| answer(scheduler, handle, std::slice::from_ref(&request)));
     let text = [&request.prompt[..], &expected[0].tokens()].concat();
     for right in 0..DRAFT_MAX {
         let mut truth = truth(vec![text.clone()]);
@@ -224,8 +224,9 @@ fn a_draft_that_is_right_for_a_while_is_taken_over_as_far_as_that() {
             truth(history, max, out);
             out.iter_mut().skip(right).for_each(|token| *token = 3);
         });
-        let (answers, with_draft) =
-            with("llama-f32", 1, drafter, |scheduler, handle| answer(scheduler, handle, &[request.clone()]));
+        let (answers, with_draft) = with("llama-f32", 1, drafter, |scheduler, handle| {
+            answer(scheduler, handle, std::slice::from_ref(&request))
+        });
         same(&answers, &expected, "one sequence");
         let prefill = passes - 119;
         assert_eq!(with_draft, prefill + 119_u64.div_ceil(1 + right as u64), "{right} right tokens of each draft");
@@ -296,7 +297,8 @@ fn what_is_drawn_at_random_is_what_would_be_drawn_without() {
 #[test]
 fn an_answer_ends_where_it_ends_without() {
     let request = greedy(tokens(6, 70), 60);
-    let (expected, _) = with("qwen3-f32", 1, None, |scheduler, handle| answer(scheduler, handle, &[request.clone()]));
+    let (expected, _) =
+        with("qwen3-f32", 1, None, |scheduler, handle| answer(scheduler, handle, std::slice::from_ref(&request)));
     let expected = expected[0].tokens();
     // The first token that has not come before.
     let at = (20..60).find(|&at| !expected[..at].contains(&expected[at])).unwrap();
@@ -323,7 +325,8 @@ fn an_answer_ends_where_it_ends_without() {
 fn a_whole_context_and_impossible_tokens() {
     // The last token is never fed, so the last that may be drafted is the one before the last.
     let request = greedy(tokens(2, 400), 112);
-    let (expected, _) = with("qwen3-f32", 1, None, |scheduler, handle| answer(scheduler, handle, &[request.clone()]));
+    let (expected, _) =
+        with("qwen3-f32", 1, None, |scheduler, handle| answer(scheduler, handle, std::slice::from_ref(&request)));
     let text = [&request.prompt[..], &expected[0].tokens()].concat();
     for impossible in [u32::MAX, 100_000] {
         let mut truth = truth(vec![[&text[..], &[9; 20]].concat()]);
@@ -333,8 +336,9 @@ fn a_whole_context_and_impossible_tokens() {
                 out[2] = impossible;
             }
         });
-        let (answers, _) =
-            with("qwen3-f32", 1, drafter, |scheduler, handle| answer(scheduler, handle, &[request.clone()]));
+        let (answers, _) = with("qwen3-f32", 1, drafter, |scheduler, handle| {
+            answer(scheduler, handle, std::slice::from_ref(&request))
+        });
         same(&answers, &expected, "a whole context");
         assert!(asked.borrow().iter().all(|(history, max, _)| history.len() + max < 512));
     }
@@ -343,7 +347,8 @@ fn a_whole_context_and_impossible_tokens() {
 #[test]
 fn a_client_that_does_not_read_gets_all_of_it_later() {
     let request = greedy(tokens(4, 70), 100);
-    let (expected, _) = with("qwen3-f32", 1, None, |scheduler, handle| answer(scheduler, handle, &[request.clone()]));
+    let (expected, _) =
+        with("qwen3-f32", 1, None, |scheduler, handle| answer(scheduler, handle, std::slice::from_ref(&request)));
     let (_, drafter) = recorded(truth(vec![[&request.prompt[..], &expected[0].tokens()].concat()]));
     with("qwen3-f32", 1, drafter, |scheduler, handle| {
         let mut ticket = handle.submit(Box::new(request)).unwrap();

@@ -1,6 +1,7 @@
 //! Schemas and grammars that were written to take the server down: each is one refused request, and no other request is
 //! held up.
 #![cfg(feature = "serve")]
+#![allow(clippy::print_stdout, reason = "what a test took")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 #[path = "common/cli.rs"]
