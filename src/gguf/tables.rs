@@ -140,7 +140,7 @@ impl Tables {
         &self.parts
     }
 
-    /// The metadata of the first file; `header` are the bytes [`super::parse`] was given for it, or more.
+    /// The metadata of the first file; `header` are the bytes [`super::parse()`] was given for it, or more.
     pub fn metadata<'a>(&'a self, header: &'a [u8]) -> Metadata<'a> {
         Metadata::new(&self.metadata, header)
     }

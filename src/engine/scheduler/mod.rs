@@ -1,6 +1,6 @@
 //! The scheduler: continuous batching of requests over fixed slots and the pages of the KV cache.
 //!
-//! A [step](step) is one pass over the weights. It takes one token of every slot that generates, and of one prompt after the
+//! A [`step`] is one pass over the weights. It takes one token of every slot that generates, and of one prompt after the
 //! other, in turn, a chunk: a large one if nobody generates meanwhile, else one that delays the others by little. Where there
 //! is a [`Drafter`], slots that generate take along what it proposes. A request gets a slot when the pages it can come to need
 //! are there; until then it and all behind it wait, so that nobody is overtaken.

@@ -41,7 +41,7 @@ pub struct ForwardPass<'p, 'a> {
     pub output_rows: OutputRows<'p>,
     /// Rows of the residual stream: one per token, until the last layer leaves the output rows alone.
     pub n_rows: usize,
-    /// Whose tokens they are: without a gap, at most [`Sizes::sequences`].
+    /// Whose tokens they are: without a gap, at most [`Sizes::sequences`](crate::model::Sizes::sequences).
     pub slices: &'p [SequenceSlice<'p>],
     /// Where the time spent in attention is added up, if anybody asks.
     pub attention_time: Option<&'p mut Duration>,
