@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::cli::settings::Settings;
 use crate::engine::{self, Core, Identity, SLOTS_MAX, pass_sizes, scheduler_bytes};
 use crate::error::{Error, Exit, Result};
-use crate::kernels::{self, Kernels, KvType, Tier, Tile};
+use crate::kernels::{self, Kernels, KvType, Tile};
 use crate::load::header::ModelFiles;
 use crate::load::reader::Traffic;
 use crate::load::resident::{Holder, Manifest, Resident};
@@ -51,23 +51,12 @@ pub struct Prepared {
     serving: Option<Serving>,
 }
 
-impl Prepared {
-    /// Type of the KV cache, as boards name it.
-    pub fn kv_type(&self) -> board::KvType {
-        match self.sizes.kv_type {
-            KvType::F16 => board::KvType::F16,
-            KvType::Q8_0 => board::KvType::Q8_0,
-        }
-    }
-}
-
 /// The kernels the settings ask for.
 ///
 /// # Errors
-/// A tier that does not exist (exit 2) or that this CPU lacks (exit 6).
+/// A tier that this CPU lacks (exit 6).
 pub fn select_kernels(settings: &Settings) -> Result<&'static Kernels> {
-    let tier = |name: &Option<String>| name.as_deref().map(str::parse::<Tier>).transpose();
-    Ok(kernels::select(tier(&settings.isa)?, tier(&settings.isa_ceiling)?)?)
+    Ok(kernels::select(settings.isa, settings.isa_ceiling)?)
 }
 
 /// Opens the model file, or the embedded demo model.
@@ -156,12 +145,8 @@ impl Known {
     }
 
     /// The plan for a context of at least `ctx` tokens.
-    fn plan(&self, settings: &Settings, ctx: usize, kv_type: board::KvType) -> Result<(Sizes, Plan)> {
+    fn plan(&self, settings: &Settings, ctx: usize, kv_type: KvType) -> Result<(Sizes, Plan)> {
         let model = &self.model;
-        let kv_type = match kv_type {
-            board::KvType::F16 => KvType::F16,
-            board::KvType::Q8_0 => KvType::Q8_0,
-        };
         cache::check_kv_type(&model.config, kv_type).map_err(|e| Error::usage(e.to_string()))?;
         let ctx = ctx.next_multiple_of(CTX_STEP);
         let n_batch = settings.tile.tokens.map_or(BATCH_DEFAULT, |n| n as usize).clamp(1, ctx);
@@ -201,7 +186,7 @@ impl Known {
     }
 
     /// The longest context that fits this box right now, at most what the model was trained for.
-    fn fit(&self, settings: &Settings, kv_type: board::KvType) -> Result<usize> {
+    fn fit(&self, settings: &Settings, kv_type: KvType) -> Result<usize> {
         let host = Host::default();
         let most = self.model.config.ctx_train.clamp(1, CTX_MAX).div_ceil(CTX_STEP);
         let fits = |steps: usize| -> Result<bool> {
@@ -251,9 +236,9 @@ fn plan_of(known: Known, settings: &Settings) -> Result<Prepared> {
     if settings.ctx_auto {
         wanted = known.fit(settings, kv_type)?;
         if settings.kv_auto && wanted < known.model.config.ctx_train {
-            let smaller = known.fit(settings, board::KvType::Q8_0)?;
+            let smaller = known.fit(settings, KvType::Q8_0)?;
             if smaller > wanted {
-                (wanted, kv_type) = (smaller, board::KvType::Q8_0);
+                (wanted, kv_type) = (smaller, KvType::Q8_0);
             }
         }
         // Not even the shortest fits: mapping it says what is missing.

@@ -113,7 +113,7 @@ fn code_2_options_that_contradict_or_are_out_of_range() {
         (&["run", "-p", "a", "--temp", "NaN"], &["--temp NaN", "needs"]),
         (&["run", "-p", "a", "--ctx", "0"], &["--ctx", "0"]),
         (&["run", "-p", "a", "--ctx", "99999999"], &["--ctx 99999999", "1 to 16777216"]),
-        (&["run", "-p", "a", "--isa", "neon"], &["neon", "scalar, avx2, avx2vnni, avx512, avx512bf16"]),
+        (&["run", "-p", "a", "--isa", "neon"], &["neon", "use scalar, avx2, avx2vnni, avx512, avx512bf16"]),
         (&["bench", "model", "-r", "0"], &["-r 0", "1 to 1000"]),
     ];
     for (words, parts) in cases {

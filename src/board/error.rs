@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{EMBEDDED, TIERS};
+use super::EMBEDDED;
 use crate::error::{Error, Exit};
 
 /// A board that was refused.
@@ -46,11 +46,6 @@ pub enum BoardError {
         min: f64,
         /// Most allowed.
         max: f64,
-    },
-    /// A kernel tier that does not exist.
-    NoSuchTier {
-        /// What was found.
-        found: String,
     },
     /// A checksum that is none.
     NotSha256 {
@@ -136,9 +131,6 @@ impl fmt::Display for BoardError {
             }
             BoardError::Range { key, found, min, max } => {
                 write!(f, "{key} is {found}, allowed are {min} to {max}")
-            }
-            BoardError::NoSuchTier { found } => {
-                write!(f, "cpu.isa is {found:?}, allowed are {}", TIERS.join(", "))
             }
             BoardError::NotSha256 { found } => {
                 write!(f, "model.sha256 is {found:?}: needs 64 hexadecimal digits, as `sha256sum` prints them")

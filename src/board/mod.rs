@@ -11,7 +11,9 @@ pub use error::BoardError;
 use std::fmt;
 use std::str::FromStr;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
+
+use crate::kernels::{KvType, Tier};
 
 /// The boards in the binary: name and text.
 pub const EMBEDDED: [(&str, &str); 3] = [
@@ -19,49 +21,6 @@ pub const EMBEDDED: [(&str, &str); 3] = [
     ("strix-halo-128", include_str!("../../boards/strix-halo-128.toml")),
     ("strix-halo-64", include_str!("../../boards/strix-halo-64.toml")),
 ];
-
-/// Kernel tiers a board may name.
-pub const TIERS: [&str; 6] = ["scalar", "avx2", "avx2vnni", "avx512", "avx512bf16", "neon"];
-
-/// Type of the KV cache.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum KvType {
-    /// Half-precision floats.
-    #[default]
-    F16,
-    /// 8-bit blocks of 32 with one scale.
-    #[serde(rename = "q8_0")]
-    Q8_0,
-}
-
-impl KvType {
-    /// The name options use.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            KvType::F16 => "f16",
-            KvType::Q8_0 => "q8_0",
-        }
-    }
-}
-
-impl fmt::Display for KvType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
-
-impl FromStr for KvType {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "f16" => Ok(KvType::F16),
-            "q8_0" => Ok(KvType::Q8_0),
-            _ => Err("expected f16 or q8_0"),
-        }
-    }
-}
 
 /// Context length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -200,6 +159,32 @@ pub enum Embedding {
     Disk,
 }
 
+/// The one of `known` that the board names, in the words of serde where it names none of them.
+fn one_of<'de, D: Deserializer<'de>, T>(
+    deserializer: D,
+    known: impl Iterator<Item = T>,
+    name: impl Fn(&T) -> &'static str,
+) -> Result<Option<T>, D::Error> {
+    let found = String::deserialize(deserializer)?;
+    let mut names = Vec::new();
+    for one in known {
+        if name(&one) == found {
+            return Ok(Some(one));
+        }
+        names.push(name(&one));
+    }
+    let text = format!("unknown variant `{found}`, expected one of `{}`", names.join("`, `"));
+    Err(serde::de::Error::custom(text))
+}
+
+fn tier<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Tier>, D::Error> {
+    one_of(deserializer, Tier::ALL.into_iter(), |tier| tier.name())
+}
+
+fn kv_type<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<KvType>, D::Error> {
+    one_of(deserializer, KvType::ALL.into_iter(), |kv_type| kv_type.name())
+}
+
 /// One board file.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -222,8 +207,9 @@ pub struct Board {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Cpu {
-    /// Highest kernel tier to use; what the CPU lacks is never used anyway.
-    pub isa: Option<String>,
+    /// Highest kernel tier to use; what the CPU or this build lacks is never used anyway.
+    #[serde(deserialize_with = "tier")]
+    pub isa: Option<Tier>,
     /// CPUs the workers are pinned to, e.g. `0-7,16`.
     pub cores: Option<String>,
     /// Worker threads.
@@ -295,6 +281,7 @@ pub struct Model {
     /// Context length.
     pub ctx: Option<Ctx>,
     /// Type of the KV cache.
+    #[serde(deserialize_with = "kv_type")]
     pub kv_type: Option<KvType>,
     /// Expected SHA-256 of the file, or of each file of a split set.
     pub sha256: Option<Sha256>,
@@ -412,9 +399,6 @@ impl Board {
         if let Some(found) = self.bandwidth.read_gbs.filter(|gbs| !(0.1..=100_000.0).contains(gbs)) {
             return Err(BoardError::Range { key: "bandwidth.read_gbs", found, min: 0.1, max: 100_000.0 });
         }
-        if let Some(found) = self.cpu.isa.as_ref().filter(|isa| !TIERS.contains(&isa.as_str())) {
-            return Err(BoardError::NoSuchTier { found: found.clone() });
-        }
         self.model.sha256.as_ref().map(Sha256::digests).transpose()?;
         self.refuse_missing_features()
     }
@@ -460,7 +444,13 @@ mod tests {
             ("[cpu]\nthreads =", "line 2: "),
             ("[cpu]\nthreads = -1", "line 2: "),
             ("[cpu]\nthreads = 0", "cpu.threads is 0, allowed are 1 to 1024"),
-            ("[cpu]\nisa = \"sse9\"", "cpu.isa is \"sse9\""),
+            (
+                "[cpu]\nisa = \"neon\"",
+                "line 2: unknown value `neon`; known are scalar, avx2, avx2vnni, avx512, avx512bf16",
+            ),
+            ("[cpu]\nisa = \"avx3\"", "unknown value `avx3`; did you mean `avx2`?"),
+            ("[cpu]\nisa = 2", "line 2: invalid type"),
+            ("[model]\nkv_type = \"q4_0\"", "line 2: unknown value `q4_0`; did you mean `q8_0`?"),
             ("[bandwidth]\nread_gbs = nan", "bandwidth.read_gbs is NaN"),
             ("[memory]\nfallback = \"big\"", "unknown value `big`"),
             ("[model]\nsha256 = \"00\"", "model.sha256 is \"00\": needs 64 hexadecimal digits"),

@@ -70,7 +70,7 @@ pub fn execute(args: &PlanArgs) -> Result<()> {
 impl PlanReport {
     /// The report on a model that has been prepared.
     pub fn of(prepared: &Prepared, settings: &mut Settings) -> PlanReport {
-        settings.kv_type = prepared.kv_type();
+        settings.kv_type = prepared.sizes.kv_type;
         let weights = &prepared.model.weights;
         let layers = weights.layer_offsets.windows(2).enumerate();
         let mut details: Vec<(String, u64)> =
@@ -95,7 +95,7 @@ impl PlanReport {
             model,
             details,
             ctx: settings.ctx,
-            kv_type: settings.kv_type.as_str(),
+            kv_type: settings.kv_type.name(),
             hugepages: plan.page() != PageKind::Base4K,
             huge_page: settings.huge_page,
             pool: host.pool(settings.huge_page),

@@ -5,8 +5,9 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use super::args::ModelArgs;
-use crate::board::{Board, BoardError, Ctx, EMBEDDED, KvType, PageSize, TIERS, Tile};
+use crate::board::{Board, BoardError, Ctx, EMBEDDED, PageSize, Tile};
 use crate::error::{Error, Result};
+use crate::kernels::{KvType, Tier};
 use crate::load::{Io, Progress, resident};
 use crate::memory::PageKind;
 use crate::sys::cpu::{ListError, Topology, format_list, parse_list};
@@ -43,9 +44,9 @@ pub struct Settings {
     /// The CPU each worker is pinned to, all different.
     pub cores: Vec<usize>,
     /// The kernel tier that was asked for; to lack it is exit 6.
-    pub isa: Option<String>,
+    pub isa: Option<Tier>,
     /// The highest tier the board wants.
-    pub isa_ceiling: Option<String>,
+    pub isa_ceiling: Option<Tier>,
     /// How weights are read.
     pub io: Io,
     /// The pre-tokenizer to use instead of the file's.
@@ -224,10 +225,7 @@ impl Settings {
         if let Some((Ctx::Tokens(0), source)) = ctx {
             return Err(refuse("ctx", source, "a context of 0 tokens holds nothing; leave it out for the model's own"));
         }
-        let isa = pick(env, "isa", args.isa.clone(), None)?;
-        if let Some((found, source)) = isa.as_ref().filter(|(isa, _)| !TIERS.contains(&isa.as_str())) {
-            return Err(refuse("isa", *source, format!("no tier is named {found}; there are {}", TIERS.join(", "))));
-        }
+        let isa = pick(env, "isa", parse_flag("isa", args.isa.as_deref())?, None)?;
         let io = pick(env, "io", parse_flag("io", args.io.as_deref())?, None)?;
         let cores = cores(args, env, &board, &topology).map_err(|e| match e.exit() {
             crate::error::Exit::Board => at_board(e),
@@ -259,7 +257,7 @@ impl Settings {
             threads: cores.len(),
             cores,
             isa: isa.map(|(isa, _)| isa),
-            isa_ceiling: board.cpu.isa.clone(),
+            isa_ceiling: board.cpu.isa,
             io: io.map(|(io, _)| io).unwrap_or_default(),
             pre: pick(env, "pre", args.pre.clone(), None)?.map(|(pre, _)| pre),
             verbose: args.verbose || switch_from_env(env, "BRIM_VERBOSE")?.unwrap_or(false),
@@ -420,7 +418,8 @@ mod tests {
             ),
             (|a| a.io = text("fast"), &[], "--io fast: expected auto, buffered or direct"),
             (|_| (), &[("BRIM_IO", "fast")], "BRIM_IO=fast: expected auto, buffered or direct"),
-            (|a| a.isa = text("mmx"), &[], "no tier is named mmx"),
+            (|a| a.isa = text("mmx"), &[], "--isa mmx: no kernel tier `mmx`: use scalar, "),
+            (|_| (), &[("BRIM_ISA", "neon")], "BRIM_ISA=neon: no kernel tier `neon`: use scalar, "),
             (|a| a.kv_type = text("q4"), &[], "--kv-type q4: expected f16 or q8_0"),
             (|a| a.ctx = text("0"), &[], "--ctx: a context of 0"),
             (

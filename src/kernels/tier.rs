@@ -43,7 +43,8 @@ impl fmt::Display for TierError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             TierError::Unknown(name) => {
-                write!(f, "no kernel tier `{name}`: use {}", Tier::ALL.map(Tier::name).join(", "))
+                let built: Vec<&str> = Tier::built().map(Tier::name).collect();
+                write!(f, "no kernel tier `{name}`: use {}", built.join(", "))
             }
             TierError::Missing { asked, best } => write!(
                 f,
@@ -82,6 +83,15 @@ impl Tier {
             Tier::Avx512 => "avx512",
             Tier::Avx512Bf16 => "avx512bf16",
         }
+    }
+
+    /// The tiers this build has kernels of, weakest first.
+    pub fn built() -> impl Iterator<Item = Tier> {
+        Tier::ALL.into_iter().filter(|tier| match tier {
+            Tier::Scalar => true,
+            Tier::Avx2Vnni => cfg!(all(target_arch = "x86_64", feature = "avx2vnni")),
+            Tier::Avx2 | Tier::Avx512 | Tier::Avx512Bf16 => cfg!(target_arch = "x86_64"),
+        })
     }
 
     /// The CPU features it takes.

@@ -8,15 +8,19 @@ use crate::quant::{GROUP, PANEL_ROWS};
 const Q8_BLOCK: usize = 2 + GROUP;
 
 /// How K and V are kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum KvType {
     /// IEEE half.
+    #[default]
     F16,
     /// int8 with an f16 scale per 32 values.
     Q8_0,
 }
 
 impl KvType {
+    /// All types.
+    pub const ALL: [KvType; 2] = [KvType::F16, KvType::Q8_0];
+
     /// Bytes of one position of one head, K or V.
     pub const fn row_bytes(self, dim: usize) -> usize {
         match self {
@@ -36,6 +40,14 @@ impl KvType {
             KvType::F16 => "f16",
             KvType::Q8_0 => "q8_0",
         }
+    }
+}
+
+impl std::str::FromStr for KvType {
+    type Err = &'static str;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        KvType::ALL.into_iter().find(|t| t.name() == name).ok_or("expected f16 or q8_0")
     }
 }
 
