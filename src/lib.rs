@@ -1,7 +1,8 @@
 //! brim: a CPU inference runtime that keeps weights, KV cache and scratch in explicit huge pages.
 //!
 //! Start reading at [`boot`], then one file of [`model`]. Imports point down only:
-//! `cli -> serve -> engine -> model -> {load, kernels, gguf, memory} -> {quant, sys} -> {bytes, units, error}`.
+//! `cli -> {boot, serve} -> {engine, settings} -> {model, board} -> {load, kernels, gguf, memory} -> {quant, sys} ->
+//! {bytes, units, error}`.
 
 // It panics where nobody can write to stderr any more; `sys::log` does not.
 #![warn(clippy::print_stderr)]
@@ -25,6 +26,7 @@ pub mod quant;
 pub mod sampling;
 #[cfg(feature = "serve")]
 pub mod serve;
+pub mod settings;
 pub mod sys;
 pub mod tokenizer;
 pub mod units;

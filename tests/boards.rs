@@ -1,6 +1,14 @@
 //! The board files as shipped: each is embedded, parses, and shows every key there is.
 
+#![cfg(feature = "serve")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use brim::board::{Board, EMBEDDED};
+use brim::boot::{Headers, Serving, Workload};
+use brim::kernels::Tier;
+use brim::serve::config::{CACHE_MIB_DEFAULT, LISTEN_DEFAULT, Limits};
+use brim::settings::{Overrides, Settings};
+use brim::sys::cpu::Topology;
 
 const KEYS: [(&str, &[&str]); 6] = [
     ("cpu", &["isa", "cores", "threads", "l1d_kib", "l2_kib", "l3_kib"]),
@@ -74,5 +82,90 @@ fn every_shown_key_exists() {
             }
         }
         assert!(text.starts_with("# "), "{name} says what it is for");
+    }
+}
+
+/// What the code makes of a board: every value that has a default in the code.
+fn made_of(board: &str) -> String {
+    let path = std::env::temp_dir().join(format!("brim-boards-{}.toml", std::process::id()));
+    std::fs::write(&path, board).unwrap();
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/models/qwen3-mixed.gguf");
+    let [model, path] = [model, path.to_str().unwrap()].map(|text| Some(text.to_owned()));
+    let overrides = Overrides { model, board: path, ..Overrides::default() };
+    let settings = Settings::resolve_in(&overrides, &|_| None, Topology::probe().unwrap()).unwrap();
+    let (memory, serve) = (&settings.board.memory, &settings.board.serve);
+    let workload = Workload {
+        // Beyond the batch, so that it is seen.
+        ctx_least: 4096,
+        serving: Some(Serving::new(serve.slots, serve.kv_tokens)),
+        ..Workload::default()
+    };
+    let planned = Headers::read(&settings).unwrap().plan(&workload).unwrap();
+    let serve = (
+        serve.listen.as_deref().unwrap_or(LISTEN_DEFAULT),
+        serve.log_prompts,
+        serve.cache_mib.unwrap_or(CACHE_MIB_DEFAULT),
+        Limits::new(&serve.limits),
+    );
+    let pages = (settings.hugepages, settings.huge_page, settings.packed);
+    let memory =
+        (memory.reserve, memory.hvo, memory.fallback, memory.embedding, memory.numa, settings.keep_free_bytes());
+    format!("{pages:?} {memory:?} {:?} {serve:?}", planned.sizes)
+}
+
+/// Lines `# key = value` of a board with their section, and whether the comment above says what the default is.
+fn shown(text: &str) -> Vec<(&str, &str, bool)> {
+    let is_key = |line: &str| {
+        line.split_once(" = ")
+            .is_some_and(|(key, _)| key.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'))
+    };
+    let (mut lines, mut section, mut says_default, mut was_key) = (Vec::new(), "", false, false);
+    for line in text.lines() {
+        let bare = line.trim_start_matches("# ");
+        if let Some(name) = line.strip_prefix('[') {
+            section = name.trim_end_matches(']');
+        } else if is_key(bare) {
+            if line.starts_with('#') {
+                lines.push((section, bare, says_default));
+            }
+            was_key = true;
+        } else {
+            says_default = line.contains("Default: ") || (says_default && !was_key);
+            was_key = false;
+        }
+    }
+    lines
+}
+
+#[test]
+fn what_is_shown_as_a_default_is_what_the_code_does_without_it() {
+    let without = made_of("");
+    let mut checked = 0;
+    for (name, text) in EMBEDDED {
+        for (section, line, says_default) in shown(text) {
+            let board = format!("[{section}]\n{line}\n");
+            assert!(Board::parse(&board).is_ok(), "{name}: {board}");
+            if !says_default {
+                assert_eq!(made_of(&board), without, "{name}: {board} is not the default");
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked > 30, "only {checked} defaults were found");
+    // It sees a wrong one.
+    for wrong in
+        ["[tile]\ntokens = 64", "[serve]\nslots = 5", "[memory]\nnuma = \"local\"", "[model]\nkv_type = \"q8_0\""]
+    {
+        assert_ne!(made_of(wrong), without, "{wrong}");
+    }
+}
+
+#[test]
+fn the_tiers_that_boards_list_are_those_there_are() {
+    let mut names = Tier::ALL.map(Tier::name).join(", ");
+    let last = names.rfind(", ").unwrap();
+    names.replace_range(last..last + 1, " or");
+    for (name, text) in EMBEDDED {
+        assert!(text.contains(&format!("to use: {names}.")), "{name} does not list {names}");
     }
 }

@@ -8,14 +8,18 @@ mod cgroup;
 mod cli;
 #[path = "common/pool.rs"]
 mod pool;
+#[path = "common/serve.rs"]
+mod serve;
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
 use brim::memory::{Arena, GiveBack, Host, PageKind, Plan, RegionName};
 use cgroup::Group;
 use cli::{Dir, Ran, brim, golden, run};
 use pool::Pool;
+use serve::Server;
 
 const GIB: u64 = 1 << 30;
 
@@ -88,8 +92,45 @@ fn a_short_pool_falls_back_only_where_the_board_says_so_and_says_it() {
     let words = ["run", "--hugepages", "-p", "a", "--ctx", "16777216"];
     run(&words).fails(5, &["short by"]);
     let ran: Ran = brim(&demo(&["--board", &board])).output().unwrap().into();
-    assert!(ran.stderr.contains("ordinary pages instead of 2 MiB ones (memory.fallback = \"small-pages\")"), "{ran:?}");
+    assert!(ran.stderr.contains(FALLBACK), "{ran:?}");
+    // The closing note is about the pages that were mapped.
+    let note = ran.stderr.lines().find(|line| line.contains("tokens/s; ")).unwrap();
+    assert!(note.contains(" pages of 4 KiB, resident "), "{note}");
     ran.good();
+    // So are the status page and the metrics of a server.
+    for (words, fallback) in [(&["--hugepages", "--board", &board][..], 1), (&["--board", &board], 0)] {
+        let server = Server::start(&[words, &["--ctx", "64"]].concat());
+        let metrics = server.get("/metrics").text();
+        for line in ["brim_page_bytes 4096".to_owned(), format!("brim_page_fallback {fallback}")] {
+            assert!(metrics.lines().any(|found| found == line), "{line} is not in\n{metrics}");
+        }
+        let facts = &server.get("/status").json()["facts"];
+        assert_eq!((&facts["page_bytes"], &facts["hugepages"]), (&4096.into(), &false.into()), "{facts}");
+        assert_eq!((&facts["fallback"], &facts["fits"]), (&(fallback == 1).into(), &true.into()), "{facts}");
+    }
+}
+
+/// What is logged where ordinary pages stand for huge ones.
+const FALLBACK: &str = "ordinary pages instead of 2 MiB ones (memory.fallback = \"small-pages\")";
+
+#[test]
+fn a_holder_falls_back_only_where_the_board_says_so_and_its_users_are_served() {
+    let Some(_pool) = Pool::with_exactly(0) else { return };
+    let dir = Dir::new("box-hold-fallback");
+    let (model, socket) = (golden("qwen3-mixed"), dir.at("s.sock"));
+    let board = dir.file("board.toml", "[memory]\nfallback = \"small-pages\"\n");
+    let words = ["hold", "--hugepages", "-m", &model, "--socket", &socket];
+    run(&words).fails(5, &["short by", "pages of 2 MiB"]);
+    let mut holder = brim(&[&words[..], &["--board", &board]].concat());
+    let mut holder = holder.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut ready = String::new();
+    BufReader::new(holder.stdout.take().unwrap()).read_line(&mut ready).unwrap();
+    let user = run(&["run", "--raw", "-p", "a b c", "-n", "2", "--ctx", "64", "-m", &model, "--resident", &socket]);
+    holder.kill().unwrap();
+    let said = String::from_utf8(holder.wait_with_output().unwrap().stderr).unwrap();
+    assert!(ready.starts_with("ready: ") && ready.contains(" in 4 KiB pages"), "{ready:?}");
+    assert!(said.contains(FALLBACK), "{said}");
+    user.good();
 }
 
 /// A pool of 1 GiB pages, given back on drop.

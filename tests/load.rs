@@ -1,4 +1,4 @@
-//! Loading with faults: interrupted, short and failing reads at every place, files that shrink or are replaced on the way,
+//! Loader with faults: interrupted, short and failing reads at every place, files that shrink or are replaced on the way,
 //! checksums. The reader with faults stands where the system's stands; the files are real.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -17,7 +17,7 @@ use brim::kernels::available;
 use brim::load::Io;
 use brim::load::header::ModelFiles;
 use brim::load::reader::{Pread, Traffic, Way};
-use brim::load::weights::{Job, Loading, Sha256Bytes};
+use brim::load::weights::{Job, Loader, Sha256Bytes};
 use brim::model::Model;
 use brim::sys::read::{cached_pages, drop_cached};
 use cli::{Dir, golden};
@@ -117,21 +117,17 @@ fn load_checked(
             Ok(())
         })
     };
-    let loading = Loading {
-        kernels: available().last().unwrap(),
-        io,
-        cpus: &[],
-        buffers: words_as_bytes(&mut words)[..each * readers].chunks_exact_mut(each).collect(),
-        populate_buffer: &|_| Ok(()),
-        populate: &|_| Ok(()),
-        filling: None,
-        meanwhile: (0..7).map(|_| job()).collect(),
-        sha256,
-        done: &done,
-        source,
-    };
+    let buffers = words_as_bytes(&mut words)[..each * readers].chunks_exact_mut(each);
+    let mut loader = Loader::new(available().last().unwrap(), buffers)
+        .io(io)
+        .meanwhile((0..7).map(|_| job()).collect())
+        .sha256(sha256)
+        .done(&done);
+    if let Some((source, align_bytes)) = source {
+        loader = loader.source(source, align_bytes);
+    }
     let bytes = &mut words_as_bytes(&mut region)[..model.weights.bytes];
-    let traffic = model.load(files, bytes, loading)?;
+    let traffic = model.load(files, bytes, loader)?;
     let total: u64 = model.weights.placements.iter().map(|p| files.tensors()[p.tensor].bytes).sum();
     assert_eq!(done.into_inner(), total, "all bytes are counted");
     assert_eq!(jobs_done.into_inner(), 7, "every job is done once");

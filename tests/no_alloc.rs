@@ -8,15 +8,15 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use brim::boot;
-use brim::cli::ModelArgs;
-use brim::cli::settings::Settings;
+use brim::boot::{Foundations, Headers, Workload};
 use brim::engine::{
     DRAFT_MAX, Drafter, Engine, EngineHandle, Event, Generate, OutputKind, Pooling, Request, Scheduler, Ticket,
 };
 use brim::kernels;
+use brim::load::Progress;
 use brim::model::Embedding;
 use brim::sampling::SamplingParams;
+use brim::settings::{HeldWeights, Overrides, Settings};
 use brim::sys::alloc;
 use common::engine::{for_drafts, for_scheduler, with_embedding};
 
@@ -164,20 +164,18 @@ fn resident(path: &Path) {
     let mut line = String::new();
     BufReader::new(holder.stdout.take().unwrap()).read_line(&mut line).unwrap();
     assert!(line.starts_with("ready: "), "{line:?}");
-    let args = ModelArgs {
+    let overrides = Overrides {
         model: Some(path.to_str().unwrap().to_owned()),
         ctx: Some("512".to_owned()),
-        ..ModelArgs::default()
+        held: HeldWeights::Allowed(socket.to_str().map(str::to_owned)),
+        ..Overrides::default()
     };
-    let mut settings = Settings::resolve(&args).unwrap();
-    settings.resident = Some(socket.clone());
-    let prepared = boot::prepare(&settings, 1).unwrap();
-    let name = format!("{:?} {:?} resident", prepared.kernels, path.file_stem());
-    boot::run(prepared, &settings, |running| {
-        allocates_nothing(&mut Engine::new(running.core), &name);
-        Ok(())
-    })
-    .unwrap();
+    let settings = Settings::resolve(&overrides).unwrap();
+    let planned = Headers::read(&settings).unwrap().plan(&Workload::default()).unwrap();
+    let name = format!("{:?} {:?} resident", planned.headers.kernels, path.file_stem());
+    let mut base = Foundations::default();
+    let running = planned.map().unwrap().start(&mut base, &Progress::default()).unwrap();
+    allocates_nothing(&mut Engine::new(running.core), &name);
     holder.kill().unwrap();
     holder.wait().unwrap();
     let _ = std::fs::remove_file(socket);

@@ -52,10 +52,12 @@ pub enum BoardError {
         /// What was found.
         found: String,
     },
-    /// CPUs or threads this box does not have.
-    Cpus {
-        /// The whole sentence.
-        message: String,
+    /// A value that this box or another setting rules out.
+    Refused {
+        /// The key.
+        key: &'static str,
+        /// Why, and what to do.
+        why: String,
     },
     /// A feature that this version does not have.
     NotSupported {
@@ -135,7 +137,7 @@ impl fmt::Display for BoardError {
             BoardError::NotSha256 { found } => {
                 write!(f, "model.sha256 is {found:?}: needs 64 hexadecimal digits, as `sha256sum` prints them")
             }
-            BoardError::Cpus { message } => f.write_str(message),
+            BoardError::Refused { key, why } => write!(f, "{key}: {why}"),
             BoardError::NotSupported { setting } => {
                 write!(f, "{setting} is not supported by this version of brim; remove it from the board file")
             }

@@ -258,11 +258,11 @@ pub struct Bandwidth {
     pub date: Option<String>,
 }
 
-/// `[tile]`; what is absent follows from the probed caches.
+/// `[tile]`; `k_bytes` and the distances follow from the probed CPU where they are absent.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Tile {
-    /// Tokens of one tile.
+    /// Tokens of a prefill pass, at most.
     pub tokens: Option<u32>,
     /// Bytes of one weight row that are worked on at a time.
     pub k_bytes: Option<u32>,

@@ -3,6 +3,7 @@
 use argh::FromArgs;
 
 use crate::error::{Error, Result};
+use crate::settings::{HeldWeights, Overrides};
 
 /// brim: large language models in huge pages, on the CPU.
 #[derive(FromArgs, Debug)]
@@ -89,9 +90,9 @@ macro_rules! model_command {
         }
 
         impl $name {
-            /// The options shared by every command that loads a model, environment not yet consulted.
-            pub fn model_args(&self) -> ModelArgs {
-                ModelArgs {
+            /// What it says of the options that every such command shares.
+            pub fn overrides(&self) -> Overrides {
+                Overrides {
                     model: self.model.clone(),
                     board: self.board.clone(),
                     hugepages: self.hugepages,
@@ -104,29 +105,30 @@ macro_rules! model_command {
                     io: self.io.clone(),
                     pre: self.pre.clone(),
                     verbose: self.verbose,
+                    held: HeldWeights::Unused,
                 }
             }
         }
     };
 }
 
-/// The options shared by every command that loads a model.
-#[derive(Clone, Debug, Default)]
-#[allow(missing_docs, reason = "documented where the options are declared, above")]
-pub struct ModelArgs {
-    pub model: Option<String>,
-    pub board: Option<String>,
-    pub hugepages: bool,
-    pub page_size: Option<String>,
-    pub ctx: Option<String>,
-    pub kv_type: Option<String>,
-    pub threads: Option<u32>,
-    pub cores: Option<String>,
-    pub isa: Option<String>,
-    pub io: Option<String>,
-    pub pre: Option<String>,
-    pub verbose: bool,
+/// Adds the option of commands that may use the weights which a `brim hold` keeps.
+macro_rules! may_use_held_weights {
+    ($($name:ident),*) => {$(
+        impl $name {
+            /// As `overrides`, with the holder's socket where one is named.
+            pub fn overrides_with_held(&self) -> Overrides {
+                Overrides { held: HeldWeights::Allowed(self.resident.clone()), ..self.overrides() }
+            }
+        }
+    )*};
 }
+
+may_use_held_weights!(Run, Plan);
+#[cfg(feature = "serve")]
+may_use_held_weights!(Serve);
+#[cfg(feature = "bench")]
+may_use_held_weights!(Bench);
 
 model_command! {
 /// Generates text; without a prompt on a terminal it is a chat.

@@ -5,11 +5,11 @@ use std::fmt::Write;
 use serde_json::{Value, json};
 
 use super::args::Doctor;
-use super::settings::{env_or, load_board};
 use crate::board::{Board, EMBEDDED};
 use crate::error::Result;
 use crate::kernels::{Tier, select};
 use crate::memory::{GiveBack, Host, Hvo, PageKind};
+use crate::settings::{env_or, load_board};
 use crate::sys::cpu::{self, Topology, format_list, online};
 use crate::sys::support::Support;
 use crate::sys::{file, limits, map};

@@ -3,15 +3,16 @@
 use std::fs::File;
 use std::io::{BufWriter, Write};
 
+use log::LevelFilter;
 use serde_json::json;
 
 use super::args::Eval;
-use super::out;
-use super::settings::Settings;
-use crate::boot;
+use super::{out, resolve};
+use crate::boot::{CTX_DEFAULT, Foundations, Headers, Workload};
 use crate::bytes;
 use crate::engine::Engine;
 use crate::error::{Error, Exit, Result};
+use crate::load::Progress;
 use crate::tokenizer::PromptForm;
 
 /// Rows of logits computed at once.
@@ -22,57 +23,54 @@ const LOGIT_ROWS: usize = 16;
 /// # Errors
 /// A text that cannot be read or is too short, and whatever stands in the way of loading.
 pub fn execute(args: &Eval) -> Result<()> {
-    let mut settings = Settings::resolve(&args.model_args())?;
+    let settings = resolve(&args.overrides(), LevelFilter::Warn)?;
     let text = std::fs::read(&args.file).map_err(|e| Error::usage(e.to_string()).at(&args.file))?;
     let text = String::from_utf8(text)
         .map_err(|e| Error::usage(format!("not UTF-8 at byte {}", e.utf8_error().valid_up_to())).at(&args.file))?;
-    if settings.ctx.is_none() {
-        // No text has more tokens than bytes; two more for BOS and EOS.
-        let bound = u32::try_from(text.len() + 2).unwrap_or(u32::MAX);
-        settings.ctx = Some(bound.clamp(16, boot::CTX_DEFAULT as u32));
+    // No text has more tokens than bytes; two more for BOS and EOS.
+    let ctx_default = Some((text.len() + 2).clamp(16, CTX_DEFAULT));
+    let workload = Workload { n_logits: LOGIT_ROWS, ctx_default, ..Workload::default() };
+    let mut base = Foundations::default();
+    let running = Headers::read(&settings)?.plan(&workload)?.map()?.start(&mut base, &Progress::default())?;
+    let mut engine = Engine::new(running.core);
+    let mut tokens = Vec::new();
+    running.tokenizer.encode_prompt(&text, PromptForm::Raw, &mut tokens);
+    if tokens.len() < 2 {
+        return Err(Error::usage(format!("{} tokens: perplexity needs at least 2", tokens.len())).at(&args.file));
     }
-    let prepared = boot::prepare(&settings, LOGIT_ROWS)?;
-    boot::run(prepared, &settings, |running| {
-        let mut engine = Engine::new(running.core);
-        let mut tokens = Vec::new();
-        running.tokenizer.encode_prompt(&text, PromptForm::Raw, &mut tokens);
-        if tokens.len() < 2 {
-            return Err(Error::usage(format!("{} tokens: perplexity needs at least 2", tokens.len())).at(&args.file));
+    let mut file = match &args.logits {
+        Some(path) => {
+            let file = File::create(path).map_err(|e| Error::new(Exit::Unexpected, e).at(path))?;
+            Some(BufWriter::with_capacity(1 << 20, file))
         }
-        let mut file = match &args.logits {
-            Some(path) => {
-                let file = File::create(path).map_err(|e| Error::new(Exit::Unexpected, e).at(path))?;
-                Some(BufWriter::with_capacity(1 << 20, file))
-            }
-            None => None,
-        };
-        let (mut nats, mut failure) = (0.0, None);
-        engine.feed_all(&tokens, |i, logits| {
-            if let Some(&next) = tokens.get(i + 1) {
-                nats -= log_probability(logits, next as usize);
-            }
-            if let Some(file) = &mut file {
-                failure = failure.take().or_else(|| file.write_all(bytes::bytes_of(logits)).err());
-            }
-        })?;
+        None => None,
+    };
+    let (mut nats, mut failure) = (0.0, None);
+    engine.feed_all(&tokens, |i, logits| {
+        if let Some(&next) = tokens.get(i + 1) {
+            nats -= log_probability(logits, next as usize);
+        }
         if let Some(file) = &mut file {
-            failure = failure.or_else(|| file.flush().err());
+            failure = failure.take().or_else(|| file.write_all(bytes::bytes_of(logits)).err());
         }
-        if let Some(e) = failure {
-            return Err(Error::new(Exit::Unexpected, e).at("write the logits"));
-        }
-        if nats.is_nan() {
-            return Err(Error::new(Exit::Unexpected, "the logits are not numbers: the weights are damaged"));
-        }
-        let perplexity = (nats / (tokens.len() - 1) as f64).exp();
-        if args.json {
-            let report = json!({"tokens": tokens.len(), "perplexity": perplexity, "nats": nats,
-                "n_vocab": running.tokenizer.n_tokens(), "tier": engine.kernels().tier().name()});
-            out(&report.to_string())
-        } else {
-            out(&format!("{} tokens, perplexity {perplexity:.4}", tokens.len()))
-        }
-    })
+    })?;
+    if let Some(file) = &mut file {
+        failure = failure.or_else(|| file.flush().err());
+    }
+    if let Some(e) = failure {
+        return Err(Error::new(Exit::Unexpected, e).at("write the logits"));
+    }
+    if nats.is_nan() {
+        return Err(Error::new(Exit::Unexpected, "the logits are not numbers: the weights are damaged"));
+    }
+    let perplexity = (nats / (tokens.len() - 1) as f64).exp();
+    if args.json {
+        let report = json!({"tokens": tokens.len(), "perplexity": perplexity, "nats": nats,
+            "n_vocab": running.tokenizer.n_tokens(), "tier": engine.kernels().tier().name()});
+        out(&report.to_string())
+    } else {
+        out(&format!("{} tokens, perplexity {perplexity:.4}", tokens.len()))
+    }
 }
 
 /// `log softmax(logits)[token]`, summed in f64.

@@ -3,12 +3,14 @@
 
 use std::path::PathBuf;
 
-use super::announce;
+use log::LevelFilter;
+
 use super::args::Hold;
-use super::settings::{Settings, env_or};
+use super::{announce, resolve};
 use crate::boot;
 use crate::error::{Error, Result};
 use crate::load::resident;
+use crate::settings::env_or;
 use crate::units::Human;
 
 /// Executes `brim hold`: returns after SIGTERM or SIGINT.
@@ -16,7 +18,7 @@ use crate::units::Human;
 /// # Errors
 /// Usage, whatever stands in the way of loading, and exit 7 where the socket cannot be had.
 pub fn execute(args: &Hold) -> Result<()> {
-    let settings = Settings::resolve(&args.model_args())?;
+    let settings = resolve(&args.overrides(), LevelFilter::Warn)?;
     if settings.model.is_none() {
         return Err(Error::usage("hold: the demo model is in the binary already; give a file with -m"));
     }
@@ -26,17 +28,17 @@ pub fn execute(args: &Hold) -> Result<()> {
             return Err(Error::usage(text));
         }
     }
-    if settings.packed {
+    if settings.hugepages && settings.packed {
         return Err(Error::usage("hold: memory that is handed over has pages of one size; give --page-size 2M or 1G"));
     }
     let socket = env_or(args.socket.clone(), "BRIM_SOCKET")?;
     let socket = socket.map_or_else(resident::default_socket, PathBuf::from);
-    boot::hold(&settings, &socket, |manifest, elapsed| {
+    boot::hold(&settings, &socket, |manifest, mapped, elapsed| {
         announce(&format!(
             "ready: {} of {} in {} pages, at {}, after {:.2} s",
             Human(manifest.weights_bytes),
             manifest.model,
-            settings.page,
+            mapped.plan.page(),
             socket.display(),
             elapsed.as_secs_f64()
         ));

@@ -15,21 +15,23 @@ mod run;
 mod selftest;
 #[cfg(feature = "serve")]
 mod serve;
-pub mod settings;
 mod tokenize;
 
 use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
+use log::LevelFilter;
+
 use crate::error::{Error, Exit, Result};
+use crate::settings::{Overrides, Settings};
 use crate::sys::{self, signal};
 
-pub use args::{Command, ModelArgs};
+pub use args::Command;
 
 /// Parses the process's arguments, runs the command and reports its verdict.
 pub fn main() -> ExitCode {
     // `-v` raises the level. The engine logs nothing once a model is Ready.
-    sys::log::install(log::LevelFilter::Warn);
+    sys::log::install(LevelFilter::Warn);
     if let Err(e) = signal::ignore_file_size() {
         log::warn!("a file that grows beyond `ulimit -f` ends brim: {e}");
     }
@@ -66,6 +68,14 @@ fn execute(command: Command) -> Result<()> {
         Command::Serve(args) => serve::execute(&args),
         Command::Tokenize(args) => tokenize::execute(&args),
     }
+}
+
+/// The settings of a command that says as much as `usual` on stderr, and one level more with `-v`. Nothing else sets how
+/// much is said.
+fn resolve(overrides: &Overrides, usual: LevelFilter) -> Result<Settings> {
+    let settings = Settings::resolve(overrides)?;
+    log::set_max_level(if settings.verbose { usual.increment_severity() } else { usual });
+    Ok(settings)
 }
 
 /// Prints a result and a line break to stdout.

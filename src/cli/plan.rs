@@ -2,13 +2,17 @@
 
 use std::fmt::Write;
 
+use log::LevelFilter;
 use serde_json::{Value, json};
 
 use super::args::Plan as PlanArgs;
-use super::settings::{Settings, env_or};
-use crate::boot::{self, Prepared, Serving};
+use super::resolve;
+#[cfg(feature = "serve")]
+use crate::boot::MappedPlan;
+use crate::boot::{Headers, Planned, Serving, Workload};
 use crate::error::{Error, Result};
-use crate::memory::{Grown, Host, Hvo, MemoryError, PageKind, Plan, PoolState, arena};
+use crate::memory::{Grown, Host, Hvo, MemoryError, Packing, PageKind, Plan, PoolState, arena};
+use crate::settings::env_or;
 use crate::units::Human;
 
 /// A plan beside the box it is meant for.
@@ -18,14 +22,16 @@ pub struct PlanReport {
     pub model: String,
     /// The plan.
     pub plan: Plan,
+    /// Which regions lie in pages of 1 GiB.
+    pub packing: Packing,
+    /// Whether ordinary pages stand for huge ones that could not be had.
+    pub is_fallback: bool,
     /// Parts of the regions, e.g. `layer 0`, in bytes.
     pub details: Vec<(String, u64)>,
-    /// Context length, `None` for the model's own.
-    pub ctx: Option<u32>,
+    /// Tokens of context.
+    pub ctx: usize,
     /// Type of the KV cache.
     pub kv_type: &'static str,
-    /// Whether the plan is over explicit huge pages.
-    pub hugepages: bool,
     /// The huge page in use, or the one that would be.
     pub huge_page: PageKind,
     /// The pool of `huge_page`, `None` where the kernel has no such pages.
@@ -51,63 +57,73 @@ pub struct PlanReport {
 /// # Errors
 /// What is wrong with the file (4), the options (2) or the CPU (6); exit 5 if the plan does not fit.
 pub fn execute(args: &PlanArgs) -> Result<()> {
-    let mut settings = Settings::resolve(&args.model_args())?;
-    settings.resolve_resident(args.resident.as_deref())?;
-    if args.fit && settings.ctx.is_some() && args.ctx.is_some() {
-        return Err(Error::usage("plan: --fit looks for the context that --ctx gives; leave one of them out"));
+    let mut overrides = args.overrides_with_held();
+    if args.fit {
+        if overrides.ctx.as_deref().is_some_and(|ctx| ctx != "auto") {
+            return Err(Error::usage("plan: --fit looks for the context that --ctx gives; leave one of them out"));
+        }
+        overrides.ctx = Some("auto".to_owned());
     }
-    settings.ctx_auto |= args.fit;
+    let settings = resolve(&overrides, LevelFilter::Warn)?;
     let serve = &settings.board.serve;
     let slots = env_or(args.slots, "BRIM_SLOTS")?.or(serve.slots);
     let kv_tokens = env_or(args.kv_tokens, "BRIM_KV_TOKENS")?.or(serve.kv_tokens);
-    let prepared = match (slots, kv_tokens) {
-        (None, None) => boot::prepare(&settings, 1)?,
-        _ => boot::prepare_serving(&settings, Serving::new(slots, kv_tokens))?,
+    let workload = match (slots, kv_tokens) {
+        (None, None) => Workload::default(),
+        _ => Serving::new(slots, kv_tokens).into(),
     };
-    PlanReport::of(&prepared, &mut settings).print(args.json)
+    PlanReport::of(&Headers::read(&settings)?.plan(&workload)?).print(args.json)
 }
 
 impl PlanReport {
-    /// The report on a model that has been prepared.
-    pub fn of(prepared: &Prepared, settings: &mut Settings) -> PlanReport {
-        settings.kv_type = prepared.sizes.kv_type;
-        let weights = &prepared.model.weights;
+    /// The report on a model that has been planned.
+    pub fn of(planned: &Planned<'_>) -> PlanReport {
+        let Planned { headers, sizes, plan, .. } = planned;
+        let weights = &headers.model.weights;
         let layers = weights.layer_offsets.windows(2).enumerate();
         let mut details: Vec<(String, u64)> =
             layers.map(|(i, ends)| (format!("layer {i}"), (ends[1] - ends[0]) as u64)).collect();
         let rest = weights.bytes as u64 - details.iter().map(|(_, bytes)| bytes).sum::<u64>();
         details.push(("embedding, output and norms".to_owned(), rest));
-        let name = prepared.files.name().to_string();
-        let mut report = PlanReport::gather(name, prepared.plan.clone(), settings, details);
-        report.ctx = u32::try_from(prepared.sizes.ctx).ok();
-        report.decode_ceiling = settings.board.bandwidth.read_gbs.map(|gbs| gbs * 1e9 / weights.bytes_per_token as f64);
-        report
-    }
-
-    /// Sets `plan` beside this box.
-    pub fn gather(model: String, plan: Plan, settings: &Settings, details: Vec<(String, u64)>) -> PlanReport {
-        let host = Host::default();
-        let memory = &settings.board.memory;
-        let fits = arena::check_growing(&host, &plan, settings.keep_free_bytes, memory.reserve);
-        let need = host.packing(&plan).small_pages(&plan);
-        let grows = if memory.reserve { Grown::check(&host, plan.page(), need, memory.hvo) } else { Ok(()) };
+        let (host, settings) = (Host::default(), headers.settings);
+        let (keep_free_bytes, board) = (settings.keep_free_bytes(), &settings.board);
+        let packing = host.packing(plan);
+        let fits = arena::check_growing(&host, plan, keep_free_bytes, board.memory.reserve);
+        let grows = match board.memory.reserve {
+            true => Grown::check(&host, plan.page(), packing.small_pages(plan), board.memory.hvo),
+            false => Ok(()),
+        };
         PlanReport {
-            model,
+            model: headers.files.name().to_string(),
+            plan: plan.clone(),
+            packing,
+            is_fallback: false,
             details,
-            ctx: settings.ctx,
-            kv_type: settings.kv_type.name(),
-            hugepages: plan.page() != PageKind::Base4K,
+            ctx: sizes.ctx,
+            kv_type: sizes.kv_type.name(),
             huge_page: settings.huge_page,
             pool: host.pool(settings.huge_page),
             hvo: host.hvo(),
             given_back_bytes: host.memmap_given_back_bytes(),
             memory_total_bytes: host.memory_total_bytes(),
             memory_available_bytes: host.memory_available_bytes(),
-            keep_free_bytes: settings.keep_free_bytes,
-            decode_ceiling: None,
+            keep_free_bytes,
+            decode_ceiling: board.bandwidth.read_gbs.map(|gbs| gbs * 1e9 / weights.bytes_per_token as f64),
             verdict: fits.and(grows),
-            plan,
         }
+    }
+
+    /// The report once the plan has been mapped: over the pages that could be had. The box is as it was before.
+    #[cfg(feature = "serve")]
+    #[must_use]
+    pub fn mapped(self, mapped: &MappedPlan) -> PlanReport {
+        let MappedPlan { plan, packing, is_fallback } = mapped.clone();
+        PlanReport { plan, packing, is_fallback, verdict: Ok(()), ..self }
+    }
+
+    /// Whether it is over explicit huge pages.
+    fn hugepages(&self) -> bool {
+        self.plan.page() != PageKind::Base4K
     }
 
     /// Prints the report to stdout.
@@ -123,8 +139,7 @@ impl PlanReport {
 
     /// Of a packed plan, the 1 GiB pages it takes and the 2 MiB pages beside them.
     fn packed_pages(&self) -> Option<(u64, u64)> {
-        let packing = Host::default().packing(&self.plan);
-        self.plan.is_packed().then(|| (packing.giant_pages(), packing.small_pages(&self.plan)))
+        self.plan.is_packed().then(|| (self.packing.giant_pages(), self.packing.small_pages(&self.plan)))
     }
 
     /// Bytes missing; 0 where the plan fits.
@@ -146,7 +161,7 @@ impl PlanReport {
 
     /// Ordinary memory that loading takes: all of it without huge pages, else what the pool must still grow by.
     fn ordinary_bytes(&self) -> u64 {
-        match (self.hugepages, self.pool) {
+        match (self.hugepages(), self.pool) {
             (false, _) | (_, None) => self.plan.total_bytes(),
             (true, Some(pool)) => self.plan.shortfall(&pool).saturating_mul(self.huge_page.bytes()),
         }
@@ -171,7 +186,8 @@ impl PlanReport {
             "model": self.model,
             "ctx": self.ctx,
             "kv_type": self.kv_type,
-            "hugepages": self.hugepages,
+            "hugepages": self.hugepages(),
+            "fallback": self.is_fallback,
             "page_bytes": plan.page().bytes(),
             "regions": plan.regions().map(|r| region(r.name.as_str(), r.bytes, plan.pages(r.name))).collect::<Vec<_>>(),
             "details": self.details.iter().map(|(name, bytes)| json!({"name": name, "bytes": bytes})).collect::<Vec<_>>(),
@@ -212,9 +228,8 @@ impl PlanReport {
 
     fn write_table(&self, f: &mut String) -> std::fmt::Result {
         let plan = &self.plan;
-        let ctx = self.ctx.map_or("the model's own".to_owned(), |ctx| format!("{ctx} tokens"));
         writeln!(f, "model     {}", self.model)?;
-        writeln!(f, "context   {ctx}, KV cache {}", self.kv_type)?;
+        writeln!(f, "context   {} tokens, KV cache {}", self.ctx, self.kv_type)?;
         writeln!(f, "\n{:<12}{:>16}{:>12}  pages of {}", "region", "bytes", "size", plan.page())?;
         for region in plan.regions() {
             let pages = plan.pages(region.name);
@@ -241,7 +256,7 @@ impl PlanReport {
             }
         }
         let huge_pages = self.huge_pages().unwrap_or(u64::MAX);
-        if !self.hugepages {
+        if !self.hugepages() {
             writeln!(f, "          with --hugepages: {huge_pages} pages of {page}")?;
         }
         let gain = Human(Hvo::saving_bytes(page, huge_pages));
@@ -257,13 +272,13 @@ impl PlanReport {
         if let Some(bytes) = self.given_back_bytes {
             writeln!(f, "          {} given back on this box now, by the kernel's counters", Human(bytes))?;
         }
-        if self.hugepages {
+        if self.hugepages() {
             writeln!(f, "          page tables smaller by {}", Human(plan.page_table_saving_bytes()))?;
         }
         let (available, total) = (Human(self.memory_available_bytes), Human(self.memory_total_bytes));
         writeln!(f, "memory    {available} available of {total}, free huge pages not counted")?;
         let after =
-            if self.hugepages && self.ordinary_bytes() > 0 { "growing the pool and loading" } else { "loading" };
+            if self.hugepages() && self.ordinary_bytes() > 0 { "growing the pool and loading" } else { "loading" };
         match u64::try_from(self.remaining_bytes()) {
             Ok(rest) => writeln!(f, "          {} remain after {after}", Human(rest))?,
             Err(_) => {
@@ -326,13 +341,14 @@ mod tests {
         };
         PlanReport {
             model: "toy".to_owned(),
+            packing: Packing::default(),
+            is_fallback: false,
             plan,
             details: [("embedding", 7), ("layer 0", 5), ("layer 1", 5), ("layer 2", 6)]
                 .map(|(n, b)| (n.to_owned(), b))
                 .into(),
-            ctx: Some(512),
+            ctx: 512,
             kv_type: "f16",
-            hugepages: page != PageKind::Base4K,
             huge_page: PageKind::Huge2M,
             pool: Some(pool),
             hvo: Hvo { available: true, enabled: false },
@@ -374,6 +390,19 @@ mod tests {
             assert!(table.contains(part), "{part:?} not in\n{table}");
         }
         assert_eq!(report.print(true).unwrap_err().exit(), crate::error::Exit::Memory);
+    }
+
+    #[cfg(feature = "serve")]
+    #[test]
+    fn what_was_mapped_stands_in_the_place_of_what_was_planned() {
+        let report = report(PageKind::Huge2M, 5);
+        let plan = report.plan.with_page(PageKind::Base4K).unwrap();
+        let value = report.mapped(&MappedPlan { plan, packing: Packing::default(), is_fallback: true }).json();
+        assert_eq!((&value["page_bytes"], &value["total_pages"]), (&json!(4096), &json!(2561)));
+        assert_eq!(
+            (&value["hugepages"], &value["fallback"], &value["fits"]),
+            (&json!(false), &json!(true), &json!(true))
+        );
     }
 
     #[test]

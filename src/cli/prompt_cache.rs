@@ -6,9 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use crate::engine::{CacheError, Identity, Scheduler};
-
-/// Most MiB of the file when the board does not say.
-const MIB_DEFAULT: u32 = 1024;
+use crate::serve::config::CACHE_MIB_DEFAULT;
 
 /// Where a server keeps its prompt cache. To lose it costs time, so nothing about it is an error.
 pub(super) struct PromptCache {
@@ -21,7 +19,7 @@ impl PromptCache {
     /// That of the model called `name` in the directory `dir`, of at most `mib` MiB.
     pub(super) fn new(dir: &str, name: &str, mib: Option<u32>, identity: Identity) -> PromptCache {
         let path = Path::new(dir).join(format!("{}.kv", name.replace('/', "_")));
-        PromptCache { path, cap_bytes: u64::from(mib.unwrap_or(MIB_DEFAULT)) << 20, identity }
+        PromptCache { path, cap_bytes: u64::from(mib.unwrap_or(CACHE_MIB_DEFAULT)) << 20, identity }
     }
 
     /// Hands what was saved to the scheduler.

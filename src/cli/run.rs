@@ -4,15 +4,18 @@ use std::io::{BufRead, IsTerminal, Read};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use log::LevelFilter;
+
 use super::args::Run;
-use super::settings::{Settings, env_or, env_or_switch};
-use super::{note, put};
-use crate::boot;
+use super::{note, put, resolve};
+use crate::boot::{Foundations, Headers, Workload};
 use crate::chat::{self, ChatTemplate, Message, Prompt, Role, Time};
 use crate::engine::Engine;
 use crate::error::{Error, Exit, Result};
 use crate::gguf::Metadata;
+use crate::load::Progress;
 use crate::sampling::{Candidate, Sampler, SamplingParams};
+use crate::settings::{env_or, env_or_switch};
 use crate::sys::{file, signal, term};
 use crate::tokenizer::{Decoder, PromptForm, Tokenizer};
 use crate::units::Human;
@@ -22,9 +25,7 @@ use crate::units::Human;
 /// # Errors
 /// Usage, and whatever stands in the way of loading and generating.
 pub fn execute(args: &Run) -> Result<()> {
-    let mut settings = Settings::resolve(&args.model_args())?;
-    settings.resolve_resident(args.resident.as_deref())?;
-    settings.for_good = true;
+    let settings = resolve(&args.overrides_with_held(), LevelFilter::Warn)?;
     let sampler = Sampler::new(sampling_params(args, settings.model.is_none())?)?;
     let prompt = prompt(args)?;
     let raw = env_or_switch(args.raw, "BRIM_RAW")?;
@@ -37,42 +38,40 @@ pub fn execute(args: &Run) -> Result<()> {
         return Err(Error::usage("--chat-template and --raw, which leaves the template out: give one of the two"));
     }
     let n_predict = env_or(args.n_predict, "BRIM_N_PREDICT")?.map_or(usize::MAX, |n| n as usize);
-    let prepared = boot::prepare(&settings, 1)?;
-    let template = if raw { None } else { template(&prepared.files.metadata(), chosen.as_deref())? };
+    let planned = Headers::read(&settings)?.plan(&Workload::default())?;
+    let template = if raw { None } else { template(&planned.headers.files.metadata(), chosen.as_deref())? };
     if template.is_none() && (system.is_some() || prompt.is_none()) {
         return Err(Error::usage(
             "a chat needs a chat template, and this model has none (or --raw leaves it out): give a prompt with -p or -f",
         ));
     }
     signal::install().map_err(|e| Error::new(Exit::Unexpected, e))?;
-    let pages = (prepared.plan.total_pages(), prepared.plan.page());
-    boot::run(prepared, &settings, |running| {
-        let scratch = vec![Candidate::default(); sampler.scratch_len(running.tokenizer.n_tokens() as usize)];
-        let (engine, tokenizer) = (Engine::new(running.core), running.tokenizer);
-        let (fed, stats) = (Vec::new(), Stats::default());
-        let mut talk = Talk { engine, tokenizer, sampler, scratch, fed, n_predict, stats };
-        match (prompt, &template) {
-            (Some(prompt), None) => talk.answer_raw(&prompt)?,
-            (Some(prompt), Some(template)) => {
-                let mut messages: Vec<Message> =
-                    system.map(|content| Message::text(Role::System, content)).into_iter().collect();
-                messages.push(Message::text(Role::User, prompt));
-                talk.answer_chat(template, &messages)?;
-            }
-            (None, Some(template)) => talk.converse(template, system)?,
-            (None, None) => unreachable!("refused above"),
+    let mut base = Foundations::default();
+    let running = planned.map()?.until_exit().start(&mut base, &Progress::default())?;
+    let mapped = running.mapped;
+    let scratch = vec![Candidate::default(); sampler.scratch_len(running.tokenizer.n_tokens() as usize)];
+    let (engine, tokenizer) = (Engine::new(running.core), running.tokenizer);
+    let (fed, stats) = (Vec::new(), Stats::default());
+    let mut talk = Talk { engine, tokenizer, sampler, scratch, fed, n_predict, stats };
+    match (prompt, &template) {
+        (Some(prompt), None) => talk.answer_raw(&prompt)?,
+        (Some(prompt), Some(template)) => {
+            let mut messages: Vec<Message> =
+                system.map(|content| Message::text(Role::System, content)).into_iter().collect();
+            messages.push(Message::text(Role::User, prompt));
+            talk.answer_chat(template, &messages)?;
         }
-        let Stats { prompt_tokens, prompt_time, tokens, time } = talk.stats;
-        note(&format!(
-            "brim: prompt {prompt_tokens} tokens, {:.1} tokens/s; answer {tokens} tokens, {:.1} tokens/s; {} pages of {}, resident {}",
-            prompt_tokens as f64 / prompt_time.as_secs_f64().max(1e-9),
-            tokens as f64 / time.as_secs_f64().max(1e-9),
-            pages.0,
-            pages.1,
-            Human(file::resident_bytes().unwrap_or(0)),
-        ));
-        Ok(())
-    })
+        (None, Some(template)) => talk.converse(template, system)?,
+        (None, None) => unreachable!("refused above"),
+    }
+    let Stats { prompt_tokens, prompt_time, tokens, time } = talk.stats;
+    note(&format!(
+        "brim: prompt {prompt_tokens} tokens, {:.1} tokens/s; answer {tokens} tokens, {:.1} tokens/s; {mapped}, resident {}",
+        prompt_tokens as f64 / prompt_time.as_secs_f64().max(1e-9),
+        tokens as f64 / time.as_secs_f64().max(1e-9),
+        Human(file::resident_bytes().unwrap_or(0)),
+    ));
+    Ok(())
 }
 
 /// The chat template: a file, one that the model or brim has under this name, or the model's own.

@@ -1,17 +1,21 @@
 //! `brim selftest`: the demo model's known answers on every kernel tier of this CPU. The answers were given by an
 //! independent engine (`tools/demo/expect.py`), so they hold brim to someone else's truth.
 
+use log::LevelFilter;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::args::{ModelArgs, Selftest};
+use super::args::Selftest;
 use super::out;
-use super::settings::Settings;
-use crate::boot;
+use super::resolve;
+use crate::board::Ctx;
+use crate::boot::{Foundations, Headers, Workload};
 use crate::engine::Engine;
 use crate::error::{Error, Exit, Result};
 use crate::kernels::{self, Tier};
+use crate::load::Progress;
 use crate::sampling::{Sampler, SamplingParams};
+use crate::settings::{Overrides, Settings};
 
 /// A prompt and the ids it must lead to.
 #[derive(Deserialize)]
@@ -70,22 +74,24 @@ pub fn execute(args: &Selftest) -> Result<()> {
 
 /// The first prompt that this tier answers differently; `None` if there is none.
 fn answers(tier: Tier, known: &[Known]) -> Result<Option<String>> {
-    let mut settings = Settings::resolve(&ModelArgs { isa: Some(tier.name().to_owned()), ..ModelArgs::default() })?;
+    let overrides = Overrides { isa: Some(tier.name().to_owned()), ..Overrides::default() };
     // The environment and a board may speak of other models and pages; the self-test is always the same.
-    settings.model = None;
-    settings.hugepages = false;
-    settings.page = crate::memory::PageKind::Base4K;
-    settings.ctx = Some(512);
-    let prepared = boot::prepare(&settings, 1)?;
-    boot::run(prepared, &settings, |running| {
-        let mut engine = Engine::new(running.core);
-        for one in known {
-            if answer(&mut engine, one)?.is_none() {
-                return Ok(Some(one.prompt.clone()));
-            }
+    let settings = Settings {
+        model: None,
+        sha256: Vec::new(),
+        hugepages: false,
+        ctx: Some(Ctx::Tokens(512)),
+        ..resolve(&overrides, LevelFilter::Warn)?
+    };
+    let mut base = Foundations::default();
+    let planned = Headers::read(&settings)?.plan(&Workload::default())?;
+    let mut engine = Engine::new(planned.map()?.start(&mut base, &Progress::default())?.core);
+    for one in known {
+        if answer(&mut engine, one)?.is_none() {
+            return Ok(Some(one.prompt.clone()));
         }
-        Ok(None)
-    })
+    }
+    Ok(None)
 }
 
 /// `Some` if the recorded tokens come out.

@@ -3,17 +3,19 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::announce;
+use log::LevelFilter;
+
 use super::args::Serve;
 use super::plan::PlanReport;
 use super::prompt_cache::PromptCache;
-use super::run;
-use super::settings::{Settings, env_or, env_or_switch};
-use crate::boot::{self, Serving};
+use super::{announce, resolve, run};
+use crate::boot::{Foundations, Headers, Running, Serving};
 use crate::engine::Scheduler;
 use crate::error::Result;
+use crate::load::Progress;
 use crate::serve::config::{Config, LISTEN_DEFAULT, Limits};
-use crate::serve::{self, Loaded, Zygote, host, listen};
+use crate::serve::{self, Loaded, MappedPages, Zygote, host, listen};
+use crate::settings::{env_or, env_or_switch};
 use crate::tokenizer::Tokenizer;
 
 /// Executes `brim serve`.
@@ -21,16 +23,10 @@ use crate::tokenizer::Tokenizer;
 /// # Errors
 /// Usage, exit 7 where it cannot listen, and whatever stands in the way of loading.
 pub fn execute(args: &Serve) -> Result<()> {
-    log::set_max_level(log::LevelFilter::Info);
+    let settings = resolve(&args.overrides_with_held(), LevelFilter::Info)?;
     // First of all: it is a copy of this process.
     let zygote = Zygote::start();
     let zygote = zygote.inspect_err(|e| log::warn!("requests with a JSON schema or a grammar will get 503: {e}")).ok();
-    let mut settings = Settings::resolve(&args.model_args())?;
-    settings.resolve_resident(args.resident.as_deref())?;
-    settings.for_good = true;
-    if settings.verbose {
-        log::set_max_level(log::LevelFilter::Debug);
-    }
     let board = settings.board.serve.clone();
     let listen = env_or(args.listen.clone(), "BRIM_LISTEN")?.or(board.listen);
     let config = Config {
@@ -47,14 +43,14 @@ pub fn execute(args: &Serve) -> Result<()> {
     let listeners = listen::open(&config.listen)?;
     let slots = env_or(args.slots, "BRIM_SLOTS")?.or(board.slots);
     let serving = Serving::new(slots, env_or(args.kv_tokens, "BRIM_KV_TOKENS")?.or(board.kv_tokens));
-    let prepared = boot::prepare_serving(&settings, serving)?;
+    let planned = Headers::read(&settings)?.plan(&serving.into())?;
     let chosen = env_or(args.chat_template.clone(), "BRIM_CHAT_TEMPLATE")?;
-    let template = run::template(&prepared.files.metadata(), chosen.as_deref())?;
+    let template = run::template(&planned.headers.files.metadata(), chosen.as_deref())?;
     let name = match env_or(args.name.clone(), "BRIM_NAME")? {
         Some(name) => name,
         None => name_of(settings.model.as_deref()),
     };
-    let facts = PlanReport::of(&prepared, &mut settings).json();
+    let report = PlanReport::of(&planned);
     for listener in &listeners {
         let address = listener.address();
         announce(&format!("listening: {address}"));
@@ -62,19 +58,24 @@ pub fn execute(args: &Serve) -> Result<()> {
             log::warn!("{address} can be reached from other machines, and no key is asked for: see serve.keys_file");
         }
     }
-    let mut server = serve::start(config, zygote, listeners, Arc::clone(&settings.progress), facts)?;
-    let served = boot::run_for_good(prepared, &settings, |running| {
-        let tokenizer: &'static Tokenizer<'static> = Box::leak(Box::new(running.tokenizer));
+    let progress = Arc::new(Progress::default());
+    let mut server = serve::start(config, zygote, listeners, Arc::clone(&progress), report.json())?;
+    let served = planned.map().and_then(|mapped| {
+        // The model stays until the process ends, so that any thread may use it.
+        let base = Box::leak(Box::<Foundations<'_>>::default());
+        let Running { core, tokenizer, loaded, mapped, identity, .. } = mapped.until_exit().start(base, &progress)?;
+        let tokenizer: &'static Tokenizer<'static> = Box::leak(Box::new(tokenizer));
         let ends = (0..tokenizer.n_tokens()).filter(|&id| tokenizer.is_end_of_generation(id)).collect();
-        let (mut scheduler, engine) = Scheduler::new(running.core, queue, ends);
-        let cache = board.cache_dir.as_deref().zip(running.identity);
+        let (mut scheduler, engine) = Scheduler::new(core, queue, ends);
+        let cache = board.cache_dir.as_deref().zip(identity);
         let cache = cache.map(|(dir, identity)| PromptCache::new(dir, &name, board.cache_mib, identity));
         if let Some(cache) = &cache {
             cache.restore(&mut scheduler);
         }
-        let elapsed = running.loaded.elapsed;
-        announce(&format!("ready: {name} after {:.2} s", elapsed.as_secs_f64()));
-        server.ready(Loaded { engine, tokenizer, template, name });
+        announce(&format!("ready: {name} after {:.2} s", loaded.elapsed.as_secs_f64()));
+        let pages = MappedPages { bytes: mapped.plan.page().bytes(), is_fallback: mapped.is_fallback };
+        let facts = report.mapped(&mapped).json();
+        server.ready(Loaded { engine, tokenizer, template, name, pages, facts });
         scheduler.run();
         if let Some(cache) = &cache {
             cache.save(&scheduler);

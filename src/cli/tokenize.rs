@@ -5,9 +5,9 @@ use std::io::Read as _;
 
 use super::args::Tokenize;
 use super::put;
-use super::settings::env_or;
 use crate::boot;
 use crate::error::{Error, Exit, Result};
+use crate::settings::env_or;
 use crate::tokenizer::{self, Decoder, TEXT_BYTES_MAX, Tokenizer};
 
 /// Runs the command.

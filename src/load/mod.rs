@@ -1,7 +1,7 @@
 //! Weights from file to their final pages, repacked on the way.
 //!
 //! [`header`] opens the files, [`chunks`] cuts what is wanted of them into stretches, [`reader`] brings a stretch into
-//! a buffer, [`weights`] does so with several threads and lays everything down. [`resident`] is about weights that another
+//! a buffer, [`weights`] does so with several [`threads`] and lays everything down. [`resident`] is about weights that another
 //! process has loaded.
 
 pub mod chunks;
@@ -11,11 +11,12 @@ pub mod reader;
 pub mod resident;
 pub mod rows;
 pub mod stage;
+mod threads;
 pub mod weights;
 
 use std::fmt;
 use std::str::FromStr;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// How far a load is, for whoever wants to watch.
 #[derive(Debug, Default)]
@@ -24,6 +25,14 @@ pub struct Progress {
     pub done: AtomicU64,
     /// Bytes there are to read; 0 until that is known.
     pub total: AtomicU64,
+}
+
+impl Progress {
+    /// A load of so many bytes begins.
+    pub fn begin(&self, total_bytes: u64) {
+        self.total.store(total_bytes, Ordering::Relaxed);
+        self.done.store(0, Ordering::Relaxed);
+    }
 }
 
 /// How model files are read.

@@ -1,16 +1,16 @@
 //! Reads tensors straight into their final places with several threads, repacking on the way: file -> thread's buffer ->
 //! page. No second copy of the weights ever exists. A thread repacks while others read.
 
-use std::ops::Range;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 
 use super::Io;
-use super::chunks::{CHUNK_BYTES, Item, Piece, STEP_BYTES, chunk_bytes, cut};
+use super::chunks::{CHUNK_BYTES, Item, chunk_bytes, cut};
 use super::digest::Digests;
 use super::header::ModelFiles;
 use super::reader::{Found, Pread, Reader, SLACK_BYTES, Traffic};
-use super::stage::{Filling, Stage};
+use super::stage::Filling;
+use super::threads::{Failure, Load, Work, first_new, runs};
 use crate::error::{Error, Exit, Result};
 use crate::kernels::Kernels;
 use crate::sys::cpu;
@@ -38,30 +38,97 @@ const STACK_BYTES: usize = 256 << 10;
 /// Something to be done while the weights are being read, such as clearing the pages of the KV cache.
 pub type Job<'a> = Box<dyn FnOnce() -> Result<()> + Send + 'a>;
 
-/// How a load is done.
-pub struct Loading<'a> {
-    /// What repacks.
-    pub kernels: &'a Kernels,
+/// A function that makes the pages below some bytes present, before they are written.
+pub type Populate<'a> = dyn Fn(&mut [u8]) -> Result<()> + Sync + 'a;
+
+/// How a load is done. What is not said is the plainest: as fast as the page cache and the disk let it, into memory that is
+/// all there.
+pub struct Loader<'a> {
+    kernels: &'a Kernels,
+    buffers: Vec<&'a mut [u8]>,
+    io: Io,
+    cpus: &'a [usize],
+    populate: &'a Populate<'a>,
+    populate_buffers: &'a Populate<'a>,
+    filling: Option<&'a dyn Filling>,
+    meanwhile: Vec<Job<'a>>,
+    sha256: &'a [Option<Sha256Bytes>],
+    done: Option<&'a AtomicU64>,
+    source: Option<(&'a dyn Pread, u64)>,
+}
+
+impl<'a> Loader<'a> {
+    /// Repacks with `kernels`, and reads into `buffers`: [`buffer_bytes`] for each thread. Those that were used are cleared
+    /// in the end.
+    pub fn new(kernels: &'a Kernels, buffers: impl IntoIterator<Item = &'a mut [u8]>) -> Loader<'a> {
+        Loader {
+            kernels,
+            buffers: buffers.into_iter().collect(),
+            io: Io::Auto,
+            cpus: &[],
+            populate: &|_| Ok(()),
+            populate_buffers: &|_| Ok(()),
+            filling: None,
+            meanwhile: Vec::new(),
+            sha256: &[],
+            done: None,
+            source: None,
+        }
+    }
+
     /// Which way files are read.
-    pub io: Io,
-    /// CPUs the loader's threads may run on; all that the process may use if empty.
-    pub cpus: &'a [usize],
-    /// [`buffer_bytes`] for each thread. Those that were used are cleared in the end.
-    pub buffers: Vec<&'a mut [u8]>,
-    /// Makes the pages below a buffer present, before it is used.
-    pub populate_buffer: &'a (dyn Fn(&mut [u8]) -> Result<()> + Sync),
-    /// Makes the pages below a stretch of the place present, before it is written.
-    pub populate: &'a (dyn Fn(&mut [u8]) -> Result<()> + Sync),
-    /// Brings pages of the place with what is copied from the page cache, where that is possible.
-    pub filling: Option<&'a dyn Filling>,
+    #[must_use]
+    pub fn io(self, io: Io) -> Self {
+        Loader { io, ..self }
+    }
+
+    /// The CPUs that its threads may run on; all that the process may use if there are none.
+    #[must_use]
+    pub fn cpus(self, cpus: &'a [usize]) -> Self {
+        Loader { cpus, ..self }
+    }
+
+    /// What brings the pages below a stretch of the place.
+    #[must_use]
+    pub fn populate(self, populate: &'a Populate<'a>) -> Self {
+        Loader { populate, ..self }
+    }
+
+    /// What brings the pages below a buffer.
+    #[must_use]
+    pub fn populate_buffers(self, populate_buffers: &'a Populate<'a>) -> Self {
+        Loader { populate_buffers, ..self }
+    }
+
+    /// What brings pages of the place with their contents, copied from the page cache, where that is possible.
+    #[must_use]
+    pub fn filling(self, filling: Option<&'a dyn Filling>) -> Self {
+        Loader { filling, ..self }
+    }
+
     /// What is to be done meanwhile.
-    pub meanwhile: Vec<Job<'a>>,
-    /// The SHA-256 that each file must have, if it is known; empty if none is.
-    pub sha256: &'a [Option<Sha256Bytes>],
-    /// Counts the bytes that are in their place, for a progress bar.
-    pub done: &'a AtomicU64,
-    /// Reads the files instead of the system, with this alignment: faults for tests.
-    pub source: Option<(&'a dyn Pread, u64)>,
+    #[must_use]
+    pub fn meanwhile(self, meanwhile: Vec<Job<'a>>) -> Self {
+        Loader { meanwhile, ..self }
+    }
+
+    /// The SHA-256 that each file must have, where it is known; none at all if none is.
+    #[must_use]
+    pub fn sha256(self, sha256: &'a [Option<Sha256Bytes>]) -> Self {
+        Loader { sha256, ..self }
+    }
+
+    /// Where the bytes are counted that are in their place.
+    #[must_use]
+    pub fn done(self, done: &'a AtomicU64) -> Self {
+        Loader { done: Some(done), ..self }
+    }
+
+    /// What reads the files instead of the system, with this alignment: faults for tests.
+    #[must_use]
+    pub fn source(self, source: &'a dyn Pread, align_bytes: u64) -> Self {
+        Loader { source: Some((source, align_bytes)), ..self }
+    }
 }
 
 /// Threads that load as fast as can be, given the workers of the engine and the bytes of weights.
@@ -74,151 +141,95 @@ pub fn buffer_bytes(row_bytes_max: usize, total_bytes: u64, readers: usize) -> u
     (chunk_bytes(row_bytes_max, total_bytes, readers) + SLACK_BYTES).next_multiple_of(64)
 }
 
-/// Loads all items.
-///
-/// # Errors
-/// The first failed read, naming file and offset; a file that changed meanwhile; what a job returns.
-pub fn load(files: &ModelFiles, items: Vec<Item<'_>>, loading: Loading<'_>) -> Result<Traffic> {
-    let Loading { kernels, io, cpus, buffers, populate_buffer, populate, filling, meanwhile, sha256, done, source } =
-        loading;
-    let readers = buffers.len();
-    let each = buffers.iter().map(|buffer| buffer.len()).min().unwrap_or(0);
-    let sizes: Vec<u64> = (0..files.len()).map(|file| files.file_bytes(file as u16)).collect();
-    let chunks = cut(items, each - SLACK_BYTES, (!sha256.is_empty()).then_some(&sizes));
-    let reader = match source {
-        None => Reader::new(files, io)?,
-        Some((source, align)) => Reader::through(files, io, source, align),
-    };
-    files.drop_header_cache();
-    let found = reader.find_cached(&chunks);
-    let stretches: Vec<_> = chunks.iter().map(|chunk| (chunk.file, chunk.bytes.clone())).collect();
-    // Nobody waits for a disk where all is copied: then more threads than CPUs only push each other out of L2.
-    let copied = io != Io::Direct && mostly_cached(&found);
-    let threads = match io {
-        _ if copied && !cpus.is_empty() => cpus.len().min(readers),
-        Io::Buffered => READERS_CACHED.max(cpus.len()).min(readers),
-        _ => readers,
-    };
-    let first_new = first_new(&stretches, &found);
-    let digests = (!sha256.is_empty()).then(|| Digests::new(sha256));
-    let failure: Mutex<Option<Error>> = Mutex::new(None);
-    let failed = AtomicBool::new(false);
-    let filled_bytes = AtomicU64::new(0);
-    let in_runs = copied && digests.is_none();
-    let filling = filling.filter(|filling| in_runs && each >= filling.page_bytes() && filling.begin());
-    let work = Mutex::new(Work::new(runs(chunks, if in_runs { RUN } else { 1 }), meanwhile));
-    let put = |piece: &mut Piece<'_>, bytes: &[u8], far: bool| -> Result<()> {
-        match filling {
-            Some(filling) => filling.populate(piece.place)?,
-            None => populate(piece.place)?,
+impl<'a> Loader<'a> {
+    /// Loads all items.
+    ///
+    /// # Errors
+    /// The first failed read, naming file and offset; a file that changed meanwhile; what a job returns.
+    pub fn load(mut self, files: &ModelFiles, items: Vec<Item<'_>>) -> Result<Traffic> {
+        let uncounted = AtomicU64::new(0);
+        let buffers = std::mem::take(&mut self.buffers);
+        let each = buffers.iter().map(|buffer| buffer.len()).min().unwrap_or(0);
+        let sizes: Vec<u64> = (0..files.len()).map(|file| files.file_bytes(file as u16)).collect();
+        let chunks = cut(items, each - SLACK_BYTES, (!self.sha256.is_empty()).then_some(&sizes));
+        let reader = match self.source {
+            None => Reader::new(files, self.io)?,
+            Some((source, align)) => Reader::through(files, self.io, source, align),
+        };
+        files.drop_header_cache();
+        let found = reader.find_cached(&chunks);
+        let stretches: Vec<_> = chunks.iter().map(|chunk| (chunk.file, chunk.bytes.clone())).collect();
+        // Nobody waits for a disk where all is copied: then more threads than CPUs only push each other out of L2.
+        let copied = self.io != Io::Direct && mostly_cached(&found);
+        let digests = (!self.sha256.is_empty()).then(|| Digests::new(self.sha256));
+        let in_runs = copied && digests.is_none();
+        let may_fill = |filling: &&dyn Filling| in_runs && each >= filling.page_bytes() && filling.begin();
+        let load = Load {
+            files,
+            kernels: self.kernels,
+            reader,
+            first_new: first_new(&stretches, &found),
+            found,
+            digests,
+            populate: self.populate,
+            populate_buffers: self.populate_buffers,
+            filling: self.filling.filter(may_fill),
+            done: self.done.unwrap_or(&uncounted),
+            work: Mutex::new(Work::new(runs(chunks, if in_runs { RUN } else { 1 }), self.meanwhile)),
+            failure: Failure::default(),
+            filled_bytes: AtomicU64::new(0),
+        };
+        let readers = buffers.len();
+        let threads = match self.io {
+            _ if copied && !self.cpus.is_empty() => self.cpus.len().min(readers),
+            Io::Buffered => READERS_CACHED.max(self.cpus.len()).min(readers),
+            _ => readers,
+        };
+        run(&load, buffers, threads, self.cpus)?;
+        let Load { reader, found, failure, filled_bytes, .. } = load;
+        if let Some(error) = failure.into_error() {
+            // A file that shrinks is found by a read first: what has become of it says more.
+            return Err(match files.check_unchanged() {
+                Err(changed) if error.exit() == Exit::Model => changed.also(&error),
+                _ => error,
+            });
         }
-        piece.lay_down(kernels, bytes, far);
-        done.fetch_add(piece.file_bytes as u64, Ordering::Relaxed);
-        Ok(())
-    };
-    let one = |buffer: &mut [u8], stage_buffer: &mut [u8]| -> Result<()> {
-        populate_buffer(buffer)?;
-        populate_buffer(stage_buffer)?;
-        let mut stage = filling.map(|filling| Stage::new(filling, stage_buffer));
-        while !failed.load(Ordering::Relaxed) {
-            let next = work.lock().ok().and_then(|mut work| work.next());
-            let run = match next {
-                None => break,
-                Some(Step::Job(job)) => {
-                    job()?;
-                    continue;
-                }
-                Some(Step::Run(run)) => run,
-            };
-            for (index, mut chunk) in run {
-                let (file, cached) = (chunk.file, found[index] == Found::All);
-                if digests.is_none() && reader.is_copied(&chunk, cached) {
-                    for piece in std::mem::take(&mut chunk.pieces) {
-                        let mut rest = Some(piece);
-                        while let Some(mut piece) = rest {
-                            rest = piece.split_off(STEP_BYTES);
-                            let bytes = reader.read(file, &piece.bytes(), cached, buffer)?;
-                            let Some(stage) = &mut stage else {
-                                put(&mut piece, bytes, false)?;
-                                continue;
-                            };
-                            done.fetch_add(piece.file_bytes as u64, Ordering::Relaxed);
-                            stage.lay_down(piece, kernels, bytes)?;
-                        }
-                    }
-                    continue;
-                }
-                let bytes = reader.read(file, &chunk.bytes, cached, buffer)?;
-                for piece in &mut chunk.pieces {
-                    // Inside the chunk, whose bytes these are.
-                    let from = (piece.offset - chunk.bytes.start) as usize;
-                    put(piece, &bytes[from..][..piece.file_bytes], true)?;
-                }
-                if let Some(digests) = &digests {
-                    digests.add(files, index, &chunk, bytes, &|| failed.load(Ordering::Relaxed))?;
-                }
-                if found[index] == Found::None {
-                    reader.drop_behind(&chunk, first_new[index]);
-                }
-            }
-            if let Some(stage) = &mut stage {
-                stage.flush()?;
-            }
-        }
-        filled_bytes.fetch_add(stage.map_or(0, |stage| stage.filled_bytes()), Ordering::Relaxed);
-        buffer.fill(0);
-        stage_buffer.fill(0);
-        Ok(())
-    };
-    let run = |buffer: &mut [u8], stage: &mut [u8]| {
-        if let Err(error) = one(buffer, stage) {
-            failed.store(true, Ordering::Relaxed);
-            if let Ok(mut failure) = failure.lock() {
-                failure.get_or_insert(error);
-            }
-            if let Some(digests) = &digests {
-                digests.give_up();
-            }
-        }
-    };
-    std::thread::scope(|scope| -> Result<()> {
-        // A thread that fills pages puts them together in a buffer of its own.
-        let mut buffers = buffers.into_iter();
-        let threads = if filling.is_some() { threads.min(readers / 2) } else { threads };
+        files.check_unchanged()?;
+        reader.tidy(&stretches, &found);
+        Ok(Traffic { filled_bytes: filled_bytes.into_inner(), ..reader.traffic() })
+    }
+}
+
+/// Does all the work of `load` in `threads` threads, each with a buffer of its own.
+fn run(load: &Load<'_, '_>, buffers: Vec<&mut [u8]>, threads: usize, cpus: &[usize]) -> Result<()> {
+    // A thread that fills pages puts them together in a second one.
+    let threads = if load.filling.is_some() { threads.min(buffers.len() / 2) } else { threads };
+    let mut buffers = buffers.into_iter();
+    std::thread::scope(|scope| {
         for index in 0..threads.max(1) {
-            let (Some(buffer), run) = (buffers.next(), &run) else { break };
-            let stage = filling.and_then(|_| buffers.next()).unwrap_or_default();
+            let Some(buffer) = buffers.next() else { break };
+            let stage = load.filling.and_then(|_| buffers.next()).unwrap_or_default();
             let thread = std::thread::Builder::new().name(format!("load-{index}")).stack_size(STACK_BYTES);
             let started = thread.spawn_scoped(scope, move || {
                 // An optimisation: where it cannot be had, the threads run where their parent may.
                 let _ = if cpus.is_empty() { Ok(()) } else { cpu::confine_to(cpus) };
-                run(buffer, stage);
+                load.work(buffer, stage);
             });
             if let Err(e) = started {
-                failed.store(true, Ordering::Relaxed);
+                load.give_up();
                 return Err(Error::thread(e));
             }
         }
         Ok(())
-    })?;
-    if let Ok(Some(error)) = failure.into_inner() {
-        // A file that shrinks is found by a read first: what has become of it says more.
-        return Err(match files.check_unchanged() {
-            Err(changed) if error.exit() == Exit::Model => changed.also(&error),
-            _ => error,
-        });
-    }
-    files.check_unchanged()?;
-    reader.tidy(&stretches, &found);
-    Ok(Traffic { filled_bytes: filled_bytes.into_inner(), ..reader.traffic() })
+    })
 }
 
-/// Does what is to be done meanwhile, where there is nothing to load.
+/// Does jobs with so many threads, where there is nothing to load meanwhile.
 ///
 /// # Errors
 /// What a job returns.
-pub fn do_meanwhile(loading: Loading<'_>) -> Result<Traffic> {
-    let jobs = Mutex::new(loading.meanwhile.into_iter());
+pub fn run_jobs(jobs: Vec<Job<'_>>, threads: usize) -> Result<()> {
+    let jobs = Mutex::new(jobs.into_iter());
     let failure: Mutex<Option<Error>> = Mutex::new(None);
     let work = || {
         while let Some(job) = jobs.lock().ok().and_then(|mut jobs| jobs.next()) {
@@ -229,10 +240,10 @@ pub fn do_meanwhile(loading: Loading<'_>) -> Result<Traffic> {
         }
     };
     std::thread::scope(|scope| {
-        // All of it is work for a CPU; this thread is one of them.
-        for _ in 1..loading.cpus.len() {
-            // Where there are no more threads to be had, fewer do it.
-            if std::thread::Builder::new().spawn_scoped(scope, work).is_err() {
+        // All of it is work for a CPU; this thread is one of them, and alone where there are no others to be had.
+        for index in 1..threads {
+            let thread = std::thread::Builder::new().name(format!("ready-{index}")).stack_size(STACK_BYTES);
+            if thread.spawn_scoped(scope, work).is_err() {
                 break;
             }
         }
@@ -240,60 +251,11 @@ pub fn do_meanwhile(loading: Loading<'_>) -> Result<Traffic> {
     });
     match failure.into_inner() {
         Ok(Some(error)) => Err(error),
-        _ => Ok(Traffic::default()),
+        _ => Ok(()),
     }
 }
 
 /// Whether all but a few chunks, as the first beside a header that has been dropped, are in the page cache.
 fn mostly_cached(found: &[Found]) -> bool {
     found.iter().filter(|&&found| found == Found::All).count() * 16 > found.len() * 15
-}
-
-/// For each chunk of which nothing is cached, where the stretch of such chunks begins that it is in.
-fn first_new(chunks: &[(u16, Range<u64>)], found: &[Found]) -> Vec<u64> {
-    let mut first: Option<(u16, u64)> = None;
-    let each = chunks.iter().zip(found).map(|((file, bytes), found)| {
-        first = first.filter(|(of, _)| of == file && *found == Found::None);
-        first.get_or_insert((*file, bytes.start)).1
-    });
-    each.collect()
-}
-
-/// Chunks with their index, in their order, `each` to a run.
-fn runs<C>(chunks: Vec<C>, each: usize) -> Vec<Vec<(usize, C)>> {
-    let (mut chunks, mut runs) = (chunks.into_iter().enumerate().peekable(), Vec::new());
-    while chunks.peek().is_some() {
-        runs.push(chunks.by_ref().take(each).collect());
-    }
-    runs
-}
-
-/// Runs of chunks in their order with the jobs spread evenly between them.
-struct Work<'a, R> {
-    runs: std::vec::IntoIter<R>,
-    jobs: std::vec::IntoIter<Job<'a>>,
-    n_runs: usize,
-    n_jobs: usize,
-}
-
-enum Step<'a, R> {
-    Run(R),
-    Job(Job<'a>),
-}
-
-impl<'a, R> Work<'a, R> {
-    fn new(runs: Vec<R>, jobs: Vec<Job<'a>>) -> Self {
-        let (n_runs, n_jobs) = (runs.len(), jobs.len());
-        Work { runs: runs.into_iter(), jobs: jobs.into_iter(), n_runs, n_jobs }
-    }
-
-    fn next(&mut self) -> Option<Step<'a, R>> {
-        let (runs_left, jobs_left) = (self.runs.len(), self.jobs.len());
-        // As far along in one list as in the other.
-        let job_first = (self.n_jobs - jobs_left) * self.n_runs < (self.n_runs - runs_left) * self.n_jobs;
-        match job_first || runs_left == 0 {
-            true => self.jobs.next().map(Step::Job),
-            false => self.runs.next().map(Step::Run),
-        }
-    }
 }

@@ -17,6 +17,7 @@ use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 
 use super::error::{MemoryError, NotPopulated};
+use super::packing::Packing;
 use super::plan::{PageKind, Plan, RegionName};
 use super::pool::Host;
 use crate::sys::fill::Fill;
@@ -33,6 +34,7 @@ pub struct Arena {
     /// How long each is with the padding to its page.
     padded: [usize; RegionName::ALL.len()],
     pages: Pages,
+    packing: Packing,
     kept: bool,
 }
 
@@ -284,22 +286,29 @@ impl Arena {
         let present = present || plan.page() == PageKind::Base4K;
         let pages = Pages::new(plan, present);
         let padded = RegionName::ALL.map(|name| plan.mapped_bytes(name) as usize);
-        Ok(Arena { ranges: lay_out(plan, mapping.len()), padded, mapping, pages, kept: false })
+        let packing = Packing::default();
+        Ok(Arena { ranges: lay_out(plan, mapping.len()), padded, mapping, pages, packing, kept: false })
     }
 
     /// As many 1 GiB pages as the pool has for it, the rest in 2 MiB pages.
     fn make_packed(host: &Host, plan: &Plan) -> Result<Arena, MemoryError> {
-        let layout = host.packing(plan).lay_out(plan);
+        let packing = host.packing(plan);
+        let layout = packing.lay_out(plan);
         let mapping =
             Mapping::huge_packed(layout.len, &layout.segments).map_err(|cause| not_mapped(host, plan, cause))?;
         let pages = Pages::new(plan, false);
         let padded = RegionName::ALL.map(|name| plan.mapped_bytes(name) as usize);
-        Ok(Arena { mapping, ranges: layout.ranges, padded, pages, kept: false })
+        Ok(Arena { mapping, ranges: layout.ranges, padded, pages, packing, kept: false })
     }
 
     /// The page the arena is made of.
     pub fn page(&self) -> PageKind {
         self.pages.kind
+    }
+
+    /// Which of its regions lie in pages of 1 GiB.
+    pub fn packing(&self) -> Packing {
+        self.packing
     }
 
     /// Spreads the pages that are still to come over these NUMA nodes; nothing to do for none. Where a sandbox forbids that, it

@@ -30,7 +30,7 @@ use crate::load::chunks::{Item, ItemForm};
 use crate::load::header::ModelFiles;
 use crate::load::reader::Traffic;
 use crate::load::rows::{RowError, Rows};
-use crate::load::weights::{Loading, buffer_bytes, load};
+use crate::load::weights::{Loader, buffer_bytes};
 use crate::quant::PANEL_ROWS;
 use weights::Placement;
 
@@ -78,12 +78,12 @@ impl Model {
         Architecture::of(meta)?.read(meta)
     }
 
-    /// Reads every weight into its place in `region`, of [`Weights::bytes`]. The buffers of `loading` hold
+    /// Reads every weight into its place in `region`, of [`Weights::bytes`]. The buffers of `loader` hold
     /// [`Model::buffer_bytes`] for each of its threads.
     ///
     /// # Errors
     /// The first failed read, naming file and offset.
-    pub fn load(&self, files: &ModelFiles, region: &mut [u8], loading: Loading<'_>) -> Result<Traffic, Error> {
+    pub fn load(&self, files: &ModelFiles, region: &mut [u8], loader: Loader<'_>) -> Result<Traffic, Error> {
         let mut items = Vec::with_capacity(self.weights.placements.len());
         let (mut rest, mut at) = (region, 0);
         for &Placement { weight, tensor, first_row, tensor_rows } in &self.weights.placements {
@@ -105,7 +105,7 @@ impl Model {
                 items.push(Item { tensor: &files.tensors()[tensor], rows, form, place });
             }
         }
-        load(files, items, loading)
+        loader.load(files, items)
     }
 
     /// The rows of an embedding table that was left in its file.

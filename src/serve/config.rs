@@ -9,6 +9,9 @@ use crate::board;
 /// The listen address when none is given: this box alone.
 pub const LISTEN_DEFAULT: &str = "127.0.0.1:8080";
 
+/// Most MiB of a saved prompt cache when the board does not say.
+pub const CACHE_MIB_DEFAULT: u32 = 1024;
+
 /// Settings of the server.
 #[derive(Clone, Debug)]
 pub struct Config {

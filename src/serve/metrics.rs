@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use super::model::MappedPages;
 use crate::engine::{SlotState, Stats};
 use crate::sys::log;
 
@@ -66,22 +67,29 @@ impl Metrics {
     }
 
     /// The text of `/metrics`.
-    pub fn text(&self, connections: usize, stats: Option<&Stats>, resident_bytes: u64) -> String {
+    pub fn text(&self, connections: usize, served: Option<&(Stats, MappedPages)>, resident_bytes: u64) -> String {
         let mut out = String::with_capacity(4096);
         let mut one = |name: &str, kind: &str, help: &str, value: f64| {
             let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
         };
-        one("brim_ready", "gauge", "1 once the model is loaded.", f64::from(u8::from(stats.is_some())));
+        one("brim_ready", "gauge", "1 once the model is loaded.", f64::from(u8::from(served.is_some())));
         one("brim_connections", "gauge", "Open connections.", connections as f64);
         let refused = self.refused_connections.get() as f64;
         one("brim_connections_refused_total", "counter", "Connections refused because all were busy.", refused);
         let lost = log::lost_lines() as f64;
         one("brim_log_lines_lost_total", "counter", "Lines of log that stderr did not take.", lost);
         one("brim_resident_bytes", "gauge", "Resident memory outside huge pages.", resident_bytes as f64);
-        if let Some(stats) = stats {
+        if let Some((stats, pages)) = served {
             let slots = &stats.slots[..stats.n_slots];
             let busy = slots.iter().filter(|(state, _)| *state != SlotState::Free).count();
             for (name, kind, help, value) in [
+                ("brim_page_bytes", "gauge", "Size of the pages that the model's memory has.", pages.bytes as f64),
+                (
+                    "brim_page_fallback",
+                    "gauge",
+                    "1 where ordinary pages stand for huge ones that could not be had (memory.fallback).",
+                    f64::from(u8::from(pages.is_fallback)),
+                ),
                 ("brim_slots", "gauge", "Sequences that can be worked on at once.", stats.n_slots as f64),
                 ("brim_slots_busy", "gauge", "Sequences that are worked on.", busy as f64),
                 ("brim_queue", "gauge", "Requests that wait for a slot.", stats.queue_len as f64),

@@ -44,7 +44,7 @@ use config::Config;
 use keys::Keys;
 use listen::Listener;
 pub use masks::Zygote;
-pub use model::Loaded;
+pub use model::{Loaded, MappedPages};
 
 /// Stack of the server's thread: templates and JSON recurse, to depths that are limited. It takes no memory until it is
 /// used.
@@ -57,7 +57,8 @@ pub struct Server {
 }
 
 /// Starts the server over open sockets. SIGTERM, SIGINT and SIGHUP are its business from here on, so this comes before any
-/// other thread is started. `facts` are for the status page. Without `zygote` requests with a schema or a grammar get 503.
+/// other thread is started. `facts` are for the status page until the model is there. Without `zygote` requests with a schema
+/// or a grammar get 503.
 ///
 /// # Errors
 /// A keys file that cannot be used; what the system says of signals and threads.

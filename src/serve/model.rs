@@ -4,6 +4,8 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use serde_json::Value;
+
 use super::background::Background;
 use super::error::ApiError;
 use super::masks::{Masks, Zygote};
@@ -22,6 +24,19 @@ pub struct Loaded {
     pub template: Option<ChatTemplate>,
     /// The name that clients see.
     pub name: String,
+    /// The pages that its memory has.
+    pub pages: MappedPages,
+    /// Facts about model and memory for the status page, in place of those that [`start`](super::start) had.
+    pub facts: Value,
+}
+
+/// The pages that memory has, which are not always those that were asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct MappedPages {
+    /// Bytes of one; of a mixture, of the smaller ones.
+    pub bytes: u64,
+    /// Ordinary pages stand for huge ones that could not be had.
+    pub is_fallback: bool,
 }
 
 /// The loaded model.
@@ -48,6 +63,10 @@ pub struct Served {
     pub masks: Rc<Masks>,
     /// Prompts are written to the log.
     pub config_log_prompts: bool,
+    /// The pages that its memory has.
+    pub pages: MappedPages,
+    /// Facts about model and memory.
+    pub facts: Value,
     /// When it was loaded, seconds since 1970.
     pub created: u64,
     next_seed: Cell<u64>,
@@ -65,7 +84,7 @@ pub fn unix_time() -> u64 {
 impl Served {
     /// Looks at what was loaded.
     pub fn new(loaded: Loaded, background: Background, zygote: Option<Zygote>, log_prompts: bool) -> Served {
-        let Loaded { engine, tokenizer, template, name } = loaded;
+        let Loaded { engine, tokenizer, template, name, pages, facts } = loaded;
         let mentions = |word: &str| template.as_ref().is_some_and(|template| template.mentions(word));
         let family = Family::of(mentions);
         let takes_tools = mentions("tools");
@@ -89,6 +108,8 @@ impl Served {
             tokenizer,
             template,
             name,
+            pages,
+            facts,
         }
     }
 

@@ -27,8 +27,8 @@ pub fn health(app: &App) -> Response<Body> {
 
 /// Prometheus' text.
 pub fn metrics(app: &App) -> String {
-    let stats = app.served().map(|served| served.engine.stats());
-    app.metrics.text(app.connections.len(), stats.as_ref(), file::resident_bytes().unwrap_or(0))
+    let served = app.served().map(|served| (served.engine.stats(), served.pages));
+    app.metrics.text(app.connections.len(), served.as_ref(), file::resident_bytes().unwrap_or(0))
 }
 
 /// The numbers behind the status page.
@@ -56,6 +56,8 @@ pub fn status(app: &App) -> Value {
             json!({"state": state, "tokens": tokens})
         });
         status["model"] = served.name.as_str().into();
+        // What was mapped, in place of what was planned.
+        status["facts"] = served.facts.clone();
         status["ctx"] = served.limits().ctx.into();
         status["slots"] = slots.collect();
         status["queue"] = stats.queue_len.into();

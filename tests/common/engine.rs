@@ -1,15 +1,16 @@
-//! An engine over a model file in ordinary memory.
+//! An engine over a model file in ordinary memory, started as every command starts one.
 #![allow(dead_code)]
 
 use std::path::Path;
 
-use brim::engine::{Core, DRAFT_MAX, Engine, pass_sizes, scheduler_bytes};
-use brim::kernels::{Kernels, KvType, Team, Tile};
-use brim::load::Io;
-use brim::load::header::ModelFiles;
-use brim::load::weights::Loading;
-use brim::model::{CachePlan, Embedding, Model, Sizes, step};
-use brim::workers::Workers;
+use brim::board;
+use brim::boot::{Foundations, Headers, Serving, Workload};
+use brim::engine::{Core, DRAFT_MAX, Engine};
+use brim::kernels::Kernels;
+use brim::load::Progress;
+use brim::model::Embedding;
+use brim::settings::{Overrides, Settings};
+use brim::sys::cpu::Topology;
 
 /// Loads a model and hands its engine to `work`.
 pub fn with_engine<R>(
@@ -54,56 +55,35 @@ pub fn for_drafts<R>(
     own(path, kernels, (128, embedding, Some((slots, kv_tokens, DRAFT_MAX))), work)
 }
 
+/// The settings of a test: no environment and no board speak, every CPU has a worker.
+pub fn settings(path: &Path, kernels: &'static Kernels, n_batch: usize) -> Settings {
+    let topology = Topology::probe().unwrap();
+    let overrides = Overrides {
+        model: Some(path.to_str().unwrap().to_owned()),
+        isa: Some(kernels.tier().name().to_owned()),
+        ctx: Some("512".to_owned()),
+        threads: u32::try_from(topology.cpus.len()).ok(),
+        ..Overrides::default()
+    };
+    let mut settings = Settings::resolve_in(&overrides, &|_| None, topology).unwrap();
+    settings.board.tile.tokens = u32::try_from(n_batch).ok();
+    settings.board.tile.k_bytes = Some(256);
+    settings
+}
+
 fn own<R>(
     path: &Path,
     kernels: &'static Kernels,
     (n_batch, embedding, serving): (usize, Embedding, Option<(usize, usize, usize)>),
     work: impl FnOnce(Core<'_>) -> R,
 ) -> R {
-    let files = ModelFiles::open(path).unwrap();
-    let model = Model::with_embedding(&files.metadata(), files.tensors(), embedding).unwrap();
-    let pool = Workers::start(&brim::sys::cpu::allowed().unwrap()).unwrap();
-    let (slots, kv_tokens, _) = serving.unwrap_or((1, 512, 0));
-    let (n_batch, n_logits) = match serving {
-        Some((slots, _, drafts)) => pass_sizes(n_batch, slots, drafts),
-        None => (n_batch, 8.min(n_batch)),
-    };
-    let sizes = Sizes {
-        n_batch,
-        n_logits,
-        ctx: 512,
-        sequences: slots,
-        kv_tokens,
-        kv_type: KvType::F16,
-        workers: pool.size(),
-        tile: Tile { k_cols: 256, ..Tile::default() },
-    };
-    let n_vocab = model.weights.n_vocab();
-    let scratch_bytes = step::scratch_bytes(&model.config, n_vocab, &sizes).unwrap()
-        + serving.map_or(0, |_| scheduler_bytes(&model.config, n_vocab, &sizes));
-    let scratch_bytes = scratch_bytes as usize;
-    let readers = 3;
-    let buffers = model.buffer_bytes(readers) * readers;
-    let words = |bytes: usize| vec![0f64; bytes.div_ceil(8)];
-    let mut weights = words(model.weights.bytes);
-    let mut kv = words(CachePlan::new(&model.config, &sizes).bytes().unwrap() as usize);
-    let mut scratch = words(scratch_bytes.max(buffers));
-    let bytes = brim::bytes::words_as_bytes;
-    let loading = Loading {
-        kernels,
-        io: Io::Auto,
-        cpus: &[],
-        buffers: bytes(&mut scratch)[..buffers].chunks_exact_mut(buffers / readers).collect(),
-        populate_buffer: &|_| Ok(()),
-        populate: &|_| Ok(()),
-        filling: None,
-        meanwhile: Vec::new(),
-        sha256: &[],
-        done: &Default::default(),
-        source: None,
-    };
-    model.load(&files, bytes(&mut weights), loading).unwrap();
-    let regions = (&*bytes(&mut weights), bytes(&mut kv), bytes(&mut scratch));
-    let rows = model.embedding_rows(&files).unwrap();
-    work(Core::new(&model, kernels, &pool, sizes, regions, rows))
+    let mut settings = settings(path, kernels, n_batch);
+    if embedding == Embedding::InFile {
+        settings.board.memory.embedding = board::Embedding::Disk;
+    }
+    let serving = serving.map(|(slots, kv_tokens, drafts)| Serving { slots, kv_tokens: Some(kv_tokens), drafts });
+    let planned = Headers::read(&settings).unwrap().plan(&Workload { n_logits: 8, serving, ..Workload::default() });
+    let mut base = Foundations::default();
+    let running = planned.unwrap().map().unwrap().start(&mut base, &Progress::default()).unwrap();
+    work(running.core)
 }

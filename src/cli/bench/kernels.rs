@@ -8,14 +8,14 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::super::{args::Bench, out, settings::Settings};
+use super::super::{args::Bench, out};
 use super::{PeakRounds, Peaks, ReadRounds, STREAMED_BYTES, Spread, list, say};
-use crate::boot;
 use crate::bytes;
 use crate::error::{Error, Result};
 use crate::kernels::{ActLayout, Acts, Kernels, Matrix, STREAM_TOKENS_MAX, Team, Tile, row_stride};
 use crate::memory::{Arena, Plan, RegionName};
 use crate::quant::{PANEL_ROWS, WeightType};
+use crate::settings::Settings;
 use crate::workers::Workers;
 
 /// Rows and columns: a square matrix, one up and one down, as in a model of 2 billion weights.
@@ -134,23 +134,23 @@ pub(super) fn measure(args: &Bench, settings: &Settings) -> Result<Value> {
         return Err(Error::usage(format!("-p {bad}: bench kernels takes 1 to 8192 tokens at once")));
     }
     let types = types(args.types.as_deref())?;
-    let kernels = boot::select_kernels(settings)?;
-    let mut plan = Plan::new(settings.page);
+    let kernels = settings.kernels()?;
+    let mut plan = Plan::new(settings.page());
     let largest = SHAPES.map(|(rows, cols)| rows * cols * 4).into_iter().max().unwrap_or(0);
     let streams = tokens.iter().any(|&n| n <= STREAM_TOKENS_MAX);
     plan.add(RegionName::Weights, if streams { STREAMED_BYTES.max(largest) } else { largest } as u64)?;
     let pool = Workers::start(&settings.cores)?;
-    let tile = boot::tile(settings);
+    let tile = settings.tile();
     let worker_bytes = tile.scratch_bytes().max(super::attention::scratch_bytes()).next_multiple_of(64);
     let buffers: usize = tokens.iter().flat_map(|&n| case_bytes(n)).map(|bytes| bytes.next_multiple_of(64)).sum();
     plan.add(RegionName::Scratch, (pool.size() * worker_bytes + buffers) as u64)?;
-    let mut arena = Arena::map(&plan, settings.keep_free_bytes)?;
+    let mut arena = Arena::map(&plan, settings.keep_free_bytes())?;
     let regions = arena.split();
     let (room, mut rest) = (regions.weights, regions.scratch);
     room.fill(1);
     let scratch = (0..pool.size()).map(|_| Mutex::new(cut(&mut rest, worker_bytes))).collect();
     let bed = Bed { kernels, pool: &pool, tile, scratch };
-    say(args, &format!("tier {}, {} threads, {} pages", kernels.tier().name(), settings.threads, settings.page))?;
+    say(args, &format!("tier {}, {} threads, {} pages", kernels.tier().name(), settings.threads(), settings.page()))?;
     let (mut rows, mut all_peaks) = (Vec::new(), PeakRounds::default());
     for ty in types {
         for shape in SHAPES {
@@ -165,7 +165,7 @@ pub(super) fn measure(args: &Bench, settings: &Settings) -> Result<Value> {
     let peaks = all_peaks.spread();
     say(args, &format!("peaks: {peaks}"))?;
     Ok(json!({
-        "tier": kernels.tier().name(), "threads": settings.threads, "page_bytes": settings.page.bytes(),
+        "tier": kernels.tier().name(), "threads": settings.threads(), "page_bytes": settings.page().bytes(),
         "repetitions": args.repeat, "peaks": peaks.json(), "kernels": rows, "attention": attention,
     }))
 }

@@ -9,15 +9,16 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::super::{args::Bench, note, settings::Settings};
+use super::super::{args::Bench, note};
 use super::model::random_tokens;
 use super::{Spread, say, thread};
-use crate::boot;
+use crate::boot::{Foundations, Headers, Workload};
 use crate::engine::Engine;
 use crate::error::{Error, Exit, Result};
-use crate::load::Io;
 use crate::load::header::ModelFiles;
+use crate::load::{Io, Progress};
 use crate::memory::{Arena, Host, Plan, RegionName};
+use crate::settings::Settings;
 use crate::sys::map::BASE_PAGE_BYTES;
 use crate::sys::read::{Direct, cached_pages, drop_cached};
 use crate::sys::{cpu, file};
@@ -158,7 +159,7 @@ fn report(
             "{}, {} pages of {}, {} loader threads",
             settings.model.as_deref().unwrap_or_default(),
             Human(total_bytes),
-            settings.page,
+            settings.page(),
             n_readers
         ),
     )?;
@@ -171,7 +172,7 @@ fn report(
             ),
         )?;
     }
-    let threads = settings.threads;
+    let threads = settings.threads();
     say(
         args,
         &format!("ceiling warm: {copy:.2} GB/s, copied from the page cache into new pages by {threads} threads"),
@@ -210,7 +211,7 @@ fn report(
         }));
     }
     Ok(json!({
-        "model": settings.model, "bytes": total_bytes, "page_bytes": settings.page.bytes(), "threads": threads,
+        "model": settings.model, "bytes": total_bytes, "page_bytes": settings.page().bytes(), "threads": threads,
         "readers": n_readers, "repetitions": args.repeat, "prompt_tokens": PROMPT,
         "ceilings": {
             "direct_read_gbs": best.map(|(_, speed)| speed.json()), "direct_read_reused_gbs": reused.map(Spread::json),
@@ -238,25 +239,25 @@ fn watched(settings: &Settings) -> Result<Sample> {
 
 fn load_and_answer(settings: &Settings) -> Result<Sample> {
     let begun = Instant::now();
-    let prepared = boot::prepare(settings, 1)?;
-    let n_vocab = prepared.model.weights.n_vocab();
-    boot::run(prepared, settings, |running| {
-        let mut engine = Engine::new(running.core);
-        let ready = begun.elapsed();
-        let logits = engine.feed(&random_tokens(PROMPT.min(n_vocab), n_vocab, 1))?;
-        let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b]));
-        std::hint::black_box(best);
-        let (load, traffic) = (running.loaded.elapsed, running.loaded.traffic);
-        Ok(Sample {
-            load,
-            ready,
-            first_token: begun.elapsed(),
-            gbs: running.loaded.bytes as f64 / 1e9 / load.as_secs_f64(),
-            direct_bytes: traffic.direct_bytes,
-            filled_bytes: traffic.filled_bytes,
-            readers: running.loaded.readers,
-            watch: Watch::default(),
-        })
+    let planned = Headers::read(settings)?.plan(&Workload::default())?;
+    let n_vocab = planned.headers.model.weights.n_vocab();
+    let mut base = Foundations::default();
+    let running = planned.map()?.start(&mut base, &Progress::default())?;
+    let mut engine = Engine::new(running.core);
+    let ready = begun.elapsed();
+    let logits = engine.feed(&random_tokens(PROMPT.min(n_vocab), n_vocab, 1))?;
+    let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b]));
+    std::hint::black_box(best);
+    let (load, traffic) = (running.loaded.elapsed, running.loaded.traffic);
+    Ok(Sample {
+        load,
+        ready,
+        first_token: begun.elapsed(),
+        gbs: running.loaded.bytes as f64 / 1e9 / load.as_secs_f64(),
+        direct_bytes: traffic.direct_bytes,
+        filled_bytes: traffic.filled_bytes,
+        readers: running.loaded.readers,
+        watch: Watch::default(),
     })
 }
 
@@ -344,12 +345,12 @@ fn direct_speed(
     let next = Mutex::new(stretches.into_iter());
     let failed = AtomicBool::new(false);
     // In pages as the loader's buffers: a disk is faster where its data goes to fewer pieces of memory.
-    let mut plan = Plan::new(settings.page);
+    let mut plan = Plan::new(settings.page());
     // No more than a load of these files takes.
     let each = into_bytes.min(files.total_bytes() as usize) / threads / bytes * bytes;
     let each = each.max(bytes);
     plan.add(RegionName::Scratch, (threads * each) as u64)?;
-    let mut arena = Arena::map(&plan, settings.keep_free_bytes)?;
+    let mut arena = Arena::map(&plan, settings.keep_free_bytes())?;
     let buffers = arena.split().scratch;
     buffers.fill(0);
     let begun = Instant::now();
@@ -377,12 +378,12 @@ fn direct_speed(
 /// nothing repacked.
 fn copy_speed(files: &ModelFiles, settings: &Settings) -> Result<f64> {
     const STEP: usize = 2 << 20;
-    let mut plan = Plan::new(settings.page);
+    let mut plan = Plan::new(settings.page());
     for (index, _) in opened(files) {
         plan.add(RegionName::Scratch, files.file_bytes(index).next_multiple_of(STEP as u64))?;
     }
     let begun = Instant::now();
-    let mut arena = Arena::reserve(&plan, settings.keep_free_bytes)?;
+    let mut arena = Arena::reserve(&plan, settings.keep_free_bytes())?;
     let pages = arena.pages();
     let mut places = arena.split().scratch.chunks_mut(STEP);
     let mut steps = Vec::new();
@@ -393,7 +394,7 @@ fn copy_speed(files: &ModelFiles, settings: &Settings) -> Result<f64> {
     let next = Mutex::new(steps.into_iter());
     let failure = Mutex::new(None);
     std::thread::scope(|scope| -> Result<()> {
-        for _ in 0..settings.threads {
+        for _ in 0..settings.threads() {
             thread(scope, || {
                 let _ = cpu::confine_to(&settings.cores);
                 while let Some((file, offset, place)) = next.lock().ok().and_then(|mut next| next.next()) {

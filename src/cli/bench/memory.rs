@@ -5,11 +5,11 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::super::{args::Bench, note, settings::Settings};
+use super::super::{args::Bench, note};
 use super::{ReadRounds, Spread, say, thread};
-use crate::boot;
 use crate::error::{Error, Result};
 use crate::memory::{Arena, PageKind, Plan, RegionName};
+use crate::settings::Settings;
 use crate::sys::{cpu, file::page_account};
 use crate::units::MIB;
 use crate::workers::Workers;
@@ -28,13 +28,13 @@ struct Kind {
 }
 
 pub(super) fn measure(args: &Bench, settings: &Settings) -> Result<Value> {
-    let kernels = boot::select_kernels(settings)?;
-    let threads = thread_counts(settings.threads);
+    let kernels = settings.kernels()?;
+    let threads = thread_counts(settings.threads());
     let mut kinds = Vec::new();
     for (page, transparent) in [(PageKind::Base4K, false), (PageKind::Base4K, true), (settings.huge_page, false)] {
         let mut plan = Plan::new(page);
         plan.add(RegionName::Scratch, BYTES)?;
-        let mut arena = match Arena::map(&plan, settings.keep_free_bytes) {
+        let mut arena = match Arena::map(&plan, settings.keep_free_bytes()) {
             Ok(arena) => arena,
             Err(e) if page != PageKind::Base4K && !settings.hugepages => {
                 note(&format!("huge pages not measured: {e}"));

@@ -15,11 +15,11 @@ use std::str::FromStr;
 use std::thread::{Scope, ScopedJoinHandle};
 use std::time::Instant;
 
+use log::LevelFilter;
 use serde_json::{Value, json};
 
 use super::args::Bench;
-use super::out;
-use super::settings::Settings;
+use super::{out, resolve};
 use crate::error::{Error, Result};
 use crate::kernels::{Kernels, ReadWay, Team, Tier};
 use crate::quant::WeightType;
@@ -37,10 +37,9 @@ fn thread<'scope, T: Send + 'scope>(
 /// # Errors
 /// Usage, or whatever stands in the way of loading and running.
 pub fn execute(args: &Bench) -> Result<()> {
-    let mut settings = Settings::resolve(&args.model_args())?;
-    if args.what == "load" {
-        settings.resolve_resident(args.resident.as_deref())?;
-    } else if args.resident.is_some() {
+    let overrides = if args.what == "load" { args.overrides_with_held() } else { args.overrides() };
+    let settings = resolve(&overrides, LevelFilter::Warn)?;
+    if args.resident.is_some() && args.what != "load" {
         return Err(Error::usage(format!(
             "--resident is for `bench load`, not for `bench {}`; leave it out",
             args.what
@@ -59,8 +58,8 @@ pub fn execute(args: &Bench) -> Result<()> {
         return Err(Error::usage("--streams is for `bench model`, without -d"));
     }
     let report = match args.what.as_str() {
-        "model" if args.streams.is_some() => streams::measure(args, settings)?,
-        "model" => model::measure(args, settings)?,
+        "model" if args.streams.is_some() => streams::measure(args, &settings)?,
+        "model" => model::measure(args, &settings)?,
         "kernels" => kernels::measure(args, &settings)?,
         "memory" => memory::measure(args, &settings)?,
         "load" => load::measure(args, &settings)?,

@@ -4,16 +4,18 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::super::{args::Bench, settings::Settings};
+use super::super::args::Bench;
 use super::{PeakRounds, Peaks, ReadBy, ReadRounds, Spread, list, say};
-use crate::boot;
+use crate::boot::{Foundations, Headers, Workload};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::kernels::{Kernels, KvType};
+use crate::load::Progress;
 use crate::memory::PageKind;
 use crate::model::config::AttentionConfig;
 use crate::model::{Config, Form, Sizes, Weight, Weights};
 use crate::quant::WeightType;
+use crate::settings::Settings;
 use crate::sys::file::{PageAccount, page_account};
 use crate::units::{GIB, Human};
 
@@ -120,7 +122,7 @@ impl Figures {
     }
 }
 
-pub(super) fn measure(args: &Bench, mut settings: Settings) -> Result<Value> {
+pub(super) fn measure(args: &Bench, settings: &Settings) -> Result<Value> {
     let prompts: Vec<usize> = list("-p", args.n_prompt.as_deref().unwrap_or("512"))?;
     let (n_gen, depth) = (args.n_gen as usize, args.depth as usize);
     let longest = prompts.iter().copied().max().unwrap_or(0);
@@ -131,40 +133,40 @@ pub(super) fn measure(args: &Bench, mut settings: Settings) -> Result<Value> {
         return Err(Error::usage("bench model: a list of -p has 0 in it, which is no prompt; leave it out"));
     }
     let need = depth.saturating_add(longest.max(prompts[0].saturating_add(n_gen)));
-    if settings.ctx.is_none_or(|ctx| (ctx as usize) < need) {
-        settings.ctx = Some(u32::try_from(need).map_err(|_| Error::usage(format!("{need} tokens are too many")))?);
-    }
-    let prepared = boot::prepare(&settings, 1)?;
-    let (name, kernels, page) = (prepared.files.name().to_string(), prepared.kernels, prepared.plan.page());
-    let (config, weights, sizes) = (prepared.model.config.clone(), prepared.model.weights.clone(), prepared.sizes);
+    let workload = Workload { ctx_default: Some(need), ctx_least: need, ..Workload::default() };
+    let planned = Headers::read(settings)?.plan(&workload)?;
+    let Headers { files, model, kernels, .. } = &planned.headers;
+    let (name, kernels) = (files.name().to_string(), *kernels);
+    let (config, weights, sizes) = (model.config.clone(), model.weights.clone(), planned.sizes);
     let mut figures = Figures::new(kernels, &prompts);
-    let account = boot::run(prepared, &settings, |running| {
-        let mut engine = Engine::new(running.core);
-        let data = &running.weights[..running.weights.len().min(READ_BYTES_MAX)];
-        let n_vocab = weights.n_vocab();
-        if depth > 0 {
-            engine.feed(&random_tokens(depth, n_vocab, 3))?;
-        }
-        // The first round warms up and is not counted.
-        for round in 0..=args.repeat {
-            let mut uncounted = Figures::new(kernels, &prompts);
-            let figures = if round == 0 { &mut uncounted } else { &mut figures };
-            figures.read.measure(running.pool, settings.threads, data);
-            figures.peaks.measure(kernels, running.pool);
-            for (i, (&n, rounds)) in prompts.iter().zip(&mut figures.prefill).enumerate() {
-                if engine.rewind(depth) < depth {
-                    engine.feed(&random_tokens(depth, n_vocab, 3))?;
-                }
-                let prompt = random_tokens(n, n_vocab, u64::from(round));
-                feed(&mut engine, &prompt, n.max(1), rounds)?;
-                if i == 0 {
-                    feed(&mut engine, &random_tokens(n_gen, n_vocab, u64::from(round) + 7), 1, &mut figures.decode)?;
-                }
+    let mut base = Foundations::default();
+    let running = planned.map()?.start(&mut base, &Progress::default())?;
+    let mut engine = Engine::new(running.core);
+    let data = &running.weights[..running.weights.len().min(READ_BYTES_MAX)];
+    let n_vocab = weights.n_vocab();
+    if depth > 0 {
+        engine.feed(&random_tokens(depth, n_vocab, 3))?;
+    }
+    // The first round warms up and is not counted.
+    for round in 0..=args.repeat {
+        let mut uncounted = Figures::new(kernels, &prompts);
+        let figures = if round == 0 { &mut uncounted } else { &mut figures };
+        figures.read.measure(running.workers, settings.threads(), data);
+        figures.peaks.measure(kernels, running.workers);
+        for (i, (&n, rounds)) in prompts.iter().zip(&mut figures.prefill).enumerate() {
+            if engine.rewind(depth) < depth {
+                engine.feed(&random_tokens(depth, n_vocab, 3))?;
+            }
+            let prompt = random_tokens(n, n_vocab, u64::from(round));
+            feed(&mut engine, &prompt, n.max(1), rounds)?;
+            if i == 0 {
+                feed(&mut engine, &random_tokens(n_gen, n_vocab, u64::from(round) + 7), 1, &mut figures.decode)?;
             }
         }
-        Ok(page_account(running.weights.as_ptr().addr()))
-    })?;
-    let report = Report { args, settings: &settings, name, kernels, page, account, sizes, prompts, depth, n_gen };
+    }
+    let account = page_account(running.weights.as_ptr().addr());
+    let page = running.mapped.plan.page();
+    let report = Report { args, settings, name, kernels, page, account, sizes, prompts, depth, n_gen };
     report.write(&Cost::new(&config, &weights, &sizes), &figures)
 }
 
@@ -210,7 +212,7 @@ impl Report<'_> {
 
     fn write(&self, cost: &Cost<'_>, figures: &Figures) -> Result<Value> {
         let (peaks, (by, read)) = (figures.peaks.spread(), figures.read.best());
-        let threads = self.settings.threads;
+        let threads = self.settings.threads();
         let tier = self.kernels.tier().name();
         self.say(&format!("{}: kernels {tier}, {threads} threads, {}", self.name, pages(self.page, self.account)))?;
         self.say(&format!("ceilings: {peaks}; reading the weights {read} GB/s ({by})"))?;

@@ -5,13 +5,15 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::super::{args::Bench, settings::Settings};
+use super::super::args::Bench;
 use super::model::random_tokens;
 use super::{Spread, list, say};
-use crate::boot::{self, Serving};
+use crate::boot::{Foundations, Headers, Serving, Workload};
 use crate::engine::{EngineHandle, Event, Finish, Generate, OutputKind, Request, SLOTS_MAX, Scheduler, Ticket};
 use crate::error::{Error, Exit, Result};
+use crate::load::Progress;
 use crate::sampling::SamplingParams;
+use crate::settings::Settings;
 
 /// Tokens of the prompt of a stream whose decode is measured.
 const SHORT_PROMPT: usize = 16;
@@ -135,7 +137,7 @@ impl Rig<'_> {
     }
 }
 
-pub(super) fn measure(args: &Bench, mut settings: Settings) -> Result<Value> {
+pub(super) fn measure(args: &Bench, settings: &Settings) -> Result<Value> {
     let counts: Vec<usize> = list("--streams", args.streams.as_deref().unwrap_or_default())?;
     let slots = counts.iter().copied().max().unwrap_or(0) + 1;
     if counts.contains(&0) || slots > SLOTS_MAX {
@@ -145,58 +147,59 @@ pub(super) fn measure(args: &Bench, mut settings: Settings) -> Result<Value> {
     let prompts: Vec<usize> = list("-p", n_prompt)?;
     let &[n_prompt] = prompts.as_slice() else { return Err(Error::usage("--streams takes one count of -p")) };
     let ctx = n_prompt.max(n_gen + slots).max(gap_tokens(n_prompt, slots)) + 2 * SHORT_PROMPT;
-    settings.ctx = Some(u32::try_from(ctx).map_err(|_| Error::usage(format!("{ctx} tokens are too many")))?);
-    let prepared = boot::prepare_serving(&settings, Serving { slots, kv_tokens: None })?;
-    let name = prepared.files.name().to_string();
-    let n_vocab = prepared.model.weights.n_vocab();
-    boot::run(prepared, &settings, |running| {
-        let (scheduler, handle) = Scheduler::new(running.core, slots, Vec::new());
-        let mut rig = Rig { scheduler, handle, n_vocab, seed: 0 };
-        let mut speeds = vec![Vec::new(); counts.len()];
-        // The first round warms up and is not counted.
-        for round in 0..=args.repeat {
-            for (&count, speeds) in counts.iter().zip(&mut speeds) {
-                let speed = rig.decode(count, n_gen)?;
-                if round > 0 {
-                    speeds.push(speed);
-                }
+    let serving = Some(Serving { slots, kv_tokens: None, drafts: 0 });
+    let workload = Workload { ctx_default: Some(ctx), ctx_least: ctx, serving, ..Workload::default() };
+    let planned = Headers::read(settings)?.plan(&workload)?;
+    let name = planned.headers.files.name().to_string();
+    let n_vocab = planned.headers.model.weights.n_vocab();
+    let mut base = Foundations::default();
+    let running = planned.map()?.start(&mut base, &Progress::default())?;
+    let (scheduler, handle) = Scheduler::new(running.core, slots, Vec::new());
+    let mut rig = Rig { scheduler, handle, n_vocab, seed: 0 };
+    let mut speeds = vec![Vec::new(); counts.len()];
+    // The first round warms up and is not counted.
+    for round in 0..=args.repeat {
+        for (&count, speeds) in counts.iter().zip(&mut speeds) {
+            let speed = rig.decode(count, n_gen)?;
+            if round > 0 {
+                speeds.push(speed);
             }
         }
-        let prompt = match n_prompt {
-            0 => None,
-            n => Some((rig.first_tokens(n)?, rig.gaps(slots - 1, n)?)),
-        };
-        say(args, &format!("{name}: {} threads, {} slots", settings.threads, slots))?;
-        let speeds: Vec<Spread> = speeds.iter().map(|speeds| Spread::of(speeds)).collect();
-        for (count, speed) in counts.iter().zip(&speeds) {
-            let ratio = speed.median / speeds[0].median;
-            say(args, &format!("{count} streams: {speed:.2} tokens/s together, {ratio:.2} x those of {}", counts[0]))?;
-        }
-        if let Some(([first, second], [busy, quiet])) = prompt {
-            say(
-                args,
-                &format!(
-                    "a prompt of {n_prompt} tokens: the first token after {first:.3} s; with the same beginning again after \
-                 {second:.3} s, {:.1} %",
-                    second / first * 100.0
-                ),
-            )?;
-            say(
-                args,
-                &format!(
-                    "such a prompt beside {} streams: at most {busy:.3} s between their tokens, {quiet:.3} s before",
-                    slots - 1
-                ),
-            )?;
-        }
-        let streams: Vec<Value> = counts
-            .iter()
-            .zip(&speeds)
-            .map(|(count, speed)| json!({"streams": count, "tokens_per_second": speed.json()}))
-            .collect();
-        Ok(json!({
-            "model": name, "threads": settings.threads, "streams": streams, "prompt_tokens": n_prompt,
-            "first_token_seconds": prompt.map(|(first, _)| first), "longest_gap_seconds": prompt.map(|(_, gaps)| gaps),
-        }))
-    })
+    }
+    let prompt = match n_prompt {
+        0 => None,
+        n => Some((rig.first_tokens(n)?, rig.gaps(slots - 1, n)?)),
+    };
+    say(args, &format!("{name}: {} threads, {} slots", settings.threads(), slots))?;
+    let speeds: Vec<Spread> = speeds.iter().map(|speeds| Spread::of(speeds)).collect();
+    for (count, speed) in counts.iter().zip(&speeds) {
+        let ratio = speed.median / speeds[0].median;
+        say(args, &format!("{count} streams: {speed:.2} tokens/s together, {ratio:.2} x those of {}", counts[0]))?;
+    }
+    if let Some(([first, second], [busy, quiet])) = prompt {
+        say(
+            args,
+            &format!(
+                "a prompt of {n_prompt} tokens: the first token after {first:.3} s; with the same beginning again after \
+             {second:.3} s, {:.1} %",
+                second / first * 100.0
+            ),
+        )?;
+        say(
+            args,
+            &format!(
+                "such a prompt beside {} streams: at most {busy:.3} s between their tokens, {quiet:.3} s before",
+                slots - 1
+            ),
+        )?;
+    }
+    let streams: Vec<Value> = counts
+        .iter()
+        .zip(&speeds)
+        .map(|(count, speed)| json!({"streams": count, "tokens_per_second": speed.json()}))
+        .collect();
+    Ok(json!({
+        "model": name, "threads": settings.threads(), "streams": streams, "prompt_tokens": n_prompt,
+        "first_token_seconds": prompt.map(|(first, _)| first), "longest_gap_seconds": prompt.map(|(_, gaps)| gaps),
+    }))
 }
