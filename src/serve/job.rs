@@ -212,7 +212,7 @@ async fn rendered(template: &ChatTemplate, prompt: Prompt) -> Result<String, Cha
 /// What a client is told where there is no text; `field` has its chat.
 fn refused(e: &ChatError, field: &'static str) -> ApiError {
     match e.fault() {
-        Fault::Chat => ApiError::field(field, format!("the chat template cannot write this chat: {e}")),
+        Fault::Chat => ApiError::field(field, format!("the chat template cannot render this chat: {e}")),
         Fault::Values => ApiError::field(field, e.to_string()),
         Fault::Template | Fault::System => ApiError::internal(e.to_string()),
     }
