@@ -13,7 +13,7 @@
 //! ```
 //!
 //! Each chapter consumes the one before, so what was mapped, and not what was meant to be, is what a running model tells of.
-//! [`hold`] is the other end of chapter 2: weights alone, for other processes. Several models may live in one process, each
+//! [`hold()`] is the other end of chapter 2: weights alone, for other processes. Several models may live in one process, each
 //! on [`Foundations`] of its own.
 
 mod buffers;

@@ -197,7 +197,7 @@ impl Calls {
             // A test of two values compares or searches them.
             Instruction::PerformTest(_, n, _) if *n != Some(1) => vec![self.call(KEEP)],
             // Characters of a text are counted from its beginning.
-            Instruction::GetItem if !top.is_some_and(|key| key.as_str().is_some()) => vec![self.call(KEEP)],
+            Instruction::GetItem if top.is_none_or(|key| key.as_str().is_none()) => vec![self.call(KEEP)],
             _ => Vec::new(),
         }
     }

@@ -139,7 +139,7 @@ fn cases() -> Vec<(&'static str, String)> {
         ("MiB", format!("{LISTS}{{{{ l | map('default', s) | map('upper') | list | length }}}}")),
         ("MiB", "{{ ['\\u0001' * 4000000, 1] | tojson }}".to_owned()),
         ("MiB", format!("{LISTS}{{{{ [l, l, l] | tojson(indent='aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa') }}}}")),
-        ("bytes", format!("{{{{ strftime_now('%c' * 1000000) }}}}")),
+        ("bytes", "{{ strftime_now('%c' * 1000000) }}".to_owned()),
         // What compares or searches.
         ("MiB", format!("{LISTS}{{{{ ([s] + (l | map('string') | list)) | min }}}}")),
         ("MiB", format!("{LISTS}{{{{ ([s] + (l | map('string') | list)) | sort | length }}}}")),

@@ -3,8 +3,8 @@
 //! One mapping, not one per region: the kernel reserves the huge pages of a mapping all at once or not at
 //! all, so of two processes racing for the last pages one gets everything and the other ENOMEM.
 //!
-//! The life of an arena is its type: an [`Arena`] can be written everywhere (loading); [`Arena::seal`] makes
-//! weights and vocabulary read-only, for the CPU too, and turns it into [`Loaded`], which hands them out shared.
+//! [`Arena::open`] hands out all regions for writing (loading), the weights as [`Unsealed`]: [`Unsealed::seal`] makes them
+//! read-only, for the CPU too, while the others stay in use.
 //!
 //! # Safety
 //! Regions are disjoint ranges of one owned mapping (asserted when it is made), each start aligned to a page.

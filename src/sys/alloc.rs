@@ -51,20 +51,20 @@ pub fn peak_bytes() -> isize {
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         CALLS.fetch_add(1, Ordering::Relaxed);
-        count_bytes(layout.size() as isize);
+        count_bytes(layout.size().cast_signed());
         // SAFETY: the caller's promises are the system allocator's.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, data: *mut u8, layout: Layout) {
-        count_bytes(-(layout.size() as isize));
+        count_bytes(-layout.size().cast_signed());
         // SAFETY: as above.
         unsafe { System.dealloc(data, layout) }
     }
 
     unsafe fn realloc(&self, data: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
         CALLS.fetch_add(1, Ordering::Relaxed);
-        count_bytes(bytes as isize - layout.size() as isize);
+        count_bytes(bytes.cast_signed() - layout.size().cast_signed());
         // SAFETY: as above.
         unsafe { System.realloc(data, layout, bytes) }
     }
