@@ -149,6 +149,10 @@ fn with_experts_of(f: u64, is_fused: bool) -> Vec<u8> {
     for (key, value) in numbers.into_iter().chain(more) {
         file = file.u32(&format!("qwen3moe.{key}"), value as u32);
     }
+    let tokens: Vec<String> = (0..vocab).map(|i| format!("t{i}")).collect();
+    let tokens: Vec<&str> = tokens.iter().map(String::as_str).collect();
+    file = file.str("tokenizer.ggml.model", "gpt2").str("tokenizer.ggml.pre", "default");
+    file = file.strings("tokenizer.ggml.tokens", &tokens).strings("tokenizer.ggml.merges", &[]);
     let ones: Vec<u8> = (0..E).flat_map(|_| 1f32.to_le_bytes()).collect();
     for norm in ["output_norm", "blk.0.attn_norm", "blk.0.ffn_norm"] {
         file = file.tensor(&format!("{norm}.weight"), &[E], 0, &ones);
