@@ -282,15 +282,15 @@ fn a_full_queue_hands_the_request_back() {
 
 #[test]
 fn who_finds_no_pages_waits_for_them_and_is_not_overtaken() {
-    // Six pages for four slots.
-    serve_on((&golden("qwen3-f32"), best(), 4, 6 * PAGE), |handle| {
-        assert_eq!(handle.limits().kv_tokens, 6 * PAGE);
+    // Eight pages, which are one context, for four slots.
+    serve_on((&golden("qwen3-f32"), best(), 4, 8 * PAGE), |handle| {
+        assert_eq!(handle.limits().kv_tokens, 8 * PAGE);
         // All of them, and one token more. The last token is never fed, but counts.
-        let whole = greedy(tokens(0, 200), 6 * PAGE - 200);
-        let refused = handle.submit(greedy(tokens(0, 200), 6 * PAGE - 199));
-        let limit = 6 * PAGE;
+        let whole = greedy(tokens(0, 200), 8 * PAGE - 200);
+        let refused = handle.submit(greedy(tokens(0, 200), 8 * PAGE - 199));
+        let limit = 8 * PAGE;
         let Err(SubmitError::Invalid(_, error)) = refused else { panic!("{refused:?}") };
-        assert_eq!(error, RequestError::Context { prompt: 200, max_tokens: 6 * PAGE - 199, limit });
+        assert_eq!(error, RequestError::Context { prompt: 200, max_tokens: 8 * PAGE - 199, limit });
         let mut first = handle.submit(greedy(tokens(3, PAGE), 2 * PAGE + 1)).unwrap();
         assert!(first.wait_event().is_some());
         let whole = handle.submit(whole).unwrap();
@@ -305,7 +305,7 @@ fn who_finds_no_pages_waits_for_them_and_is_not_overtaken() {
         assert!(small.1 >= whole.1 - whole.0.timings.decode, "the small one started before the large one");
         check_alone(&golden("qwen3-f32"), best(), &tokens(0, 200), &whole.0, NOISE);
         // What was kept has given way.
-        assert!(handle.stats().kv_pages_cached <= 6);
+        assert!(handle.stats().kv_pages_cached <= 8);
     });
 }
 
