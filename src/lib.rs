@@ -30,8 +30,4 @@ pub mod settings;
 pub mod sys;
 pub mod tokenizer;
 pub mod units;
-
-#[cfg(test)]
-#[global_allocator]
-static ALLOCATOR: sys::alloc::Counting = sys::alloc::Counting;
 pub mod workers;

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use brim::chat::{ChatTemplate, Message, Prompt, Role, Time, ToolCall};
 use serde::Deserialize;
@@ -73,16 +72,16 @@ fn differences(rendered: &Rendered, source: impl Fn(&Case) -> String) -> (Vec<St
         for (name, want) in &case.rendered {
             let chat = &rendered.chats[name];
             let prompt = Prompt {
-                messages: chat.messages.iter().map(message).collect(),
-                tools: Arc::new(chat.tools.clone()),
+                messages: &chat.messages.iter().map(message).collect::<Vec<_>>(),
+                tools: &chat.tools,
                 add_generation_prompt: chat.add_generation_prompt,
-                bos: "<s>".to_owned(),
-                eos: "</s>".to_owned(),
+                bos: "<s>",
+                eos: "</s>",
                 now: Time::from_unix(rendered.now),
-                variables: Vec::new(),
+                variables: &[],
             };
             let got = template.as_ref().map_err(ToString::to_string);
-            let got = got.and_then(|template| template.render(prompt).map_err(|e| e.to_string()));
+            let got = got.and_then(|template| template.render(&prompt).map_err(|e| e.to_string()));
             let refusal = want["refused"].as_str();
             compared += usize::from(want["failed"].is_null());
             match (&got, want.as_str(), refusal) {

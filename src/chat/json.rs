@@ -8,8 +8,6 @@ use minijinja::{Error, ErrorKind, Value};
 use serde::Serialize as _;
 use serde_json::ser::Formatter;
 
-use super::bounds::{Bound, VALUE_BYTES_MAX};
-
 /// Most blanks per level; more is a fault of the template.
 const INDENT_MAX: usize = 16;
 
@@ -113,23 +111,6 @@ impl Formatter for Dumps {
     }
 }
 
-/// A text that is no longer than a value may be, to whole writes: those of a formatter are short.
-struct Bounded(Vec<u8>);
-
-impl Write for Bounded {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.0.len() >= VALUE_BYTES_MAX {
-            return Err(io::ErrorKind::FileTooLarge.into());
-        }
-        self.0.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 /// A finite number as Python's `repr` has it: shortest digits, an exponent of two digits outside 1e-4 to 1e16.
 fn python_float(value: f64) -> String {
     let scientific = format!("{value:e}");
@@ -170,13 +151,9 @@ pub fn tojson(value: &Value, options: Kwargs) -> Result<String, Error> {
         tree.sort_all_objects();
     }
     let dumps = Dumps { between_items, between_key_and_value, indent, ensure_ascii, level: 0, filled: false };
-    let mut text = Bounded(Vec::new());
-    let written = tree.serialize(&mut serde_json::Serializer::with_formatter(&mut text, dumps));
-    match written {
-        Ok(()) => String::from_utf8(text.0).map_err(|e| bad(&e)),
-        Err(_) if text.0.len() >= VALUE_BYTES_MAX => Err(Bound::Size.into()),
-        Err(e) => Err(bad(&e)),
-    }
+    let mut text = Vec::new();
+    tree.serialize(&mut serde_json::Serializer::with_formatter(&mut text, dumps)).map_err(|e| bad(&e))?;
+    String::from_utf8(text).map_err(|e| bad(&e))
 }
 
 #[cfg(test)]

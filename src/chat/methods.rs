@@ -2,21 +2,12 @@
 
 use minijinja::formatting::{FormatStyle, format};
 use minijinja::value::{ValueKind, from_args};
-use minijinja::{Error, ErrorKind, Value};
-
-use super::bounds::{Bound, Meter, VALUE_BYTES_MAX};
-use super::filters::{CharSet, formatted, replaced, sizes};
-use super::value::{NODE_BYTES, size};
-
-/// Most parts of a text: more are a list that no value may be.
-const PARTS_MAX: usize = VALUE_BYTES_MAX / NODE_BYTES;
+use minijinja::{Error, ErrorKind, State, Value};
 
 /// What minijinja calls for a method it does not have.
-pub fn call(meter: &Meter, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
-    // What it is given is looked at once.
-    meter.tick(size(value)?.bytes + sizes(args)?)?;
+pub fn call(_: &mut State<'_, '_>, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
     match (value.as_str(), value.kind()) {
-        (Some(text), _) => string(meter, text, method, args),
+        (Some(text), _) => string(text, method, args),
         (None, ValueKind::Map) => mapping(value, method, args),
         (None, ValueKind::Seq | ValueKind::Iterable) => list(value, method, args),
         _ => Err(unknown(value, method)),
@@ -37,10 +28,8 @@ fn unknown(value: &Value, method: &str) -> Error {
     Error::new(ErrorKind::UnknownMethod, format!("{} has no method named {method}", value.kind()))
 }
 
-fn strip_chars(args: &[Value]) -> Result<impl Fn(char) -> bool, Error> {
-    let (chars,): (Option<&str>,) = from_args(args)?;
-    let set = chars.map(CharSet::new);
-    Ok(move |c: char| set.as_ref().map_or(c.is_whitespace(), |set| set.contains(c)))
+fn strip_chars(chars: Option<&str>) -> impl Fn(char) -> bool + '_ {
+    move |c| chars.map_or(c.is_whitespace(), |set| set.contains(c))
 }
 
 /// `affix` is a string or a list of them.
@@ -51,13 +40,13 @@ fn any_affix(affix: &Value, matches: impl Fn(&str) -> bool) -> Result<Value, Err
     }
 }
 
-fn string(meter: &Meter, text: &str, method: &str, args: &[Value]) -> Result<Value, Error> {
+fn string(text: &str, method: &str, args: &[Value]) -> Result<Value, Error> {
     Ok(match method {
         "startswith" => any_affix(from_args::<(&Value,)>(args)?.0, |affix| text.starts_with(affix))?,
         "endswith" => any_affix(from_args::<(&Value,)>(args)?.0, |affix| text.ends_with(affix))?,
-        "strip" => text.trim_matches(strip_chars(args)?).into(),
-        "lstrip" => text.trim_start_matches(strip_chars(args)?).into(),
-        "rstrip" => text.trim_end_matches(strip_chars(args)?).into(),
+        "strip" => text.trim_matches(strip_chars(from_args::<(Option<&str>,)>(args)?.0)).into(),
+        "lstrip" => text.trim_start_matches(strip_chars(from_args::<(Option<&str>,)>(args)?.0)).into(),
+        "rstrip" => text.trim_end_matches(strip_chars(from_args::<(Option<&str>,)>(args)?.0)).into(),
         "removeprefix" => {
             let (affix,): (&str,) = from_args(args)?;
             text.strip_prefix(affix).unwrap_or(text).into()
@@ -70,13 +59,9 @@ fn string(meter: &Meter, text: &str, method: &str, args: &[Value]) -> Result<Val
             let (separator, most): (Option<&str>, Option<i64>) = from_args(args)?;
             split(text, separator, most, method == "rsplit")?
         }
-        "splitlines" => {
-            let () = from_args(args)?;
-            listed(text.lines())?.into_iter().collect()
-        }
+        "splitlines" => text.lines().collect(),
         "replace" => {
             let (old, new, most): (&str, &str, Option<i64>) = from_args(args)?;
-            meter.work(replaced(text, old, new))?;
             match most.and_then(|n| usize::try_from(n).ok()) {
                 Some(most) => text.replacen(old, new, most).into(),
                 None => text.replace(old, new).into(),
@@ -91,10 +76,7 @@ fn string(meter: &Meter, text: &str, method: &str, args: &[Value]) -> Result<Val
                 None => Value::from_iter(["", "", text]),
             }
         }
-        "format" => {
-            meter.work(formatted(text, args, '{')?)?;
-            format(FormatStyle::StrFormat, text, args)?.into()
-        }
+        "format" => format(FormatStyle::StrFormat, text, args)?.into(),
         "upper" => text.to_uppercase().into(),
         "lower" => text.to_lowercase().into(),
         "title" => title(text).into(),
@@ -113,8 +95,6 @@ fn string(meter: &Meter, text: &str, method: &str, args: &[Value]) -> Result<Val
         }
         "join" => {
             let (parts,): (&Value,) = from_args(args)?;
-            let bytes = parts.len().unwrap_or(0).saturating_mul(text.len());
-            meter.work(bytes.saturating_add(size(parts)?.bytes))?;
             let parts: Vec<String> = parts.try_iter()?.map(|part| part.to_string()).collect();
             parts.join(text).into()
         }
@@ -128,35 +108,29 @@ fn string(meter: &Meter, text: &str, method: &str, args: &[Value]) -> Result<Val
     })
 }
 
-/// As many parts as a list may have, and no more.
-fn listed<'a>(parts: impl Iterator<Item = &'a str>) -> Result<Vec<&'a str>, Error> {
-    let parts: Vec<&str> = parts.take(PARTS_MAX + 1).collect();
-    if parts.len() > PARTS_MAX { Err(Bound::Size.into()) } else { Ok(parts) }
-}
-
 /// Python's split: without a separator at runs of white space, with one at each; at most `most` cuts.
 fn split(text: &str, separator: Option<&str>, most: Option<i64>, from_end: bool) -> Result<Value, Error> {
     let most = most.and_then(|n| usize::try_from(n).ok());
     let pieces = most.map_or(usize::MAX, |n| n.saturating_add(1));
     let parts: Vec<&str> = match (separator, from_end) {
         (Some(""), _) => return Err(Error::new(ErrorKind::InvalidOperation, "split: the separator is empty")),
-        (Some(separator), false) => listed(text.splitn(pieces, separator))?,
+        (Some(separator), false) => text.splitn(pieces, separator).collect(),
         (Some(separator), true) => {
-            let mut parts = listed(text.rsplitn(pieces, separator))?;
+            let mut parts: Vec<&str> = text.rsplitn(pieces, separator).collect();
             parts.reverse();
             parts
         }
-        (None, _) if most.is_none() => listed(text.split_whitespace())?,
+        (None, _) if most.is_none() => text.split_whitespace().collect(),
         (None, false) => {
+            let mut parts = Vec::new();
             let mut rest = text.trim_start();
-            let mut words = 1;
-            let next = || {
-                let at = if words < pieces { rest.find(char::is_whitespace) } else { None };
-                let (part, tail) = rest.split_at(at.unwrap_or(rest.len()));
-                (words, rest) = (words + 1, tail.trim_start());
-                Some(part).filter(|part| !part.is_empty())
-            };
-            listed(std::iter::from_fn(next))?
+            while parts.len() + 1 < pieces && !rest.is_empty() {
+                let (part, tail) = rest.split_at(rest.find(char::is_whitespace).unwrap_or(rest.len()));
+                parts.push(part);
+                rest = tail.trim_start();
+            }
+            parts.extend(Some(rest).filter(|rest| !rest.is_empty()));
+            parts
         }
         (None, true) => return Err(Error::new(ErrorKind::InvalidOperation, "rsplit: give a separator")),
     };

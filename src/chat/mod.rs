@@ -2,39 +2,82 @@
 //!
 //! Set up as the templates expect it (the conventions of Hugging Face's `apply_chat_template`): blocks are trimmed,
 //! strings have Python's methods, `raise_exception`, `strftime_now` and `tojson` are there, and `{% generation %}`
-//! marks nothing. What a template may take is in [`bounds`]; each lives on a [thread](ChatTemplate) of its own.
+//! marks nothing.
 
-mod bounds;
-mod code;
-mod error;
-mod filters;
-#[cfg(test)]
-mod hostile;
 mod json;
 mod message;
 mod methods;
-mod render;
 mod time;
-mod value;
 
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::fmt;
 
-pub use error::{ChatError, Fault};
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Serde, Value};
+use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior};
+
+use crate::error::{Error, Exit};
 pub use message::{Message, Role, ToolCall};
-pub use render::{Prompt, Renderer};
 pub use time::Time;
 
-use crate::sys::signal;
+/// A template that does not compile, or fails on these messages.
+#[derive(Debug)]
+pub struct ChatError {
+    /// The file or name it was asked for by; `None` is the model's own.
+    origin: Option<String>,
+    cause: minijinja::Error,
+}
 
-/// A compiled template. It lives on a thread of its own, whose stack suffices for what it may do, and which ends with it.
+impl fmt::Display for ChatError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let cause = &self.cause;
+        match &self.origin {
+            None => write!(
+                f,
+                "the model's chat template fails: {cause:#}; use another with --chat-template, or --raw and write the \
+                 whole prompt yourself"
+            ),
+            Some(origin) => write!(f, "the chat template {origin} fails: {cause:#}"),
+        }
+    }
+}
+
+impl std::error::Error for ChatError {}
+
+impl From<ChatError> for Error {
+    fn from(e: ChatError) -> Self {
+        Error::new(if e.origin.is_none() { Exit::Model } else { Exit::Usage }, e)
+    }
+}
+
+/// What a template gets to see.
+#[derive(Clone, Copy, Debug)]
+pub struct Prompt<'a> {
+    /// The chat so far.
+    pub messages: &'a [Message],
+    /// Tools the model may call, each `{"type": "function", "function": {"name", "description", "parameters"}}`.
+    pub tools: &'a [serde_json::Value],
+    /// Open the assistant's turn.
+    pub add_generation_prompt: bool,
+    /// The token that begins a text, as the template writes it.
+    pub bos: &'a str,
+    /// The token that ends it.
+    pub eos: &'a str,
+    /// What `strftime_now` tells.
+    pub now: Time,
+    /// Further variables, such as `enable_thinking`; they win over the above.
+    pub variables: &'a [(String, serde_json::Value)],
+}
+
+/// A compiled template.
 pub struct ChatTemplate {
-    jobs: Sender<Job>,
-    source: String,
+    environment: Environment<'static>,
     origin: Option<String>,
 }
 
-/// What is done on a template's thread.
-type Job = Box<dyn FnOnce(&mut Renderer<'_>) + Send>;
+const NAME: &str = "chat";
+
+/// Work a template may do: far above what any published one needs for a long chat, and short of a hang.
+const FUEL: u64 = 10_000_000;
 
 /// The templates that brim has itself, by name: the formats that many models share.
 const OWN: [(&str, &str); 5] = [
@@ -54,22 +97,24 @@ impl ChatTemplate {
     /// Compiles a template. `origin` is the file or name it was asked for by, `None` for the model's own.
     ///
     /// # Errors
-    /// What is wrong with it, and where; the bound that it is beyond; what the system says of one more thread.
+    /// What is wrong with it, and where.
     pub fn compile(source: &str, origin: Option<&str>) -> Result<ChatTemplate, ChatError> {
-        // Before it is copied.
-        if source.len() > bounds::SOURCE_BYTES_MAX {
-            return Err(ChatError::bound(origin, bounds::Bound::Source(source.len())));
-        }
-        let source = without_generation_marks(source);
-        let (jobs, queue) = channel();
-        let (ready, is_ready) = channel();
-        let (on_thread, origin_there) = (source.clone(), origin.map(str::to_owned));
-        let thread = std::thread::Builder::new().name("brim-template".to_owned()).stack_size(bounds::STACK_BYTES);
-        let live = move || live(&on_thread, origin_there.as_deref(), &ready, queue);
-        // They are for the threads that wait for them.
-        signal::blocked(|| thread.spawn(live)).map_err(|e| ChatError::system(origin, e))?;
-        is_ready.recv().map_err(|_| ChatError::system(origin, "it has ended"))??;
-        Ok(ChatTemplate { jobs, source, origin: origin.map(str::to_owned) })
+        let fail = |cause| ChatError { origin: origin.map(str::to_owned), cause };
+        let mut environment = Environment::new();
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(fail)?;
+        environment.set_syntax(syntax);
+        environment.set_fuel(Some(FUEL));
+        environment.set_undefined_behavior(UndefinedBehavior::Lenient);
+        environment.set_unknown_method_callback(methods::call);
+        environment.set_auto_escape_callback(|_| AutoEscape::None);
+        environment.add_test("iterable", methods::is_iterable);
+        environment.add_test("sequence", methods::is_sequence);
+        environment.add_filter("tojson", json::tojson);
+        environment.add_function("raise_exception", |message: String| -> Result<String, minijinja::Error> {
+            Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
+        });
+        environment.add_template_owned(NAME, without_generation_marks(source)).map_err(fail)?;
+        Ok(ChatTemplate { environment, origin: origin.map(str::to_owned) })
     }
 
     /// The template that brim has under this name.
@@ -80,39 +125,31 @@ impl ChatTemplate {
 
     /// Whether `word` stands somewhere in the template.
     pub fn mentions(&self, word: &str) -> bool {
-        self.source.contains(word)
+        self.environment.get_template(NAME).is_ok_and(|template| template.source().contains(word))
     }
 
-    /// Does something on the template's thread, after what was asked for before. Where the thread has ended, `job` is
-    /// dropped.
-    pub fn run(&self, job: impl FnOnce(&mut Renderer<'_>) + Send + 'static) {
-        let _ = self.jobs.send(Box::new(job));
-    }
-
-    /// The text of a prompt; waits for it.
+    /// The text of a prompt.
     ///
     /// # Errors
     /// What the template refuses or stumbles over.
-    pub fn render(&self, prompt: Prompt) -> Result<String, ChatError> {
-        let (done, result) = channel();
-        self.run(move |renderer| drop(done.send(renderer.render(&prompt))));
-        result.recv().unwrap_or_else(|_| Err(self.lost()))
-    }
-
-    /// What to say where a job was dropped.
-    pub fn lost(&self) -> ChatError {
-        ChatError::system(self.origin.as_deref(), "it has ended")
-    }
-}
-
-/// The life of a template's thread.
-fn live(source: &str, origin: Option<&str>, ready: &Sender<Result<(), ChatError>>, queue: Receiver<Job>) {
-    let mut renderer = match Renderer::new(source, origin) {
-        Ok(renderer) => renderer,
-        Err(e) => return drop(ready.send(Err(e))),
-    };
-    if ready.send(Ok(())).is_ok() {
-        queue.into_iter().for_each(|job| job(&mut renderer));
+    pub fn render(&self, prompt: &Prompt<'_>) -> Result<String, ChatError> {
+        let fail = |cause| ChatError { origin: self.origin.clone(), cause };
+        let template = self.environment.get_template(NAME).map_err(fail)?;
+        let now = prompt.now;
+        let none = Value::from(());
+        let tools = if prompt.tools.is_empty() { none.clone() } else { Value::from(Serde(prompt.tools)) };
+        let own = [
+            ("messages", Value::from(Serde(prompt.messages))),
+            ("tools", tools),
+            ("documents", none),
+            ("add_generation_prompt", prompt.add_generation_prompt.into()),
+            ("bos_token", prompt.bos.into()),
+            ("eos_token", prompt.eos.into()),
+            ("strftime_now", Value::from_function(move |format: &str| now.format(format))),
+        ];
+        let own = own.into_iter().map(|(name, value)| (name.to_owned(), value));
+        let further = prompt.variables.iter().map(|(name, value)| (name.clone(), Value::from(Serde(value))));
+        template.render(Value::from_pairs(own.chain(further))).map_err(fail)
     }
 }
 
@@ -140,21 +177,19 @@ fn without_generation_marks(source: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
 
     fn render(template: &str, messages: &[Message]) -> Result<String, ChatError> {
         let prompt = Prompt {
-            messages: messages.to_vec(),
-            tools: Arc::default(),
+            messages,
+            tools: &[],
             add_generation_prompt: true,
-            bos: "<s>".to_owned(),
-            eos: "</s>".to_owned(),
+            bos: "<s>",
+            eos: "</s>",
             now: Time::from_unix(1_795_438_800),
-            variables: vec![("extra".to_owned(), serde_json::json!({"a": [1, 2.5]}))],
+            variables: &[("extra".to_owned(), serde_json::json!({"a": [1, 2.5]}))],
         };
-        ChatTemplate::compile(template, None)?.render(prompt)
+        ChatTemplate::compile(template, None)?.render(&prompt)
     }
 
     const CHATML: &str = "{% for m in messages %}\n<|im_start|>{{ m.role }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}\n\

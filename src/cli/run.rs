@@ -1,7 +1,6 @@
 //! `brim run`: one answer, or a chat on a terminal.
 
 use std::io::{BufRead, IsTerminal, Read};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -165,14 +164,14 @@ impl Talk<'_> {
     /// The answer; `None` where nobody reads it any more.
     fn answer_chat(&mut self, template: &ChatTemplate, messages: &[Message]) -> Result<Option<String>> {
         let tokenizer = &self.tokenizer;
-        let prompt = template.render(Prompt {
-            messages: messages.to_vec(),
-            tools: Arc::default(),
+        let prompt = template.render(&Prompt {
+            messages,
+            tools: &[],
             add_generation_prompt: true,
-            bos: tokenizer.template_text(tokenizer.bos()),
-            eos: tokenizer.template_text(tokenizer.eos()),
+            bos: &tokenizer.template_text(tokenizer.bos()),
+            eos: &tokenizer.template_text(tokenizer.eos()),
             now: Time::now(),
-            variables: Vec::new(),
+            variables: &[],
         })?;
         let mut tokens = Vec::new();
         tokenizer.encode_prompt(&prompt, PromptForm::Chat, &mut tokens);

@@ -1,17 +1,15 @@
 //! From a request of any form to what the engine is asked: options checked, messages rendered, tokens counted.
 
 use std::rc::Rc;
-use std::sync::Arc;
 
 use serde_json::{Value, json};
-use tokio::sync::oneshot;
 
 use super::error::ApiError;
 use super::fields::{Fields, wrong};
 use super::masks::{Grammar, one_line};
 use super::model::Served;
 use super::output::{Expect, Family};
-use crate::chat::{ChatError, ChatTemplate, Fault, Message, Prompt, Time};
+use crate::chat::{Message, Prompt, Time};
 use crate::engine::{Generate, OutputKind, Request, RequestError};
 use crate::sampling::SamplingParams;
 
@@ -197,34 +195,11 @@ pub fn check_tools(tools: &[Value]) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// The text of a prompt, from the template's own thread; the event loop goes on meanwhile.
-async fn rendered(template: &ChatTemplate, prompt: Prompt) -> Result<String, ChatError> {
-    let (done, text) = oneshot::channel();
-    template.run(move |renderer| {
-        // A client that has gone has no use for it.
-        if !done.is_closed() {
-            let _ = done.send(renderer.render(&prompt));
-        }
-    });
-    text.await.unwrap_or_else(|_| Err(template.lost()))
-}
-
-/// What a client is told where there is no text; `field` has its chat.
-fn refused(e: &ChatError, field: &'static str) -> ApiError {
-    match e.fault() {
-        Fault::Chat => ApiError::field(field, format!("the chat template cannot render this chat: {e}")),
-        Fault::Values => ApiError::field(field, e.to_string()),
-        Fault::Template | Fault::System => ApiError::internal(e.to_string()),
-    }
-    .code("chat_template")
-}
-
 impl Chat {
     /// Renders the chat into a prompt.
     ///
     /// # Errors
-    /// 400 where the model has no template, or the template refuses the chat; 500 where the template takes more than it
-    /// may; see also [`Job::new`].
+    /// 400 where the model has no template, or the template refuses the chat; see also [`Job::new`].
     pub async fn into_job(self, served: &Served, options: Options) -> Result<Job, ApiError> {
         let Some(template) = &served.template else {
             let text = "this model has no chat template; use /v1/completions, or start the server with --chat-template";
@@ -250,20 +225,18 @@ impl Chat {
         if self.choice == ToolChoice::Required && offered.is_empty() {
             return Err(ApiError::field("tool_choice", "tool_choice asks for a call, but there are no tools"));
         }
-        let offered = Arc::new(offered);
-        let text = rendered(
-            template,
-            Prompt {
-                messages: self.messages,
-                tools: Arc::clone(&offered),
-                add_generation_prompt: true,
-                bos: served.bos.clone(),
-                eos: served.eos.clone(),
-                now: Time::now(),
-                variables: self.variables,
-            },
-        );
-        let text = text.await.map_err(|e| refused(&e, self.field))?;
+        let text = template.render(&Prompt {
+            messages: &self.messages,
+            tools: &offered,
+            add_generation_prompt: true,
+            bos: &served.bos,
+            eos: &served.eos,
+            now: Time::now(),
+            variables: &self.variables,
+        });
+        let text = text.map_err(|e| {
+            ApiError::field(self.field, format!("the chat template cannot write this chat: {e}")).code("chat_template")
+        })?;
         let grammar = match (&self.choice, self.format) {
             (ToolChoice::Required | ToolChoice::Named(_), Format::Grammar(_, param)) => {
                 return Err(ApiError::field(
@@ -278,7 +251,7 @@ impl Chat {
             (_, Format::Text) => None,
         };
         let thinking = served.thinks && text.trim_end().ends_with("<think>");
-        let expect = Expect { family: served.family, tools: offered, thinks: served.thinks, thinking };
+        let expect = Expect { family: served.family, tools: Rc::new(offered), thinks: served.thinks, thinking };
         if served.config_log_prompts {
             log::info!("prompt: {text:?}");
         }

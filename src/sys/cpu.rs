@@ -1,10 +1,8 @@
 //! CPUs this process may use, pinning, caches and who shares them.
 
 use std::path::Path;
-use std::time::Duration;
 
 use rustix::thread::{CpuSet, Pid, gettid, sched_getaffinity, sched_setaffinity};
-use rustix::time::{ClockId, clock_gettime};
 
 use super::support::Support;
 use super::{OsError, file};
@@ -62,12 +60,6 @@ pub fn pin_thread(thread: u32, cpu: usize) -> Result<(), OsError> {
 /// The kernel's id of the calling thread.
 pub fn thread_id() -> u32 {
     gettid().as_raw_nonzero().get().cast_unsigned()
-}
-
-/// CPU time that the calling thread has had.
-pub fn thread_time() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)
 }
 
 fn pin(thread: Option<Pid>, cpu: usize) -> Result<(), OsError> {

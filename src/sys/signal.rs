@@ -63,23 +63,6 @@ pub fn terminations() -> Result<OwnedFd, OsError> {
     descriptor(&[libc::SIGTERM, libc::SIGINT])
 }
 
-/// Starts a thread, or whatever `start` does, with all signals blocked: a thread inherits that, and signals of the process
-/// go to others.
-pub fn blocked<R>(start: impl FnOnce() -> R) -> R {
-    // SAFETY: a sigset_t is plain data; sigfillset below gives it its value.
-    let mut all: libc::sigset_t = unsafe { std::mem::zeroed() };
-    // SAFETY: as above; pthread_sigmask gives it its value.
-    let mut before: libc::sigset_t = unsafe { std::mem::zeroed() };
-    // SAFETY: `all` is valid for writes.
-    unsafe { libc::sigfillset(&raw mut all) };
-    // SAFETY: `all` is valid for reads and `before` for writes. It fails only where the first argument is unknown.
-    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const all, &raw mut before) };
-    let started = start();
-    // SAFETY: `before` is valid for reads, the old mask is not asked for.
-    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, std::ptr::null_mut()) };
-    started
-}
-
 /// What a daemon is told by signals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {

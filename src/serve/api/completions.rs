@@ -1,7 +1,6 @@
 //! `POST /v1/completions`: text goes on, without a template.
 
 use std::rc::Rc;
-use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
@@ -44,7 +43,7 @@ pub async fn answer(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Trac
     }
     let grammar = fields.text("grammar")?.map(|text| (Grammar::Text(text.to_owned()), "grammar"));
     let echo = fields.is_set("echo")?;
-    let expect = Expect { family: Family::Plain, tools: Arc::default(), thinks: false, thinking: false };
+    let expect = Expect { family: Family::Plain, tools: Rc::default(), thinks: false, thinking: false };
     let (is_stream, include_usage) = streaming(&fields)?;
     let with_tokens = options.n_top_logprobs.is_some();
     let mut echoes = Vec::new();

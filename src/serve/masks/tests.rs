@@ -141,8 +141,7 @@ fn forced_calls_can_have_any_value() {
         }
         let allowed = matcher.allowed().unwrap();
         assert!(vocabulary.end_tokens.iter().all(|&end| allowed.is_allowed(end)), "{family:?} may end");
-        let mut output =
-            Output::new(Expect { family, tools: Arc::new(tools.to_vec()), thinks: false, thinking: false });
+        let mut output = Output::new(Expect { family, tools: Rc::new(tools.to_vec()), thinks: false, thinking: false });
         let mut deltas = Vec::new();
         output.push(&text, &mut deltas);
         output.finish(&mut deltas);

@@ -103,7 +103,7 @@ pub struct Expect {
     /// The family of the template.
     pub family: Family,
     /// Tools were offered: calls are looked for. Their descriptions, for the types of arguments.
-    pub tools: std::sync::Arc<Vec<Value>>,
+    pub tools: std::rc::Rc<Vec<Value>>,
     /// Thoughts are marked by `<think>`.
     pub thinks: bool,
     /// The prompt ends inside a thought.

@@ -1,18 +1,18 @@
 //! Every family, whole and cut at every byte: the pieces must add up to the same.
 
-use std::sync::Arc;
+use std::rc::Rc;
 
 use serde_json::json;
 
 use super::*;
 
-fn tools() -> Arc<Vec<Value>> {
-    Arc::new(vec![json!({"type": "function", "function": {"name": "weather", "parameters": {
+fn tools() -> Rc<Vec<Value>> {
+    Rc::new(vec![json!({"type": "function", "function": {"name": "weather", "parameters": {
         "type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}}}})])
 }
 
 fn expect(family: Family, with_tools: bool) -> Expect {
-    let tools = if with_tools { tools() } else { Arc::default() };
+    let tools = if with_tools { tools() } else { Rc::default() };
     Expect { family, tools, thinks: true, thinking: false }
 }
 
