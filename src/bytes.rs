@@ -29,7 +29,7 @@ fn fits<T>(bytes: usize, address: usize) -> bool {
 /// Views bytes as a slice of `T` (native endianness, which is little-endian on every supported target).
 ///
 /// # Panics
-/// If the length is no multiple of the size of `T` or the address is misaligned.
+/// If the length is not a multiple of the size of `T` or the address is misaligned.
 pub fn cast<T: Pod>(bytes: &[u8]) -> &[T] {
     assert!(fits::<T>(bytes.len(), bytes.as_ptr() as usize), "{} bytes do not hold whole elements", bytes.len());
     // SAFETY: size and alignment were asserted, T accepts any bit pattern, and the borrow is carried over.

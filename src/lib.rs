@@ -1,8 +1,7 @@
 //! brim: a CPU inference runtime that keeps weights, KV cache and scratch in explicit huge pages.
 //!
-//! Start reading at [`boot`], then one file of [`model`]. Imports point down only:
-//! `cli -> {boot, serve} -> {engine, settings} -> {model, board} -> {load, kernels, gguf, memory} -> {quant, sys} ->
-//! {bytes, units, error}`.
+//! Start reading at [`boot`], then one file of [`model::architectures`]. `src/README.md` draws the rooms and the direction
+//! of their imports, and follows a model file and a request through the code.
 
 // It panics where nobody can write to stderr any more; `sys::log` does not.
 #![warn(clippy::print_stderr)]

@@ -139,7 +139,7 @@ fn code_2_environment_and_input() {
     run(&["run", "-p", "a", "--chat-template", &template]).fails(2, &["chat template", &template, "syntax error"]);
     let template = dir.file("mine.jinja", "{{ raise_exception('no system messages here') }}");
     run(&["run", "-p", "a", "--chat-template", &template]).fails(2, &[&template, "no system messages here"]);
-    run_with(&["tokenize", "--decode"], b"12 x").fails(2, &["\"x\" is no token id"]);
+    run_with(&["tokenize", "--decode"], b"12 x").fails(2, &["\"x\" is not a token id"]);
     run_with(&["tokenize", "--decode"], b"99999999").fails(2, &["99999999", "vocabulary of"]);
     run_with(&["run"], b"").fails(2, &["the prompt is empty"]);
     run_with(&["run"], b"a\xff").fails(2, &["stdin", "not UTF-8 at byte 1"]);

@@ -144,7 +144,7 @@ fn tensors() -> Vec<(Vec<u8>, &'static str)> {
         (one(1, &[65], 42, 0), "Q2_0 needs a multiple of 64"),
         (one(1, &[8], 43, 0), "type 43, types up to 42"),
         (one(1, &[8], u32::MAX, 0), "type 4294967295"),
-        (one(1, &[8], 0, 16), "offset 16, needed is a multiple of 32"),
+        (one(1, &[8], 0, 16), "offset 16; it must be at a multiple of 32"),
         (one(1, &[8], 0, u64::MAX), "offset 18446744073709551615"),
         (one(1, &[8], 0, u64::MAX - 31), "cut off: tensor `t` needs bytes up to 18446744073709551615"),
         (one(1, &[8], 0, 0), "cut off: tensor `t` needs bytes up to 96, the file has 64"),
@@ -220,10 +220,10 @@ fn what_is_written_is_read() {
     assert_eq!(m.required_strings("tokens").unwrap().iter().collect::<Vec<_>>(), [&b"a"[..], b"", b"bc"]);
     assert_eq!(m.required_i32s("types").unwrap().iter().collect::<Vec<_>>(), [1, 2, 3]);
     for (error, needed) in [
-        (m.required_u32("eps").unwrap_err(), "`eps` is f32, needed is a whole number"),
+        (m.required_u32("eps").unwrap_err(), "`eps` is f32; it must be a whole number"),
         (m.required_u32("none").unwrap_err(), "`none` is missing"),
-        (m.required_f32s("types").unwrap_err(), "`types` is an array of i32, needed is f32"),
-        (m.required_str("flag").unwrap_err(), "`flag` is bool, needed is a string"),
+        (m.required_f32s("types").unwrap_err(), "`types` is an array of i32; it must hold f32"),
+        (m.required_str("flag").unwrap_err(), "`flag` is bool; it must be a string"),
     ] {
         assert!(error.to_string().contains(needed), "{error}");
     }

@@ -1,4 +1,4 @@
-//! A model's files on disk: split sets, large headers, and what is no model at all.
+//! A model's files on disk: split sets, large headers, and files that are not models at all.
 
 #[path = "common/gguf.rs"]
 mod writer;

@@ -88,7 +88,7 @@ SPECS = {
     "qwen2-q6_k": Spec("qwen2", 256, 256, 8, 2, 32, 1, T.Q6_K, base=1e6, types={"embd": T.Q4_K}),
     "qwen3-f16": Spec("qwen3", 80, 144, 4, 2, 32, 1, T.F16, base=1e6),
     "qwen3-bf16": Spec("qwen3", 80, 144, 4, 2, 32, 1, T.BF16, base=1e6),
-    # Experts; 40 rows of one are no whole panels of 16.
+    # Experts; 40 rows of one are not whole panels of 16.
     "qwen3moe-f32": Spec("qwen3moe", 48, 40, 4, 2, 16, 2, T.F32, tied=False, base=1e6, experts=8, used=3,
                          tokens=320),
     "qwen3moe-bf16": Spec("qwen3moe", 80, 40, 4, 2, 32, 1, T.BF16, tied=False, base=1e6, experts=12, used=2),

@@ -47,7 +47,7 @@ pub enum BoardError {
         /// Most allowed.
         max: f64,
     },
-    /// A checksum that is none.
+    /// A text that is not a checksum.
     NotSha256 {
         /// What was found.
         found: String,
@@ -128,11 +128,11 @@ impl fmt::Display for BoardError {
                 write!(f, "line {line}: unknown {kind} `{found}`; ")?;
                 match nearest(found, known.iter().map(String::as_str)) {
                     Some(near) => write!(f, "did you mean `{near}`?"),
-                    None => write!(f, "known are {}", known.join(", ")),
+                    None => write!(f, "known: {}", known.join(", ")),
                 }
             }
             BoardError::Range { key, found, min, max } => {
-                write!(f, "{key} is {found}, allowed are {min} to {max}")
+                write!(f, "{key} is {found}; it must be {min} to {max}")
             }
             BoardError::NotSha256 { found } => {
                 write!(f, "model.sha256 is {found:?}: needs 64 hexadecimal digits, as `sha256sum` prints them")

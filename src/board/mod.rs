@@ -439,14 +439,14 @@ mod tests {
         for (text, want) in [
             ("[cpu]\nthreads = 4\nthread = 5", "line 3: unknown key `thread`; did you mean `threads`?"),
             ("[mem]\n", "line 1: unknown key `mem`; did you mean `memory`?"),
-            ("[zzzzzzzzz]\n", "line 1: unknown key `zzzzzzzzz`; known are"),
+            ("[zzzzzzzzz]\n", "line 1: unknown key `zzzzzzzzz`; known: cpu,"),
             ("[cpu]\n\nthreads = \"four\"", "line 3: invalid type"),
             ("[cpu]\nthreads =", "line 2: "),
             ("[cpu]\nthreads = -1", "line 2: "),
-            ("[cpu]\nthreads = 0", "cpu.threads is 0, allowed are 1 to 1024"),
+            ("[cpu]\nthreads = 0", "cpu.threads is 0; it must be 1 to 1024"),
             (
                 "[cpu]\nisa = \"neon\"",
-                "line 2: unknown value `neon`; known are scalar, avx2, avx2vnni, avx512, avx512bf16",
+                "line 2: unknown value `neon`; known: scalar, avx2, avx2vnni, avx512, avx512bf16",
             ),
             ("[cpu]\nisa = \"avx3\"", "unknown value `avx3`; did you mean `avx2`?"),
             ("[cpu]\nisa = 2", "line 2: invalid type"),
@@ -461,7 +461,7 @@ mod tests {
             ),
             ("[model]\nctx = -1", "line 2: invalid value"),
             ("[model]\nctx = 0", "model.ctx is 0"),
-            ("[serve]\nslots = 65", "serve.slots is 65, allowed are 1 to 64"),
+            ("[serve]\nslots = 65", "serve.slots is 65; it must be 1 to 64"),
             ("[serve.limits]\nx = 4", "unknown key `x`"),
             ("[serve]\nlimits = { idle_s = 0 }", "serve.limits.idle_s is 0"),
         ] {

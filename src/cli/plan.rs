@@ -283,7 +283,7 @@ impl PlanReport {
             Ok(rest) => writeln!(f, "          {} remain after {after}", Human(rest))?,
             Err(_) => {
                 let lacking = u64::try_from(-self.remaining_bytes()).unwrap_or(u64::MAX);
-                writeln!(f, "          {} too little for {after}", Human(lacking))?;
+                writeln!(f, "          {} short of what {after} needs", Human(lacking))?;
             }
         }
         if let Some(tokens_per_second) = self.decode_ceiling {

@@ -35,7 +35,9 @@ pub fn execute(args: &Run) -> Result<()> {
     }
     let chosen = env_or(args.chat_template.clone(), "BRIM_CHAT_TEMPLATE")?;
     if raw && chosen.is_some() {
-        return Err(Error::usage("--chat-template and --raw, which leaves the template out: give one of the two"));
+        return Err(Error::usage(
+            "--chat-template contradicts --raw, which leaves the template out; give one of the two",
+        ));
     }
     let n_predict = env_or(args.n_predict, "BRIM_N_PREDICT")?.map_or(usize::MAX, |n| n as usize);
     let planned = Headers::read(&settings)?.plan(&Workload::default())?;
@@ -89,7 +91,7 @@ pub fn template(metadata: &Metadata<'_>, chosen: Option<&str>) -> Result<Option<
     let source = std::fs::read_to_string(chosen).map_err(|e| {
         let names = chat::own_names();
         Error::usage(format!(
-            "--chat-template {chosen}: no such file can be read ({e}), and no template has this name; there are {names}"
+            "--chat-template {chosen}: cannot read that file ({e}), and no template has this name; brim has {names}"
         ))
     })?;
     Ok(Some(ChatTemplate::compile(&source, Some(chosen))?))

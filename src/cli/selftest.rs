@@ -39,7 +39,7 @@ pub fn execute(args: &Selftest) -> Result<()> {
             None => (None, "this CPU lacks it".to_owned()),
             Some(_) => match answers(tier, &known)? {
                 None => (Some(true), format!("{} prompts, all answers as recorded", known.len())),
-                Some(prompt) => (Some(false), format!("another answer than recorded to {prompt:?}")),
+                Some(prompt) => (Some(false), format!("the answer to {prompt:?} differs from the recorded one")),
             },
         };
         if !args.json {

@@ -55,7 +55,7 @@ pub fn execute(args: &Serve) -> Result<()> {
         let address = listener.address();
         announce(&format!("listening: {address}"));
         if listener.is_public() && config.keys_file.is_none() {
-            log::warn!("{address} can be reached from other machines, and no key is asked for: see serve.keys_file");
+            log::warn!("other machines can reach {address} without an API key: see serve.keys_file");
         }
     }
     let progress = Arc::new(Progress::default());

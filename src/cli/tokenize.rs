@@ -74,7 +74,7 @@ fn decode(tokenizer: &Tokenizer<'_>, ids: &str) -> Result<String> {
     let mut text = String::new();
     let mut decoder = Decoder::whole(tokenizer, true);
     for word in ids.split_whitespace() {
-        let id: u32 = word.parse().map_err(|_| Error::usage(format!("{word:?} is no token id")))?;
+        let id: u32 = word.parse().map_err(|_| Error::usage(format!("{word:?} is not a token id")))?;
         if id >= tokenizer.n_tokens() {
             let n_tokens = tokenizer.n_tokens();
             return Err(Error::usage(format!("token id {id} is not in the vocabulary of {n_tokens} tokens")));

@@ -219,8 +219,8 @@ pub enum RequestError {
 impl fmt::Display for RequestError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            RequestError::NoPrompt => f.write_str("the prompt has no tokens, needed at least one"),
-            RequestError::NoTokens => f.write_str("no tokens are asked for, needed at least one"),
+            RequestError::NoPrompt => f.write_str("the prompt has no tokens; at least one is needed"),
+            RequestError::NoTokens => f.write_str("no tokens are asked for; ask for at least one"),
             RequestError::PromptToken { id, n_vocab } => {
                 write!(f, "token {id} of the prompt does not exist: the model has {n_vocab} tokens")
             }

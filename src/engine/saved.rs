@@ -28,7 +28,7 @@ pub type Identity = [u8; 32];
 pub enum CacheError {
     /// Reading or writing failed; a stream that ends too early is [`io::ErrorKind::UnexpectedEof`].
     Io(io::Error),
-    /// It is no saved cache, or one of another version.
+    /// It is not a saved cache, or is one of another version.
     Magic,
     /// It is of another model, or the model has changed.
     Identity,
@@ -55,16 +55,16 @@ impl fmt::Display for CacheError {
                 f.write_str("the saved prefix cache ends too early")
             }
             CacheError::Io(error) => write!(f, "the saved prefix cache: {error}"),
-            CacheError::Magic => f.write_str("this is no prefix cache saved by this version"),
+            CacheError::Magic => f.write_str("this is not a prefix cache of this version of brim"),
             CacheError::Identity => {
-                f.write_str("the saved prefix cache is of another model, or of another state of it")
+                f.write_str("the saved prefix cache belongs to another model, or to another version of its file")
             }
             CacheError::Layout => {
-                f.write_str("the saved prefix cache is laid out otherwise: --kv-type or version differ")
+                f.write_str("the prefix cache was saved with another --kv-type, or by another version of brim")
             }
             CacheError::Page(page) => write!(f, "page {page} of the saved prefix cache is damaged"),
             CacheError::Memory(error) => error.fmt(f),
-            CacheError::Checksum => f.write_str("the checksum of the saved prefix cache does not fit: it is damaged"),
+            CacheError::Checksum => f.write_str("the checksum of the saved prefix cache does not match: it is damaged"),
         }
     }
 }

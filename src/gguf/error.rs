@@ -77,7 +77,7 @@ pub enum GgufError {
     NestedTooDeep { key: Name, limit: u32 },
     /// A boolean that is neither 0 nor 1.
     BadBool { key: Name, value: u8 },
-    /// `general.alignment` is no power of two or too large.
+    /// `general.alignment` is not a power of two, or is too large.
     Alignment { value: u64, limit: u64 },
     /// A tensor without a name.
     TensorNameEmpty { index: u64 },
@@ -97,7 +97,7 @@ pub enum GgufError {
     TypeUnknown { name: Name, id: u32 },
     /// Rows that are not whole blocks.
     PartialBlock { name: Name, ty: TensorType, cols: u64 },
-    /// A tensor offset that is no multiple of the alignment.
+    /// A tensor offset that is not a multiple of the alignment.
     Misaligned { name: Name, offset: u64, alignment: u64 },
     /// A tensor that starts before the one in front of it ends.
     Overlap { name: Name, start: u64, previous_end: u64 },
@@ -171,10 +171,10 @@ impl fmt::Display for GgufError {
             }
             NestedTooDeep { key, limit } => write!(f, "metadata `{key}` nests arrays deeper than {limit}: {DAMAGED}"),
             BadBool { key, value } => {
-                write!(f, "metadata `{key}` has boolean value {value}, needed is 0 or 1: {DAMAGED}")
+                write!(f, "metadata `{key}` has boolean value {value}; it must be 0 or 1: {DAMAGED}")
             }
             Alignment { value, limit } => {
-                write!(f, "general.alignment is {value}, needed is a power of two up to {limit}: {DAMAGED}")
+                write!(f, "general.alignment is {value}; it must be a power of two up to {limit}: {DAMAGED}")
             }
             TensorNameEmpty { index } => write!(f, "tensor {index} has no name: {DAMAGED}"),
             TensorNameCharset { index } => {
@@ -189,7 +189,7 @@ impl fmt::Display for GgufError {
                  the files do not belong together, download all of one set"
             ),
             TensorDims { name, n_dims } => {
-                write!(f, "tensor `{name}` has {n_dims} dimensions, needed are 1 to 4: {DAMAGED}")
+                write!(f, "tensor `{name}` has {n_dims} dimensions; it must have 1 to 4: {DAMAGED}")
             }
             TensorDimZero { name, dim } => write!(f, "tensor `{name}` has size 0 in dimension {dim}: {DAMAGED}"),
             TensorOverflow { name, dims } => {
@@ -210,7 +210,7 @@ impl fmt::Display for GgufError {
                 ty.block_len()
             ),
             Misaligned { name, offset, alignment } => {
-                write!(f, "tensor `{name}` is at offset {offset}, needed is a multiple of {alignment}: {DAMAGED}")
+                write!(f, "tensor `{name}` is at offset {offset}; it must be at a multiple of {alignment}: {DAMAGED}")
             }
             Overlap { name, start, previous_end } => write!(
                 f,
@@ -223,21 +223,21 @@ impl fmt::Display for GgufError {
             KeyMissing { key, needed } => {
                 write!(
                     f,
-                    "metadata `{key}` is missing, needed is {needed}: convert the model again with a current tool"
+                    "metadata `{key}` is missing; it must be {needed}: convert the model again with a current tool"
                 )
             }
             WrongType { key, found, needed } => {
                 write!(
                     f,
-                    "metadata `{key}` is {found}, needed is {needed}: convert the model again with a current tool"
+                    "metadata `{key}` is {found}; it must be {needed}: convert the model again with a current tool"
                 )
             }
             WrongElementType { key, found, needed } => write!(
                 f,
-                "metadata `{key}` is an array of {found}, needed is {needed}: convert the model again with a current tool"
+                "metadata `{key}` is an array of {found}; it must hold {needed}: convert the model again with a current tool"
             ),
             OutOfRange { key, value, needed } => {
-                write!(f, "metadata `{key}` is {value}, needed is {needed}: {DAMAGED}")
+                write!(f, "metadata `{key}` is {value}; it must be {needed}: {DAMAGED}")
             }
             NotUtf8 { key } => write!(f, "metadata `{key}` is not UTF-8 text: {DAMAGED}"),
             SplitNotFirst { no, count } => write!(

@@ -110,7 +110,7 @@ impl fmt::Display for Foreign {
             }
             Foreign::Other(first) => write!(
                 f,
-                "this is no GGUF file: it starts with bytes {:02x} {:02x} {:02x} {:02x} where \"GGUF\" (47 47 55 46) should be",
+                "this is not a GGUF file: it starts with bytes {:02x} {:02x} {:02x} {:02x} where \"GGUF\" (47 47 55 46) should be",
                 first[0], first[1], first[2], first[3]
             ),
         }

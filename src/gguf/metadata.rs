@@ -68,7 +68,7 @@ impl<'a> Metadata<'a> {
     /// A string.
     ///
     /// # Errors
-    /// If the value is no string or not UTF-8.
+    /// If the value is not a string, or not UTF-8.
     pub fn str(&self, key: &str) -> Result<Option<&'a str>, GgufError> {
         match self.get(key) {
             None => Ok(None),
@@ -83,7 +83,7 @@ impl<'a> Metadata<'a> {
     /// An integer of any width that fits u32.
     ///
     /// # Errors
-    /// If the value is no integer or does not fit.
+    /// If the value is not an integer, or does not fit.
     pub fn u32(&self, key: &str) -> Result<Option<u32>, GgufError> {
         self.integer(key, "a whole number of 32 bits, not negative")
     }
@@ -91,7 +91,7 @@ impl<'a> Metadata<'a> {
     /// An integer of any width that fits u64.
     ///
     /// # Errors
-    /// If the value is no integer or does not fit.
+    /// If the value is not an integer, or does not fit.
     pub fn u64(&self, key: &str) -> Result<Option<u64>, GgufError> {
         self.integer(key, "a whole number, not negative")
     }
@@ -99,7 +99,7 @@ impl<'a> Metadata<'a> {
     /// An integer of any width that fits i64.
     ///
     /// # Errors
-    /// If the value is no integer or does not fit.
+    /// If the value is not an integer, or does not fit.
     pub fn i64(&self, key: &str) -> Result<Option<i64>, GgufError> {
         self.integer(key, "a whole number")
     }
@@ -116,7 +116,7 @@ impl<'a> Metadata<'a> {
     /// An f32, or an f64 rounded to one.
     ///
     /// # Errors
-    /// If the value is no float.
+    /// If the value is not a float.
     pub fn f32(&self, key: &str) -> Result<Option<f32>, GgufError> {
         match self.get(key) {
             None => Ok(None),

@@ -191,8 +191,9 @@ impl ModelFiles {
 
 impl ModelFile {
     fn open(path: &Path) -> Result<Self> {
-        let failed =
-            |e: std::io::Error| model_error(path, format!("cannot open the model file: {e}: check path and rights"));
+        let failed = |e: std::io::Error| {
+            model_error(path, format!("cannot open the model file: {e}: check its path and permissions"))
+        };
         // Looked at before it is opened: opening a fifo waits for its writer.
         let kind = std::fs::metadata(path).map_err(failed)?.file_type();
         let found = match () {
@@ -205,7 +206,7 @@ impl ModelFile {
         if let Some(found) = found {
             return Err(model_error(
                 path,
-                format!("this is {found}, needed is a regular file: give the path of a .gguf file"),
+                format!("this is {found}, not a regular file: give the path of a .gguf file"),
             ));
         }
         let file = File::open(path).map_err(failed)?;
@@ -261,7 +262,7 @@ impl ModelFile {
 
     fn check_unchanged(&self) -> Result<()> {
         let (Source::File(file), Some(then)) = (&self.source, self.id) else { return Ok(()) };
-        let failed = |e| model_error(&self.path, format_args!("{e}: the file cannot be looked at any more"));
+        let failed = |e| model_error(&self.path, format_args!("the file can no longer be examined: {e}"));
         let now = FileId::of(file).map_err(failed)?;
         let again = "nothing of it can be used; start again once it is in place";
         if now != then {

@@ -182,7 +182,7 @@ impl<'a> Reader<'a> {
                     self.align_bytes[usize::from(file)].store(0, Ordering::Relaxed);
                     if !self.said.swap(true, Ordering::Relaxed) {
                         let path = self.files.path(file).display();
-                        log::info!("{path}: direct reads are refused: reading through the page cache");
+                        log::info!("{path}: the file system refuses direct reads; reading through the page cache");
                     }
                 }
                 Err(Stop::Refused(cause)) => return Err(no_direct(self.files, file, cause)),

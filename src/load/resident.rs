@@ -63,7 +63,7 @@ impl Manifest {
         let refuse = |exit, text: String| Some((exit, text));
         if self.files.len() != wanted.files.len() || self.files.iter().zip(&wanted.files).any(|(a, b)| !a.same_file(b))
         {
-            let text = format!("it holds {held}, which is another file than {}: hold that one", wanted.model);
+            let text = format!("it holds {held}, not {}: hold that one", wanted.model);
             return refuse(Exit::Model, text);
         }
         if self.files != wanted.files || self.header_sha256 != wanted.header_sha256 {
@@ -121,7 +121,7 @@ impl Holder {
         use std::os::unix::fs::FileTypeExt;
         if let Ok(found) = std::fs::symlink_metadata(path) {
             if !found.file_type().is_socket() {
-                return Err(failed(&"something is there that is no socket; choose another --socket"));
+                return Err(failed(&"something else is there, not a socket; choose another --socket"));
             }
             match socket::connect(path) {
                 Err(e) if e.errno == libc::ECONNREFUSED => std::fs::remove_file(path).map_err(|e| failed(&e))?,
@@ -179,9 +179,12 @@ impl Resident {
             failed(format!("{e}: start `brim hold -m {} --socket {}` first", wanted.model, path.display()))
         })?;
         let (message, memory) =
-            socket::receive(&connection).map_err(|e| failed(format!("the holder said nothing: {e}")))?;
-        let held: Manifest = serde_json::from_slice(&message)
-            .map_err(|e| failed(format!("the holder speaks another language ({e}): restart it with this version")))?;
+            socket::receive(&connection).map_err(|e| failed(format!("the holder sent nothing: {e}")))?;
+        let held: Manifest = serde_json::from_slice(&message).map_err(|e| {
+            failed(format!(
+                "the holder's answer makes no sense to this version ({e}): restart the holder with this version"
+            ))
+        })?;
         if let Some((exit, text)) = held.mismatch(wanted) {
             return Err(Error::new(exit, text).at(place()));
         }

@@ -8,8 +8,9 @@
 //!
 //! # Safety
 //! Regions are disjoint ranges of one owned mapping (asserted when it is made), each start aligned to a page.
-//! References to several of them at once are made from addresses, never by splitting a reference to the whole,
-//! so no `&mut` ever covers a sealed region.
+//! References to several of them at once are made from addresses, never by splitting a reference to the whole. Sealed
+//! pages stay read-only: whoever opens or splits the arena again gets a `&mut` to weights whose first write is a SIGSEGV,
+//! not a change that a shared reference could see.
 #![allow(unsafe_code)]
 
 use std::ops::{Deref, DerefMut, Range};

@@ -175,7 +175,7 @@ impl fmt::Display for MemoryError {
             }
             MemoryError::NotReserved { need, pool, cause } => write!(
                 f,
-                "the huge-page pool could not be grown (memory.reserve): need {need} pages of {}, {} are to be had; {cause}; \
+                "the huge-page pool could not be grown (memory.reserve): need {need} pages of {}, {} are available; {cause}; \
                  {}",
                 pool.page,
                 pool.available(),
@@ -204,8 +204,8 @@ impl fmt::Display for MemoryError {
             MemoryError::BoxShort { need_bytes: 0, available_bytes, keep_free_bytes } => write!(
                 f,
                 "not enough memory beside the huge-page pool: {} must stay free (memory.keep_free_mib), available {}; stop \
-                 other processes, take pages out of the pool that nobody needs, or reserve it with HVO on (`brim doctor` \
-                 says what that gives back)",
+                 other processes, shrink the huge-page pool by the pages nobody uses, or reserve it with HVO on (`brim \
+                 doctor` says what that gives back)",
                 Human(*keep_free_bytes),
                 Human(*available_bytes),
             ),

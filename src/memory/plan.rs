@@ -63,12 +63,12 @@ impl fmt::Display for PageKind {
     }
 }
 
-/// What a region is for. The order is the order in the arena: what is sealed after loading comes first.
+/// What a region is for. The order is the order in the arena: the weights, which are sealed after loading, come first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RegionName {
-    /// Repacked weights; read-only after loading.
+    /// Repacked weights; sealed after loading.
     Weights,
-    /// Token strings, merges and their tables; read-only after loading.
+    /// Token strings, merges and their tables; nothing writes them after loading.
     Vocab,
     /// The KV cache.
     Kv,

@@ -90,16 +90,16 @@ impl fmt::Display for ModelError {
                     n => format!("{n} matrices of {rows} rows of {cols}"),
                 };
                 let (found, need) = (words(found), words(need));
-                write!(f, "tensor `{tensor}` has {found}, the header's numbers need {need}; convert the model again")
+                write!(f, "tensor `{tensor}` has {found}, but the header calls for {need}; convert the model again")
             }
             ModelError::TensorType { tensor, ty } => write!(
                 f,
-                "tensor `{tensor}` has type {ty}, which is no type of weights: use a file in any of ggml's float and \
+                "tensor `{tensor}` has type {ty}, which is not a weight type: use a file in any of ggml's float and \
                  quantised types up to id 42"
             ),
             ModelError::UnknownTensor(name) => write!(
                 f,
-                "tensor `{name}` belongs to no part of this architecture: running without it would give wrong answers; \
+                "tensor `{name}` is not part of this architecture: running without it would give wrong answers; \
                  use a file of a supported model"
             ),
             ModelError::Vocabulary { tokens, rows } => {

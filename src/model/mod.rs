@@ -1,4 +1,4 @@
-//! Model configuration, weight views, one file per architecture with one linear forward.
+//! A model: its configuration, its weights, and a file for each architecture, whose layer reads from top to bottom.
 //!
 //! [`architectures`] has a file for each architecture: which keys and tensors it has, and in which order the operations of
 //! a layer happen. [`config`] is what keys come to ([`header`] reads them), [`weights`] what tensors come to ([`tensors`]

@@ -1,6 +1,6 @@
 //! Moves of bits and nibbles between the order of a file block and that of a panel.
 
-/// A block as an array: what is copied in a repack has a size that the compiler knows, and is no call.
+/// A block as an array: what is copied in a repack has a size that the compiler knows, and is not a call.
 pub(super) fn sized<const N: usize>(block: &[u8]) -> &[u8; N] {
     block.try_into().expect("a whole block")
 }

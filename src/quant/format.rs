@@ -124,7 +124,7 @@ impl Format {
     /// Bytes of one row of `cols` elements in the file.
     ///
     /// # Panics
-    /// If `cols` is no multiple of the block.
+    /// If `cols` is not a multiple of the block.
     pub const fn row_bytes(&self, cols: usize) -> usize {
         assert!(cols.is_multiple_of(self.block_len()));
         cols / self.block_len() * self.block_bytes()
@@ -152,8 +152,8 @@ impl Format {
         rows.div_ceil(PANEL_ROWS) * self.panel_bytes(cols)
     }
 
-    /// Repacks up to 16 file rows, `rows` holding them back to back, into one panel. The definition, for rows beyond the
-    /// matrix and rare types; `kernels::repack_panel` does the same fast.
+    /// Repacks up to 16 file rows, `rows` holding them back to back, into one panel. This is the definition, used for rows
+    /// beyond the matrix and for rare types; kernels do the same faster.
     ///
     /// # Panics
     /// If `rows` is not 1 to 16 whole rows or `panel` not exactly one panel.

@@ -157,7 +157,7 @@ fn nothing_outside_the_mask_is_drawn() {
 
 #[test]
 fn top_k_is_that_of_the_whole_list_sorted() {
-    // Many equals, some that are excluded, and a length that is no multiple of anything.
+    // Many equals, some that are excluded, and a length that is a multiple of nothing.
     let logits: Vec<f32> = (0..2_777u32)
         .map(|i| match i.wrapping_mul(2_654_435_761) >> 16 & 0xff {
             x if x < 20 => f32::NEG_INFINITY,

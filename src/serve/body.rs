@@ -137,7 +137,7 @@ pub struct Received {
 /// 400 for one that breaks off.
 pub async fn receive(mut body: Incoming, limit: usize, budget: &Rc<Budget>) -> Result<Received, ApiError> {
     let too_long = |found: u64| {
-        let text = format!("the body has {found} bytes or more, at most {limit} are taken (serve.limits.body_kib)");
+        let text = format!("the body has {found} bytes or more; the limit is {limit} (serve.limits.body_kib)");
         ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, text)
     };
     let stated = body.size_hint().lower();
@@ -150,7 +150,9 @@ pub async fn receive(mut body: Incoming, limit: usize, budget: &Rc<Budget>) -> R
         let frame = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
         let data = match frame {
             None => return Ok(Received { bytes, _share: share }),
-            Some(Err(e)) => return Err(ApiError::bad(format!("the body broke off: {e}"))),
+            Some(Err(e)) => {
+                return Err(ApiError::bad(format!("the connection failed before the body was complete: {e}")));
+            }
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(data) => data,
                 // Trailers say nothing that matters here.
@@ -161,7 +163,7 @@ pub async fn receive(mut body: Incoming, limit: usize, budget: &Rc<Budget>) -> R
             return Err(too_long((bytes.len() + data.len()) as u64));
         }
         if !share.take(data.len()) {
-            let text = "the bodies of other requests take all the memory there is for them; try again";
+            let text = "the bodies of other requests fill the memory set aside for bodies; try again";
             return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, text).retry_after(1));
         }
         bytes.extend_from_slice(&data);

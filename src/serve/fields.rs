@@ -31,11 +31,11 @@ pub fn parse(body: &[u8]) -> Result<Value, ApiError> {
         }
     }
     if n_values > VALUES_MAX {
-        let text = format!("the body has {n_values} JSON values, at most {VALUES_MAX} are taken");
+        let text = format!("the body has {n_values} JSON values; the limit is {VALUES_MAX}");
         return Err(ApiError::new(hyper::StatusCode::PAYLOAD_TOO_LARGE, text));
     }
     serde_json::from_str(text)
-        .map_err(|e| ApiError::bad(format!("the body is not the JSON of a request: {e}")).code("invalid_json"))
+        .map_err(|e| ApiError::bad(format!("the body is not valid JSON: {e}")).code("invalid_json"))
 }
 
 /// An object and where it stands in the request.
@@ -66,7 +66,7 @@ impl<'a> Fields<'a> {
     /// The request itself.
     ///
     /// # Errors
-    /// 400 if it is no object.
+    /// 400 if it is not an object.
     pub fn of(document: &'a Value) -> Result<Fields<'a>, ApiError> {
         match document {
             Value::Object(map) => Ok(Fields { at: String::new(), map }),
@@ -77,7 +77,7 @@ impl<'a> Fields<'a> {
     /// An object at `at` inside the request.
     ///
     /// # Errors
-    /// 400 if it is no object.
+    /// 400 if it is not an object.
     pub fn at(value: &'a Value, at: impl Into<String>) -> Result<Fields<'a>, ApiError> {
         let at = at.into();
         match value {
@@ -170,7 +170,7 @@ impl<'a> Fields<'a> {
             return Ok(Some(found as f32));
         }
         let path = self.path(name);
-        Err(ApiError::field(&path, format!("{path} is {found}, allowed are {least} to {most}")).code("out_of_range"))
+        Err(ApiError::field(&path, format!("{path} is {found}; it must be {least} to {most}")).code("out_of_range"))
     }
 
     /// A whole number from `least` to `most`.
@@ -185,7 +185,7 @@ impl<'a> Fields<'a> {
             return Ok(Some(found));
         }
         let path = self.path(name);
-        Err(ApiError::field(&path, format!("{path} is {found}, allowed are {least} to {most}")).code("out_of_range"))
+        Err(ApiError::field(&path, format!("{path} is {found}; it must be {least} to {most}")).code("out_of_range"))
     }
 
     /// The same as a size.

@@ -110,7 +110,7 @@ impl<'a> Reader<'a> {
             }
         }
         if !self.after_rule {
-            return self.fail("there is no rule");
+            return self.fail("the grammar has no rule");
         }
         self.out.push('\n');
         Ok(())
@@ -165,7 +165,7 @@ impl<'a> Reader<'a> {
             None => return self.fail("the grammar ends with a backslash"),
         };
         let hex = self.rest.get(..digits).and_then(|hex| u32::from_str_radix(hex, 16).ok()).and_then(char::from_u32);
-        let Some(c) = hex else { return self.fail("an escape that is no character") };
+        let Some(c) = hex else { return self.fail("this escape is not a character") };
         self.rest = &self.rest[digits..];
         Ok(c)
     }

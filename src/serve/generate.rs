@@ -201,7 +201,7 @@ fn refusal(error: &SubmitError, served: &Served) -> ApiError {
     match error {
         SubmitError::Busy(_) => {
             let stats = served.engine.stats();
-            let text = format!("{} requests wait already; try again later", stats.queue_len);
+            let text = format!("{} requests are already waiting; try again later", stats.queue_len);
             let patience = 1 + stats.queue_len / stats.n_slots.max(1);
             ApiError::new(StatusCode::TOO_MANY_REQUESTS, text).code("queue_full").retry_after(patience as u32)
         }
@@ -258,7 +258,7 @@ impl Choice {
         let Poll::Ready(mask) = waiting.as_mut().poll(cx) else { return Ok(()) };
         constraint.waiting = None;
         constraint.buffer =
-            mask.map_err(|why| ApiError::bad(format!("the grammar cannot go on: {why}")).code("invalid_grammar"))?;
+            mask.map_err(|why| ApiError::bad(format!("the answer cannot continue within its grammar: {why}")).code("invalid_grammar"))?;
         ticket.set_mask(&constraint.buffer);
         Ok(())
     }

@@ -100,7 +100,7 @@ pub fn stops(fields: &Fields<'_>, name: &str) -> Result<Vec<String>, ApiError> {
     };
     let list: Vec<String> = list.into_iter().filter(|stop| !stop.is_empty()).collect();
     if list.len() > STOPS_MAX || list.iter().any(|stop| stop.len() > STOP_BYTES_MAX) {
-        let text = format!("{path}: at most {STOPS_MAX} texts of {STOP_BYTES_MAX} bytes are taken");
+        let text = format!("{path}: the limit is {STOPS_MAX} texts of {STOP_BYTES_MAX} bytes");
         return Err(ApiError::field(path, text).code("out_of_range"));
     }
     Ok(list)
@@ -178,7 +178,7 @@ pub struct Job {
 /// 400 with the field.
 pub fn check_tools(tools: &[Value]) -> Result<(), ApiError> {
     if tools.len() > TOOLS_MAX {
-        let text = format!("tools: {} tools, at most {TOOLS_MAX} are taken", tools.len());
+        let text = format!("tools: {} tools; the limit is {TOOLS_MAX}", tools.len());
         return Err(ApiError::field("tools", text).code("out_of_range"));
     }
     for (i, tool) in tools.iter().enumerate() {
@@ -206,7 +206,7 @@ impl Chat {
             return Err(ApiError::bad(text).code("no_chat_template"));
         };
         if self.messages.is_empty() {
-            let text = format!("{} is empty, at least one message is needed", self.field);
+            let text = format!("{} is empty; at least one message is needed", self.field);
             return Err(ApiError::field(self.field, text));
         }
         check_tools(&self.tools)?;
@@ -219,11 +219,11 @@ impl Chat {
             }
         }
         if !offered.is_empty() && !served.takes_tools {
-            let text = "tools: the chat template of this model has no place for tools; leave them out";
+            let text = "tools: the chat template of this model does not support tools; leave them out";
             return Err(ApiError::field("tools", text).code("tools_not_supported"));
         }
         if self.choice == ToolChoice::Required && offered.is_empty() {
-            return Err(ApiError::field("tool_choice", "tool_choice asks for a call, but there are no tools"));
+            return Err(ApiError::field("tool_choice", "tool_choice forces a call, but the request has no tools"));
         }
         let text = template.render(&Prompt {
             messages: &self.messages,
@@ -241,7 +241,7 @@ impl Chat {
             (ToolChoice::Required | ToolChoice::Named(_), Format::Grammar(_, param)) => {
                 return Err(ApiError::field(
                     param,
-                    format!("{param} and a tool_choice that asks for a call: give one"),
+                    format!("{param} cannot be combined with a tool_choice that forces a call"),
                 ));
             }
             (ToolChoice::Required | ToolChoice::Named(_), Format::Text) => {
@@ -350,7 +350,7 @@ pub(super) fn call_grammar(family: Family, tools: &[Value]) -> Result<String, Ap
                 )
             }
             Family::Plain => {
-                let text = "tool_choice: the template of this model has no form for tool calls that brim knows";
+                let text = "tool_choice: brim does not know how the template of this model writes tool calls";
                 return Err(ApiError::field("tool_choice", text).code("tools_not_supported"));
             }
         };

@@ -70,15 +70,13 @@ fn read(path: &Path) -> Result<Vec<Vec<u8>>> {
     let keys: Vec<Vec<u8>> =
         lines.filter(|line| !line.is_empty() && line[0] != b'#').map(<[u8]>::to_vec).take(KEYS_MAX + 1).collect();
     if keys.is_empty() {
-        return Err(fail(
-            "there is no key in it; write one a line, or leave keys_file out to let everybody in".to_owned(),
-        ));
+        return Err(fail("it has no keys; write one per line, or leave keys_file out to let everybody in".to_owned()));
     }
     if keys.len() > KEYS_MAX {
         return Err(fail(format!("more than {KEYS_MAX} keys")));
     }
     if let Some(key) = keys.iter().find(|key| key.len() > KEY_BYTES_MAX) {
-        return Err(fail(format!("a key of {} bytes, at most {KEY_BYTES_MAX} are taken", key.len())));
+        return Err(fail(format!("a key has {} bytes; the limit is {KEY_BYTES_MAX}", key.len())));
     }
     Ok(keys)
 }

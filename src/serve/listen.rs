@@ -34,7 +34,7 @@ impl Drop for SocketPath {
 /// Exit 7 with the address, what the system says of it, and what to do.
 pub fn open(address: &str) -> Result<Vec<Listener>> {
     let passed = supervisor::passed_sockets()
-        .map_err(|e| Error::new(Exit::Listen, format!("a socket that LISTEN_FDS announces cannot be used: {e}")))?;
+        .map_err(|e| Error::new(Exit::Listen, format!("cannot use a socket passed by LISTEN_FDS: {e}")))?;
     if !passed.is_empty() {
         return passed.into_iter().map(adopt).collect();
     }
@@ -95,7 +95,7 @@ fn unix(path: &Path) -> Result<Listener> {
     let fail = |why: String| Error::new(Exit::Listen, format!("cannot listen on unix:{}: {why}", path.display()));
     if let Ok(found) = std::fs::symlink_metadata(path) {
         if !found.file_type().is_socket() {
-            return Err(fail("there is something else, which is no socket; remove it or give another path".to_owned()));
+            return Err(fail("something else is there, not a socket; remove it or give another path".to_owned()));
         }
         if UnixStream::connect(path).is_ok() {
             return Err(fail("another server is alive there; stop it or give another path".to_owned()));
@@ -119,7 +119,7 @@ fn adopt(fd: OwnedFd) -> Result<Listener> {
     let unix = UnixListener::from(OwnedFd::from(tcp));
     match unix.local_addr() {
         Ok(_) => prepared(Listener::Unix(unix, None)),
-        Err(e) => Err(Error::new(Exit::Listen, format!("a passed descriptor is no listening socket: {e}"))),
+        Err(e) => Err(Error::new(Exit::Listen, format!("a passed descriptor is not a listening socket: {e}"))),
     }
 }
 

@@ -83,26 +83,26 @@ impl Metrics {
             let slots = &stats.slots[..stats.n_slots];
             let busy = slots.iter().filter(|(state, _)| *state != SlotState::Free).count();
             for (name, kind, help, value) in [
-                ("brim_page_bytes", "gauge", "Size of the pages that the model's memory has.", pages.bytes as f64),
+                ("brim_page_bytes", "gauge", "Size of the pages that hold the model.", pages.bytes as f64),
                 (
                     "brim_page_fallback",
                     "gauge",
-                    "1 where ordinary pages stand for huge ones that could not be had (memory.fallback).",
+                    "1 if ordinary pages are used because huge pages were not to be had (memory.fallback).",
                     f64::from(u8::from(pages.is_fallback)),
                 ),
-                ("brim_slots", "gauge", "Sequences that can be worked on at once.", stats.n_slots as f64),
-                ("brim_slots_busy", "gauge", "Sequences that are worked on.", busy as f64),
-                ("brim_queue", "gauge", "Requests that wait for a slot.", stats.queue_len as f64),
+                ("brim_slots", "gauge", "Sequences that can be processed at once.", stats.n_slots as f64),
+                ("brim_slots_busy", "gauge", "Sequences being processed.", busy as f64),
+                ("brim_queue", "gauge", "Requests waiting for a slot.", stats.queue_len as f64),
                 (
                     "brim_prompt_tokens_total",
                     "counter",
-                    "Tokens of prompts that were computed.",
+                    "Prompt tokens computed.",
                     stats.tokens_in as f64,
                 ),
                 (
                     "brim_prompt_tokens_reused_total",
                     "counter",
-                    "Tokens of prompts that were in the cache.",
+                    "Prompt tokens found in the prefix cache.",
                     stats.tokens_reused as f64,
                 ),
                 ("brim_generated_tokens_total", "counter", "Tokens generated.", stats.tokens_out as f64),
@@ -110,22 +110,22 @@ impl Metrics {
                 (
                     "brim_sequences_finished_total",
                     "counter",
-                    "Sequences that came to their end.",
+                    "Sequences finished.",
                     stats.finished as f64,
                 ),
                 (
                     "brim_sequences_cancelled_total",
                     "counter",
-                    "Sequences whose client went away.",
+                    "Sequences cancelled because their client went away.",
                     stats.cancelled as f64,
                 ),
                 ("brim_sequences_failed_total", "counter", "Sequences that failed.", stats.failed as f64),
-                ("brim_kv_pages", "gauge", "Pages of the KV cache.", stats.kv_pages as f64),
-                ("brim_kv_pages_used", "gauge", "Pages that sequences have.", stats.kv_pages_used as f64),
+                ("brim_kv_pages", "gauge", "KV-cache pages.", stats.kv_pages as f64),
+                ("brim_kv_pages_used", "gauge", "KV-cache pages in use by sequences.", stats.kv_pages_used as f64),
                 (
                     "brim_kv_pages_cached",
                     "gauge",
-                    "Pages kept for a prefix to come again.",
+                    "KV-cache pages kept in case their prefix comes again.",
                     stats.kv_pages_cached as f64,
                 ),
             ] {
@@ -136,8 +136,8 @@ impl Metrics {
         for ((route, status), n) in &*self.requests.borrow() {
             let _ = writeln!(out, "brim_requests_total{{route=\"{route}\",status=\"{status}\"}} {n}");
         }
-        self.first_token.write("brim_first_token_seconds", "From the request to the first token.", &mut out);
-        self.duration.write("brim_request_seconds", "From the request to the end of its answer.", &mut out);
+        self.first_token.write("brim_first_token_seconds", "Time from the request to the first token.", &mut out);
+        self.duration.write("brim_request_seconds", "Time from the request to the end of its answer.", &mut out);
         out
     }
 }

@@ -59,15 +59,15 @@ pub async fn run(
     report_ready(&app);
     let watching = tokio::task::spawn_local(watch(Rc::clone(&served)));
     stop_order(&app, &mut orders).await;
-    log::info!("stopping: requests have {} s to end", limits.drain_time.as_secs());
+    log::info!("stopping: requests have {} s to finish", limits.drain_time.as_secs());
     tell("STOPPING=1");
     app.stop();
     acceptors.into_iter().for_each(|acceptor| acceptor.abort());
     app.connections.close_idle();
     tokio::select! {
         () = app.quiet() => {}
-        () = tokio::time::sleep(limits.drain_time) => log::warn!("requests are cut off: their time is over"),
-        () = stop_order(&app, &mut orders) => log::warn!("requests are cut off: told to stop once more"),
+        () = tokio::time::sleep(limits.drain_time) => log::warn!("cutting off the remaining requests: their time is over"),
+        () = stop_order(&app, &mut orders) => log::warn!("cutting off the remaining requests: told to stop once more"),
     }
     watching.abort();
     served.engine.stop();
@@ -85,7 +85,7 @@ fn end_while_loading() -> ! {
 async fn stop_order(app: &App, orders: &mut UnboundedReceiver<Order>) {
     while let Some(Order::Reload) = orders.recv().await {
         match app.keys.borrow_mut().reload() {
-            Ok(n) => log::info!("keys read again: {n}"),
+            Ok(n) => log::info!("API keys reloaded: {n}"),
             Err(e) => log::error!("{e}; the keys stay as they were"),
         }
     }
@@ -102,7 +102,7 @@ fn report_ready(app: &App) {
 
 fn tell(state: &str) {
     if let Err(e) = socket::notify_supervisor(state) {
-        log::warn!("the supervisor could not be told {state}: {e}");
+        log::warn!("cannot tell the supervisor {state}: {e}");
     }
 }
 

@@ -132,7 +132,7 @@ fn allowed_origin(app: &App, headers: &HeaderMap, host: &[u8]) -> Result<Option<
     if of_page == Some(host) && !host.is_empty() {
         return Ok(None);
     }
-    let text = "pages of this origin may not use this server; serve.cors_origin of the board says which may";
+    let text = "pages of this origin may not use this server; serve.cors_origin in the board names those that may";
     Err(ApiError::new(StatusCode::FORBIDDEN, text).code("origin_not_allowed"))
 }
 
@@ -143,7 +143,7 @@ async fn dispatch(
     trace: &Rc<Trace>,
 ) -> Result<Response<Body>, ApiError> {
     let Some((route, name, method)) = found else {
-        let text = format!("there is no {}; the README lists the routes", clip(request.uri().path()));
+        let text = format!("no such route: {}; the README lists them", clip(request.uri().path()));
         return Err(ApiError::new(StatusCode::NOT_FOUND, text).code("unknown_url"));
     };
     let is_head = request.method() == Method::HEAD && method == Method::GET;
@@ -152,7 +152,7 @@ async fn dispatch(
         return Err(ApiError::new(StatusCode::METHOD_NOT_ALLOWED, text).code("method_not_allowed"));
     }
     if !route.is_open() && !app.keys.borrow().admits(key(request.headers())) {
-        let text = "a key is needed: send `Authorization: Bearer KEY` or `x-api-key: KEY` with one from the server's keys file";
+        let text = "an API key is required: send `Authorization: Bearer KEY` or `x-api-key: KEY` with one from the server's keys file";
         return Err(ApiError::new(StatusCode::UNAUTHORIZED, text).code("invalid_api_key"));
     }
     match route {
@@ -165,7 +165,7 @@ async fn dispatch(
             let served = app.serving()?;
             let asked = request.uri().path().trim_start_matches("/v1/models/");
             if asked != served.name {
-                let text = format!("there is no model {}; this server has {}", clip(asked), served.name);
+                let text = format!("no such model: {}; this server has {}", clip(asked), served.name);
                 return Err(ApiError::new(StatusCode::NOT_FOUND, text).code("model_not_found"));
             }
             return Ok(document(&tokens::model(&served)));
@@ -194,8 +194,7 @@ async fn dispatch(
         Route::Tokenize => Answer::Document(tokens::tokenize(&served, &body).await?),
         Route::Detokenize => Answer::Document(tokens::detokenize(&served, &body)?),
         _ => {
-            let text = "this model generates text; its hidden states are no meaningful embeddings. Use a model and a \
-                        server that are made for them";
+            let text = "embeddings are not supported: brim serves text-generation models only";
             return Err(ApiError::new(StatusCode::NOT_IMPLEMENTED, text).code("not_implemented"));
         }
     };

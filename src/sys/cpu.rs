@@ -74,7 +74,7 @@ fn pin(thread: Option<Pid>, cpu: usize) -> Result<(), OsError> {
 /// Why a CPU list cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ListError {
-    /// It is no list.
+    /// It is not a list.
     Malformed,
     /// It names a CPU beyond what Linux can have.
     Beyond(usize),
@@ -83,7 +83,7 @@ pub enum ListError {
 /// Reads a CPU list such as `0-7,16`: ascending, without doubles.
 ///
 /// # Errors
-/// Text that is no list, or a number no CPU has.
+/// Text that is not a list, or a number no CPU has.
 pub fn parse_list(list: &str) -> Result<Vec<usize>, ListError> {
     let number = |text: &str| text.parse::<usize>().map_err(|_| ListError::Malformed);
     let mut cpus = Vec::new();

@@ -87,9 +87,9 @@ impl Mapping {
     /// of `madvise` or ENOMEM from `mincore` where a reserved page could not be faulted in.
     ///
     /// # Panics
-    /// If `len` is no multiple of the page size.
+    /// If `len` is not a multiple of the page size.
     pub fn huge(len: usize, size: HugeSize) -> Result<Mapping, OsError> {
-        assert!(len.is_multiple_of(size.bytes()), "{len} bytes are no whole huge pages");
+        assert!(len.is_multiple_of(size.bytes()), "{len} bytes are not whole huge pages");
         let mapping = Mapping::map(len, MapFlags::PRIVATE | MapFlags::POPULATE | size.flags())?;
         mapping.verify_present()?;
         Ok(mapping)
@@ -102,9 +102,9 @@ impl Mapping {
     /// ENOMEM where the pool is short, EINVAL where the kernel lacks the size.
     ///
     /// # Panics
-    /// If `len` is no multiple of the page size.
+    /// If `len` is not a multiple of the page size.
     pub fn huge_reserved(len: usize, size: HugeSize) -> Result<Mapping, OsError> {
-        assert!(len.is_multiple_of(size.bytes()), "{len} bytes are no whole huge pages");
+        assert!(len.is_multiple_of(size.bytes()), "{len} bytes are not whole huge pages");
         Mapping::map(len, MapFlags::PRIVATE | size.flags())
     }
 
@@ -247,7 +247,7 @@ impl Mapping {
     /// The pages belong to a mapping that outlives every use of them, and nobody writes to them any more.
     ///
     /// # Errors
-    /// The errno of `mprotect`, which refuses a start or length that is no page boundary.
+    /// The errno of `mprotect`, which refuses a start or length that is not a page boundary.
     pub unsafe fn protect_pages(start: NonNull<u8>, len: usize) -> Result<(), OsError> {
         if len == 0 {
             return Ok(());

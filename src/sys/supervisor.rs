@@ -31,7 +31,7 @@ fn is_for_us(name: &str) -> bool {
 /// # Errors
 /// EBADF where there is none.
 fn take(fd: RawFd) -> Result<OwnedFd, OsError> {
-    // SAFETY: fcntl on a number that is no descriptor fails with EBADF and does nothing else.
+    // SAFETY: fcntl on a number that is not a descriptor fails with EBADF and does nothing else.
     let status = unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
     if status < 0 {
         let errno = std::io::Error::last_os_error().raw_os_error().unwrap_or(0);

@@ -88,13 +88,13 @@ impl fmt::Display for TokenizerError {
         match self {
             Self::UnknownModel(Named(name)) => write!(
                 f,
-                "tokenizer.ggml.model is {name:?}; brim has \"llama\" (SPM), \"gpt2\" (byte-level BPE) and \"gemma4\", \
-                 and no architecture it runs comes with another"
+                "tokenizer.ggml.model is {name:?}; brim supports \"llama\" (SPM), \"gpt2\" (byte-level BPE) and \
+                 \"gemma4\"; no architecture it runs comes with another"
             ),
             Self::UnknownPre(Named(name)) => write!(
                 f,
-                "tokenizer.ggml.pre is {name:?}, which brim does not know, and to cut text another way would give wrong \
-                 tokens; if it cuts like one of these, name that with --pre: {}",
+                "tokenizer.ggml.pre is {name:?}, which brim does not know; cutting text another way would give wrong \
+                 tokens. If it cuts like one of these, name that one with --pre: {}",
                 pre::list()
             ),
             Self::Missing(key) => write!(f, "the file has no {key}; convert the model again with its vocabulary"),

@@ -243,7 +243,7 @@ impl<'m> Tokenizer<'m> {
         self.table.attrs(id) & attr::END != 0
     }
 
-    /// True for tokens that steer the model and are no text.
+    /// True for tokens that steer the model and are not text.
     pub fn is_control(&self, id: u32) -> bool {
         self.table.attrs(id) & attr::CONTROL != 0
     }

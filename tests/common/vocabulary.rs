@@ -14,7 +14,7 @@ pub fn model() -> Vec<u8> {
     let mut further = 255;
     let mut tokens: Vec<String> = Vec::new();
     for byte in 0..256u32 {
-        // As GPT-2 writes bytes: those that are no letters take the characters from 256 on.
+        // As GPT-2 writes bytes: those that are not letters take the characters from 256 on.
         let shown = if printable(byte) {
             byte
         } else {

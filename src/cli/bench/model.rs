@@ -130,7 +130,7 @@ pub(super) fn measure(args: &Bench, settings: &Settings) -> Result<Value> {
         return Err(Error::usage("bench model: -p and -n are both 0, so there is nothing to measure"));
     }
     if prompts.len() > 1 && prompts.contains(&0) {
-        return Err(Error::usage("bench model: a list of -p has 0 in it, which is no prompt; leave it out"));
+        return Err(Error::usage("bench model: 0 in a list of -p is not a prompt; leave it out"));
     }
     let need = depth.saturating_add(longest.max(prompts[0].saturating_add(n_gen)));
     let workload = Workload { ctx_default: Some(need), ctx_least: need, ..Workload::default() };

@@ -195,7 +195,7 @@ fn lanes_of_a_panel_hold_what_the_documents_say() {
             for (block, (both, want)) in panel.chunks_exact(body + tail).zip(want.chunks_exact(len)).enumerate() {
                 let (body, tail) = both.split_at(body);
                 if want.iter().any(|x| x.is_nan()) {
-                    continue; // Random scales can be no numbers; their NaNs have no certain bits.
+                    continue; // Random scales may not be numbers; their NaNs have no certain bits.
                 }
                 let lane = Lane { body, tail, row };
                 let got: Vec<f32> = (0..len).map(|col| value(format.tensor_type(), &lane, col)).collect();

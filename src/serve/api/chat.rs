@@ -178,13 +178,13 @@ fn format(fields: &Fields<'_>) -> Result<Format, ApiError> {
             schema(&inner, "schema")?
         }
         other => {
-            let text = format!("{path} is {other:?}; there are text, json_object and json_schema");
+            let text = format!("{path} is {other:?}; expected text, json_object or json_schema");
             return Err(ApiError::field(path, text).code("invalid_value"));
         }
     };
     match (grammar, found) {
         (Some(_), Format::Grammar(..)) => {
-            Err(ApiError::field("grammar", "grammar and response_format both say what the answer looks like; give one"))
+            Err(ApiError::field("grammar", "grammar and response_format both constrain the answer; give one"))
         }
         (Some(grammar), Format::Text) => Ok(grammar),
         (None, found) => Ok(found),

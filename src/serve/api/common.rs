@@ -37,7 +37,7 @@ pub fn role(message: &Fields<'_>) -> Result<Role, ApiError> {
         "tool" | "function" => Ok(Role::Tool),
         other => {
             let path = message.path("role");
-            let text = format!("{path} is {other:?}; there are system, developer, user, assistant and tool");
+            let text = format!("{path} is {other:?}; expected system, developer, user, assistant or tool");
             Err(ApiError::field(path, text).code("invalid_value"))
         }
     }
@@ -51,10 +51,10 @@ pub fn arguments(function: &Fields<'_>, name: &str) -> Result<Value, ApiError> {
         Some(Value::String(text)) => {
             let parsed = serde_json::from_str::<Value>(text).ok().filter(Value::is_object);
             let path = function.path(name);
-            parsed.ok_or_else(|| ApiError::field(&path, format!("{path}: expected the JSON of an object")))
+            parsed.ok_or_else(|| ApiError::field(&path, format!("{path}: expected a JSON object in a string")))
         }
         Some(object @ Value::Object(_)) => Ok(object.clone()),
-        Some(other) => Err(wrong(&function.path(name), other, "a string with the JSON of an object")),
+        Some(other) => Err(wrong(&function.path(name), other, "a string that holds a JSON object")),
     }
 }
 
@@ -89,8 +89,7 @@ pub fn choice_word(word: &str) -> Result<ToolChoice, ApiError> {
         "none" => Ok(ToolChoice::None),
         "required" => Ok(ToolChoice::Required),
         other => {
-            let text =
-                format!("tool_choice is {other:?}; there are auto, none, required, or an object with a function");
+            let text = format!("tool_choice is {other:?}; expected auto, none, required, or an object with a function");
             Err(ApiError::field("tool_choice", text).code("invalid_value"))
         }
     }

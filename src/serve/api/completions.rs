@@ -33,12 +33,12 @@ pub async fn answer(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Trac
     // OpenAI's default for this interface.
     options.max_tokens = options.max_tokens.or(Some(16));
     if fields.text("suffix")?.is_some_and(|suffix| !suffix.is_empty()) {
-        let text = "suffix is not supported; write the tokens of the model that fill in the middle into the prompt";
+        let text = "suffix is not supported; write the model's fill-in-the-middle tokens into the prompt";
         return Err(ApiError::field("suffix", text));
     }
     let prompts = prompts(&fields, served).await?;
     if prompts.len() * options.n > PROMPTS_MAX {
-        let text = format!("{} prompts with n = {}: at most {PROMPTS_MAX} answers are given", prompts.len(), options.n);
+        let text = format!("{} prompts with n = {}: the limit is {PROMPTS_MAX} answers", prompts.len(), options.n);
         return Err(ApiError::field("n", text).code("out_of_range"));
     }
     let grammar = fields.text("grammar")?.map(|text| (Grammar::Text(text.to_owned()), "grammar"));
@@ -110,7 +110,7 @@ async fn prompts(fields: &Fields<'_>, served: &Served) -> Result<Vec<(Vec<u32>, 
         Value::Array(list) if list.is_empty() => Err(ApiError::field("prompt", "prompt is empty")),
         Value::Array(list) if list[0].is_number() => Ok(vec![ids(list, "prompt")?]),
         Value::Array(list) if list.len() > PROMPTS_MAX => {
-            Err(ApiError::field("prompt", format!("{} prompts, at most {PROMPTS_MAX} are taken", list.len())))
+            Err(ApiError::field("prompt", format!("{} prompts; the limit is {PROMPTS_MAX}", list.len())))
         }
         Value::Array(list) => {
             let mut prompts = Vec::new();

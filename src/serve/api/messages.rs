@@ -129,7 +129,7 @@ fn chat(fields: &Fields<'_>) -> Result<Chat, ApiError> {
             "none" => ToolChoice::None,
             "tool" => ToolChoice::Named(choice.need_text("name")?.to_owned()),
             other => {
-                let text = format!("tool_choice.type is {other:?}; there are auto, any, tool and none");
+                let text = format!("tool_choice.type is {other:?}; expected auto, any, tool or none");
                 return Err(ApiError::field("tool_choice.type", text).code("invalid_value"));
             }
         },
@@ -150,7 +150,7 @@ fn format(fields: &Fields<'_>) -> Result<Format, ApiError> {
         "json_schema" => super::common::schema(&format, "schema"),
         other => {
             let path = format.path("type");
-            let text = format!("{path} is {other:?}; there is json_schema");
+            let text = format!("{path} is {other:?}; expected json_schema");
             Err(ApiError::field(path, text).code("invalid_value"))
         }
     }
@@ -163,7 +163,7 @@ fn take_message(message: &Fields<'_>, out: &mut Vec<Message>) -> Result<(), ApiE
         "user" => Role::User,
         "assistant" => Role::Assistant,
         other => {
-            let text = format!("{path} is {other:?}; there are user and assistant (system is a field of its own)");
+            let text = format!("{path} is {other:?}; expected user or assistant (system is a field of its own)");
             return Err(ApiError::field(path, text).code("invalid_value"));
         }
     };

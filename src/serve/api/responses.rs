@@ -97,7 +97,7 @@ fn tools(fields: &Fields<'_>) -> Result<(Vec<Value>, Vec<Value>), ApiError> {
         let kind = tool.need_text("type")?;
         if kind != "function" {
             let path = tool.path("type");
-            let text = format!("{path} is {kind:?}; this server has no tools of its own, only \"function\"");
+            let text = format!("{path} is {kind:?}; this server has no built-in tools, only \"function\"");
             return Err(ApiError::field(path, text).code("unsupported_tool"));
         }
         let mut function = Map::new();
@@ -132,7 +132,7 @@ fn format(fields: &Fields<'_>) -> Result<Format, ApiError> {
         "json_object" => Ok(Format::Grammar(Grammar::Schema(json!({"type": "object"})), "text")),
         "json_schema" => schema(&format, "schema"),
         other => {
-            let text = format!("text.format.type is {other:?}; there are text, json_object and json_schema");
+            let text = format!("text.format.type is {other:?}; expected text, json_object or json_schema");
             Err(ApiError::field("text.format.type", text).code("invalid_value"))
         }
     }

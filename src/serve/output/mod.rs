@@ -44,7 +44,7 @@ impl Family {
         }
     }
 
-    /// Control tokens that its output is read by; others that are generated are no text.
+    /// Control tokens that structure its output; others that are generated are not text.
     pub fn marks(self) -> &'static [&'static str] {
         match self {
             Family::Hermes | Family::QwenXml | Family::Glm => &[
