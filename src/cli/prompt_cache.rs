@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -45,14 +46,19 @@ impl PromptCache {
     }
 }
 
-/// Writes the file at `path`, whose directory is made if it is missing. It is written beside its place, as `NAME.new`, and
+/// It holds the tokens of prompts.
+const OWNER_ONLY: u32 = 0o600;
+
+/// Writes the file at `path`, readable by its owner alone, whose directory is made if it is missing. It is written beside its place, as `NAME.new`, and
 /// moved there when it is whole and on the disk; if that fails, what was there stays, and `NAME.new` does not.
 fn replace<T>(path: &Path, write: impl FnOnce(&mut File) -> Result<T, CacheError>) -> Result<T, CacheError> {
     if let Some(dir) = path.parent() {
         fs::create_dir_all(dir)?;
     }
     let beside = path.with_extension("new");
-    let mut file = File::create(&beside)?;
+    // What a process that was killed has left.
+    let _ = fs::remove_file(&beside);
+    let mut file = File::options().write(true).create_new(true).mode(OWNER_ONLY).open(&beside)?;
     let written = write(&mut file).and_then(|result| {
         file.sync_all()?;
         fs::rename(&beside, path)?;
@@ -69,6 +75,7 @@ fn replace<T>(path: &Path, write: impl FnOnce(&mut File) -> Result<T, CacheError
 mod tests {
     use super::*;
     use std::io::Write;
+    use std::os::unix::fs::PermissionsExt;
 
     /// A directory of one test, removed at its end.
     struct Dir(PathBuf);
@@ -105,6 +112,21 @@ mod tests {
             assert_eq!(fs::read_to_string(&path).unwrap(), text);
         }
         assert_eq!(fs::read_dir(dir.0.join("some/where")).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn prompts_are_for_their_owner_alone_whatever_was_there_before() {
+        let dir = Dir::new("replace-mode");
+        let path = dir.0.join("name.kv");
+        for name in ["name.kv", "name.new"] {
+            fs::write(dir.0.join(name), "left for everybody to read").unwrap();
+        }
+        replace(&path, |file| file.write_all(b"tokens").map_err(full)).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            (dir.names(), fs::read_to_string(&path).unwrap()),
+            (vec!["name.kv".to_owned()], "tokens".to_owned())
+        );
     }
 
     #[test]
