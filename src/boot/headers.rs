@@ -61,7 +61,7 @@ impl<'s> Headers<'s> {
         let model = model.map_err(|e| Error::from(e).at(files.name()))?;
         if embedding == Embedding::InFile && model.weights.embedding.form != Form::File {
             log::warn!(
-                "{}: the embedding table is the output matrix too, so it is in memory (memory.embedding = \"disk\")",
+                "{}: the embedding table is also the output matrix, so it stays in memory despite memory.embedding = \"disk\"",
                 files.name()
             );
         }

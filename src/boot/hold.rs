@@ -35,7 +35,7 @@ pub fn hold(settings: &Settings, socket: &Path, ready: impl FnOnce(&Manifest, &M
     let stop = sys::signal::terminations()?;
     ready(&manifest, &mapped, begun.elapsed());
     if let Err(e) = sys::socket::notify_supervisor("READY=1") {
-        log::warn!("the supervisor could not be told: {e}");
+        log::warn!("cannot tell the supervisor: {e}");
     }
     let served = holder.serve(&manifest, &sealed, &stop);
     let _ = sys::socket::notify_supervisor("STOPPING=1");

@@ -212,7 +212,7 @@ fn check_vocabulary(tokenizer: &Tokenizer<'_>, headers: &Headers<'_>) -> Result<
 
 fn log_loaded(headers: &Headers<'_>, mapped: &MappedPlan, loaded: &LoadReport) {
     log::info!(
-        "{}: {} loaded in {:.2} s ({:.2} GB/s; {} around the page cache, {} into pages that need not be cleared), \
+        "{}: {} loaded in {:.2} s ({:.2} GB/s; {} around the page cache, {} placed without clearing), \
          {mapped}, kernels {}, {} workers",
         headers.files.name(),
         Human(loaded.bytes),

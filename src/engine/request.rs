@@ -226,7 +226,7 @@ impl fmt::Display for RequestError {
             }
             RequestError::PromptLength { found, limit } => write!(
                 f,
-                "the prompt has {found} tokens, at most {limit} fit the context beside what is to come of it; use a shorter \
+                "the prompt has {found} tokens, at most {limit} fit the context and leave room for the answer; use a shorter \
                  prompt, or start with a larger --ctx"
             ),
             RequestError::Context { prompt, max_tokens, limit } => write!(
@@ -235,14 +235,14 @@ impl fmt::Display for RequestError {
                  shorter prompt or ask for fewer tokens"
             ),
             RequestError::Biases { found } => {
-                write!(f, "{found} tokens have a logit bias, at most {LOGIT_BIAS_MAX} may")
+                write!(f, "{found} tokens have a logit bias; the limit is {LOGIT_BIAS_MAX}")
             }
             RequestError::BiasToken { id, n_vocab } => {
                 write!(f, "token {id} has a logit bias and does not exist: the model has {n_vocab} tokens")
             }
             RequestError::BiasNaN { id } => write!(f, "the logit bias of token {id} is not a number"),
             RequestError::TopLogprobs { found } => {
-                write!(f, "{found} top logprobs are asked for, at most {TOP_LOGPROBS_MAX} are given")
+                write!(f, "{found} top logprobs are asked for; the limit is {TOP_LOGPROBS_MAX}")
             }
             RequestError::Sampling(error) => error.fmt(f),
         }

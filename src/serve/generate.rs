@@ -257,8 +257,9 @@ impl Choice {
         let Some(waiting) = &mut constraint.waiting else { return Ok(()) };
         let Poll::Ready(mask) = waiting.as_mut().poll(cx) else { return Ok(()) };
         constraint.waiting = None;
-        constraint.buffer =
-            mask.map_err(|why| ApiError::bad(format!("the answer cannot continue within its grammar: {why}")).code("invalid_grammar"))?;
+        constraint.buffer = mask.map_err(|why| {
+            ApiError::bad(format!("the answer cannot continue within its grammar: {why}")).code("invalid_grammar")
+        })?;
         ticket.set_mask(&constraint.buffer);
         Ok(())
     }

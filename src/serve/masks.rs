@@ -94,7 +94,7 @@ impl Masks {
             ApiError::field(param, format!("{param}: the grammar cannot be used: {why}")).code("invalid_grammar")
         };
         if text.len() > GRAMMAR_BYTES_MAX {
-            return Err(refused(&format!("it has {} bytes, at most {GRAMMAR_BYTES_MAX} are taken", text.len())));
+            return Err(refused(&format!("it has {} bytes, the limit is {GRAMMAR_BYTES_MAX}", text.len())));
         }
         if self.sessions.get() >= self.sessions_max {
             let text = format!("{} requests with constrained output are in flight already", self.sessions_max);

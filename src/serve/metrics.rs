@@ -93,12 +93,7 @@ impl Metrics {
                 ("brim_slots", "gauge", "Sequences that can be processed at once.", stats.n_slots as f64),
                 ("brim_slots_busy", "gauge", "Sequences being processed.", busy as f64),
                 ("brim_queue", "gauge", "Requests waiting for a slot.", stats.queue_len as f64),
-                (
-                    "brim_prompt_tokens_total",
-                    "counter",
-                    "Prompt tokens computed.",
-                    stats.tokens_in as f64,
-                ),
+                ("brim_prompt_tokens_total", "counter", "Prompt tokens computed.", stats.tokens_in as f64),
                 (
                     "brim_prompt_tokens_reused_total",
                     "counter",
@@ -107,12 +102,7 @@ impl Metrics {
                 ),
                 ("brim_generated_tokens_total", "counter", "Tokens generated.", stats.tokens_out as f64),
                 ("brim_steps_total", "counter", "Passes over the weights.", stats.steps as f64),
-                (
-                    "brim_sequences_finished_total",
-                    "counter",
-                    "Sequences finished.",
-                    stats.finished as f64,
-                ),
+                ("brim_sequences_finished_total", "counter", "Sequences finished.", stats.finished as f64),
                 (
                     "brim_sequences_cancelled_total",
                     "counter",
