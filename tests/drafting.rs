@@ -167,7 +167,7 @@ fn same(answers: &[Answer], expected: &[Answer], what: &str) {
 #[test]
 fn the_truth_takes_fewer_passes_and_rubbish_no_more_and_both_leave_the_same_tokens() {
     let usual: [&[u32]; 3] = [&[1], &[2, 3], &[4, 5, 6, 7, 8]];
-    // A draft's logits differ by rounding from those of a token alone, by up to 2.4e-3 (tests/serving.rs): where the two best
+    // A draft's logits differ by rounding from those of a token alone, by up to 2.4e-3 (tests/scheduler.rs): where the two best
     // are as near as that, either may win. With gpt-oss seed 2 has a lead of 1.8e-4, those taken here have 3.7e-3.
     let gpt_oss: [&[u32]; 3] = [&[1], &[6, 7], &[1, 4, 6, 7, 8]];
     let models = [("llama-f32", usual), ("qwen3moe-f32", usual), ("gemma3-f32", usual), ("gpt-oss-f32", gpt_oss)];

@@ -1,7 +1,7 @@
 //! Every exit code, provoked on the built binary: the number and a message that says what failed, what was found
 //! against what is needed, and what to do.
 //!
-//! 1 is for what nobody foresaw, so nothing here provokes it. 7, the listen address, is provoked in `serve.rs` and `hold.rs`.
+//! 1 is for what nobody foresaw, so nothing here provokes it. 7, the listen address, is provoked in `http.rs` and `weight_holder.rs`.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 #[path = "common/cli.rs"]

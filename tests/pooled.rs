@@ -22,7 +22,7 @@ use engine::{for_scheduler, with_engine};
 /// Tokens of a page of the cache.
 const PAGE: usize = 64;
 
-/// Largest error of a hidden state, whose values are around 1 after the norm: see `NOISE` in `serving.rs`, whose logprobs are
+/// Largest error of a hidden state, whose values are around 1 after the norm: see `NOISE` in `scheduler.rs`, whose logprobs are
 /// sums over them.
 const NOISE: f32 = 5e-3;
 

@@ -1,4 +1,4 @@
-//! What the box does to a start: pools that are grown and given back, pages of 1 GiB, cgroup limits, disks that fail. All
+//! What the host does to a start: pools that are grown and given back, pages of 1 GiB, cgroup limits, disks that fail. All
 //! of it real, so all of it needs root; without, each test says that it skips.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 

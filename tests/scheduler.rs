@@ -1,4 +1,4 @@
-//! The scheduler behind its counter: what clients get, alone and among others.
+//! The scheduler behind its handle: what clients get, alone and among others.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 #[path = "common/cli.rs"]
