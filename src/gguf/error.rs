@@ -202,7 +202,8 @@ impl fmt::Display for GgufError {
             ),
             TypeUnknown { name, id } => write!(
                 f,
-                "tensor `{name}` has type {id}, types up to 42 are known: use a newer brim or another quantisation"
+                "tensor `{name}` has type {id}, types up to {} are known: use a newer brim or another quantisation",
+                TensorType::ID_MAX
             ),
             PartialBlock { name, ty, cols } => write!(
                 f,

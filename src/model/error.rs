@@ -95,7 +95,7 @@ impl fmt::Display for ModelError {
             ModelError::TensorType { tensor, ty } => write!(
                 f,
                 "tensor `{tensor}` has type {ty}, which is not a weight type: use a file in any of ggml's float and \
-                 quantised types up to id 42"
+                 quantised types"
             ),
             ModelError::UnknownTensor(name) => write!(
                 f,
