@@ -213,6 +213,9 @@ fn refusals_name_the_field() {
     assert_eq!((anthropic.status, &anthropic.json()["type"]), (400, &json!("error")));
     assert!(anthropic.json()["error"]["message"].as_str().unwrap().contains("max_tokens"));
     assert_eq!(server.post("/v1/embeddings", &json!({"input": "x"})).status, 501);
+    // At its head: nobody has to send a body in vain.
+    let head = format!("POST /v1/embeddings HTTP/1.1\r\nhost: {}\r\ncontent-length: 1000000\r\n\r\n", server.address);
+    assert_eq!(Answer::parse(&server.raw(head.as_bytes())).status, 501);
     assert_eq!(server.get("/v1/models").json()["data"][0]["id"], "brim-demo");
     assert_eq!(server.get("/v1/models/brim-demo").status, 200);
     assert_eq!(server.get("/v1/models/other").status, 404);

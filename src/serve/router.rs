@@ -170,6 +170,10 @@ async fn dispatch(
             }
             return Ok(document(&tokens::model(&served)));
         }
+        Route::Embeddings => {
+            let text = "embeddings are not supported: brim serves text-generation models only";
+            return Err(ApiError::new(StatusCode::NOT_IMPLEMENTED, text).code("not_implemented"));
+        }
         _ => {}
     }
     // Before a body is read: nobody has to send one in vain.
@@ -193,9 +197,15 @@ async fn dispatch(
         Route::CountTokens => Answer::Document(messages::count_tokens(&served, &body).await?),
         Route::Tokenize => Answer::Document(tokens::tokenize(&served, &body).await?),
         Route::Detokenize => Answer::Document(tokens::detokenize(&served, &body)?),
-        _ => {
-            let text = "embeddings are not supported: brim serves text-generation models only";
-            return Err(ApiError::new(StatusCode::NOT_IMPLEMENTED, text).code("not_implemented"));
+        // Named one by one: a new route does not build until it is answered.
+        Route::Page
+        | Route::Health
+        | Route::Metrics
+        | Route::Status
+        | Route::Models
+        | Route::Model
+        | Route::Embeddings => {
+            return Err(ApiError::internal("this route is answered without a body"));
         }
     };
     Ok(match answer {
