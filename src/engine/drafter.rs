@@ -1,4 +1,4 @@
-//! Guesses of what a sequence goes on with, so that a pass over the weights brings more than one token.
+//! Guesses at how a sequence continues, so that one pass over the weights can yield more than one token.
 
 use heapless::Vec;
 

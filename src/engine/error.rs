@@ -1,4 +1,4 @@
-//! What the engine cannot do.
+//! Why the engine cannot go on with a sequence.
 
 use std::fmt;
 

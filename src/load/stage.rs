@@ -1,6 +1,6 @@
-//! Puts a page together before it is there, so that it comes with its contents and need not be cleared first. What a reader
-//! lays down goes to a buffer as long as it continues where the last left off; a page that is full is handed over. The ends of
-//! a stretch, whose pages others write to as well, are populated and copied.
+//! Assembles a page in a buffer before the page exists, so that it is placed together with its contents and the kernel need
+//! not clear it. What a reader lays down goes into the buffer for as long as it continues where the last piece ended; a full
+//! page is handed over. The ends of a stretch share their pages with other writers: these pages are populated, and copied to.
 
 use super::chunks::Piece;
 use crate::error::Result;

@@ -1,7 +1,7 @@
 //! A model: its configuration, its weights, and a file for each architecture, whose layer reads from top to bottom.
 //!
 //! [`architectures`] has a file for each architecture: which keys and tensors it has, and in which order the operations of
-//! a layer happen. [`config`] is what keys come to ([`header`] reads them), [`weights`] what tensors come to ([`tensors`]
+//! a layer happen. [`config`] holds the numbers ([`header`] reads them), [`weights`] the places of the tensors ([`tensors`]
 //! finds them), [`cache`] what a sequence leaves in memory, and [`step`] the buffers and the operations of one pass.
 
 mod architecture;

@@ -1,7 +1,7 @@
 //! The operations an architecture file is written in.
 //!
-//! What is done to rows, but for activations, runs on the calling thread where they are few; everything else is handed to
-//! the team, one barrier an operation. A pass is in [`pass`], the residual stream in [`stream`], heads in [`heads`] and
+//! Work on rows, except activations, runs on the calling thread if the rows are few; everything else is handed to the team,
+//! one barrier per operation. A pass is in [`pass`], the residual stream in [`stream`], heads in [`heads`] and
 //! [`attend`], convolutions in [`conv`], feed-forward parts in [`feed_forward`] and [`experts`], products in [`product`]; the
 //! memory of it all in [`buffers`].
 

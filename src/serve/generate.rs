@@ -1,5 +1,5 @@
-//! Generation: tokens of the engine become text, thoughts and calls of as many answers as were asked for. To drop a
-//! generation is to cancel what still runs.
+//! Generation: turns the engine's tokens into text, reasoning and tool calls, for each of a request's answers. Dropping a
+//! generation cancels what still runs.
 
 use std::collections::VecDeque;
 use std::future::{Future as _, poll_fn};

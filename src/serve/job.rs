@@ -1,4 +1,4 @@
-//! From a request of any form to what the engine is asked: options checked, messages rendered, tokens counted.
+//! From a request of any interface to what the engine gets: options checked, messages rendered, tokens counted.
 
 use std::rc::Rc;
 

@@ -1,4 +1,4 @@
-//! Listening sockets: TCP, `unix:PATH`, or those that a supervisor passed on. What cannot be had is exit 7.
+//! Listening sockets: TCP, `unix:PATH`, or those that a supervisor passed on. An address that cannot be used is exit 7.
 
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::os::fd::OwnedFd;

@@ -1,8 +1,8 @@
 //! The server: HTTP on a thread of its own, over the batched engine.
 //!
 //! [`start`] opens the door before the model is loaded, so that `/health` can say how far it is; [`Server::ready`] hands
-//! over the model. One event loop serves all connections. A request becomes a [`job`], the job tickets of the engine, and
-//! their tokens, taken apart by [`output`], an answer in the form of one of the interfaces in [`api`].
+//! over the model. One event loop serves all connections. A request becomes a [`job`], and the job becomes tickets of the
+//! engine. [`output`] takes their tokens apart, and [`api`] writes the answer in the form of the interface that was called.
 
 mod api;
 mod app;

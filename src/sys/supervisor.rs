@@ -1,5 +1,5 @@
 //! What a supervisor hands to a service it starts: listening sockets (`LISTEN_FDS`, as sd_listen_fds(3) has it), a
-//! descriptor to report readiness on, and a watchdog to keep quiet.
+//! descriptor to report readiness on, and a watchdog to ping.
 //!
 //! # Safety
 //! Descriptors arrive as numbers. Each is taken into ownership once, by the process that they were given to.
