@@ -235,7 +235,7 @@ impl Chat {
             variables: &self.variables,
         });
         let text = text.map_err(|e| {
-            ApiError::field(self.field, format!("the chat template cannot write this chat: {e}")).code("chat_template")
+            ApiError::field(self.field, format!("the chat template cannot render this chat: {e}")).code("chat_template")
         })?;
         let grammar = match (&self.choice, self.format) {
             (ToolChoice::Required | ToolChoice::Named(_), Format::Grammar(_, param)) => {
