@@ -63,7 +63,7 @@ impl Manifest {
         let refuse = |exit, text: String| Some((exit, text));
         if self.files.len() != wanted.files.len() || self.files.iter().zip(&wanted.files).any(|(a, b)| !a.same_file(b))
         {
-            let text = format!("it holds {held}, not {}: hold that one", wanted.model);
+            let text = format!("it holds {held}, another file than {}: hold that one", wanted.model);
             return refuse(Exit::Model, text);
         }
         if self.files != wanted.files || self.header_sha256 != wanted.header_sha256 {

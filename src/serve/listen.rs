@@ -150,7 +150,7 @@ mod tests {
         assert!(path.exists(), "a server that was killed leaves its socket");
         drop(open(&address).unwrap());
         std::fs::write(&path, "mine").unwrap();
-        assert!(open(&address).unwrap_err().to_string().contains("no socket"));
+        assert!(open(&address).unwrap_err().to_string().contains("not a socket"));
         std::fs::remove_file(&path).unwrap();
         for address in ["256.0.0.1:80", "127.0.0.1", "unix:/nonexistent/dir/s"] {
             let error = open(address).unwrap_err();
