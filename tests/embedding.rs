@@ -82,5 +82,5 @@ fn the_board_says_where_it_is() {
     // A tied table stays in memory, and that is said.
     let tied = golden("qwen3-mixed");
     let ran = run(&["plan", "-m", &tied, "--board", &board]);
-    assert!(ran.stderr.contains("is the output matrix too"), "{ran:?}");
+    assert!(ran.stderr.contains("is also the output matrix"), "{ran:?}");
 }

@@ -79,7 +79,7 @@ fn code_2_words_that_make_no_command() {
     run(&["bench", "nonsense"]).fails(2, &["bench nonsense", "`model`, `kernels`, `memory` or `load`"]);
     run(&["bench", "load"]).fails(2, &["bench load", "give a file with -m"]);
     run(&["bench", "model", "-p", "8,x"]).fails(2, &["-p 8,x", "\"x\""]);
-    run(&["bench", "model", "-p", "8,0"]).fails(2, &["a list of -p has 0 in it", "leave it out"]);
+    run(&["bench", "model", "-p", "8,0"]).fails(2, &["0 in a list of -p is not a prompt", "leave it out"]);
     run(&["bench", "model", "-p", "0", "-n", "0"]).fails(2, &["nothing to measure"]);
     run(&["bench", "kernels", "-p", "0"]).fails(2, &["-p 0", "1 to 8192"]);
     run(&["bench", "kernels", "--type", "Q9"]).fails(2, &["--type Q9", "there are F32, "]);
@@ -99,7 +99,7 @@ fn code_2_options_that_contradict_or_are_out_of_range() {
             &["run", "-p", "a", "--chat-template", "chatml", "--raw"],
             &["--chat-template", "--raw", "give one of the two"],
         ),
-        (&["run", "-p", "a", "--chat-template", "no-such"], &["--chat-template no-such", "there are chatml, gemma"]),
+        (&["run", "-p", "a", "--chat-template", "no-such"], &["--chat-template no-such", "brim has chatml, gemma"]),
         (&["run", "-p", "a", "--pre", "no-such"], &["--pre no-such"]),
         (&["tokenize", "-m", BPE, "--pre", "no-such"], &["--pre no-such", "there are default, gpt-2", "tekken"]),
         (&["tokenize", "-m", SPM, "--pre", "qwen2"], &["--pre qwen2", "\"llama\"", "leave --pre out"]),
