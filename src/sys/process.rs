@@ -165,7 +165,8 @@ mod tests {
     fn beyond_its_bounds_it_is_ended() {
         // Beside what the other tests of this process have.
         let status = fs::read_to_string("/proc/self/status").unwrap();
-        let data = status.lines().find_map(|line| line.strip_prefix("VmData:")?.strip_suffix("kB")?.trim().parse().ok());
+        let data =
+            status.lines().find_map(|line| line.strip_prefix("VmData:")?.strip_suffix("kB")?.trim().parse().ok());
         let bounds = Bounds { data_bytes: (data.unwrap_or(0u64) << 10) + (64 << 20), stack_bytes: 1 << 20 };
         fn deep(n: u64) -> u64 {
             let frame = std::hint::black_box([n; 64]);
