@@ -10,8 +10,9 @@ use super::masks::{Grammar, one_line};
 use super::model::Served;
 use super::output::{Expect, Family};
 use crate::chat::{Message, Prompt, Time};
-use crate::engine::{Generate, OutputKind, Request, RequestError};
+use crate::engine::{Generate, OutputKind, Request, RequestError, TOP_LOGPROBS_MAX};
 use crate::sampling::SamplingParams;
+use crate::tokenizer::PromptForm;
 
 /// Most answers to one request.
 const CHOICES_MAX: usize = 8;
@@ -23,7 +24,28 @@ const STOP_BYTES_MAX: usize = 256;
 /// Most tools of one request.
 const TOOLS_MAX: usize = 128;
 
-/// How answers are to be generated.
+/// Most of the likeliest tokens, as OpenAI's completions have it.
+const LOGPROBS_MAX: usize = 5;
+
+/// Most tokens of an answer to a completion that does not say, as OpenAI has it.
+const COMPLETION_TOKENS: usize = 16;
+
+/// Whose request it is: the interfaces have some options under names and with defaults of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interface {
+    /// `/v1/chat/completions`.
+    Chat,
+    /// `/v1/completions`.
+    Completions,
+    /// `/v1/messages`.
+    Messages,
+    /// Tokens of `/v1/messages` are counted, none is generated.
+    CountTokens,
+    /// `/v1/responses`.
+    Responses,
+}
+
+/// How answers are to be generated: valid once it is read.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// How tokens are drawn; the seed of further answers counts up from this one's.
@@ -43,11 +65,11 @@ pub struct Options {
 }
 
 impl Options {
-    /// The fields that all interfaces share.
+    /// The options of a request.
     ///
     /// # Errors
     /// 400 with the field.
-    pub fn read(fields: &Fields<'_>, served: &Served) -> Result<Options, ApiError> {
+    pub fn read(fields: &Fields<'_>, served: &Served, interface: Interface) -> Result<Options, ApiError> {
         let default = SamplingParams::default();
         let seed = fields.integer("seed", i64::MIN, i64::MAX)?;
         let sampling = SamplingParams {
@@ -63,27 +85,59 @@ impl Options {
             frequency_penalty: fields.number("frequency_penalty", -2.0, 2.0)?.unwrap_or(0.0),
             seed: seed.map_or_else(|| served.fresh_seed(), i64::cast_unsigned),
         };
-        let most = served.limits().ctx;
-        let mut max_tokens = None;
-        for name in ["max_completion_tokens", "max_tokens", "max_output_tokens"] {
-            // Clients ask for more than there is; the context is the limit then.
-            let found = fields.size(name, 1, usize::MAX >> 1)?.map(|n| n.min(most));
-            max_tokens = max_tokens.or(found);
-        }
         Ok(Options {
             sampling,
-            n: fields.size("n", 1, CHOICES_MAX)?.unwrap_or(1),
-            max_tokens,
-            stop: stops(fields, "stop")?,
-            n_top_logprobs: None,
+            n: n_answers(fields, interface)?,
+            max_tokens: max_tokens(fields, served, interface)?,
+            stop: stops(fields, if interface == Interface::Messages { "stop_sequences" } else { "stop" })?,
+            n_top_logprobs: n_top_logprobs(fields, interface)?,
             logit_bias: biases(fields, served)?,
             ignore_eos: fields.is_set("ignore_eos")?,
         })
     }
 }
 
+/// How many answers.
+fn n_answers(fields: &Fields<'_>, interface: Interface) -> Result<usize, ApiError> {
+    let most = if matches!(interface, Interface::Chat | Interface::Completions) { CHOICES_MAX } else { 1 };
+    Ok(fields.size("n", 1, most)?.unwrap_or(1))
+}
+
+/// Most tokens of an answer, if the request or its interface says.
+fn max_tokens(fields: &Fields<'_>, served: &Served, interface: Interface) -> Result<Option<usize>, ApiError> {
+    let most = served.limits().ctx;
+    let mut max_tokens = None;
+    for name in ["max_completion_tokens", "max_tokens", "max_output_tokens"] {
+        // Clients ask for more than there is; the context is the limit then.
+        let found = fields.size(name, 1, usize::MAX >> 1)?.map(|n| n.min(most));
+        max_tokens = max_tokens.or(found);
+    }
+    match interface {
+        Interface::Messages if max_tokens.is_none() => Err(fields.missing("max_tokens")),
+        Interface::Completions => Ok(max_tokens.or(Some(COMPLETION_TOKENS))),
+        _ => Ok(max_tokens),
+    }
+}
+
+/// Logprobs, with so many of the likeliest.
+fn n_top_logprobs(fields: &Fields<'_>, interface: Interface) -> Result<Option<u8>, ApiError> {
+    match interface {
+        Interface::Messages | Interface::CountTokens | Interface::Responses => return Ok(None),
+        Interface::Completions => return Ok(fields.size("logprobs", 0, LOGPROBS_MAX)?.map(|n| n as u8)),
+        Interface::Chat => (),
+    }
+    let wants = fields.is_set("logprobs")?;
+    match fields.size("top_logprobs", 0, TOP_LOGPROBS_MAX)? {
+        Some(n) if wants => Ok(Some(n as u8)),
+        Some(n) if n > 0 => {
+            Err(ApiError::field("top_logprobs", "top_logprobs needs logprobs to be true").code("invalid_value"))
+        }
+        _ => Ok(wants.then_some(0)),
+    }
+}
+
 /// A text, or a list of them.
-pub fn stops(fields: &Fields<'_>, name: &str) -> Result<Vec<String>, ApiError> {
+fn stops(fields: &Fields<'_>, name: &str) -> Result<Vec<String>, ApiError> {
     let path = fields.path(name);
     let list = match fields.get(name) {
         None => return Ok(Vec::new()),
@@ -166,6 +220,8 @@ pub struct Job {
     pub prompt: Rc<Vec<u32>>,
     /// How.
     pub options: Options,
+    /// Most tokens of an answer.
+    pub max_tokens: usize,
     /// What the answer consists of.
     pub expect: Expect,
     /// What it must look like, and the field that says so.
@@ -255,7 +311,7 @@ impl Chat {
         if served.config_log_prompts {
             log::info!("prompt: {text:?}");
         }
-        Job::new(served, (self.field, served.prompt_tokens(text).await?), options, expect, grammar)
+        Job::new(served, (self.field, served.prompt_tokens(text, PromptForm::Chat).await?), options, expect, grammar)
     }
 }
 
@@ -267,7 +323,7 @@ impl Job {
     pub fn new(
         served: &Served,
         (field, prompt): (&'static str, Vec<u32>),
-        mut options: Options,
+        options: Options,
         expect: Expect,
         grammar: Option<(Grammar, &'static str)>,
     ) -> Result<Job, ApiError> {
@@ -276,8 +332,8 @@ impl Job {
             e => ApiError::field(field, e.to_string()),
         })?;
         // An answer that was asked to be longer than there is room is cut off there, with `length`.
-        options.max_tokens = Some(options.max_tokens.unwrap_or(room).min(room));
-        Ok(Job { prompt: Rc::new(prompt), options, expect, grammar })
+        let max_tokens = options.max_tokens.unwrap_or(room).min(room);
+        Ok(Job { prompt: Rc::new(prompt), options, max_tokens, expect, grammar })
     }
 
     /// What the engine is asked for answer `index`.
@@ -286,7 +342,7 @@ impl Job {
         Box::new(Request {
             prompt: self.prompt.to_vec(),
             output: OutputKind::Tokens(Generate {
-                max_tokens: self.options.max_tokens.unwrap_or(1),
+                max_tokens: self.max_tokens,
                 sampling: SamplingParams { seed: sampling.seed.wrapping_add(index as u64), ..sampling },
                 logit_bias: self.options.logit_bias.clone(),
                 n_top_logprobs: self.options.n_top_logprobs,

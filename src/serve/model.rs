@@ -12,7 +12,7 @@ use super::masks::{Masks, Zygote};
 use super::output::Family;
 use crate::chat::ChatTemplate;
 use crate::engine::{EngineHandle, RequestLimits};
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{PromptForm, Tokenizer};
 
 /// What the loading thread hands over once a model is ready.
 pub struct Loaded {
@@ -126,41 +126,34 @@ impl Served {
         seed
     }
 
-    /// The tokens of a rendered chat, exactly as `brim run` has them.
+    /// The tokens of a whole prompt, as [`Tokenizer::encode_prompt`] puts them together.
     ///
     /// # Errors
     /// As [`Background::run`].
-    pub async fn prompt_tokens(&self, text: String) -> Result<Vec<u32>, ApiError> {
-        let mut tokens = self.encode(text, true).await?;
-        let bos = self.tokenizer.bos().filter(|bos| self.tokenizer.add_bos() && tokens.first() != Some(bos));
-        if let Some(bos) = bos {
-            tokens.insert(0, bos);
-        }
-        Ok(tokens)
-    }
-
-    /// The tokens of a prompt without a template, exactly as `brim run --raw` has them.
-    ///
-    /// # Errors
-    /// As [`Background::run`].
-    pub async fn raw_tokens(&self, text: String) -> Result<Vec<u32>, ApiError> {
-        let mut tokens = self.encode(text, false).await?;
-        if let Some(bos) = self.tokenizer.bos().filter(|_| self.tokenizer.add_bos()) {
-            tokens.insert(0, bos);
-        }
-        Ok(tokens)
-    }
-
-    /// The tokens of a text. A long one goes to another thread, so that nobody else waits for it.
-    ///
-    /// # Errors
-    /// As [`Background::run`].
-    pub async fn encode(&self, text: String, special: bool) -> Result<Vec<u32>, ApiError> {
+    pub async fn prompt_tokens(&self, text: String, form: PromptForm) -> Result<Vec<u32>, ApiError> {
         let tokenizer = self.tokenizer;
+        self.tokens(text, move |text, tokens| tokenizer.encode_prompt(text, form, tokens)).await
+    }
+
+    /// The tokens of a text and nothing else; control tokens in it are recognised with `parse_special`.
+    ///
+    /// # Errors
+    /// As [`Background::run`].
+    pub async fn text_tokens(&self, text: String, parse_special: bool) -> Result<Vec<u32>, ApiError> {
+        let tokenizer = self.tokenizer;
+        self.tokens(text, move |text, tokens| tokenizer.encode(text, parse_special, tokens)).await
+    }
+
+    /// What `encode` makes of a text. A long one goes to another thread, so that nobody else waits for it.
+    async fn tokens(
+        &self,
+        text: String,
+        encode: impl FnOnce(&str, &mut Vec<u32>) + Send + 'static,
+    ) -> Result<Vec<u32>, ApiError> {
         let n_bytes = text.len();
         let encode = move || {
             let mut tokens = Vec::new();
-            tokenizer.encode(&text, special, &mut tokens);
+            encode(&text, &mut tokens);
             tokens
         };
         match n_bytes {

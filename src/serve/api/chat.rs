@@ -8,7 +8,7 @@ use super::super::app::App;
 use super::super::error::ApiError;
 use super::super::fields::Fields;
 use super::super::generate::{Batch, Generation, Reason, TokenInfo, Usage};
-use super::super::job::{Chat, Format, Options, ToolChoice};
+use super::super::job::{Chat, Format, Interface, Options, ToolChoice};
 use super::super::masks::Grammar;
 use super::super::model::{Served, unix_time};
 use super::super::output::{Call, Delta};
@@ -16,7 +16,6 @@ use super::super::trace::Trace;
 use super::common::{arguments, choice_word, content, role, schema, streaming, usage_json};
 use super::{Answer, Chunk, FINGERPRINT, Form, collect, event, fresh_id, stream, token_text};
 use crate::chat::{Message, ToolCall};
-use crate::engine::TOP_LOGPROBS_MAX;
 
 /// Answers a request.
 ///
@@ -24,8 +23,7 @@ use crate::engine::TOP_LOGPROBS_MAX;
 /// What is wrong with it, or with the answer.
 pub async fn answer(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Trace>) -> Result<Answer, ApiError> {
     let fields = Fields::of(body)?;
-    let mut options = Options::read(&fields, served)?;
-    options.n_top_logprobs = logprobs(&fields)?;
+    let options = Options::read(&fields, served, Interface::Chat)?;
     let chat = Chat {
         messages: messages(&fields)?,
         field: "messages",
@@ -106,17 +104,6 @@ fn tokens_json(served: &Served, tokens: &[TokenInfo]) -> Value {
         value
     });
     json!({"content": all.collect::<Vec<_>>(), "refusal": null})
-}
-
-fn logprobs(fields: &Fields<'_>) -> Result<Option<u8>, ApiError> {
-    let wants = fields.is_set("logprobs")?;
-    match fields.size("top_logprobs", 0, TOP_LOGPROBS_MAX)? {
-        Some(n) if wants => Ok(Some(n as u8)),
-        Some(n) if n > 0 => {
-            Err(ApiError::field("top_logprobs", "top_logprobs needs logprobs to be true").code("invalid_value"))
-        }
-        _ => Ok(wants.then_some(0)),
-    }
 }
 
 /// `messages`, as templates want them.

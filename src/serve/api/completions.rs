@@ -8,19 +8,17 @@ use super::super::app::App;
 use super::super::error::ApiError;
 use super::super::fields::{Fields, wrong};
 use super::super::generate::{Batch, Generation, Reason, TokenInfo, Usage};
-use super::super::job::{Job, Options};
+use super::super::job::{Interface, Job, Options};
 use super::super::masks::Grammar;
 use super::super::model::{Served, unix_time};
 use super::super::output::{Delta, Expect, Family};
 use super::super::trace::Trace;
 use super::common::{streaming, usage_json};
 use super::{Answer, Chunk, FINGERPRINT, Form, collect, event, fresh_id, stream, token_text};
+use crate::tokenizer::PromptForm;
 
 /// Most prompts of one request, and most answers to all of them.
 const PROMPTS_MAX: usize = 8;
-
-/// Most of the likeliest tokens, as OpenAI's interface has it.
-const LOGPROBS_MAX: usize = 5;
 
 /// Answers a request.
 ///
@@ -28,10 +26,7 @@ const LOGPROBS_MAX: usize = 5;
 /// What is wrong with it, or with the answer.
 pub async fn answer(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Trace>) -> Result<Answer, ApiError> {
     let fields = Fields::of(body)?;
-    let mut options = Options::read(&fields, served)?;
-    options.n_top_logprobs = fields.size("logprobs", 0, LOGPROBS_MAX)?.map(|n| n as u8);
-    // OpenAI's default for this interface.
-    options.max_tokens = options.max_tokens.or(Some(16));
+    let options = Options::read(&fields, served, Interface::Completions)?;
     if fields.text("suffix")?.is_some_and(|suffix| !suffix.is_empty()) {
         let text = "suffix is not supported; write the model's fill-in-the-middle tokens into the prompt";
         return Err(ApiError::field("suffix", text));
@@ -94,7 +89,9 @@ fn reason(reason: Option<&Reason>) -> Option<&'static str> {
 async fn prompts(fields: &Fields<'_>, served: &Served) -> Result<Vec<(Vec<u32>, String)>, ApiError> {
     let prompt = fields.get("prompt").ok_or_else(|| fields.missing("prompt"))?;
     let need = "a string, an array of token ids, or an array of either";
-    let text = async |text: &str| served.raw_tokens(text.to_owned()).await.map(|tokens| (tokens, text.to_owned()));
+    let text = async |text: &str| {
+        served.prompt_tokens(text.to_owned(), PromptForm::Raw).await.map(|tokens| (tokens, text.to_owned()))
+    };
     let ids = |list: &[Value], path: &str| {
         let ids = list.iter().map(|id| id.as_u64().and_then(|id| u32::try_from(id).ok()));
         let ids: Option<Vec<u32>> = ids.collect();

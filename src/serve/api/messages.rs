@@ -8,7 +8,7 @@ use super::super::app::App;
 use super::super::error::ApiError;
 use super::super::fields::{Fields, wrong};
 use super::super::generate::{Batch, Generation, Reason, Usage};
-use super::super::job::{Chat, Format, Options, ToolChoice, stops};
+use super::super::job::{Chat, Format, Interface, Options, ToolChoice};
 use super::super::model::Served;
 use super::super::output::{Call, Delta};
 use super::super::trace::Trace;
@@ -21,12 +21,7 @@ use crate::chat::{Message, Role, ToolCall};
 /// What is wrong with it, or with the answer.
 pub async fn answer(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Trace>) -> Result<Answer, ApiError> {
     let fields = Fields::of(body)?;
-    let mut options = Options::read(&fields, served)?;
-    if fields.get("max_tokens").is_none() {
-        return Err(fields.missing("max_tokens"));
-    }
-    options.n = 1;
-    options.stop = stops(&fields, "stop_sequences")?;
+    let options = Options::read(&fields, served, Interface::Messages)?;
     let is_stream = fields.is_set("stream")?;
     let job = chat(&fields)?.into_job(served, options).await?;
     let n_prompt = job.prompt.len();
@@ -67,7 +62,7 @@ pub async fn answer(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Trac
 /// What is wrong with the request.
 pub async fn count_tokens(served: &Rc<Served>, body: &Value) -> Result<Value, ApiError> {
     let fields = Fields::of(body)?;
-    let options = Options::read(&fields, served)?;
+    let options = Options::read(&fields, served, Interface::CountTokens)?;
     let job = chat(&fields)?.into_job(served, options).await?;
     Ok(json!({"input_tokens": job.prompt.len()}))
 }

@@ -8,7 +8,7 @@ use super::super::app::App;
 use super::super::error::ApiError;
 use super::super::fields::{Fields, wrong};
 use super::super::generate::{Batch, Generation, Reason, Usage};
-use super::super::job::{Chat, Format, Options, ToolChoice};
+use super::super::job::{Chat, Format, Interface, Options, ToolChoice};
 use super::super::masks::Grammar;
 use super::super::model::{Served, unix_time};
 use super::super::output::Delta;
@@ -29,8 +29,7 @@ pub async fn answer(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Trac
             return Err(ApiError::field(name, text).code("unsupported_parameter"));
         }
     }
-    let mut options = Options::read(&fields, served)?;
-    options.n = 1;
+    let options = Options::read(&fields, served, Interface::Responses)?;
     let is_stream = fields.is_set("stream")?;
     let (tools, described) = tools(&fields)?;
     let chat = Chat {

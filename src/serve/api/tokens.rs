@@ -5,9 +5,10 @@ use serde_json::{Value, json};
 use super::super::error::ApiError;
 use super::super::fields::Fields;
 use super::super::model::Served;
-use crate::tokenizer::Decoder;
+use crate::tokenizer::{Decoder, PromptForm};
 
-/// `{"content": TEXT, "add_special": false, "parse_special": true}` to `{"tokens": [IDS]}`.
+/// `{"content": TEXT, "add_special": false, "parse_special": true}` to `{"tokens": [IDS]}`. With `add_special` the tokens
+/// are those of a prompt: of a chat that a template has written, or without `parse_special` of a text.
 ///
 /// # Errors
 /// What is wrong with the request.
@@ -17,11 +18,12 @@ pub async fn tokenize(served: &Served, body: &Value) -> Result<Value, ApiError> 
         Some(text) => text,
         None => fields.text("prompt")?.ok_or_else(|| fields.missing("content"))?,
     };
-    let add_special = fields.is_set("add_special")?;
-    let mut tokens = served.encode(text.to_owned(), fields.boolean("parse_special")?.unwrap_or(true)).await?;
-    if let Some(bos) = served.tokenizer.bos().filter(|_| add_special && served.tokenizer.add_bos()) {
-        tokens.insert(0, bos);
-    }
+    let (text, parse_special) = (text.to_owned(), fields.boolean("parse_special")?.unwrap_or(true));
+    let tokens = match (fields.is_set("add_special")?, parse_special) {
+        (false, _) => served.text_tokens(text, parse_special).await?,
+        (true, true) => served.prompt_tokens(text, PromptForm::Chat).await?,
+        (true, false) => served.prompt_tokens(text, PromptForm::Raw).await?,
+    };
     Ok(json!({"count": tokens.len(), "tokens": tokens}))
 }
 
