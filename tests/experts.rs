@@ -125,9 +125,15 @@ fn tensors_that_do_not_hold_the_experts_are_refused() {
         refused(Spec { without, ..GOOD }, &[without, "is missing"]);
     }
     let wrong = |gate_dims| Spec { gate_dims: Some(gate_dims), ..GOOD };
-    refused(wrong([E, F, 3]), &["ffn_gate_exps", "3 matrices of 8 rows of 32", "the header calls for 4 matrices of 8 rows of 32"]);
+    refused(
+        wrong([E, F, 3]),
+        &["ffn_gate_exps", "3 matrices of 8 rows of 32", "the header calls for 4 matrices of 8 rows of 32"],
+    );
     // As many rows in all, but not by expert.
-    refused(wrong([E, 4, F]), &["ffn_gate_exps", "8 matrices of 4 rows of 32", "the header calls for 4 matrices of 8 rows"]);
+    refused(
+        wrong([E, 4, F]),
+        &["ffn_gate_exps", "8 matrices of 4 rows of 32", "the header calls for 4 matrices of 8 rows"],
+    );
     refused(wrong([E, 4 * F, 1]), &["ffn_gate_exps", "has 32 rows of 32", "the header calls for 4 matrices of 8 rows"]);
     // I32 has the size of F32.
     refused(Spec { gate_type: 26, ..GOOD }, &["ffn_gate_exps", "type I32", "no type of weights"]);

@@ -15,7 +15,7 @@ fn speed(pool: &Workers) -> f64 {
     let (begun, mut jobs) = (Instant::now(), 0);
     while begun.elapsed() < Duration::from_millis(600) {
         let next = AtomicUsize::new(0);
-        pool.drain(&|_| {
+        pool.run_dynamic(&|_| {
             while next.fetch_add(1, Ordering::Relaxed) < BLOCKS {
                 (0..20_000u64).for_each(|i| _ = black_box(i));
             }

@@ -25,7 +25,7 @@ const AHEAD: usize = 2;
 /// # Panics
 /// As [`WeightType::repack_panel`].
 #[inline(always)]
-pub(super) fn panel<S: Simd>(s: S, ty: WeightType, (rows, next): (&[u8], &[u8]), cols: usize, out: &mut [u8]) {
+pub fn panel<S: Simd>(s: S, ty: WeightType, (rows, next): (&[u8], &[u8]), cols: usize, out: &mut [u8]) {
     let row_bytes = ty.row_bytes(cols);
     let whole = rows.len() == PANEL_ROWS * row_bytes && out.len() == ty.panel_bytes(cols) && row_bytes > 0;
     let rows = Rows { bytes: rows, row_bytes, next };

@@ -1,7 +1,9 @@
 //! One corpus of shapes for every kernel of every tier this CPU has.
 
 use super::*;
+use crate::bytes::floats_as_bytes;
 use crate::error::Error;
+use crate::quant::{PANEL_ROWS, WeightType};
 
 /// Set in CI to turn a tier this CPU lacks from a printed skip into a failure, e.g. `REQUIRE_ISA=avx512`.
 pub(super) fn tiers() -> Vec<&'static Kernels> {
@@ -74,34 +76,41 @@ fn matmul_agrees_with_f64_on_every_tier_and_shape() {
                 let mut decoded = vec![0f32; rows * cols];
                 let decode = file.chunks_exact(ty.row_bytes(cols)).zip(decoded.chunks_exact_mut(cols));
                 decode.for_each(|(row, out)| ty.decode_row(row, out));
-                let layout = ActLayout::new(cols);
+                let layout = ActivationLayout::new(cols);
                 // NaN everywhere: a read of what was never written shows.
                 let mut records = vec![f32::NAN; n_tokens * layout.bytes() / 4];
-                let records = crate::bytes::cast_mut::<u8>(as_bytes(&mut records));
+                let records = crate::bytes::cast_mut::<u8>(floats_as_bytes(&mut records));
                 let mut x = Vec::new();
                 for record in records.chunks_exact_mut(layout.bytes()) {
                     // Even rows make dense blocks, odd ones do not: they meet in one call.
                     let power = if x.len() / cols % 2 == 0 { 1 } else { 5 };
                     layout.values_mut(record).iter_mut().for_each(|x| *x = random.unit().powi(power));
-                    kernels.quantise(layout, kernels.act_type(ty, n_tokens), record);
-                    x.extend(layout.effective(kernels.act_type(ty, n_tokens), record));
+                    kernels.quantise(layout, kernels.activation_format(ty, n_tokens), record);
+                    x.extend(layout.effective(kernels.activation_format(ty, n_tokens), record));
                 }
                 let want = reference::matmul(&decoded, &x, rows, cols, n_tokens);
-                let rounding = match kernels.act_type(ty, n_tokens) {
-                    ActType::I16 => weights_rounding(&decoded, &x, rows, cols),
+                let rounding = match kernels.activation_format(ty, n_tokens) {
+                    ActivationFormat::I16 => weights_rounding(&decoded, &x, rows, cols),
                     _ => vec![0.0; want.len()],
                 };
                 let matrix = Matrix { panels: &packed, panel_bytes: ty.panel_bytes(cols), cols };
-                let acts = Acts { records, layout, n_tokens };
+                let acts = Activations { records, layout, n_tokens };
                 for (accumulate, wide) in [(false, 1), (true, 2), (false, 3)] {
                     let padded = rows.next_multiple_of(PANEL_ROWS);
                     let before = if accumulate { 0.5 } else { f32::NAN };
                     let mut out = vec![before; n_tokens.max(1) * padded];
                     let mut scratch = vec![0f32; tile.scratch_bytes() / 4];
                     let stripe = wide * kernels.stripe_rows();
-                    let grid = Grid::new(&mut out, (n_tokens, padded, padded), (n_tokens.max(1), stripe));
-                    while let Some(mut block) = grid.next() {
-                        kernels.matmul(ty, &matrix, &acts, &mut block, accumulate, (tile, as_bytes(&mut scratch)));
+                    let partition = Partition::new(&mut out, (n_tokens, padded, padded), (n_tokens.max(1), stripe));
+                    while let Some(mut block) = partition.next() {
+                        kernels.matmul(
+                            ty,
+                            &matrix,
+                            &acts,
+                            &mut block,
+                            accumulate,
+                            (tile, floats_as_bytes(&mut scratch)),
+                        );
                     }
                     for (i, (value, size)) in want.iter().enumerate() {
                         let got = f64::from(out[i / rows * padded + i % rows]);
@@ -126,22 +135,17 @@ fn matmul_agrees_with_f64_on_every_tier_and_shape() {
 }
 
 /// What rounding weights to 16-bit integers moves a product by at most: each weight by half a scale, which is the norm of the
-/// row's columns under it over [`int16::ROW_NORM`].
+/// row's columns under it over [`activations16::ROW_NORM`].
 fn weights_rounding(weights: &[f32], x: &[f32], rows: usize, cols: usize) -> Vec<f64> {
     let moved = |row: usize, x: &[f32]| {
-        let both = weights[row * cols..][..cols].chunks(int16::COLS16).zip(x.chunks(int16::COLS16));
+        let both = weights[row * cols..][..cols].chunks(activations16::COLS16).zip(x.chunks(activations16::COLS16));
         let block = |(w, x): (&[f32], &[f32])| {
             let norm = w.iter().map(|w| f64::from(*w).powi(2)).sum::<f64>().sqrt();
-            norm * 0.5 / f64::from(int16::ROW_NORM) * x.iter().map(|x| f64::from(x.abs())).sum::<f64>()
+            norm * 0.5 / f64::from(activations16::ROW_NORM) * x.iter().map(|x| f64::from(x.abs())).sum::<f64>()
         };
         both.map(block).sum::<f64>()
     };
     x.chunks_exact(cols).flat_map(|x| (0..rows).map(move |row| moved(row, x))).collect()
-}
-
-fn as_bytes(x: &mut [f32]) -> &mut [u8] {
-    // SAFETY: f32 has no padding and every byte pattern is a valid f32; the borrow is carried over.
-    unsafe { std::slice::from_raw_parts_mut(x.as_mut_ptr().cast(), size_of_val(x)) }
 }
 
 #[test]
@@ -153,9 +157,9 @@ fn what_is_not_finite_stays_in_its_row_and_its_token() {
             let mut file = weights(ty, rows, cols, &mut random);
             file[(3 * cols + 200) * 2..][..2].copy_from_slice(&infinity.to_le_bytes());
             let packed = panels(ty, &file, rows, cols);
-            let layout = ActLayout::new(cols);
+            let layout = ActivationLayout::new(cols);
             let mut records = vec![0f32; n_tokens * layout.bytes() / 4];
-            let records = as_bytes(&mut records);
+            let records = floats_as_bytes(&mut records);
             for (token, record) in records.chunks_exact_mut(layout.bytes()).enumerate() {
                 layout.values_mut(record).iter_mut().for_each(|x| *x = random.unit());
                 match token {
@@ -163,15 +167,15 @@ fn what_is_not_finite_stays_in_its_row_and_its_token() {
                     5 => layout.values_mut(record)[7] = f32::INFINITY,
                     _ => (),
                 }
-                kernels.quantise(layout, kernels.act_type(ty, n_tokens), record);
+                kernels.quantise(layout, kernels.activation_format(ty, n_tokens), record);
             }
             let matrix = Matrix { panels: &packed, panel_bytes: ty.panel_bytes(cols), cols };
-            let (acts, mut out) = (Acts { records, layout, n_tokens }, vec![0f32; n_tokens * rows]);
+            let (acts, mut out) = (Activations { records, layout, n_tokens }, vec![0f32; n_tokens * rows]);
             let tile = Tile { k_cols: 512, ..Tile::default() };
             let mut scratch = vec![0f32; tile.scratch_bytes() / 4];
-            let grid = Grid::new(&mut out, (n_tokens, rows, rows), (n_tokens, rows));
-            let mut block = grid.next().unwrap();
-            kernels.matmul(ty, &matrix, &acts, &mut block, false, (tile, as_bytes(&mut scratch)));
+            let partition = Partition::new(&mut out, (n_tokens, rows, rows), (n_tokens, rows));
+            let mut block = partition.next().unwrap();
+            kernels.matmul(ty, &matrix, &acts, &mut block, false, (tile, floats_as_bytes(&mut scratch)));
             for (i, x) in out.iter().enumerate() {
                 let (token, row) = (i / rows, i % rows);
                 let what = format!("{} token {token} row {row}: {x}", kernels.name(ty, n_tokens));
@@ -196,22 +200,22 @@ fn int8_products_are_the_same_on_every_tier() {
             };
             file.chunks_exact_mut(ty.block_bytes()).for_each(|b| b[body.clone()].fill(fill));
             let packed = panels(ty, &file, rows, cols);
-            let layout = ActLayout::new(cols);
+            let layout = ActivationLayout::new(cols);
             let mut all = Vec::new();
             for kernels in tiers() {
                 let mut record = vec![0f32; layout.bytes() / 4];
-                let record = as_bytes(&mut record);
+                let record = floats_as_bytes(&mut record);
                 layout
                     .values_mut(record)
                     .iter_mut()
                     .enumerate()
                     .for_each(|(i, x)| *x = if i % 3 == 0 { -1.0 } else { 1.0 });
-                kernels.quantise(layout, kernels.act_type(ty, 1), record);
+                kernels.quantise(layout, kernels.activation_format(ty, 1), record);
                 let matrix = Matrix { panels: &packed, panel_bytes: ty.panel_bytes(cols), cols };
-                let acts = Acts { records: record, layout, n_tokens: 1 };
+                let acts = Activations { records: record, layout, n_tokens: 1 };
                 let mut out = vec![0f32; rows];
-                let grid = Grid::new(&mut out, (1, rows, rows), (1, rows));
-                let mut block = grid.next().unwrap();
+                let partition = Partition::new(&mut out, (1, rows, rows), (1, rows));
+                let mut block = partition.next().unwrap();
                 kernels.matmul(ty, &matrix, &acts, &mut block, false, (Tile::default(), &mut []));
                 all.push(out);
             }

@@ -234,7 +234,7 @@ impl Settings {
         if k_cols > 0 {
             tile.k_cols = (k_cols / 256 * 256).clamp(256, 1 << 16);
         }
-        for ahead in [&mut tile.ahead, &mut tile.ahead_busy] {
+        for ahead in [&mut tile.ahead, &mut tile.ahead_batch] {
             let bytes = |board: Option<u32>, probed: usize| board.map_or(probed, |bytes| bytes as usize);
             ahead.l1_bytes = bytes(board.ahead_l1_bytes, ahead.l1_bytes);
             ahead.l2_bytes = bytes(board.ahead_l2_bytes, ahead.l2_bytes);

@@ -5,7 +5,7 @@
 //!
 //! **A busy neighbour.** Where another process wants one of the cores, its worker is off the CPU for whole time slices
 //! of some milliseconds, many jobs long. Three things keep the others going:
-//! - A job whose work is drawn, not assigned ([`Team::drain`]), waits only for workers that have begun it. One that
+//! - A job whose work is drawn, not assigned ([`Team::run_dynamic`]), waits only for workers that have begun it. One that
 //!   is off the CPU meanwhile is left out.
 //! - A worker that was late once, so probably lost its CPU in the midst of a block, gives the CPU away of its own
 //!   accord from then on: between jobs, where nobody waits for it, and before its slice is over. It stops once it finds
@@ -161,7 +161,7 @@ impl Team for Workers {
         self.lead(job, true);
     }
 
-    fn drain(&self, job: &(dyn Fn(usize) + Sync)) {
+    fn run_dynamic(&self, job: &(dyn Fn(usize) + Sync)) {
         self.lead(job, false);
     }
 }

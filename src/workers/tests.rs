@@ -40,7 +40,7 @@ fn drawn_work_is_done_once_and_seen_by_the_caller() {
     for round in 0..2000 {
         let next = AtomicUsize::new(0);
         let cells: Vec<AtomicU32> = data.iter().map(|&x| AtomicU32::new(x)).collect();
-        pool.drain(&|_| {
+        pool.run_dynamic(&|_| {
             while let Some(cell) = cells.get(next.fetch_add(1, Ordering::Relaxed)) {
                 cell.store(cell.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
             }
@@ -60,7 +60,7 @@ fn a_worker_without_a_cpu_is_not_waited_for() {
         // The worker gets the CPU only when the caller sleeps or its time slice is over.
         let pool = Workers::start(&[cpu, cpu]).unwrap();
         let begun = Instant::now();
-        (0..20_000).for_each(|_| pool.drain(&|_| ()));
+        (0..20_000).for_each(|_| pool.run_dynamic(&|_| ()));
         let taken = begun.elapsed();
         assert!(taken < 20_000 * CALLER_SPIN / 4, "{taken:?}");
     })

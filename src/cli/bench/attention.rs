@@ -67,7 +67,7 @@ impl Case {
         let (begun, mut heads) = (Instant::now(), 0);
         while heads == 0 || !self.is_decode() && begun.elapsed().as_secs_f64() < SECONDS {
             let next = AtomicUsize::new(0);
-            pool.drain(&|worker| {
+            pool.run_dynamic(&|worker| {
                 let Ok(mut scratch) = scratch[worker].lock() else { return };
                 let head_of = |index| room.chunks_exact(self.head_bytes()).nth(index);
                 while let Some(head) = head_of(next.fetch_add(1, Ordering::Relaxed)) {

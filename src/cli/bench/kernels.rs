@@ -12,7 +12,7 @@ use super::super::{args::Bench, out};
 use super::{PeakRounds, Peaks, ReadRounds, STREAMED_BYTES, Spread, list, say};
 use crate::bytes;
 use crate::error::{Error, Result};
-use crate::kernels::{ActLayout, Acts, Kernels, Matrix, STREAM_TOKENS_MAX, Team, Tile, row_stride};
+use crate::kernels::{ActivationLayout, Activations, Kernels, Matrix, STREAM_TOKENS_MAX, Team, Tile, row_stride};
 use crate::memory::{Arena, Plan, RegionName};
 use crate::quant::{PANEL_ROWS, WeightType};
 use crate::settings::Settings;
@@ -71,18 +71,18 @@ struct Bed<'a> {
 
 impl Bed<'_> {
     /// One product as the model makes it: prepared activations times one matrix.
-    fn multiply(&self, ty: WeightType, matrix: &Matrix<'_>, acts: &Acts<'_>, rows: usize, result: &mut [f32]) {
-        let grid = self.kernels.share(result, acts.n_tokens, rows, self.pool.size());
-        self.pool.drain(&|worker| {
+    fn multiply(&self, ty: WeightType, matrix: &Matrix<'_>, acts: &Activations<'_>, rows: usize, result: &mut [f32]) {
+        let partition = self.kernels.share(result, acts.n_tokens, rows, self.pool.size());
+        self.pool.run_dynamic(&|worker| {
             let Ok(mut scratch) = self.scratch[worker].lock() else { return };
-            while let Some(mut block) = grid.next_of(worker) {
+            while let Some(mut block) = partition.next_for(worker) {
                 self.kernels.matmul(ty, matrix, acts, &mut block, false, (self.tile, &mut scratch));
             }
         });
     }
 
     /// GMAC/s over some of the matrices in turn, for at least [`SECONDS`].
-    fn gmacs(&self, of: &Matrices<'_>, copies: usize, acts: &Acts<'_>, result: &mut [f32]) -> f64 {
+    fn gmacs(&self, of: &Matrices<'_>, copies: usize, acts: &Activations<'_>, result: &mut [f32]) -> f64 {
         let (begun, mut passes) = (Instant::now(), 0);
         while passes < copies || begun.elapsed().as_secs_f64() < SECONDS {
             self.multiply(of.ty, &of.get(passes % copies), acts, of.rows, result);
@@ -93,14 +93,14 @@ impl Bed<'_> {
 }
 
 /// Makes activation records of `n_tokens`, ready for weights of this type.
-fn fill_records(kernels: &Kernels, ty: WeightType, layout: ActLayout, n_tokens: usize, records: &mut [u8]) {
+fn fill_records(kernels: &Kernels, ty: WeightType, layout: ActivationLayout, n_tokens: usize, records: &mut [u8]) {
     let values: &mut [f32] = bytes::cast_mut(records);
     // Near enough to a normal distribution, as activations are at their most even: the sum of eight uniform numbers.
     let mut noise = super::model::random_tokens(values.len() * 8, 1 << 12, 5).into_iter();
     for x in values {
         *x = noise.by_ref().take(8).map(|n| n as f32 - 2047.5).sum();
     }
-    let kind = kernels.act_type(ty, n_tokens);
+    let kind = kernels.activation_format(ty, n_tokens);
     for record in records.chunks_exact_mut(layout.bytes()) {
         kernels.quantise(layout, kind, record);
     }
@@ -109,7 +109,7 @@ fn fill_records(kernels: &Kernels, ty: WeightType, layout: ActLayout, n_tokens: 
 /// Bytes of a case's buffers for any of the shapes, whole cache lines: records, result.
 fn case_bytes(n_tokens: usize) -> [usize; 2] {
     let most = |bytes: fn((usize, usize)) -> usize| SHAPES.map(bytes).into_iter().max().unwrap_or(0) * n_tokens;
-    [most(|(_, cols)| ActLayout::new(cols).bytes()), most(|(rows, _)| row_stride(rows) * 4)]
+    [most(|(_, cols)| ActivationLayout::new(cols).bytes()), most(|(rows, _)| row_stride(rows) * 4)]
 }
 
 /// Cuts the first `bytes`, whole cache lines, off what is left.
@@ -178,7 +178,7 @@ fn rounds<'a>(
     repeat: u32,
     all_peaks: &mut PeakRounds,
 ) -> (Peaks, f64, Vec<Case<'a>>) {
-    let layout = ActLayout::new(of.cols);
+    let layout = ActivationLayout::new(of.cols);
     let copies = of.packed.len() / of.bytes();
     let case = |&n_tokens: &usize| {
         let [records, result] = case_bytes(n_tokens).map(|bytes| cut(&mut buffers, bytes));
@@ -196,7 +196,7 @@ fn rounds<'a>(
             read.measure(bed.pool, bed.pool.size(), of.packed);
         }
         for case in &mut cases {
-            let acts = Acts { records: case.records, layout, n_tokens: case.n_tokens };
+            let acts = Activations { records: case.records, layout, n_tokens: case.n_tokens };
             case.cached.push(bed.gmacs(of, 1, &acts, case.result));
             if case.n_tokens <= STREAM_TOKENS_MAX {
                 case.streamed.push(bed.gmacs(of, copies, &acts, case.result));

@@ -239,7 +239,7 @@ impl Scheduler<'_> {
                 slots[*slot].draw(rows, eog_tokens, &mut scratch);
             }
         };
-        if drawing.len() > 1 { self.core.team.drain(&job) } else { job(0) }
+        if drawing.len() > 1 { self.core.team.run_dynamic(&job) } else { job(0) }
     }
 
     /// Makes what the pass has computed, and what was drawn from it, certain.

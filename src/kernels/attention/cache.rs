@@ -1,6 +1,6 @@
 //! What K and V look like in memory: types, and the way in and out of them.
 
-use super::KEY_TILE;
+use super::queries::KEY_TILE;
 use crate::kernels::simd::Simd;
 use crate::quant::{GROUP, PANEL_ROWS};
 
@@ -120,27 +120,27 @@ impl<'a> KvTile<'a> {
 /// Cache lines that will be needed next: memory has the time of the work in between to bring them. (Asked for into L2:
 /// the line buffers of L1 are too few for the latency of memory.)
 #[derive(Clone, Copy)]
-pub(super) struct Ahead(Option<*const u8>);
+pub(super) struct Prefetch(Option<*const u8>);
 
-impl Ahead {
-    pub(super) const NOTHING: Ahead = Ahead(None);
+impl Prefetch {
+    pub(super) const NOTHING: Prefetch = Prefetch(None);
 
     /// K of a page.
     #[inline(always)]
-    pub(super) fn keys(tile: &KvTile<'_>) -> Ahead {
-        Ahead(Some(tile.keys.as_ptr()))
+    pub(super) fn keys(tile: &KvTile<'_>) -> Prefetch {
+        Prefetch(Some(tile.keys.as_ptr()))
     }
 
     /// V of a page.
     #[inline(always)]
-    pub(super) fn values(tile: &KvTile<'_>) -> Ahead {
-        Ahead(Some(tile.values.as_ptr()))
+    pub(super) fn values(tile: &KvTile<'_>) -> Prefetch {
+        Prefetch(Some(tile.values.as_ptr()))
     }
 
     /// What comes `bytes` later.
     #[inline(always)]
-    pub(super) fn skip(self, bytes: usize) -> Ahead {
-        Ahead(self.0.map(|line| line.wrapping_add(bytes)))
+    pub(super) fn skip(self, bytes: usize) -> Prefetch {
+        Prefetch(self.0.map(|line| line.wrapping_add(bytes)))
     }
 
     /// Asks for the lines of the next `bytes`.
@@ -191,7 +191,7 @@ fn blocks<S: Simd>(s: S, x: &[f32], mut put: impl FnMut(usize, [u8; 2], &[u8; GR
 /// Writes one key into place `lane` of a panel of K. The f16 rounding is to nearest even; q8_0 rounds to a multiple of
 /// `max / 127` per 32 values.
 #[inline(always)]
-pub(in crate::kernels) fn store_key<S: Simd>(s: S, kv_type: KvType, key: &[f32], panel: &mut [u8], lane: usize) {
+pub fn store_key<S: Simd>(s: S, kv_type: KvType, key: &[f32], panel: &mut [u8], lane: usize) {
     assert!(lane < PANEL_ROWS && panel.len() == kv_type.panel_bytes(key.len()));
     match kv_type {
         KvType::F16 => {
@@ -211,7 +211,7 @@ pub(in crate::kernels) fn store_key<S: Simd>(s: S, kv_type: KvType, key: &[f32],
 
 /// Writes one row of V; rounding as [`store_key`].
 #[inline(always)]
-pub(in crate::kernels) fn store_value<S: Simd>(s: S, kv_type: KvType, value: &[f32], row: &mut [u8]) {
+pub fn store_value<S: Simd>(s: S, kv_type: KvType, value: &[f32], row: &mut [u8]) {
     assert!(row.len() == kv_type.row_bytes(value.len()));
     match kv_type {
         KvType::F16 => {

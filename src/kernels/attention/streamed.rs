@@ -1,8 +1,8 @@
 //! Few rows: K and V from the cache through registers, each load used by all `N` rows.
 
 use super::block::{add_products, load_block, store_block};
-use super::cache::{Ahead, KvTile, KvType, load_value};
-use super::{KEY_TILE, Queries, STREAMED_ROWS_MAX};
+use super::cache::{KvTile, KvType, Prefetch, load_value};
+use super::queries::{KEY_TILE, Queries, STREAMED_ROWS_MAX};
 use crate::kernels::simd::Simd;
 use crate::quant::{GROUP, PANEL_ROWS};
 
@@ -12,7 +12,7 @@ pub(super) struct Keys<'a> {
     pub kv: KvTile<'a>,
     pub n: usize,
     /// What is asked for meanwhile, a line for every line read.
-    pub ahead: Ahead,
+    pub ahead: Prefetch,
 }
 
 /// Queries in blocks of `N` rows, `[rows / N][key_dim][N]`, times `log2(e) * scale`: scores are exponents of 2.
@@ -66,7 +66,7 @@ fn join<S: Simd, const N: usize>(s: S, chains: [[S::F; N]; 4]) -> [S::F; N] {
 }
 
 #[inline(always)]
-fn score_f16<S: Simd, const N: usize>(s: S, panel: &[u8], lane: usize, q: &[[f32; N]], ahead: Ahead) -> [S::F; N] {
+fn score_f16<S: Simd, const N: usize>(s: S, panel: &[u8], lane: usize, q: &[[f32; N]], ahead: Prefetch) -> [S::F; N] {
     let mut chains = [[s.splat(0.0); N]; 4];
     let steps = panel.as_chunks::<{ 4 * 2 * PANEL_ROWS }>().0;
     for (at, (steps, q)) in steps.iter().zip(q.as_chunks::<4>().0).enumerate() {
@@ -85,7 +85,7 @@ fn score_f16<S: Simd, const N: usize>(s: S, panel: &[u8], lane: usize, q: &[[f32
 }
 
 #[inline(always)]
-fn score_q8_0<S: Simd, const N: usize>(s: S, panel: &[u8], lane: usize, q: &[[f32; N]], ahead: Ahead) -> [S::F; N] {
+fn score_q8_0<S: Simd, const N: usize>(s: S, panel: &[u8], lane: usize, q: &[[f32; N]], ahead: Prefetch) -> [S::F; N] {
     let mut sums = [s.splat(0.0); N];
     let blocks = panel.as_chunks::<{ PANEL_ROWS * (2 + GROUP) }>().0;
     for (at, (block, q)) in blocks.iter().zip(q.as_chunks::<GROUP>().0).enumerate() {

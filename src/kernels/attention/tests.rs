@@ -3,7 +3,7 @@
 use super::*;
 use crate::kernels::tests::{Random, tiers};
 use crate::kernels::{Kernels, Tier, reference};
-use crate::quant::GROUP;
+use crate::quant::{GROUP, PANEL_ROWS};
 
 /// K, V and queries, and the cache they were stored in; what was not stored is NaN.
 struct Case {
@@ -111,7 +111,7 @@ impl Case {
         self.group * self.d + 3
     }
 
-    /// `[rows][value_dim values, mass]` over ranges of `range_len` keys, merged.
+    /// `[rows][value_dim values, log_sum]` over ranges of `range_len` keys, merged.
     fn run(&self, kernels: &Kernels, range_len: usize) -> Vec<f32> {
         let &Case { d: key_dim, value_dim: d, group, .. } = self;
         let (kv, mut queries) = (self.kv(), self.queries());
@@ -127,7 +127,7 @@ impl Case {
             kernels.attend(&kv, &queries, keys, &mut scratch, &mut |result| {
                 let part = &mut parts[(result.token * group + result.head) * (d + 1)..][..d + 1];
                 part[..d].copy_from_slice(result.values);
-                part[d] = result.mass;
+                part[d] = result.log_sum;
             });
         }
         merge(&mut parts, n_rows, d);
@@ -278,7 +278,7 @@ fn a_range_that_a_token_does_not_see_has_no_mass() {
         case.check(kernels, &case.run(kernels, 128));
         let mut scratch = vec![f32::NAN; attend_scratch(32)];
         kernels.attend(&case.kv(), &case.queries(), 128..131, &mut scratch, &mut |result| {
-            assert_eq!(result.token == 0, result.mass == f32::NEG_INFINITY);
+            assert_eq!(result.token == 0, result.log_sum == f32::NEG_INFINITY);
             assert_eq!(result.token == 0, result.values.iter().all(|x| *x == 0.0));
         });
     }
@@ -383,9 +383,12 @@ fn the_largest_sums_fit() {
                 for (token, row) in case.run(kernels, usize::MAX / 2).chunks_exact(d + 1).enumerate() {
                     assert!(row[..d].iter().all(|y| (y / x - 1.0).abs() < 1e-3), "{kernels:?} d {d}: {row:?} of {x}");
                     // Of as many keys as it sees, a score of minus the root of `d` each.
-                    let mass = row[d] + (d as f32).sqrt() * std::f32::consts::LOG2_E;
+                    let log_sum = row[d] + (d as f32).sqrt() * std::f32::consts::LOG2_E;
                     let want = (91.0 + token as f32).log2();
-                    assert!((mass - want).abs() < 0.05, "{kernels:?} d {d} {kv_type:?}: a mass of {mass}, not {want}");
+                    assert!(
+                        (log_sum - want).abs() < 0.05,
+                        "{kernels:?} d {d} {kv_type:?}: a log_sum of {log_sum}, not {want}"
+                    );
                 }
             }
             // One element is all there is, in another place of each.

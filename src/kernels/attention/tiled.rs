@@ -22,9 +22,10 @@
 use std::ops::Range;
 
 use super::cache::{KvTile, key_values, load_value};
-use super::{KEY_TILE, Queries, mask};
+use super::queries::{KEY_TILE, Queries};
+use super::softmax::mask;
 use crate::bytes;
-use crate::kernels::int16::{ELEMENTS_MAX, MAGIC, round, row_scaling, scaling};
+use crate::kernels::activations16::{ELEMENTS_MAX, MAGIC, round, row_scaling, scaling};
 use crate::kernels::simd::Simd;
 use crate::quant::PANEL_ROWS;
 

@@ -1,14 +1,14 @@
-//! Float weights times f32 activations. Of 16 bits, these are for few tokens ([`super::int16`]).
+//! Float weights times f32 activations. Of 16 bits, these are for few tokens ([`super::pairs16`]).
 
 use std::ops::Range;
 
-use super::super::Ahead;
-use super::super::acts::{Acts, Rows};
-use super::super::formats::FloatFormat;
-use super::super::grid::Block;
-use super::super::simd::Simd;
 use super::{Matrix, floats, in_blocks, prefetch, prefetch_block, write, write_block};
 use crate::bytes;
+use crate::kernels::activations::{ActivationRows, Activations};
+use crate::kernels::formats::dedicated::FloatFormat;
+use crate::kernels::partition::OutTile;
+use crate::kernels::simd::Simd;
+use crate::kernels::tiling::PrefetchDistance;
 use crate::quant::{PANEL_ROWS, SUPER};
 
 /// Few tokens: the panels of `out`'s columns times all tokens.
@@ -16,10 +16,10 @@ use crate::quant::{PANEL_ROWS, SUPER};
 pub fn stream<S: Simd, F: FloatFormat>(
     s: S,
     w: &Matrix<'_>,
-    acts: &Acts<'_>,
-    out: &mut Block<'_, f32>,
+    acts: &Activations<'_>,
+    out: &mut OutTile<'_, f32>,
     accumulate: bool,
-    ahead: Ahead,
+    ahead: PrefetchDistance,
 ) {
     let (first, count) = (out.col0 / PANEL_ROWS, out.cols.div_ceil(PANEL_ROWS));
     for p in 0..count {
@@ -43,9 +43,9 @@ pub fn stream<S: Simd, F: FloatFormat>(
 #[inline(always)]
 fn panel_sums<S: Simd, F: FloatFormat, const N: usize>(
     s: S,
-    (panel, ahead): (&[u8], Ahead),
+    (panel, ahead): (&[u8], PrefetchDistance),
     cols: usize,
-    rows: &Rows<'_>,
+    rows: &ActivationRows<'_>,
     half: usize,
 ) -> [S::F; N] {
     // Four chains a token hide the latency of the fused multiply-add.
@@ -88,8 +88,8 @@ fn panel_sums<S: Simd, F: FloatFormat, const N: usize>(
 pub fn tiled<S: Simd, F: FloatFormat, const V: usize, const N: usize>(
     s: S,
     w: &Matrix<'_>,
-    acts: &Acts<'_>,
-    (out, cols): (&mut Block<'_, f32>, Range<usize>),
+    acts: &Activations<'_>,
+    (out, cols): (&mut OutTile<'_, f32>, Range<usize>),
     accumulate: bool,
     (tile, k_cols): (&mut [u8], usize),
 ) {
@@ -134,7 +134,12 @@ fn fill<S: Simd, F: FloatFormat>(s: S, panel: &[u8], tile: &mut [f32], (width, k
 }
 
 #[inline(always)]
-fn multiply<S: Simd, const V: usize, const N: usize>(s: S, tile: &[f32], rows: &Rows<'_>, k0: usize) -> [[S::F; N]; V] {
+fn multiply<S: Simd, const V: usize, const N: usize>(
+    s: S,
+    tile: &[f32],
+    rows: &ActivationRows<'_>,
+    k0: usize,
+) -> [[S::F; N]; V] {
     let mut sums = [[s.splat(0.0); N]; V];
     for (k, step) in tile.chunks_exact(V * S::LANES).enumerate() {
         let w = floats::<S, V>(s, step);

@@ -6,15 +6,15 @@
 
 use std::ops::Range;
 
-use super::super::Ahead;
-use super::super::acts::{Acts, Rows, paired};
-use super::super::formats::IntFormat;
-use super::super::grid::Block;
-use super::super::simd::Simd;
 use super::{Matrix, in_blocks, in_order, prefetch, prefetch_block, vectors, write, write_block};
+use crate::kernels::activations::{ActivationRows, Activations, paired};
+use crate::kernels::formats::dedicated::IntFormat;
+use crate::kernels::partition::OutTile;
+use crate::kernels::simd::{Dot, Simd};
+use crate::kernels::tiling::PrefetchDistance;
 use crate::quant::{GROUP, PANEL_ROWS, SUPER};
 
-/// Adds four products (two where [`Simd::VNNI`] is false) to the lanes of a group's sum.
+/// Adds four products (two where products add up in i16) to the lanes of a group's sum.
 #[inline(always)]
 fn dot<S: Simd, F: IntFormat>(s: S, sum: S::I, w: S::I, a: S::I) -> S::I {
     if F::QUANT_MAX > 127 { s.dot_wide(sum, w, a) } else { s.dot(sum, w, a) }
@@ -30,13 +30,13 @@ fn lanes<S: Simd, F: IntFormat>(s: S, sum: S::I) -> S::I {
 /// i16 to begin with, else with dense ones.
 #[inline(always)]
 const fn portions<S: Simd, const DENSE: bool>() -> bool {
-    !S::VNNI || DENSE
+    !S::DOT.is_in_lanes() || DENSE
 }
 
 /// Dot products that then fit.
 #[inline(always)]
 const fn dots_max<S: Simd, F: IntFormat>() -> usize {
-    if S::VNNI { dense_units::<F>() } else { 32767 / (2 * 127 * F::QUANT_MAX) }
+    if S::DOT.is_in_lanes() { dense_units::<F>() } else { 32767 / (2 * 127 * F::QUANT_MAX) }
 }
 
 /// Units of four columns that fit i16 in a dense block: 8 columns around zero, or what the unsigned quants allow.
@@ -48,12 +48,22 @@ const fn dense_units<F: IntFormat>() -> usize {
 /// Whether sums begin with the record's starting values; else these meet the total ([`offset`]).
 #[inline(always)]
 const fn starts<S: Simd, F: IntFormat>() -> bool {
-    F::OFFSET && (S::VNNI || !F::INT_SCALES && F::QUANT_MAX <= 127)
+    F::OFFSET
+        && match S::DOT {
+            Dot::UnsignedSigned => true,
+            Dot::SignedSigned => F::QUANT_MAX <= 127,
+            Dot::PairsI16 => !F::INT_SCALES && F::QUANT_MAX <= 127,
+        }
 }
 
 /// What a sum from column `k` of block `b` (of 256 columns) on begins with.
 #[inline(always)]
-fn start<S: Simd, F: IntFormat, const DENSE: bool>(s: S, rows: &Rows<'_>, n: usize, (b, k): (usize, usize)) -> S::I {
+fn start<S: Simd, F: IntFormat, const DENSE: bool>(
+    s: S,
+    rows: &ActivationRows<'_>,
+    n: usize,
+    (b, k): (usize, usize),
+) -> S::I {
     match (starts::<S, F>(), DENSE) {
         (false, _) => s.splat_i(0),
         (true, false) => s.splat_i(rows.start(n, b, place::<F>(k, F::GROUP))),
@@ -73,7 +83,7 @@ fn offset<S: Simd, F: IntFormat>(
     s: S,
     total: S::I,
     scale: S::I,
-    (rows, n): (&Rows<'_>, usize),
+    (rows, n): (&ActivationRows<'_>, usize),
     (b, group): (usize, usize),
 ) -> S::I {
     match F::OFFSET && !starts::<S, F>() {
@@ -87,10 +97,10 @@ fn offset<S: Simd, F: IntFormat>(
 pub fn stream<S: Simd, F: IntFormat>(
     s: S,
     w: &Matrix<'_>,
-    acts: &Acts<'_>,
-    out: &mut Block<'_, f32>,
+    acts: &Activations<'_>,
+    out: &mut OutTile<'_, f32>,
     accumulate: bool,
-    ahead: Ahead,
+    ahead: PrefetchDistance,
 ) {
     let (first, count) = (out.col0 / PANEL_ROWS, out.cols.div_ceil(PANEL_ROWS));
     for p in 0..count {
@@ -117,8 +127,8 @@ pub fn stream<S: Simd, F: IntFormat>(
 #[inline(always)]
 fn panel_sums<S: Simd, F: IntFormat, const N: usize>(
     s: S,
-    (panel, ahead): (&[u8], Ahead),
-    rows: &Rows<'_>,
+    (panel, ahead): (&[u8], PrefetchDistance),
+    rows: &ActivationRows<'_>,
     half: usize,
 ) -> [S::F; N] {
     let mut sums = [s.splat(0.0); N];
@@ -126,7 +136,7 @@ fn panel_sums<S: Simd, F: IntFormat, const N: usize>(
         let (body, tail) = block.split_at(F::BODY);
         // Where the block begins: the 256 columns it lies in, and the column in there.
         let at = (b * F::COLS / SUPER, b * F::COLS % SUPER);
-        let totals = match F::INT_SCALES && S::VNNI && rows.any_dense::<N>(b) {
+        let totals = match F::INT_SCALES && S::DOT.is_in_lanes() && rows.any_dense::<N>(b) {
             false => stream_totals::<S, F, N, false>(s, (body, ahead), rows, at, half),
             true => stream_totals::<S, F, N, true>(s, (body, ahead), rows, at, half),
         };
@@ -158,8 +168,8 @@ fn panel_sums<S: Simd, F: IntFormat, const N: usize>(
 #[inline(always)]
 fn stream_totals<S: Simd, F: IntFormat, const N: usize, const DENSE: bool>(
     s: S,
-    (body, ahead): (&[u8], Ahead),
-    rows: &Rows<'_>,
+    (body, ahead): (&[u8], PrefetchDistance),
+    rows: &ActivationRows<'_>,
     (b, k0): (usize, usize),
     half: usize,
 ) -> [S::I; N] {
@@ -309,7 +319,7 @@ fn fill<S: Simd, F: IntFormat>(s: S, tile: &mut [u8], blocks: &[u8], half: usize
 fn block_totals<S: Simd, F: IntFormat, const V: usize, const N: usize, const DENSE: bool>(
     s: S,
     block: &[u8],
-    rows: &Rows<'_>,
+    rows: &ActivationRows<'_>,
     b: usize,
 ) -> [[S::I; N]; V] {
     let width = V * S::LANES;
@@ -361,7 +371,7 @@ fn block_totals<S: Simd, F: IntFormat, const V: usize, const N: usize, const DEN
 fn block_minima<S: Simd, F: IntFormat, const V: usize, const N: usize>(
     s: S,
     block: &[u8],
-    rows: &Rows<'_>,
+    rows: &ActivationRows<'_>,
     b: usize,
 ) -> [[S::I; N]; V] {
     let mut minima = [[s.splat_i(0); N]; V];
@@ -381,7 +391,7 @@ fn block_minima<S: Simd, F: IntFormat, const V: usize, const N: usize>(
 fn multiply_super<S: Simd, F: IntFormat, const V: usize, const N: usize>(
     s: S,
     tile: &[u8],
-    rows: &Rows<'_>,
+    rows: &ActivationRows<'_>,
     k0: usize,
 ) -> [[S::F; N]; V] {
     let parts = Parts::of::<F>(V * S::LANES);
@@ -411,7 +421,7 @@ fn multiply_super<S: Simd, F: IntFormat, const V: usize, const N: usize>(
 fn multiply_blocks<S: Simd, F: IntFormat, const V: usize, const N: usize>(
     s: S,
     tile: &[u8],
-    rows: &Rows<'_>,
+    rows: &ActivationRows<'_>,
     k0: usize,
 ) -> [[S::F; N]; V] {
     let width = V * S::LANES;
@@ -453,8 +463,8 @@ fn multiply_blocks<S: Simd, F: IntFormat, const V: usize, const N: usize>(
 pub fn tiled<S: Simd, F: IntFormat, const V: usize, const N: usize>(
     s: S,
     w: &Matrix<'_>,
-    acts: &Acts<'_>,
-    (out, cols): (&mut Block<'_, f32>, Range<usize>),
+    acts: &Activations<'_>,
+    (out, cols): (&mut OutTile<'_, f32>, Range<usize>),
     accumulate: bool,
     (tile, k_cols): (&mut [u8], usize),
 ) {

@@ -1,5 +1,5 @@
 //! The loop nests of matrix products, `out[t, r] (+)= sum_k w[r, k] * x[t, k]`: [`int`] and [`float`] weights, each
-//! once for few tokens and once for many ([`int16`] those of 16 bits), and [`scaled`] ones, which are unpacked for both.
+//! once for few tokens and once for many ([`pairs16`] those of 16 bits), and [`unpacked`] ones, which are unpacked for both.
 //!
 //! **Few tokens** (decode): a panel is walked front to back and unpacked in registers; bound by memory.
 //!
@@ -9,16 +9,16 @@
 
 #![allow(clippy::needless_range_loop, reason = "arrays of registers are indexed side by side")]
 
-pub(super) mod float;
-pub(super) mod int;
-pub(super) mod int16;
-pub(super) mod scaled;
+pub mod float;
+pub mod int;
+pub mod pairs16;
+pub mod unpacked;
 
 use std::sync::atomic::{Ordering, compiler_fence};
 
-use super::Ahead;
-use super::grid::Block;
+use super::partition::OutTile;
 use super::simd::Simd;
+use super::tiling::PrefetchDistance;
 
 /// A weight matrix in panels (see [`crate::quant`]).
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +42,7 @@ impl<'a> Matrix<'a> {
 /// Without a branch: in front of one the compiler keeps a block's loads on the stack until the block is over. A distance of
 /// 0 asks for what is loaded next anyway.
 #[inline(always)]
-fn prefetch<S: Simd>(s: S, ahead: Ahead, data: *const u8, line: usize) {
+fn prefetch<S: Simd>(s: S, ahead: PrefetchDistance, data: *const u8, line: usize) {
     let address = data.wrapping_add(line * 64);
     s.prefetch::<true>(address.wrapping_add(ahead.l1_bytes));
     s.prefetch::<false>(address.wrapping_add(ahead.l2_bytes));
@@ -88,7 +88,7 @@ fn write<S: Simd>(s: S, value: S::F, out: &mut [f32], accumulate: bool) {
 #[inline(always)]
 fn prefetch_block<S: Simd, const V: usize, const N: usize>(
     s: S,
-    out: &mut Block<'_, f32>,
+    out: &mut OutTile<'_, f32>,
     (token, col): (usize, usize),
 ) {
     for n in 0..N {
@@ -104,7 +104,7 @@ fn prefetch_block<S: Simd, const V: usize, const N: usize>(
 fn write_block<S: Simd, const V: usize, const N: usize>(
     s: S,
     sums: [[S::F; N]; V],
-    out: &mut Block<'_, f32>,
+    out: &mut OutTile<'_, f32>,
     (token, col): (usize, usize),
     accumulate: bool,
 ) {
@@ -129,9 +129,3 @@ macro_rules! in_blocks {
     }};
 }
 use in_blocks;
-
-/// Bytes of tile scratch a worker needs for `k_cols` columns of `rows` rows of any type: quants, scales per 16
-/// columns, minima per 64, floats per 32; or two floats per 16; or (fewer columns of) f32 values.
-pub const fn tile_bytes(k_cols: usize, rows: usize) -> usize {
-    rows * (k_cols + k_cols / 16 * 4 + k_cols / 64 * 4 + 2 * (k_cols / 32 * 4))
-}

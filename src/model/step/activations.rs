@@ -3,15 +3,15 @@
 use std::ops::Range;
 
 use super::rows::{each_row, share};
-use crate::kernels::{ActLayout, ActType, BLOCK, Grid, Kernels, Team};
+use crate::kernels::{ActivationFormat, ActivationLayout, BLOCK_BYTES, Kernels, Partition, Team};
 use crate::quant::SUPER;
 
 /// Activations on their way into whatever matrix comes next, one record a token.
 pub(super) struct ActivationBuffer<'a> {
     pub(super) bytes: &'a mut [u8],
-    layout: ActLayout,
-    /// What records hold beside f32 values: [`ActType::F32`] for nothing.
-    format: ActType,
+    layout: ActivationLayout,
+    /// What records hold beside f32 values: [`ActivationFormat::F32`] for nothing.
+    format: ActivationFormat,
     /// Whether they hold f32 values.
     has_f32: bool,
 }
@@ -19,16 +19,16 @@ pub(super) struct ActivationBuffer<'a> {
 impl<'a> ActivationBuffer<'a> {
     /// Over the bytes of as many records as fit.
     pub(super) fn new(bytes: &'a mut [u8]) -> ActivationBuffer<'a> {
-        ActivationBuffer { bytes, layout: ActLayout::new(0), format: ActType::F32, has_f32: true }
+        ActivationBuffer { bytes, layout: ActivationLayout::new(0), format: ActivationFormat::F32, has_f32: true }
     }
 
     /// How the records are laid out now.
-    pub(super) fn layout(&self) -> ActLayout {
+    pub(super) fn layout(&self) -> ActivationLayout {
         self.layout
     }
 
     /// The format of the records now.
-    pub(super) fn format(&self) -> ActType {
+    pub(super) fn format(&self) -> ActivationFormat {
         self.format
     }
 
@@ -38,7 +38,7 @@ impl<'a> ActivationBuffer<'a> {
     }
 
     /// For whoever writes f32 values and `format`.
-    pub(super) fn writable(&mut self, layout: ActLayout, format: ActType) -> &mut [u8] {
+    pub(super) fn writable(&mut self, layout: ActivationLayout, format: ActivationFormat) -> &mut [u8] {
         (self.layout, self.format, self.has_f32) = (layout, format, true);
         self.bytes
     }
@@ -52,36 +52,36 @@ impl<'a> ActivationBuffer<'a> {
     }
 
     /// Brings the first `n` records to `format`, unless whoever wrote their values has done so.
-    pub(super) fn ensure(&mut self, (kernels, team): (&Kernels, &dyn Team), n: usize, format: ActType) {
-        if format == self.format || format == ActType::F32 && self.has_f32 {
+    pub(super) fn ensure(&mut self, (kernels, team): (&Kernels, &dyn Team), n: usize, format: ActivationFormat) {
+        if format == self.format || format == ActivationFormat::F32 && self.has_f32 {
             return;
         }
         assert!(self.has_f32, "records that were written for one product alone");
         self.format = format;
         let layout = self.layout;
-        let grid = each_row(team, self.bytes, (n, layout.bytes(), layout.bytes()));
+        let partition = each_row(team, self.bytes, (n, layout.bytes(), layout.bytes()));
         share(team, n, &|worker| {
-            while let Some(mut block) = grid.next_of(worker) {
+            while let Some(mut block) = partition.next_for(worker) {
                 kernels.quantise(layout, format, block.row(0));
             }
         });
     }
 
     /// Writes what the next product alone reads: `format`, and values only where that is not made of 256 of them at a time.
-    /// `values` writes those of some columns of a row; `cut` makes a grid of bands and rows over the first so many bytes
+    /// `values` writes those of some columns of a row; `cut` makes a partition of bands and rows over the first so many bytes
     /// of every record and blocks of as many.
     pub(super) fn write<'b>(
         &'b mut self,
         (kernels, team): (&Kernels, &dyn Team),
-        (layout, format): (ActLayout, ActType),
-        cut: impl FnOnce(&'b mut [u8], usize, usize) -> Grid<'b, u8>,
+        (layout, format): (ActivationLayout, ActivationFormat),
+        cut: impl FnOnce(&'b mut [u8], usize, usize) -> Partition<'b, u8>,
         values: impl Fn((usize, usize), Range<usize>, &mut [f32]) + Sync,
     ) {
         (self.layout, self.format, self.has_f32) = (layout, format, !format.in_blocks());
         if self.has_f32 {
-            let grid = cut(self.bytes, layout.bytes(), layout.bytes()).in_parts(team.size());
-            return team.drain(&|worker| {
-                while let Some(mut block) = grid.next_of(worker) {
+            let partition = cut(self.bytes, layout.bytes(), layout.bytes()).in_parts(team.size());
+            return team.run_dynamic(&|worker| {
+                while let Some(mut block) = partition.next_for(worker) {
                     for row in 0..block.rows {
                         let (at, record) = ((block.band, block.row0 + row), block.row(row));
                         values(at, 0..layout.cols(), layout.values_mut(record));
@@ -91,13 +91,13 @@ impl<'a> ActivationBuffer<'a> {
             });
         }
         let blocks = layout.blocks();
-        let grid = cut(&mut self.bytes[blocks.start..], blocks.len(), BLOCK).in_parts(team.size()).tapered();
-        team.drain(&|worker| {
+        let partition = cut(&mut self.bytes[blocks.start..], blocks.len(), BLOCK_BYTES).in_parts(team.size()).guided();
+        team.run_dynamic(&|worker| {
             let mut some = [0.0; SUPER];
-            while let Some(mut block) = grid.next_of(worker) {
+            while let Some(mut block) = partition.next_for(worker) {
                 for row in 0..block.rows {
-                    let (at, first) = ((block.band, block.row0 + row), block.col0 / BLOCK * SUPER);
-                    for (i, out) in block.row(row).chunks_exact_mut(BLOCK).enumerate() {
+                    let (at, first) = ((block.band, block.row0 + row), block.col0 / BLOCK_BYTES * SUPER);
+                    for (i, out) in block.row(row).chunks_exact_mut(BLOCK_BYTES).enumerate() {
                         let from = first + i * SUPER;
                         let cols = from..(from + SUPER).min(layout.cols());
                         let some = &mut some[..cols.len()];

@@ -8,7 +8,7 @@ use super::lists::{Band, Lists, Ranged};
 use super::pass::ForwardPass;
 use super::rows::padded;
 use crate::bytes;
-use crate::kernels::{ActLayout, ActType, Grid, KvHead, Queries, attend_scratch};
+use crate::kernels::{ActivationFormat, ActivationLayout, KvHead, Partition, Queries, attend_scratch};
 use crate::model::sequence::SequenceSlice;
 use crate::model::weights::AttentionWeights;
 
@@ -30,8 +30,8 @@ impl ForwardPass<'_, '_> {
         let sinks = attn.sinks.as_ref().map(|sinks| sinks.values(self.region));
         let cache = self.cache.pages(layer);
         let Buffers { acts, q, workers, partials, lists, .. } = &mut *self.buffers;
-        let layout = ActLayout::new(config.output_width());
-        let acts = acts.writable(layout, ActType::F32);
+        let layout = ActivationLayout::new(config.output_width());
+        let acts = acts.writable(layout, ActivationFormat::F32);
         let (q, q_stride) = (&**q, padded(config.q_width()));
         let head_of = |slice: usize, head: usize| KvHead {
             kv_type: cache.layout.kv_type,
@@ -59,12 +59,12 @@ impl ForwardPass<'_, '_> {
         let columns = group * value_dim * 4;
         let next = AtomicUsize::new(0);
         // Later tokens see more keys, and tokens of prompts come last.
-        let grid = Grid::grouped(acts, (heads * columns, layout.bytes()), (cuts, 1), columns).last_first();
-        team.drain(&|worker| {
+        let partition = Partition::grouped(acts, (heads * columns, layout.bytes()), (cuts, 1), columns).reversed();
+        team.run_dynamic(&|worker| {
             let Ok(mut scratch) = workers[worker].lock() else { return };
             let n_scratch = attend_scratch(key_dim.max(value_dim)) * 4;
             let scratch: &mut [f32] = bytes::cast_mut(&mut scratch.kernels[..n_scratch]);
-            while let Some(mut block) = grid.next() {
+            while let Some(mut block) = partition.next() {
                 let (Band { slice, is_ranged }, head) = (bands[block.band], block.col0 / columns);
                 if is_ranged {
                     continue;
@@ -94,7 +94,7 @@ impl ForwardPass<'_, '_> {
                 kernels.attend(&kv, &queries, keys, scratch, &mut |result| {
                     let Ok(mut partials) = partials.lock() else { return };
                     let row = range * queries.rows() + result.token * group + result.head;
-                    partials.put(row, result.values, result.mass);
+                    partials.put(row, result.values, result.log_sum);
                 });
                 let Ok(mut partials) = partials.lock() else { continue };
                 partials.finish_range(n_ranges, queries.rows(), value_dim);

@@ -9,7 +9,7 @@ use super::partials::Partials;
 use super::rotation::Rotation;
 use super::routing::Routed;
 use super::rows::padded;
-use crate::kernels::{ActLayout, attend_scratch, partials_len};
+use crate::kernels::{ActivationLayout, attend_scratch, partials_len};
 use crate::model::config::{AttentionConfig, Config, LayerConfig, MixerConfig};
 use crate::model::sequence::Sizes;
 
@@ -91,7 +91,7 @@ impl<'a> Buffers<'a> {
         let widest = |number: fn(&AttentionConfig) -> usize| padded(config.attention_max(number));
         let has_conv = config.layers.iter().any(|layer| matches!(layer.mixer, MixerConfig::ShortConv { .. }));
         let record = [e, config.attention_max(AttentionConfig::output_width), n_ff]
-            .map(|cols| ActLayout::new(cols).bytes())
+            .map(|cols| ActivationLayout::new(cols).bytes())
             .into_iter()
             .max();
         let n_partials = sizes.sequences * config.attention_max(|attention| attention.n_kv_heads);

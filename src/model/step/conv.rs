@@ -7,7 +7,7 @@ use super::buffers::Buffers;
 use super::pass::ForwardPass;
 use super::product::multiply;
 use super::rows::{each_row, padded, share};
-use crate::kernels::{ActLayout, ActType};
+use crate::kernels::{ActivationFormat, ActivationLayout};
 use crate::model::cache::{Cache, NONE, PAGE_TOKENS};
 use crate::model::sequence::SequenceSlice;
 use crate::model::weights::ShortConvWeights;
@@ -30,18 +30,18 @@ impl ForwardPass<'_, '_> {
         let Buffers { acts, conv: mixed, .. } = &mut *self.buffers;
         let rows = each_row(team, mixed, (n, 3 * e, stride));
         share(team, n, &|worker| {
-            while let Some(mut block) = rows.next_of(worker) {
+            while let Some(mut block) = rows.next_for(worker) {
                 let (b, rest) = block.row(0).split_at_mut(e);
                 b.iter_mut().zip(&rest[e..]).for_each(|(b, x)| *b *= x);
             }
         });
         let inputs = Inputs { mixed, stride, e };
-        let layout = ActLayout::new(e);
-        let format = kernels.act_type(conv.out_proj.weight.ty, n);
+        let layout = ActivationLayout::new(e);
+        let format = kernels.activation_format(conv.out_proj.weight.ty, n);
         let cache = &*self.cache;
         let records = each_row(team, acts.writable(layout, format), (n, layout.bytes(), layout.bytes()));
         share(team, n, &|worker| {
-            while let Some(mut block) = records.next_of(worker) {
+            while let Some(mut block) = records.next_for(worker) {
                 let token = block.row0;
                 let slice = &slices[slices.partition_point(|slice| slice.first <= token) - 1];
                 let out = layout.values_mut(block.row(0));
@@ -54,7 +54,7 @@ impl ForwardPass<'_, '_> {
                     }
                 }
                 out.iter_mut().zip(inputs.gate(token)).for_each(|(out, c)| *out *= c);
-                if format != ActType::F32 {
+                if format != ActivationFormat::F32 {
                     kernels.quantise(layout, format, block.row(0));
                 }
             }

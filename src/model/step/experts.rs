@@ -13,7 +13,7 @@ use super::pass::ForwardPass;
 use super::product::{Tools, multiply, scale_and_shift};
 use super::routing::{Scores, choose, selection_keys, sigmoid};
 use super::rows::{each_row, padded, share};
-use crate::kernels::{ActLayout, ActType, Acts, Grid, Matrix, STREAM_TOKENS_MAX};
+use crate::kernels::{ActivationFormat, ActivationLayout, Activations, Matrix, Partition, STREAM_TOKENS_MAX};
 use crate::model::config::{EXPERTS_MAX, Experts};
 use crate::model::weights::{Linear, MoeFfn, Weight};
 use crate::quant::PANEL_ROWS;
@@ -29,11 +29,11 @@ impl ForwardPass<'_, '_> {
         multiply(tools, workers, (acts, n), products, false);
         let scores = &*routed.scores;
         let selection_bias = moe.selection_bias.as_ref().map(|bias| bias.values(self.region));
-        let grid = each_row(self.team, routed.chosen, (n, used, used));
+        let partition = each_row(self.team, routed.chosen, (n, used, used));
         share(self.team, n, &|worker| {
             let mut keys = [0f32; EXPERTS_MAX];
             let keys = &mut keys[..count];
-            while let Some(mut block) = grid.next_of(worker) {
+            while let Some(mut block) = partition.next_for(worker) {
                 let scores = &scores[block.row0 * padded(count)..][..count];
                 selection_keys(scores, &experts, selection_bias, keys);
                 choose(keys, block.row(0));
@@ -59,12 +59,12 @@ impl ForwardPass<'_, '_> {
         let experts = moe.experts;
         let Experts { count, used, n_ff: f, .. } = experts;
         let (n, e, kernels) = (self.n_rows, self.config.n_embd, self.kernels);
-        let layout = ActLayout::new(f);
-        let (tools, format) = (self.tools(), kernels.act_type(moe.down.weight.ty, n * used));
+        let layout = ActivationLayout::new(f);
+        let (tools, format) = (self.tools(), kernels.activation_format(moe.down.weight.ty, n * used));
         let Buffers { x, routed, workers, .. } = &mut *self.buffers;
         let cuts = &routed.cuts[..=routed.n_groups];
         let wide = &*routed.wide;
-        let rows = |bytes, cols, block| Grid::grouped(bytes, (cols, layout.bytes()), (cuts, 1), block);
+        let rows = |bytes, cols, block| Partition::grouped(bytes, (cols, layout.bytes()), (cuts, 1), block);
         routed.hidden.write((kernels, self.team), (layout, format), rows, |(group, row), cols, out| {
             // The rows of gate, then those of up, before them twice as many rows as before the group.
             let at = |rows: u32| &wide[(row + rows as usize) * padded(f)..][..f];
@@ -74,9 +74,9 @@ impl ForwardPass<'_, '_> {
         let groups = Groups { expert_of: routed.expert_of, cuts, token_of: None };
         multiply_groups(tools, workers, (&mut routed.hidden, n * used), &groups, [&moe.down], routed.wide);
         let (chosen, row_of, scores, results) = (&*routed.chosen, &*routed.row_of, &*routed.scores, &*routed.wide);
-        let grid = each_row(self.team, x, (n, e, padded(e)));
+        let partition = each_row(self.team, x, (n, e, padded(e)));
         share(self.team, n, &|worker| {
-            while let Some(mut block) = grid.next_of(worker) {
+            while let Some(mut block) = partition.next_for(worker) {
                 let token = block.row0;
                 let (chosen, row_of) = (&chosen[token * used..][..used], &row_of[token * used..][..used]);
                 let scores = &scores[token * padded(count)..][..count];
@@ -135,23 +135,23 @@ fn multiply_groups<const N: usize>(
         }
     };
     for format in records.format().and_others() {
-        if !sizes().any(|n| maps.iter().any(|map| kernels.act_type(map.weight.ty, n) == format)) {
+        if !sizes().any(|n| maps.iter().any(|map| kernels.activation_format(map.weight.ty, n) == format)) {
             continue;
         }
         records.ensure((kernels, team), n_records, format);
         let records = &*records.bytes;
         // A record's f32 values come first, whatever was made of them follows.
-        let needed = if format == ActType::F32 { 0..cols * 4 } else { cols * 4..record_bytes };
-        let grid = Grid::grouped(out, (width, padded(width)), (groups.cuts, N), block).in_parts(team.size());
-        let grid = if few { grid.tapered() } else { grid };
-        team.drain(&|worker| {
+        let needed = if format == ActivationFormat::F32 { 0..cols * 4 } else { cols * 4..record_bytes };
+        let partition = Partition::grouped(out, (width, padded(width)), (groups.cuts, N), block).in_parts(team.size());
+        let partition = if few { partition.guided() } else { partition };
+        team.run_dynamic(&|worker| {
             let Ok(mut scratch) = workers[worker].lock() else { return };
             let WorkerScratch { kernels: tile_scratch, gathered } = &mut *scratch;
             let mut at_hand = None;
-            while let Some(mut block) = grid.next_of(worker) {
+            while let Some(mut block) = partition.next_for(worker) {
                 let (group, map) = (block.band / N, maps[block.band % N]);
                 let weight = &map.weight;
-                if kernels.act_type(weight.ty, block.rows) != format {
+                if kernels.activation_format(weight.ty, block.rows) != format {
                     continue;
                 }
                 let rows = groups.cuts[group] as usize..groups.cuts[group + 1] as usize;
@@ -174,7 +174,7 @@ fn multiply_groups<const N: usize>(
                     Some(first) => &records[first * record_bytes..][..n * record_bytes],
                     None => &gathered[..n * record_bytes],
                 };
-                let acts = Acts { records, layout, n_tokens: n };
+                let acts = Activations { records, layout, n_tokens: n };
                 let expert = groups.expert_of[group] as usize;
                 let panels = weight.matrix_of(region, expert);
                 let matrix = Matrix { panels, panel_bytes: weight.ty.panel_bytes(cols), cols };

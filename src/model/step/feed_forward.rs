@@ -4,7 +4,7 @@ use super::buffers::Buffers;
 use super::pass::ForwardPass;
 use super::product::multiply;
 use super::rows::padded;
-use crate::kernels::{ActLayout, ActType, Grid, Kernels};
+use crate::kernels::{ActivationFormat, ActivationLayout, Kernels, Partition};
 use crate::model::weights::{FeedForward, GatedFfn, MoeFfn, Weight};
 
 /// What a feed-forward layer makes of its gate and up projections.
@@ -93,11 +93,11 @@ impl ForwardPass<'_, '_> {
         let down = &ffn.down.weight;
         let (n, f, kernels, team) = (self.n_rows, down.cols, self.kernels, self.team);
         // A factor meets values before they become anything else.
-        let format = if down.factors.is_some() { ActType::F32 } else { kernels.act_type(down.ty, n) };
-        let layout = ActLayout::new(f);
+        let format = if down.factors.is_some() { ActivationFormat::F32 } else { kernels.activation_format(down.ty, n) };
+        let layout = ActivationLayout::new(f);
         let Buffers { acts, gate, up, .. } = &mut *self.buffers;
         let (gate, up) = (&**gate, &**up);
-        let rows = |bytes, cols, block| Grid::new(bytes, (n, cols, layout.bytes()), (1, block));
+        let rows = |bytes, cols, block| Partition::new(bytes, (n, cols, layout.bytes()), (1, block));
         acts.write((kernels, team), (layout, format), rows, |(_, row), cols, out| {
             let (gate, up) = (&gate[row * padded(f)..][cols.clone()], &up[row * padded(f)..][cols]);
             apply(row, gate, up, out);

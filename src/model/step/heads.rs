@@ -5,7 +5,7 @@ use super::pass::ForwardPass;
 use super::product::multiply;
 use super::rotation::Rotation;
 use super::rows::{each_row, padded, share};
-use crate::kernels::{Grid, Kernels};
+use crate::kernels::{Kernels, Partition};
 use crate::model::cache::{LayerPages, PAGE_TOKENS};
 use crate::model::config::{HEAD_DIM_MAX, QueryTemperature};
 use crate::model::weights::AttentionWeights;
@@ -90,10 +90,10 @@ impl ForwardPass<'_, '_> {
         let [(q_norm, q), (k_norm, k)] = [(&norms[0], &mut **q), (&norms[1], &mut **k)]
             .map(|(norm, x)| (norm.values(self.region), each_row(team, x, (n, norm.cols, padded(norm.cols)))));
         share(team, n, &|worker| {
-            while let Some(mut block) = q.next_of(worker) {
+            while let Some(mut block) = q.next_for(worker) {
                 kernels.rms_norm_in_place(block.row(0), q_norm, eps);
             }
-            while let Some(mut block) = k.next_of(worker) {
+            while let Some(mut block) = k.next_for(worker) {
                 kernels.rms_norm_in_place(block.row(0), k_norm, eps);
             }
         });
@@ -113,11 +113,12 @@ impl ForwardPass<'_, '_> {
         };
         let [q_steps, k_steps] = [steps(0), steps(1)];
         let (q_width, group) = (config.q_width(), config.group());
-        let queries = Grid::new(q, (n, q_width, padded(q_width)), (PANEL_ROWS, group * key_dim)).in_parts(team.size());
+        let queries =
+            Partition::new(q, (n, q_width, padded(q_width)), (PANEL_ROWS, group * key_dim)).in_parts(team.size());
         let LayerPages { bytes, layout, pool } = self.cache.pages_mut(layer);
         // One head of one page at a time: tokens of one panel share cache lines.
         let (picks, writes) = (&lists.picks[pool], &lists.writes[pool]);
-        let pages = Grid::picked(bytes, layout.page_bytes(), picks, layout.head_bytes()).in_parts(team.size());
+        let pages = Partition::picked(bytes, layout.page_bytes(), picks, layout.head_bytes()).in_parts(team.size());
         let (keys, values) = ((&**k, padded(config.k_width())), (&**v, padded(config.v_width())));
         // The position of every token, for queries that are scaled by it.
         let position_of = |token: usize| {
@@ -126,7 +127,7 @@ impl ForwardPass<'_, '_> {
         };
         share(team, n, &|worker| {
             let mut ready = [0f32; HEAD_DIM_MAX];
-            while let Some(mut block) = pages.next_of(worker) {
+            while let Some(mut block) = pages.next_for(worker) {
                 let head = block.col0 / layout.head_bytes();
                 let write = writes[block.band];
                 let (slice, start) = (&slices[write.slice as usize], write.index as usize * PAGE_TOKENS);
@@ -141,7 +142,7 @@ impl ForwardPass<'_, '_> {
                     layout.store_value(kernels, value, value_bytes, at);
                 }
             }
-            while let Some(mut block) = queries.next_of(worker) {
+            while let Some(mut block) = queries.next_for(worker) {
                 for t in 0..block.rows {
                     let token = block.row0 + t;
                     for head in block.row(t).chunks_exact_mut(key_dim) {

@@ -1,28 +1,28 @@
 //! What the attention of one KV head over ranges of keys has come to, and how ranges become one.
 
-use crate::kernels::{ActLayout, merge};
+use crate::kernels::{ActivationLayout, merge};
 
 /// What the attention of one KV head over ranges of keys has come to.
 pub(super) struct Partials<'a> {
     /// Ranges that are done.
     pub(super) done: usize,
-    /// `[n_ranges][rows][value_dim values, mass]`
+    /// `[n_ranges][rows][value_dim values, log_sum]`
     pub(super) rows: &'a mut [f32],
 }
 
 impl Partials<'_> {
     /// The result of one row over one range.
-    pub(super) fn put(&mut self, row: usize, values: &[f32], mass: f32) {
+    pub(super) fn put(&mut self, row: usize, values: &[f32], log_sum: f32) {
         let part = &mut self.rows[row * (values.len() + 1)..][..values.len() + 1];
         part[..values.len()].copy_from_slice(values);
-        part[values.len()] = mass;
+        part[values.len()] = log_sum;
     }
 
     /// The merged results of `n` tokens and the heads of a group into the records of the tokens, from head `first_head` on.
     pub(super) fn put_merged(
         &self,
         records: &mut [u8],
-        layout: ActLayout,
+        layout: ActivationLayout,
         (n, group, value_dim): (usize, usize, usize),
         first_head: usize,
     ) {

@@ -4,7 +4,7 @@ use std::sync::Mutex;
 
 use super::activations::ActivationBuffer;
 use super::buffers::WorkerScratch;
-use crate::kernels::{ActType, Acts, Block, Kernels, Matrix, Team, Tile};
+use crate::kernels::{ActivationFormat, Activations, Kernels, Matrix, OutTile, Team, Tile};
 use crate::model::weights::Linear;
 
 /// What products are made with.
@@ -17,7 +17,7 @@ pub(super) struct Tools<'p> {
 }
 
 /// Multiplies what a block holds by a scale and adds a bias, `[cols of the whole]`.
-pub(super) fn scale_and_shift(block: &mut Block<'_, f32>, scale: f32, bias: Option<&[f32]>) {
+pub(super) fn scale_and_shift(block: &mut OutTile<'_, f32>, scale: f32, bias: Option<&[f32]>) {
     let col0 = block.col0;
     for row in 0..block.rows {
         let values = block.row(row);
@@ -46,28 +46,30 @@ pub(super) fn multiply<const N: usize>(
     if added_factor != 1.0 {
         // The sum must not be scaled, so what is multiplied is.
         assert!(records.has_f32());
-        for record in records.writable(layout, ActType::F32).chunks_exact_mut(layout.bytes()).take(n) {
+        for record in records.writable(layout, ActivationFormat::F32).chunks_exact_mut(layout.bytes()).take(n) {
             layout.values_mut(record).iter_mut().for_each(|x| *x *= added_factor);
         }
     }
-    let formats: [ActType; N] = std::array::from_fn(|i| kernels.act_type(products[i].0.weight.ty, n));
+    let formats: [ActivationFormat; N] = std::array::from_fn(|i| kernels.activation_format(products[i].0.weight.ty, n));
     let jobs = products.map(|(linear, out)| (linear, kernels.share(out, n, linear.weight.rows, team.size())));
     for format in records.format().and_others() {
         if !formats.contains(&format) {
             continue;
         }
         records.ensure((kernels, team), n, format);
-        let acts = Acts { records: &*records.bytes, layout, n_tokens: n };
-        team.drain(&|worker| {
+        let acts = Activations { records: &*records.bytes, layout, n_tokens: n };
+        team.run_dynamic(&|worker| {
             let Ok(mut scratch) = workers[worker].lock() else { return };
             // Of every product what is one's own comes first: only who is done with all of it takes from others.
             for parts in [1, team.size()] {
-                for (linear, grid) in jobs.iter().filter(|(map, _)| kernels.act_type(map.weight.ty, n) == format) {
+                for (linear, partition) in
+                    jobs.iter().filter(|(map, _)| kernels.activation_format(map.weight.ty, n) == format)
+                {
                     let w = &linear.weight;
                     assert_eq!(w.cols, cols, "the records are as wide as the matrix");
                     let matrix = Matrix { panels: w.of(region), panel_bytes: w.ty.panel_bytes(cols), cols };
                     let factor = if accumulate { 1.0 } else { w.factor_of(region, 0) };
-                    while let Some(mut block) = grid.next_in(worker, parts) {
+                    while let Some(mut block) = partition.next_among(worker, parts) {
                         kernels.matmul(w.ty, &matrix, &acts, &mut block, accumulate, (tile, &mut *scratch.kernels));
                         scale_and_shift(&mut block, factor, linear.bias_of(region, 0));
                     }

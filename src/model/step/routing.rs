@@ -5,7 +5,7 @@
 use super::activations::ActivationBuffer;
 use super::carver::Carver;
 use super::rows::padded;
-use crate::kernels::{ActLayout, STREAM_TOKENS_MAX};
+use crate::kernels::{ActivationLayout, STREAM_TOKENS_MAX};
 use crate::model::config::{Config, EXPERTS_MAX, ExpertGroups, Experts, Gating, LayerConfig};
 use crate::model::sequence::Sizes;
 
@@ -61,14 +61,14 @@ impl<'a> Routed<'a> {
             cuts: carver.take(if rows == 0 { 0 } else { groups + 1 }),
             n_groups: 0,
             wide: carver.take(rows * wide),
-            hidden: ActivationBuffer::new(carver.take(rows * ActLayout::new(n_ff).bytes())),
+            hidden: ActivationBuffer::new(carver.take(rows * ActivationLayout::new(n_ff).bytes())),
         }
     }
 
     /// Bytes that a worker needs for the activations of a group.
     pub(super) fn gathered_bytes(config: &Config, sizes: &Sizes) -> usize {
         match config.layers.iter().any(|layer| layer.experts().is_some()) {
-            true => sizes.n_batch.min(GROUP_ROWS_MAX) * ActLayout::new(config.n_embd).bytes(),
+            true => sizes.n_batch.min(GROUP_ROWS_MAX) * ActivationLayout::new(config.n_embd).bytes(),
             false => 0,
         }
     }

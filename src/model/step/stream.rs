@@ -6,7 +6,7 @@ use super::buffers::Buffers;
 use super::pass::{ForwardPass, OutputRows};
 use super::product::multiply;
 use super::rows::{each_row, padded, share};
-use crate::kernels::{ActLayout, Grid};
+use crate::kernels::{ActivationLayout, Partition};
 use crate::load::rows::RowError;
 use crate::model::weights::{Form, Linear, Weight};
 use crate::quant::PANEL_ROWS;
@@ -23,9 +23,9 @@ impl ForwardPass<'_, '_> {
         let (n, e) = (self.tokens.len(), self.config.n_embd);
         let (tokens, data, ty) = (self.tokens, table.of(self.region), table.ty);
         let scale = self.config.embedding_scale;
-        let grid = each_row(self.team, self.buffers.x, (n, e, padded(e)));
+        let partition = each_row(self.team, self.buffers.x, (n, e, padded(e)));
         share(self.team, n, &|worker| {
-            while let Some(mut block) = grid.next_of(worker) {
+            while let Some(mut block) = partition.next_for(worker) {
                 let token = tokens[block.row0] as usize;
                 let out = block.row(0);
                 match table.form {
@@ -90,15 +90,15 @@ impl ForwardPass<'_, '_> {
 
     fn norm_rows(&mut self, norm: Option<&Weight>, rows: Range<usize>, next: &Weight) {
         let (e, n, first) = (self.config.n_embd, rows.len(), rows.start);
-        let format = self.kernels.act_type(next.ty, n);
-        let layout = ActLayout::new(e);
+        let format = self.kernels.activation_format(next.ty, n);
+        let layout = ActivationLayout::new(e);
         let norm = norm.map(|norm| norm.values(self.region));
         let (kernels, eps) = (self.kernels, self.config.norm_eps);
         let Buffers { x, acts, .. } = &mut *self.buffers;
         let x = &**x;
-        let grid = each_row(self.team, acts.writable(layout, format), (n, layout.bytes(), layout.bytes()));
+        let partition = each_row(self.team, acts.writable(layout, format), (n, layout.bytes(), layout.bytes()));
         share(self.team, n, &|worker| {
-            while let Some(mut block) = grid.next_of(worker) {
+            while let Some(mut block) = partition.next_for(worker) {
                 let x = &x[(first + block.row0) * padded(e)..][..e];
                 let out = layout.values_mut(block.row(0));
                 match norm {
@@ -125,9 +125,9 @@ impl ForwardPass<'_, '_> {
         let Buffers { x, branch, acts, workers, .. } = &mut *self.buffers;
         multiply(tools, workers, (acts, n), [(map, &mut **branch)], false);
         let (branch, norm) = (&**branch, norm.values(self.region));
-        let grid = each_row(self.team, x, (n, e, padded(e)));
+        let partition = each_row(self.team, x, (n, e, padded(e)));
         share(self.team, n, &|worker| {
-            while let Some(mut block) = grid.next_of(worker) {
+            while let Some(mut block) = partition.next_for(worker) {
                 let branch = &branch[block.row0 * padded(e)..][..e];
                 kernels.add_rms_norm(branch, norm, eps, block.row(0));
             }
@@ -147,9 +147,9 @@ impl ForwardPass<'_, '_> {
         multiply(tools, workers, (acts, n), [(output, &mut **logits)], false);
         let logits = &mut self.buffers.logits[..n * width];
         if let Some(cap) = self.config.logit_cap {
-            let grid = Grid::new(logits, (1, n * width, n * width), (1, 1024));
-            self.team.drain(&|_| {
-                while let Some(mut block) = grid.next() {
+            let partition = Partition::new(logits, (1, n * width, n * width), (1, 1024));
+            self.team.run_dynamic(&|_| {
+                while let Some(mut block) = partition.next() {
                     block.row(0).iter_mut().for_each(|x| *x = cap * (*x / cap).tanh());
                 }
             });
@@ -162,7 +162,7 @@ impl ForwardPass<'_, '_> {
     /// # Panics
     /// If more rows are asked for than there are.
     pub fn hidden_states(&mut self, norm: &Weight, rows: Range<usize>, each: impl FnMut(&[f32])) {
-        let (n, layout) = (rows.len(), ActLayout::new(self.config.n_embd));
+        let (n, layout) = (rows.len(), ActivationLayout::new(self.config.n_embd));
         assert!(rows.end <= self.n_rows);
         self.norm_rows(Some(norm), rows, norm);
         self.buffers.acts.bytes.chunks_exact(layout.bytes()).take(n).map(|record| layout.values(record)).for_each(each);

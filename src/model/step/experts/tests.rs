@@ -326,8 +326,8 @@ fn run(
     };
     let mut words = vec![f64::NAN; scratch_bytes(&config, 16, &sizes).unwrap().div_ceil(8) as usize];
     let (mut buffers, _) = Buffers::carve(bytes::words_as_bytes(&mut words), &config, 16, &sizes, None);
-    let layout = ActLayout::new(E);
-    let records = buffers.acts.writable(layout, ActType::F32);
+    let layout = ActivationLayout::new(E);
+    let records = buffers.acts.writable(layout, ActivationFormat::F32);
     for (record, token) in records.chunks_exact_mut(layout.bytes()).zip(tokens.chunks(E)) {
         layout.values_mut(record).copy_from_slice(token);
     }

@@ -9,13 +9,13 @@
 
 use std::ops::Range;
 
-use super::super::acts::{Acts, Rows};
-use super::super::formats::FloatFormat;
-use super::super::grid::Block;
-use super::super::int16::{COLS16, MAGIC, row_scaling};
-use super::super::simd::Simd;
 use super::{Matrix, floats, in_blocks, in_order, prefetch_block, vectors, write_block};
 use crate::bytes;
+use crate::kernels::activations::{ActivationRows, Activations};
+use crate::kernels::activations16::{COLS16, MAGIC, row_scaling};
+use crate::kernels::formats::dedicated::FloatFormat;
+use crate::kernels::partition::OutTile;
+use crate::kernels::simd::Simd;
 use crate::quant::{PANEL_ROWS, SUPER};
 
 /// Columns `cols` of `out`, whole stripes of `V` vectors; order as in [`super::int::tiled`]. The tile holds pairs of i16,
@@ -24,8 +24,8 @@ use crate::quant::{PANEL_ROWS, SUPER};
 pub fn tiled<S: Simd, F: FloatFormat, const V: usize, const N: usize>(
     s: S,
     w: &Matrix<'_>,
-    acts: &Acts<'_>,
-    (out, cols): (&mut Block<'_, f32>, Range<usize>),
+    acts: &Activations<'_>,
+    (out, cols): (&mut OutTile<'_, f32>, Range<usize>),
     accumulate: bool,
     (tile, k_cols): (&mut [u8], usize),
 ) {
@@ -100,7 +100,7 @@ fn fill<S: Simd, F: FloatFormat>(
 fn multiply<S: Simd, const V: usize, const N: usize>(
     s: S,
     (pairs, scales): (&[u8], &[f32]),
-    rows: &Rows<'_>,
+    rows: &ActivationRows<'_>,
     (k0, k_len): (usize, usize),
 ) -> [[S::F; N]; V] {
     let width = V * S::LANES;

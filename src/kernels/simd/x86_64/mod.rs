@@ -1,4 +1,5 @@
 //! The x86-64 tiers' vector units.
+#![allow(unsafe_code)]
 
 pub mod avx2;
 pub mod avx512;
@@ -40,15 +41,4 @@ pub(super) fn shuffle_lanes(j: u32, zeros: u32, shift: u32, both: bool) -> [i32;
         *lane = (zeros | ((j + first) * times) << shift).cast_signed();
     }
     lanes
-}
-
-/// The CPU's maker, e.g. `AuthenticAMD`, and its family: base and extended (AMD's Zen 4 is 0x19, Zen 5 0x1a).
-pub fn maker_and_family() -> ([u8; 12], u32) {
-    let id = std::arch::x86_64::__cpuid(0);
-    let mut name = [0; 12];
-    for (part, word) in name.as_chunks_mut::<4>().0.iter_mut().zip([id.ebx, id.edx, id.ecx]) {
-        *part = word.to_le_bytes();
-    }
-    let version = std::arch::x86_64::__cpuid(1).eax;
-    (name, (version >> 8 & 0xf) + (version >> 20 & 0xff))
 }

@@ -1,11 +1,11 @@
 //! Activations on their way into a matrix: one record per token, f32 and the form its weights are multiplied with.
 //!
 //! A record holds the f32 values, then a block of 512 bytes for every 256 columns: 128 pairs of i16, whose scales, one per
-//! [`COLS16`] columns, follow the last block; or int8 quants and,
-//! on the cache lines that follow them, what else a kernel needs of these columns:
+//! [`COLS16`] columns, follow the last block; or int8 quants and, on the cache lines that follow them, what else a kernel
+//! needs of these columns:
 //! - the starting values of integer sums, which take out the offset of unsigned quants: one per 16 columns, or per 32. With
-//!   [`Simd::VNNI`] an i32; else an i16 for each half of a lane, exactly what its products are too large by, so that a sum
-//!   of a few of them may wrap around on its way;
+//!   products in i32 lanes ([`super::simd::Dot::is_in_lanes`]) an i32; else an i16 for each half of a lane, exactly what its
+//!   products are too large by, so that a sum of a few of them may wrap around on its way;
 //! - the scales: eight, one per 32 columns, followed by the sums of these columns, which meet float minima; or one, followed
 //!   by whether the block is dense ([`SUM16_MAX`]) and the sums of 32 and of 16 columns as i16 pairs, which meet integer
 //!   minima;
@@ -18,14 +18,14 @@
 
 use std::ops::Range;
 
-use super::int16::{self, COLS16, scaling};
+use super::activations16::{self, COLS16, scaling};
 use super::simd::Simd;
 use crate::bytes;
 use crate::quant::{GROUP, PANEL_ROWS, SUPER};
 
 /// How activations are prepared for a matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ActType {
+pub enum ActivationFormat {
     /// Left in f32.
     F32,
     /// i16 with one f32 scale per 128.
@@ -36,69 +36,71 @@ pub enum ActType {
     Q8x256,
 }
 
-impl ActType {
+impl ActivationFormat {
     /// Every form.
-    pub const ALL: [ActType; 4] = [ActType::F32, ActType::I16, ActType::Q8x32, ActType::Q8x256];
+    pub const ALL: [ActivationFormat; 4] =
+        [ActivationFormat::F32, ActivationFormat::I16, ActivationFormat::Q8x32, ActivationFormat::Q8x256];
 
     /// This form, then the others.
-    pub fn and_others(self) -> impl Iterator<Item = ActType> {
-        std::iter::once(self).chain(ActType::ALL.into_iter().filter(move |kind| *kind != self))
+    pub fn and_others(self) -> impl Iterator<Item = ActivationFormat> {
+        std::iter::once(self).chain(ActivationFormat::ALL.into_iter().filter(move |kind| *kind != self))
     }
 
     /// Whether all that is made of 256 columns lies in their block.
     pub const fn in_blocks(self) -> bool {
-        matches!(self, ActType::Q8x32 | ActType::Q8x256)
+        matches!(self, ActivationFormat::Q8x32 | ActivationFormat::Q8x256)
     }
 
     /// The name inside kernel names.
     pub const fn name(self) -> &'static str {
         match self {
-            ActType::F32 => "f32",
-            ActType::I16 => "i16",
-            ActType::Q8x32 => "q8x32",
-            ActType::Q8x256 => "q8x256",
+            ActivationFormat::F32 => "f32",
+            ActivationFormat::I16 => "i16",
+            ActivationFormat::Q8x32 => "q8x32",
+            ActivationFormat::Q8x256 => "q8x256",
         }
     }
 }
 
-/// Where the magnitudes of no 16 quants of [`ActType::Q8x256`] add up to more, sums with 6-bit quants around zero, or of
+/// Where the magnitudes of no 16 quants of [`ActivationFormat::Q8x256`] add up to more, sums with 6-bit quants around zero, or of
 /// 32 columns with 4-bit ones, fit i16 and meet their integer scale in one instruction. Blocks where they do are marked
 /// dense, and summed in smaller portions; normally distributed activations stay below 600.
 pub const SUM16_MAX: i32 = 1023;
 
 /// Bytes of a block.
-pub const BLOCK: usize = 512;
+pub const BLOCK_BYTES: usize = 512;
 /// Where its parts lie.
-const STARTS: usize = SUPER;
-const SCALES: usize = STARTS + SUPER / 16 * 4;
+const COMPENSATION: usize = SUPER;
+const SCALES: usize = COMPENSATION + SUPER / 16 * 4;
 const DENSE: usize = SCALES + 4;
 const PAIRS: usize = DENSE + 4;
 const PAIRS16: usize = PAIRS + SUPER / GROUP * 2;
-const STARTS8: usize = 384;
+const COMPENSATION8: usize = 384;
 /// With a scale per 32 columns: their sums, and the starting values per 16.
-const MASSES: usize = SCALES + SUPER / GROUP * 4;
-const STARTS16: usize = STARTS8;
-const _: () = assert!(MASSES + SUPER / GROUP * 4 == STARTS16 && STARTS16 + SUPER / 16 * 4 <= BLOCK);
-const _: () = assert!(PAIRS16 + SUPER / 16 * 2 <= STARTS8 && SCALES + SUPER / GROUP * 4 <= STARTS8);
-const _: () = assert!(STARTS8 + SUPER / 8 * 4 == BLOCK && 2 * SUPER == BLOCK);
+const GROUP_SUMS: usize = SCALES + SUPER / GROUP * 4;
+const COMPENSATION16: usize = COMPENSATION8;
+const _: () =
+    assert!(GROUP_SUMS + SUPER / GROUP * 4 == COMPENSATION16 && COMPENSATION16 + SUPER / 16 * 4 <= BLOCK_BYTES);
+const _: () = assert!(PAIRS16 + SUPER / 16 * 2 <= COMPENSATION8 && SCALES + SUPER / GROUP * 4 <= COMPENSATION8);
+const _: () = assert!(COMPENSATION8 + SUPER / 8 * 4 == BLOCK_BYTES && 2 * SUPER == BLOCK_BYTES);
 
 /// Where the parts of a record lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ActLayout {
+pub struct ActivationLayout {
     cols: usize,
     blocks: usize,
     scales16: usize,
     bytes: usize,
 }
 
-impl ActLayout {
+impl ActivationLayout {
     /// The layout for rows of `cols` values.
     pub const fn new(cols: usize) -> Self {
         let blocks = (cols * 4).next_multiple_of(64);
         // Whole cache lines, an odd number: rows then do not fall on the same cache sets.
-        let scales16 = blocks + cols.div_ceil(SUPER) * BLOCK;
+        let scales16 = blocks + cols.div_ceil(SUPER) * BLOCK_BYTES;
         let bytes = (scales16 + cols.div_ceil(COLS16) * 4).next_multiple_of(64);
-        ActLayout { cols, blocks, scales16, bytes: bytes + 64 * (1 - bytes / 64 % 2) }
+        ActivationLayout { cols, blocks, scales16, bytes: bytes + 64 * (1 - bytes / 64 % 2) }
     }
 
     /// Bytes of a record: the stride from token to token.
@@ -128,19 +130,19 @@ impl ActLayout {
 
     /// What the kernels multiply with: the values as they are after [`quantise`].
     #[cfg(test)]
-    pub(super) fn effective(&self, kind: ActType, record: &[u8]) -> Vec<f32> {
-        let block = |k: usize| &record[self.blocks + k / SUPER * BLOCK..][..BLOCK];
+    pub(super) fn effective(&self, kind: ActivationFormat, record: &[u8]) -> Vec<f32> {
+        let block = |k: usize| &record[self.blocks + k / SUPER * BLOCK_BYTES..][..BLOCK_BYTES];
         let float = |bytes: &[u8]| f32::from_le_bytes(*bytes.first_chunk().unwrap());
-        let at = |k: usize| if kind == ActType::Q8x256 { paired(k / 4, 8) * 4 + k % 4 } else { k };
+        let at = |k: usize| if kind == ActivationFormat::Q8x256 { paired(k / 4, 8) * 4 + k % 4 } else { k };
         let quant = |k: usize| f32::from(block(k)[at(k % SUPER)].cast_signed());
         let value = |k: usize| match kind {
-            ActType::F32 => self.values(record)[k],
-            ActType::I16 => {
+            ActivationFormat::F32 => self.values(record)[k],
+            ActivationFormat::I16 => {
                 let quant = i16::from_le_bytes(*block(k)[k % SUPER * 2..].first_chunk().unwrap());
                 f32::from(quant) * float(&record[self.scales16 + k / COLS16 * 4..])
             }
-            ActType::Q8x32 => quant(k) * float(&block(k)[SCALES + k % SUPER / GROUP * 4..]),
-            ActType::Q8x256 => quant(k) * float(&block(k)[SCALES..]),
+            ActivationFormat::Q8x32 => quant(k) * float(&block(k)[SCALES + k % SUPER / GROUP * 4..]),
+            ActivationFormat::Q8x256 => quant(k) * float(&block(k)[SCALES..]),
         };
         (0..self.cols).map(value).collect()
     }
@@ -148,44 +150,47 @@ impl ActLayout {
 
 /// Where value `index` lies among those of which every [`GROUP`] columns have `per_group`, if groups alternate in pairs.
 #[inline(always)]
-pub(super) const fn paired(index: usize, per_group: usize) -> usize {
+pub const fn paired(index: usize, per_group: usize) -> usize {
     let (group, i) = (index / per_group, index % per_group);
     group / 2 * 2 * per_group + 2 * i + group % 2
 }
 
 /// Prepared activations: records of `layout`, one per token.
 #[derive(Clone, Copy, Debug)]
-pub struct Acts<'a> {
+pub struct Activations<'a> {
     /// The records, back to back.
     pub records: &'a [u8],
     /// Their layout.
-    pub layout: ActLayout,
+    pub layout: ActivationLayout,
     /// How many tokens.
     pub n_tokens: usize,
 }
 
-impl<'a> Acts<'a> {
+impl<'a> Activations<'a> {
     /// The records of `n` tokens.
     #[inline(always)]
-    pub(super) fn rows(&self, token: usize, n: usize) -> Rows<'a> {
-        Rows { records: &self.records[token * self.layout.bytes..][..n * self.layout.bytes], layout: self.layout }
+    pub fn rows(&self, token: usize, n: usize) -> ActivationRows<'a> {
+        ActivationRows {
+            records: &self.records[token * self.layout.bytes..][..n * self.layout.bytes],
+            layout: self.layout,
+        }
     }
 }
 
 /// The records of some tokens, for inner loops. Row `n` and whatever index a method takes must lie inside: the loops
 /// run to extents that were asserted to be those of the layout.
 #[derive(Clone, Copy)]
-pub(super) struct Rows<'a> {
+pub struct ActivationRows<'a> {
     records: &'a [u8],
-    layout: ActLayout,
+    layout: ActivationLayout,
 }
 
-impl Rows<'_> {
+impl ActivationRows<'_> {
     #[inline(always)]
     fn bytes<const W: usize>(&self, n: usize, at: usize) -> [u8; W] {
         let at = n * self.layout.bytes + at;
         debug_assert!(at + W <= self.records.len());
-        // SAFETY: inside the slice: `Acts::rows` took whole records, and the loops that call this run over `n` below
+        // SAFETY: inside the slice: `Activations::rows` took whole records, and the loops that call this run over `n` below
         // their number and over columns below the layout's (asserted by `Kernels::matmul`).
         let address = unsafe { self.records.as_ptr().add(at) };
         // SAFETY: `W` bytes inside the slice, as above; arrays of bytes need no alignment.
@@ -193,11 +198,11 @@ impl Rows<'_> {
     }
     #[inline(always)]
     fn part(&self, n: usize, block: usize, part: usize) -> i32 {
-        i32::from_le_bytes(self.bytes(n, self.layout.blocks + block * BLOCK + part))
+        i32::from_le_bytes(self.bytes(n, self.layout.blocks + block * BLOCK_BYTES + part))
     }
     #[inline(always)]
     fn pair(&self, n: usize, block: usize, part: usize) -> i64 {
-        i64::from_le_bytes(self.bytes(n, self.layout.blocks + block * BLOCK + part))
+        i64::from_le_bytes(self.bytes(n, self.layout.blocks + block * BLOCK_BYTES + part))
     }
     /// The f32 value of column `k`.
     #[inline(always)]
@@ -227,22 +232,22 @@ impl Rows<'_> {
     /// The starting value of a group of a block.
     #[inline(always)]
     pub fn start(&self, n: usize, block: usize, group: usize) -> i32 {
-        self.part(n, block, STARTS + group * 4)
+        self.part(n, block, COMPENSATION + group * 4)
     }
     /// The starting value of 8 columns.
     #[inline(always)]
     pub fn start8(&self, n: usize, block: usize, columns: usize) -> i32 {
-        self.part(n, block, STARTS8 + columns * 4)
+        self.part(n, block, COMPENSATION8 + columns * 4)
     }
     /// Of a scale per 32 columns: the starting value of 16.
     #[inline(always)]
     pub fn start16(&self, n: usize, block: usize, columns: usize) -> i32 {
-        self.part(n, block, STARTS16 + columns * 4)
+        self.part(n, block, COMPENSATION16 + columns * 4)
     }
     /// The sum of 32 columns.
     #[inline(always)]
-    pub fn mass(&self, n: usize, block: usize, group: usize) -> f32 {
-        f32::from_bits(self.part(n, block, MASSES + group * 4).cast_unsigned())
+    pub fn group_sum(&self, n: usize, block: usize, group: usize) -> f32 {
+        f32::from_bits(self.part(n, block, GROUP_SUMS + group * 4).cast_unsigned())
     }
     /// Four quants of each of two groups.
     #[inline(always)]
@@ -252,12 +257,12 @@ impl Rows<'_> {
     /// The starting values of 16 columns of each of two groups.
     #[inline(always)]
     pub fn start_pair(&self, n: usize, block: usize, pair: usize) -> i64 {
-        self.pair(n, block, STARTS + pair * 8)
+        self.pair(n, block, COMPENSATION + pair * 8)
     }
     /// The starting values of 8 columns of each of two groups.
     #[inline(always)]
     pub fn start8_pair(&self, n: usize, block: usize, pair: usize) -> i64 {
-        self.pair(n, block, STARTS8 + pair * 8)
+        self.pair(n, block, COMPENSATION8 + pair * 8)
     }
     /// Two sums of 32 quants.
     #[inline(always)]
@@ -282,21 +287,21 @@ impl Rows<'_> {
 
 /// Prepares the f32 values of a record in place.
 ///
-/// Rounded by at most half a scale: that of i16 is in [`super::int16`], that of int8 `max|x| / 127` per 32 or 256 columns.
+/// Rounded by at most half a scale: that of i16 is in [`super::activations16`], that of int8 `max|x| / 127` per 32 or 256 columns.
 #[inline(always)]
-pub(super) fn quantise<S: Simd>(s: S, layout: ActLayout, kind: ActType, record: &mut [u8]) {
+pub fn quantise<S: Simd>(s: S, layout: ActivationLayout, kind: ActivationFormat, record: &mut [u8]) {
     assert!(record.len() >= layout.bytes);
     let (values, blocks) = record.split_at_mut(layout.blocks);
     let values: &[f32] = bytes::cast(&values[..layout.cols * 4]);
     let (blocks, scales16) = blocks.split_at_mut(layout.scales16 - layout.blocks);
     match kind {
-        ActType::F32 => (),
-        ActType::I16 => {
+        ActivationFormat::F32 => (),
+        ActivationFormat::I16 => {
             let scales = bytes::cast_mut(&mut scales16[..layout.cols.div_ceil(COLS16) * 4]);
             to_i16(s, values, blocks, scales);
         }
-        ActType::Q8x32 | ActType::Q8x256 => {
-            for (values, block) in values.chunks(SUPER).zip(blocks.chunks_exact_mut(BLOCK)) {
+        ActivationFormat::Q8x32 | ActivationFormat::Q8x256 => {
+            for (values, block) in values.chunks(SUPER).zip(blocks.chunks_exact_mut(BLOCK_BYTES)) {
                 quantise_block(s, kind, values, block);
             }
         }
@@ -306,14 +311,14 @@ pub(super) fn quantise<S: Simd>(s: S, layout: ActLayout, kind: ActType, record: 
 /// Prepares up to 256 values for their block.
 ///
 /// # Panics
-/// If the form does not lie in blocks, or the block is shorter than [`BLOCK`].
+/// If the form does not lie in blocks, or the block is shorter than [`BLOCK_BYTES`].
 #[inline(always)]
-pub(super) fn quantise_block<S: Simd>(s: S, kind: ActType, values: &[f32], block: &mut [u8]) {
-    let block = &mut block[..BLOCK];
+pub fn quantise_block<S: Simd>(s: S, kind: ActivationFormat, values: &[f32], block: &mut [u8]) {
+    let block = &mut block[..BLOCK_BYTES];
     match kind {
-        ActType::Q8x32 => to_q8x32(s, values, block),
-        ActType::Q8x256 => to_q8x256(s, values, block),
-        ActType::F32 | ActType::I16 => unreachable!("not a form in blocks"),
+        ActivationFormat::Q8x32 => to_q8x32(s, values, block),
+        ActivationFormat::Q8x256 => to_q8x256(s, values, block),
+        ActivationFormat::F32 | ActivationFormat::I16 => unreachable!("not a form in blocks"),
     }
 }
 
@@ -330,7 +335,7 @@ fn to_i16<S: Simd>(s: S, values: &[f32], blocks: &mut [u8], scales: &mut [f32]) 
         };
         let factor;
         (factor, *scale) = scaling(s, values);
-        int16::round(s, values, factor, out);
+        activations16::round(s, values, factor, out);
     }
 }
 
@@ -348,9 +353,9 @@ fn to_q8x32<S: Simd>(s: S, values: &[f32], block: &mut [u8]) {
             &filled_up
         }
     };
-    let (quants, rest) = block.split_at_mut(STARTS);
-    let (starts, rest) = rest.split_at_mut(SCALES - STARTS);
-    let (scales, rest) = rest.split_at_mut(MASSES - SCALES);
+    let (quants, rest) = block.split_at_mut(COMPENSATION);
+    let (starts, rest) = rest.split_at_mut(SCALES - COMPENSATION);
+    let (scales, rest) = rest.split_at_mut(GROUP_SUMS - SCALES);
     let scales: &mut [f32] = bytes::cast_mut(scales);
     let mut sums = Sums::new(s);
     let groups = 4 * S::LANES / GROUP;
@@ -368,28 +373,28 @@ fn to_q8x32<S: Simd>(s: S, values: &[f32], block: &mut [u8]) {
         s.store_bytes(bytes, q);
         sums.set(s, v, bytes);
     }
-    let (masses, starts16) = rest.split_at_mut(STARTS16 - MASSES);
+    let (group_sums, starts16) = rest.split_at_mut(COMPENSATION16 - GROUP_SUMS);
     sums.halve(s);
     sums.halve(s);
-    sums.store_starts::<1>(s, if S::VNNI { 7 } else { 3 }, &mut starts16[..SUPER / 16 * 4]);
+    sums.store_starts::<1>(s, if S::DOT.is_unsigned() { 7 } else { 3 }, &mut starts16[..SUPER / 16 * 4]);
     sums.halve(s);
-    sums.store_starts::<1>(s, if S::VNNI { 7 } else { 3 }, &mut starts[..4 * S::LANES]);
+    sums.store_starts::<1>(s, if S::DOT.is_unsigned() { 7 } else { 3 }, &mut starts[..4 * S::LANES]);
     let mut sums_of_32 = [0.0; PANEL_ROWS];
     s.store(s.to_f(sums.all[0]), &mut sums_of_32);
-    let masses: &mut [f32] = bytes::cast_mut(masses);
-    for ((mass, sum), scale) in masses.iter_mut().zip(sums_of_32).zip(&*scales) {
-        *mass = sum * scale;
+    let group_sums: &mut [f32] = bytes::cast_mut(group_sums);
+    for ((group_sum, sum), scale) in group_sums.iter_mut().zip(sums_of_32).zip(&*scales) {
+        *group_sum = sum * scale;
     }
 }
 
 #[inline(always)]
 fn to_q8x256<S: Simd>(s: S, values: &[f32], block: &mut [u8]) {
-    assert!(values.len() == SUPER && block.len() == BLOCK);
+    assert!(values.len() == SUPER && block.len() == BLOCK_BYTES);
     let largest = largest(s, values);
     let inverse = s.splat(if largest > 0.0 { 127.0 / largest } else { 0.0 });
     let mut sums = Sums::new(s);
     let mut magnitudes = sums.all;
-    let (quants, rest) = block.split_at_mut(STARTS);
+    let (quants, rest) = block.split_at_mut(COMPENSATION);
     for (i, (x, q)) in values.chunks_exact(8 * S::LANES).zip(quants.chunks_exact_mut(8 * S::LANES)).enumerate() {
         let two = [round(s, x, [inverse; 2]), round(s, &x[4 * S::LANES..], [inverse; 2])];
         for (v, bytes) in two.into_iter().enumerate() {
@@ -403,17 +408,19 @@ fn to_q8x256<S: Simd>(s: S, values: &[f32], block: &mut [u8]) {
     }
     sums.halve(s);
     // Also where this block is not dense: it may meet a kernel together with one that is.
-    sums.store_starts::<4>(s, 5, &mut rest[STARTS8 - STARTS..]);
+    sums.store_starts::<4>(s, 5, &mut rest[COMPENSATION8 - COMPENSATION..]);
     sums.halve(s);
-    sums.store_starts::<2>(s, 5, &mut rest[..SCALES - STARTS]);
-    for (sums, pairs) in sums.all.iter().zip(rest[PAIRS16 - STARTS..][..SUPER / 16 * 2].chunks_exact_mut(2 * S::LANES))
+    sums.store_starts::<2>(s, 5, &mut rest[..SCALES - COMPENSATION]);
+    for (sums, pairs) in
+        sums.all.iter().zip(rest[PAIRS16 - COMPENSATION..][..SUPER / 16 * 2].chunks_exact_mut(2 * S::LANES))
     {
         s.store_u16(*sums, pairs);
     }
     sums.halve(s);
     let mut sums_of_32 = [0; 4 * PANEL_ROWS];
     s.store_bytes(sums.all[0], &mut sums_of_32);
-    for (i, pair) in rest[PAIRS - STARTS..].as_chunks_mut::<4>().0.iter_mut().take(SUPER / GROUP / 2).enumerate() {
+    for (i, pair) in rest[PAIRS - COMPENSATION..].as_chunks_mut::<4>().0.iter_mut().take(SUPER / GROUP / 2).enumerate()
+    {
         // At most 4064 each.
         let first = (i / 2 * 4 + i % 2) * 4;
         pair[..2].copy_from_slice(&sums_of_32[first..][..2]);
@@ -426,8 +433,8 @@ fn to_q8x256<S: Simd>(s: S, values: &[f32], block: &mut [u8]) {
         dense |= s.any_above(s.to_f(*sums), s.splat(SUM16_MAX as f32));
     }
     let rest: &mut [i32] = bytes::cast_mut(rest);
-    rest[(SCALES - STARTS) / 4] = (largest / 127.0).to_bits().cast_signed();
-    rest[(DENSE - STARTS) / 4] = i32::from(dense);
+    rest[(SCALES - COMPENSATION) / 4] = (largest / 127.0).to_bits().cast_signed();
+    rest[(DENSE - COMPENSATION) / 4] = i32::from(dense);
 }
 
 /// The largest magnitude.
@@ -454,7 +461,7 @@ fn round<S: Simd>(s: S, x: &[f32], inverses: [S::F; 2]) -> S::I {
 /// Sums of neighbouring quants of a block.
 struct Sums<S: Simd> {
     all: [S::I; VECTORS_MAX],
-    /// Without VNNI, of the first two of every four.
+    /// Where products add up in i16, of the first two of every four.
     firsts: [S::I; VECTORS_MAX],
     n: usize,
 }
@@ -468,14 +475,14 @@ impl<S: Simd> Sums<S> {
     #[inline(always)]
     fn set(&mut self, s: S, v: usize, bytes: S::I) {
         self.all[v] = sums_of_4(s, bytes);
-        if !S::VNNI {
+        if !S::DOT.is_in_lanes() {
             self.firsts[v] =
                 s.dot_pairs(s.splat_i(0), s.dot(s.splat_i(0), s.splat_i(0x0101_0101), bytes), s.splat_i(1));
         }
     }
     #[inline(always)]
     fn halve(&mut self, s: S) {
-        if !S::VNNI {
+        if !S::DOT.is_in_lanes() {
             halve(s, &mut self.firsts, self.n);
         }
         self.n = halve(s, &mut self.all, self.n);
@@ -485,7 +492,7 @@ impl<S: Simd> Sums<S> {
     fn starts(&self, s: S, bits: u32, v: usize) -> S::I {
         let none = s.splat_i(0);
         let all = s.sub_i(none, s.shl_by(self.all[v], bits));
-        if S::VNNI {
+        if S::DOT.is_in_lanes() {
             return all;
         }
         let firsts = s.sub_i(none, s.shl_by(self.firsts[v], bits));
@@ -525,11 +532,12 @@ fn halve<S: Simd>(s: S, sums: &mut [S::I; VECTORS_MAX], n: usize) -> usize {
 mod tests {
     use super::*;
     use crate::kernels::Tier;
+    use crate::kernels::simd::Dot;
     use crate::kernels::tests::{Random, tiers};
 
     /// What takes `offset` out of the products of all `quants`, or of the first and the last two of every four.
-    fn start(vnni: bool, quants: &[i32], offset: i32) -> [u8; 4] {
-        if vnni {
+    fn start(dot: Dot, quants: &[i32], offset: i32) -> [u8; 4] {
+        if dot.is_in_lanes() {
             return (-offset * quants.iter().sum::<i32>()).to_le_bytes();
         }
         let half = |at: usize| -offset * quants.chunks(4).map(|four| four[at] + four[at + 1]).sum::<i32>();
@@ -537,9 +545,9 @@ mod tests {
     }
 
     /// The block, written down one value at a time.
-    fn expected(kind: ActType, vnni: bool, values: &[f32]) -> [u8; BLOCK] {
-        let mut block = [0; BLOCK];
-        let columns = if kind == ActType::Q8x32 { GROUP } else { SUPER };
+    fn expected(kind: ActivationFormat, dot: Dot, values: &[f32]) -> [u8; BLOCK_BYTES] {
+        let mut block = [0; BLOCK_BYTES];
+        let columns = if kind == ActivationFormat::Q8x32 { GROUP } else { SUPER };
         let mut quants = [0i32; SUPER];
         for (i, x) in values.chunks(columns).enumerate() {
             let largest = x.iter().fold(0f32, |a, x| a.max(x.abs()));
@@ -549,29 +557,29 @@ mod tests {
                 *q = (x * inverse).round_ties_even() as i32;
             }
         }
-        let place = |i, per_group| if kind == ActType::Q8x32 { i } else { paired(i, per_group) };
+        let place = |i, per_group| if kind == ActivationFormat::Q8x32 { i } else { paired(i, per_group) };
         for (i, q) in quants.into_iter().enumerate() {
             block[place(i / 4, 8) * 4 + i % 4] = q as u8;
         }
         let sums = |n: usize| quants.chunks(n).map(|q| q.iter().sum::<i32>());
-        if kind == ActType::Q8x32 {
-            let offset = if vnni { 128 } else { 8 };
+        if kind == ActivationFormat::Q8x32 {
+            let offset = if dot.is_unsigned() { 128 } else { 8 };
             let scale = |at: usize| f32::from_le_bytes(*block[SCALES + 4 * at..].first_chunk().unwrap());
             let scales: [f32; SUPER / GROUP] = std::array::from_fn(scale);
             for (i, sum) in sums(32).enumerate() {
-                block[STARTS + 4 * i..][..4].copy_from_slice(&start(vnni, &quants[32 * i..][..32], offset));
-                block[MASSES + 4 * i..][..4].copy_from_slice(&(sum as f32 * scales[i]).to_le_bytes());
+                block[COMPENSATION + 4 * i..][..4].copy_from_slice(&start(dot, &quants[32 * i..][..32], offset));
+                block[GROUP_SUMS + 4 * i..][..4].copy_from_slice(&(sum as f32 * scales[i]).to_le_bytes());
             }
             for (i, quants) in quants.chunks(16).enumerate() {
-                block[STARTS16 + 4 * i..][..4].copy_from_slice(&start(vnni, quants, offset));
+                block[COMPENSATION16 + 4 * i..][..4].copy_from_slice(&start(dot, quants, offset));
             }
             return block;
         }
         for (i, quants) in quants.chunks(16).enumerate() {
-            block[STARTS + 4 * paired(i, 2)..][..4].copy_from_slice(&start(vnni, quants, 32));
+            block[COMPENSATION + 4 * paired(i, 2)..][..4].copy_from_slice(&start(dot, quants, 32));
         }
         for (i, quants) in quants.chunks(8).enumerate() {
-            block[STARTS8 + 4 * paired(i, 4)..][..4].copy_from_slice(&start(vnni, quants, 32));
+            block[COMPENSATION8 + 4 * paired(i, 4)..][..4].copy_from_slice(&start(dot, quants, 32));
         }
         for (at, sum) in [0, 2, 1, 3, 4, 6, 5, 7].into_iter().zip(sums(32)) {
             block[PAIRS + 2 * at..][..2].copy_from_slice(&(sum as i16).to_le_bytes());
@@ -597,26 +605,31 @@ mod tests {
             };
             let values: Vec<f32> = (0..cols).map(&mut value).collect();
             let last = if case % 4 == 1 { GROUP * (1 + case / 4 % 7) } else { SUPER };
-            for (kind, cols) in [(ActType::Q8x32, SUPER + last), (ActType::Q8x256, cols)] {
-                let layout = ActLayout::new(cols);
+            for (kind, cols) in [(ActivationFormat::Q8x32, SUPER + last), (ActivationFormat::Q8x256, cols)] {
+                let layout = ActivationLayout::new(cols);
                 for k in tiers() {
                     let mut record = vec![0; layout.bytes()];
                     layout.values_mut(&mut record).copy_from_slice(&values[..cols]);
                     k.quantise(layout, kind, &mut record);
                     for (i, x) in values[..cols].chunks(SUPER).enumerate() {
-                        let want = expected(kind, k.tier() != Tier::Avx2, x);
-                        let found = &mut record[layout.blocks + i * BLOCK..][..BLOCK];
-                        if kind == ActType::Q8x32 {
-                            found[STARTS + SUPER / GROUP * 4..SCALES].fill(0);
+                        let dot = match k.tier() {
+                            Tier::Scalar => Dot::SignedSigned,
+                            Tier::Avx2 => Dot::PairsI16,
+                            _ => Dot::UnsignedSigned,
+                        };
+                        let want = expected(kind, dot, x);
+                        let found = &mut record[layout.blocks + i * BLOCK_BYTES..][..BLOCK_BYTES];
+                        if kind == ActivationFormat::Q8x32 {
+                            found[COMPENSATION + SUPER / GROUP * 4..SCALES].fill(0);
                         }
                         assert!(found == want, "{} {} case {case} block {i}", k.tier().name(), kind.name());
-                        let mut alone = [0; BLOCK];
+                        let mut alone = [0; BLOCK_BYTES];
                         k.quantise_block(kind, x, &mut alone);
-                        if kind == ActType::Q8x32 {
-                            alone[STARTS + SUPER / GROUP * 4..SCALES].fill(0);
+                        if kind == ActivationFormat::Q8x32 {
+                            alone[COMPENSATION + SUPER / GROUP * 4..SCALES].fill(0);
                         }
                         assert!(alone == want, "{} {} case {case} block {i} alone", k.tier().name(), kind.name());
-                        dense += usize::from(want[DENSE]) * usize::from(kind == ActType::Q8x256);
+                        dense += usize::from(want[DENSE]) * usize::from(kind == ActivationFormat::Q8x256);
                     }
                 }
             }

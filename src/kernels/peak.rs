@@ -40,13 +40,13 @@ impl ReadWay {
 
 /// Where a dot product is two instructions, the second has a latency of 1, and takes a register for the first one's result.
 const fn chains<S: Simd>() -> usize {
-    if S::VNNI { CHAINS } else { 8 }
+    if S::DOT.is_in_lanes() { CHAINS } else { 8 }
 }
 
 /// `rounds x chains` int8 dot products of one vector, or if `PAIRS` those of 16-bit integers; returns a value that depends on
 /// all of them.
 #[inline(always)]
-pub(super) fn dots<S: Simd, const PAIRS: bool>(s: S, rounds: usize) -> u64 {
+pub fn dots<S: Simd, const PAIRS: bool>(s: S, rounds: usize) -> u64 {
     let mut acc = [s.splat_i(0); CHAINS];
     // Of no two chains, and in no two rounds, what the optimiser knows to be the same product: where it is an instruction of
     // its own, one would be left.
@@ -64,13 +64,13 @@ pub(super) fn dots<S: Simd, const PAIRS: bool>(s: S, rounds: usize) -> u64 {
 }
 
 /// Multiplications of one [`dots`] call.
-pub(super) const fn dot_macs<S: Simd, const PAIRS: bool>(rounds: usize) -> u64 {
+pub const fn dot_macs<S: Simd, const PAIRS: bool>(rounds: usize) -> u64 {
     (rounds * chains::<S>() * S::LANES * if PAIRS { 2 } else { 4 }) as u64
 }
 
 /// `rounds x CHAINS` f32 fused multiply-adds of one vector.
 #[inline(always)]
-pub(super) fn fmas<S: Simd>(s: S, rounds: usize) -> u64 {
+pub fn fmas<S: Simd>(s: S, rounds: usize) -> u64 {
     let mut acc = [s.splat(0.0); CHAINS];
     let mut weights = s.splat(0.999);
     let acts = s.splat(0.5);
@@ -85,13 +85,13 @@ pub(super) fn fmas<S: Simd>(s: S, rounds: usize) -> u64 {
 }
 
 /// Multiplications of one [`fmas`] call.
-pub(super) const fn fma_macs<S: Simd>(rounds: usize) -> u64 {
+pub const fn fma_macs<S: Simd>(rounds: usize) -> u64 {
     (rounds * CHAINS * S::LANES) as u64
 }
 
 /// `rounds x CHAINS` dot products of one vector of bf16 pairs.
 #[inline(always)]
-pub(super) fn bf16_dots<S: Bf16Dot>(s: S, rounds: usize) -> u64 {
+pub fn bf16_dots<S: Bf16Dot>(s: S, rounds: usize) -> u64 {
     let mut acc = [s.splat(0.0); CHAINS];
     // Pairs of 1.0 and of 2^-7.
     let mut weights = s.splat_i(0x3f80_3f80);
@@ -107,7 +107,7 @@ pub(super) fn bf16_dots<S: Bf16Dot>(s: S, rounds: usize) -> u64 {
 }
 
 /// Multiplications of one [`bf16_dots`] call.
-pub(super) const fn bf16_macs<S: Simd>(rounds: usize) -> u64 {
+pub const fn bf16_macs<S: Simd>(rounds: usize) -> u64 {
     (rounds * CHAINS * S::LANES * 2) as u64
 }
 
@@ -116,7 +116,7 @@ const READ_BYTES: usize = 512;
 
 /// Reads all of `data` once but for a rest below [`READ_BYTES`], and returns a value that depends on every byte read.
 #[inline(always)]
-pub(super) fn read<S: Simd>(s: S, data: &[u8], way: ReadWay) -> u64 {
+pub fn read<S: Simd>(s: S, data: &[u8], way: ReadWay) -> u64 {
     match way {
         _ if !S::FAST => read_parts::<_, 1, false>(s, [data], |_| ()),
         ReadWay::Plain => read_parts::<_, 1, false>(s, [data], |_| ()),

@@ -1,10 +1,11 @@
 //! Hands disjoint blocks of one matrix to workers: each block exactly once, whoever asks first.
 //!
 //! # Safety
-//! A [`Grid`] owns the unique borrow of its matrix for `'a`. Blocks are numbered; every number is drawn once: the numbers
+//! A [`Partition`] owns the unique borrow of its matrix for `'a`. Blocks are numbered; every number is drawn once: the numbers
 //! are cut into disjoint ranges, and each range is drawn from by one atomic counter. Distinct numbers name disjoint
-//! rectangles, and numbers that are drawn together make up one. Two [`Block`]s of one grid therefore never overlap, and
+//! rectangles, and numbers that are drawn together make up one. Two [`OutTile`]s of one partition therefore never overlap, and
 //! none outlives the borrow.
+#![allow(unsafe_code)]
 
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,21 +16,21 @@ pub trait Team: Sync {
     fn size(&self) -> usize;
     /// Runs `job(worker)` once on every worker, `0` being the caller, and returns when all are done.
     fn run(&self, job: &(dyn Fn(usize) + Sync));
-    /// As [`Team::run`] for work that is drawn, as from a [`Grid`], until none is left: a worker that has not begun
+    /// As [`Team::run`] for work that is drawn, as from a [`Partition`], until none is left: a worker that has not begun
     /// when the caller's own part is done, because something else runs on its CPU, is left out.
-    fn drain(&self, job: &(dyn Fn(usize) + Sync)) {
+    fn run_dynamic(&self, job: &(dyn Fn(usize) + Sync)) {
         self.run(job);
     }
 }
 
-/// Most parts of a grid: the cores of the largest box brim is built for, twice over. More workers share parts.
+/// Most parts of a partition: the cores of the largest box brim is built for, twice over. More workers share parts.
 const PARTS_MAX: usize = 32;
 
 /// How many blocks of a part are taken; on a cache line of its own, so that workers do not wait for each other.
 #[repr(align(64))]
-struct Drawn(AtomicUsize);
+struct Counter(AtomicUsize);
 
-impl Drawn {
+impl Counter {
     /// Takes some of `len` blocks, as many as `count(drawn)`: the first and how many; `None` if all are taken.
     fn take(&self, len: usize, count: impl Fn(usize) -> usize) -> Option<(usize, usize)> {
         let taken = |drawn: usize| (drawn < len).then(|| drawn + count(drawn).min(len - drawn));
@@ -38,19 +39,19 @@ impl Drawn {
     }
 }
 
-/// How the rows of a grid are cut into bands.
+/// How the rows of a partition are cut into bands.
 #[derive(Clone, Copy)]
 enum Bands<'a> {
     /// So many rows each.
     Even(usize),
-    /// Groups of rows from one cut to the next, `copies` bands each: see [`Grid::grouped`].
+    /// Groups of rows from one cut to the next, `copies` bands each: see [`Partition::grouped`].
     Groups { cuts: &'a [u32], copies: usize },
-    /// Some of the rows, one each: see [`Grid::picked`].
+    /// Some of the rows, one each: see [`Partition::picked`].
     Rows(&'a [u32]),
 }
 
 /// A matrix `[rows, cols]` with `stride` elements from row to row, cut into blocks.
-pub struct Grid<'a, T> {
+pub struct Partition<'a, T> {
     data: *mut T,
     rows: usize,
     cols: usize,
@@ -58,17 +59,17 @@ pub struct Grid<'a, T> {
     bands: Bands<'a>,
     block_cols: usize,
     parts: usize,
-    last_first: bool,
-    tapered: bool,
-    drawn: [Drawn; PARTS_MAX],
+    reversed: bool,
+    guided: bool,
+    drawn: [Counter; PARTS_MAX],
     borrow: PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: workers get disjoint &mut-like blocks (see the head of this file), so sharing the grid moves T's between
+// SAFETY: workers get disjoint &mut-like blocks (see the head of this file), so sharing the partition moves T's between
 // threads but never aliases them; T: Send suffices.
-unsafe impl<T: Send> Sync for Grid<'_, T> {}
+unsafe impl<T: Send> Sync for Partition<'_, T> {}
 
-impl<'a, T> Grid<'a, T> {
+impl<'a, T> Partition<'a, T> {
     /// Cuts `data` into blocks of `block_rows` x `block_cols`; those at the edges are smaller.
     ///
     /// # Panics
@@ -80,7 +81,7 @@ impl<'a, T> Grid<'a, T> {
     ) -> Self {
         assert!(cols <= stride && block_rows > 0 && block_cols > 0);
         assert!(rows == 0 || (rows - 1) * stride + cols <= data.len(), "{rows} rows of stride {stride} do not fit");
-        Grid::over(data, (rows, cols, stride), Bands::Even(block_rows), block_cols)
+        Partition::over(data, (rows, cols, stride), Bands::Even(block_rows), block_cols)
     }
 
     /// Cuts `data` into bands of unequal height, and these into blocks of `block_cols`. `cuts` rises from 0: group `g`
@@ -99,7 +100,7 @@ impl<'a, T> Grid<'a, T> {
         assert!(cols <= stride && block_cols > 0);
         let rows = cuts[cuts.len() - 1] as usize * copies;
         assert!(rows == 0 || (rows - 1) * stride + cols <= data.len(), "{rows} rows of stride {stride} do not fit");
-        Grid::over(data, (rows, cols, stride), Bands::Groups { cuts, copies }, block_cols)
+        Partition::over(data, (rows, cols, stride), Bands::Groups { cuts, copies }, block_cols)
     }
 
     /// Only the rows `picks` of `data`, which rise, each of `stride` elements; a row is cut into blocks of `block_cols`.
@@ -111,7 +112,7 @@ impl<'a, T> Grid<'a, T> {
         assert!(picks.is_sorted_by(|a, b| a < b) && block_cols > 0);
         let rows = picks.last().map_or(0, |last| *last as usize + 1);
         assert!(rows * stride <= data.len(), "{rows} rows of {stride} do not fit");
-        Grid::over(data, (rows, stride, stride), Bands::Rows(picks), block_cols)
+        Partition::over(data, (rows, stride, stride), Bands::Rows(picks), block_cols)
     }
 
     fn over(
@@ -120,24 +121,24 @@ impl<'a, T> Grid<'a, T> {
         bands: Bands<'a>,
         block_cols: usize,
     ) -> Self {
-        let drawn = [const { Drawn(AtomicUsize::new(0)) }; PARTS_MAX];
+        let drawn = [const { Counter(AtomicUsize::new(0)) }; PARTS_MAX];
         let data = data.as_mut_ptr();
-        let (parts, last_first, tapered) = (1, false, false);
-        Grid { data, rows, cols, stride, bands, block_cols, parts, last_first, tapered, drawn, borrow: PhantomData }
+        let (parts, reversed, guided) = (1, false, false);
+        Partition { data, rows, cols, stride, bands, block_cols, parts, reversed, guided, drawn, borrow: PhantomData }
     }
 
     /// Gives each of `workers` a stretch of blocks of its own, so that what it reads for them is one stream.
     pub fn in_parts(self, workers: usize) -> Self {
-        Grid { parts: workers.clamp(1, PARTS_MAX), ..self }
+        Partition { parts: workers.clamp(1, PARTS_MAX), ..self }
     }
 
     /// Hands out the last blocks first: where they are the most work, workers then finish together.
     ///
     /// # Panics
-    /// If the grid is tapered: blocks that are drawn together follow each other.
-    pub fn last_first(self) -> Self {
-        assert!(!self.tapered);
-        Grid { last_first: true, ..self }
+    /// If the partition is guided: blocks that are drawn together follow each other.
+    pub fn reversed(self) -> Self {
+        assert!(!self.guided);
+        Partition { reversed: true, ..self }
     }
 
     /// Hands out half of what is left of a part and a band as one block, then half of the rest, down to one: long streams
@@ -145,23 +146,23 @@ impl<'a, T> Grid<'a, T> {
     ///
     /// # Panics
     /// If the last blocks come first.
-    pub fn tapered(self) -> Self {
-        assert!(!self.last_first);
-        Grid { tapered: true, ..self }
+    pub fn guided(self) -> Self {
+        assert!(!self.reversed);
+        Partition { guided: true, ..self }
     }
 
     /// The next block nobody has yet; `None` when all are taken.
-    pub fn next(&self) -> Option<Block<'a, T>> {
-        self.next_of(0)
+    pub fn next(&self) -> Option<OutTile<'a, T>> {
+        self.next_for(0)
     }
 
     /// The next block for `worker`: of its own part, then of the others'.
-    pub fn next_of(&self, worker: usize) -> Option<Block<'a, T>> {
-        self.next_in(worker, self.parts)
+    pub fn next_for(&self, worker: usize) -> Option<OutTile<'a, T>> {
+        self.next_among(worker, self.parts)
     }
 
     /// The next block of so many parts, `worker`'s own and those that follow it.
-    pub fn next_in(&self, worker: usize, parts: usize) -> Option<Block<'a, T>> {
+    pub fn next_among(&self, worker: usize, parts: usize) -> Option<OutTile<'a, T>> {
         let across = self.cols.div_ceil(self.block_cols);
         let down = match self.bands {
             Bands::Even(block_rows) => self.rows.div_ceil(block_rows),
@@ -173,13 +174,13 @@ impl<'a, T> Grid<'a, T> {
             let part = (worker + turn) % self.parts;
             let (first, end) = (part * blocks / self.parts, (part + 1) * blocks / self.parts);
             self.drawn[part]
-                .take(end - first, |drawn| match self.tapered {
+                .take(end - first, |drawn| match self.guided {
                     true => (end - first - drawn).div_ceil(2).min(across - (first + drawn) % across),
                     false => 1,
                 })
                 .map(|(drawn, count)| (first + drawn, count))
         })?;
-        let index = if self.last_first { blocks - 1 - index } else { index };
+        let index = if self.reversed { blocks - 1 - index } else { index };
         let (band, right) = (index / across, index % across);
         let (row0, rows) = match self.bands {
             Bands::Even(block_rows) => (band * block_rows, block_rows.min(self.rows - band * block_rows)),
@@ -194,7 +195,7 @@ impl<'a, T> Grid<'a, T> {
         // SAFETY: index < blocks and bands are not empty, hence row0 < rows and col0 < cols, so the first element lies inside
         // the borrow checked by `new`.
         let data = unsafe { self.data.add(row0 * self.stride + col0) };
-        Some(Block {
+        Some(OutTile {
             data,
             stride: self.stride,
             band,
@@ -207,24 +208,24 @@ impl<'a, T> Grid<'a, T> {
     }
 }
 
-/// One rectangle of a [`Grid`], held by one worker.
-pub struct Block<'a, T> {
+/// One rectangle of a [`Partition`], held by one worker.
+pub struct OutTile<'a, T> {
     data: *mut T,
     stride: usize,
-    /// Which band of the grid it is in.
+    /// Which band of the partition it is in.
     pub band: usize,
-    /// First row, counted in the grid.
+    /// First row, counted in the partition.
     pub row0: usize,
     /// Rows of this block.
     pub rows: usize,
-    /// First column, counted in the grid.
+    /// First column, counted in the partition.
     pub col0: usize,
     /// Columns of this block.
     pub cols: usize,
     borrow: PhantomData<&'a mut [T]>,
 }
 
-impl<T> Block<'_, T> {
+impl<T> OutTile<'_, T> {
     /// Row `row` of the block (counted from its own first row).
     ///
     /// # Panics
@@ -250,17 +251,17 @@ mod tests {
             shapes.into_iter().flat_map(|shape| [1, 2, 3, PARTS_MAX, PARTS_MAX + 1].map(|parts| (shape, parts)));
         for ((rows, cols, stride, shape), parts) in cases {
             let mut data = vec![0u32; rows * stride];
-            let grid = Grid::new(&mut data, (rows, cols, stride), shape).in_parts(parts);
-            let grid = match parts {
-                2 => grid.last_first(),
-                3 => grid.tapered(),
-                _ => grid,
+            let partition = Partition::new(&mut data, (rows, cols, stride), shape).in_parts(parts);
+            let partition = match parts {
+                2 => partition.reversed(),
+                3 => partition.guided(),
+                _ => partition,
             };
             std::thread::scope(|scope| {
                 for worker in 0..3 {
-                    let grid = &grid;
+                    let partition = &partition;
                     scope.spawn(move || {
-                        while let Some(mut block) = grid.next_of(worker) {
+                        while let Some(mut block) = partition.next_for(worker) {
                             for r in 0..block.rows {
                                 block.row(r).iter_mut().for_each(|x| *x += 1);
                             }
@@ -276,21 +277,21 @@ mod tests {
 
     #[test]
     fn a_tapered_grid_hands_out_halves_of_what_is_left() {
-        let sizes = |grid: &Grid<'_, u8>, worker| {
-            let drawn = std::iter::from_fn(|| grid.next_in(worker, 1));
+        let sizes = |partition: &Partition<'_, u8>, worker| {
+            let drawn = std::iter::from_fn(|| partition.next_among(worker, 1));
             drawn.map(|block| (block.col0, block.cols)).collect::<Vec<_>>()
         };
         let mut row = [0; 157];
         // Two parts of 39 and 40 blocks of two columns; the last has one.
-        let grid = Grid::new(&mut row, (1, 157, 157), (1, 2)).in_parts(2).tapered();
-        assert_eq!(sizes(&grid, 0), [(0, 40), (40, 20), (60, 10), (70, 4), (74, 2), (76, 2)]);
-        assert_eq!(grid.next_of(0).map(|block| (block.col0, block.cols)), Some((78, 40)), "of the other part");
-        assert_eq!(sizes(&grid, 1), [(118, 20), (138, 10), (148, 6), (154, 2), (156, 1)]);
-        assert!(grid.next_of(0).is_none() && grid.next_of(1).is_none());
+        let partition = Partition::new(&mut row, (1, 157, 157), (1, 2)).in_parts(2).guided();
+        assert_eq!(sizes(&partition, 0), [(0, 40), (40, 20), (60, 10), (70, 4), (74, 2), (76, 2)]);
+        assert_eq!(partition.next_for(0).map(|block| (block.col0, block.cols)), Some((78, 40)), "of the other part");
+        assert_eq!(sizes(&partition, 1), [(118, 20), (138, 10), (148, 6), (154, 2), (156, 1)]);
+        assert!(partition.next_for(0).is_none() && partition.next_for(1).is_none());
         // Never more than a band.
         let mut rows = [0; 24];
-        let grid = Grid::new(&mut rows, (4, 6, 6), (1, 1)).tapered();
-        assert_eq!(sizes(&grid, 0).iter().map(|size| size.1).collect::<Vec<_>>(), [6, 6, 6, 3, 2, 1]);
+        let partition = Partition::new(&mut rows, (4, 6, 6), (1, 1)).guided();
+        assert_eq!(sizes(&partition, 0).iter().map(|size| size.1).collect::<Vec<_>>(), [6, 6, 6, 3, 2, 1]);
     }
 
     #[test]
@@ -298,8 +299,8 @@ mod tests {
         let (cols, stride, copies, cuts) = (5, 6, 2, [0, 1, 4, 6]);
         for parts in [1, 3] {
             let mut data = vec![0usize; 2 * 6 * stride];
-            let grid = Grid::grouped(&mut data, (cols, stride), (&cuts, copies), 2).in_parts(parts);
-            while let Some(mut block) = grid.next_of(1) {
+            let partition = Partition::grouped(&mut data, (cols, stride), (&cuts, copies), 2).in_parts(parts);
+            while let Some(mut block) = partition.next_for(1) {
                 let value = 10 * (block.band + 1);
                 for r in 0..block.rows {
                     block.row(r).iter_mut().for_each(|x| *x += value + r);
@@ -310,49 +311,49 @@ mod tests {
             assert!(data.chunks(stride).all(|row| row[..cols].iter().all(|x| x == &row[0]) && row[cols] == 0));
         }
         let mut none = [0u8; 0];
-        assert!(Grid::grouped(&mut none, (4, 4), (&[0], 2), 1).next().is_none());
+        assert!(Partition::grouped(&mut none, (4, 4), (&[0], 2), 1).next().is_none());
     }
 
     #[test]
     fn every_element_of_the_picked_rows_is_handed_out_once() {
         let mut data = vec![0usize; 6 * 5];
-        let grid = Grid::picked(&mut data, 5, &[0, 2, 5], 2);
-        while let Some(mut block) = grid.next() {
+        let partition = Partition::picked(&mut data, 5, &[0, 2, 5], 2);
+        while let Some(mut block) = partition.next() {
             let value = 10 * (block.band + 1) + block.row0;
             block.row(0).iter_mut().for_each(|x| *x += value);
         }
         let rows: Vec<&[usize]> = data.chunks(5).collect();
         assert_eq!(rows, [&[10; 5], &[0; 5], &[22; 5], &[0; 5], &[0; 5], &[35; 5]]);
-        assert!(Grid::picked(&mut data, 5, &[], 2).next().is_none());
+        assert!(Partition::picked(&mut data, 5, &[], 2).next().is_none());
     }
 
     #[test]
-    #[should_panic(expected = "tapered")]
+    #[should_panic(expected = "guided")]
     fn a_tapered_grid_does_not_turn_round() {
-        let _ = Grid::new(&mut [0u8; 8], (1, 8, 8), (1, 1)).tapered().last_first();
+        let _ = Partition::new(&mut [0u8; 8], (1, 8, 8), (1, 1)).guided().reversed();
     }
 
     #[test]
-    #[should_panic(expected = "last_first")]
+    #[should_panic(expected = "reversed")]
     fn a_grid_that_turned_round_is_not_tapered() {
-        let _ = Grid::new(&mut [0u8; 8], (1, 8, 8), (1, 1)).last_first().tapered();
+        let _ = Partition::new(&mut [0u8; 8], (1, 8, 8), (1, 1)).reversed().guided();
     }
 
     #[test]
     #[should_panic(expected = "is_sorted_by")]
     fn rows_picked_twice_are_refused() {
-        Grid::picked(&mut [0u8; 8], 2, &[1, 1], 1);
+        Partition::picked(&mut [0u8; 8], 2, &[1, 1], 1);
     }
 
     #[test]
     #[should_panic(expected = "do not fit")]
     fn rows_beyond_the_end_are_refused() {
-        Grid::picked(&mut [0u8; 8], 2, &[1, 4], 1);
+        Partition::picked(&mut [0u8; 8], 2, &[1, 4], 1);
     }
 
     #[test]
     #[should_panic(expected = "is_sorted_by")]
     fn empty_groups_are_refused() {
-        Grid::grouped(&mut [0u8; 8], (1, 1), (&[0, 2, 2], 1), 1);
+        Partition::grouped(&mut [0u8; 8], (1, 1), (&[0, 2, 2], 1), 1);
     }
 }

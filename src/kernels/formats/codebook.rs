@@ -1,7 +1,7 @@
 //! IQ1, IQ2 and IQ3: four or eight columns at a time are an entry of a grid, and signs lie beside them.
 
-use super::super::simd::Simd;
-use super::{ScaledFormat, bits, byte, every, f16s, field, plane, values, word};
+use super::unpack::{UnpackedFormat, bits, byte, every, f16s, field, format, plane, values, word};
+use crate::kernels::simd::{ByteTables, Simd};
 use crate::quant::{TensorType, WeightType, grids};
 
 /// Grids of eight codes of two bits as a kernel looks them up: the first four in the low halves of the bytes, the others in
@@ -83,7 +83,7 @@ fn eighths<S: Simd>(s: S, signs: S::I) -> (S::I, S::I) {
 
 /// 32 columns of IQ1 or IQ2: entry `indices[k]` of the grid for eight of them, `signs` on top of the codes.
 #[inline(always)]
-fn eights<S: Simd, F: ScaledFormat, const N: usize>(
+fn eights<S: Simd, F: UnpackedFormat, const N: usize>(
     s: S,
     (grid, levels): (&[u32; N], [i8; 16]),
     indices: [S::I; 4],
@@ -101,7 +101,7 @@ fn eights<S: Simd, F: ScaledFormat, const N: usize>(
 /// Where in a lane the bits above the eight of four indices lie: from `shift` and then every `step` on, `count` each.
 type Upper = (usize, usize, usize);
 
-/// What [`Simd::look_up_bytes`] needs of them.
+/// What [`ByteTables::look_up_bytes`] needs of them.
 const fn tests((shift, step, count): Upper) -> [u32; 2] {
     let (mut tests, mut k) = ([0; 2], 0);
     while k < 4 * count {
@@ -113,24 +113,24 @@ const fn tests((shift, step, count): Upper) -> [u32; 2] {
 
 /// 32 columns of IQ2: eight for each of the indices in `low` and `upper`.
 #[inline(always)]
-fn iq2<S: Simd, F: ScaledFormat, const N: usize>(
+fn iq2<S: Simd, F: UnpackedFormat, const N: usize>(
     s: S,
     grid: &Lookup<N>,
     (low, upper, at): (S::I, S::I, Upper),
     signs: S::I,
 ) -> [S::I; 8] {
-    if !S::BYTE_TABLES {
+    let Some(t) = s.byte_tables() else {
         let indices = longer(s, low, upper, (at.0, at.1), (1 << at.2) - 1);
         return eights::<S, F, N>(s, (&grid.lanes, IQ2_LEVELS), indices, planes(s, signs, 2));
-    }
-    let (upper, tests) = (s.four_times(upper), tests(at));
-    let first = s.look_up_bytes(&grid.halves[0], low, upper, tests);
-    let second = s.look_up_bytes(&grid.halves[1], low, upper, tests);
+    };
+    let (upper, tests) = (t.four_times(upper), tests(at));
+    let first = t.look_up_bytes(&grid.halves[0], low, upper, tests);
+    let second = t.look_up_bytes(&grid.halves[1], low, upper, tests);
     let mut out = [low; 8];
     for k in 0..4 {
         for (half, codes) in [first, second].into_iter().enumerate() {
-            let codes = s.windows(codes, codes, 8 * k, [0, 2, 4, 6]);
-            out[2 * k + half] = s.levels([8, 25, 43, 0, 8, 25, 43, 0], codes, signs, 2 * k + half);
+            let codes = t.windows(codes, codes, 8 * k, [0, 2, 4, 6]);
+            out[2 * k + half] = t.levels([8, 25, 43, 0, 8, 25, 43, 0], codes, signs, 2 * k + half);
         }
     }
     out
@@ -138,7 +138,7 @@ fn iq2<S: Simd, F: ScaledFormat, const N: usize>(
 
 /// 32 columns of IQ3: four for each of the indices in two lanes and `upper`.
 #[inline(always)]
-fn iq3<S: Simd, F: ScaledFormat, const N: usize>(
+fn iq3<S: Simd, F: UnpackedFormat, const N: usize>(
     s: S,
     (grid, levels): (&Lookup<N>, [i8; 16]),
     (low, upper, count): ([S::I; 2], S::I, usize),
@@ -147,17 +147,17 @@ fn iq3<S: Simd, F: ScaledFormat, const N: usize>(
     let mut out = [signs; 8];
     for word in 0..2 {
         let at = (4 * word, 1, count);
-        if S::BYTE_TABLES {
-            let (upper, tests) = (s.four_times(upper), tests(at));
-            let first = s.look_up_bytes(&grid.halves[0], low[word], upper, tests);
-            let second = s.look_up_bytes(&grid.halves[1], low[word], upper, tests);
+        if let Some(t) = s.byte_tables() {
+            let (upper, tests) = (t.four_times(upper), tests(at));
+            let first = t.look_up_bytes(&grid.halves[0], low[word], upper, tests);
+            let second = t.look_up_bytes(&grid.halves[1], low[word], upper, tests);
             let mut table = [0; 8];
             for (to, from) in table.iter_mut().zip(levels) {
                 *to = from.cast_unsigned();
             }
             for k in 0..4 {
-                let codes = s.windows(first, second, 8 * k, [0, 4, 0, 4]);
-                out[4 * word + k] = s.levels(table, codes, signs, 4 * word + k);
+                let codes = t.windows(first, second, 8 * k, [0, 4, 0, 4]);
+                out[4 * word + k] = t.levels(table, codes, signs, 4 * word + k);
             }
         } else {
             let (indices, signs) = (longer(s, low[word], upper, (at.0, at.1), (1 << count) - 1), planes(s, signs, 3));
@@ -227,7 +227,7 @@ fn iq2_factors16<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 2]
 }
 
 format!(/** IQ2_XXS. */ Iq2Xxs, IQ2_XXS, {
-    const REACH: u8 = 43;
+    const QUANT_ABS_MAX: u8 = 43;
     const INT_SCALES: bool = true;
     const GRID: bool = true;
     #[inline(always)]
@@ -246,7 +246,7 @@ format!(/** IQ2_XXS. */ Iq2Xxs, IQ2_XXS, {
 });
 
 format!(/** IQ2_XS. */ Iq2Xs, IQ2_XS, {
-    const REACH: u8 = 43;
+    const QUANT_ABS_MAX: u8 = 43;
     const INT_SCALES: bool = true;
     const GRID: bool = true;
     const GROUP: usize = 16;
@@ -266,7 +266,7 @@ format!(/** IQ2_XS. */ Iq2Xs, IQ2_XS, {
 });
 
 format!(/** IQ2_S. */ Iq2S, IQ2_S, {
-    const REACH: u8 = 43;
+    const QUANT_ABS_MAX: u8 = 43;
     const INT_SCALES: bool = true;
     const GRID: bool = true;
     const GROUP: usize = 16;
@@ -287,7 +287,7 @@ format!(/** IQ2_S. */ Iq2S, IQ2_S, {
 });
 
 format!(/** IQ3_XXS. */ Iq3Xxs, IQ3_XXS, {
-    const REACH: u8 = 62;
+    const QUANT_ABS_MAX: u8 = 62;
     const INT_SCALES: bool = true;
     const GRID: bool = true;
     #[inline(always)]
@@ -308,7 +308,7 @@ format!(/** IQ3_XXS. */ Iq3Xxs, IQ3_XXS, {
 });
 
 format!(/** IQ3_S. */ Iq3S, IQ3_S, {
-    const REACH: u8 = 15;
+    const QUANT_ABS_MAX: u8 = 15;
     const GRID: bool = true;
     #[inline(always)]
     fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8] {
@@ -331,7 +331,7 @@ fn down<S: Simd>(s: S, bit: S::I) -> S::I {
 }
 
 format!(/** IQ1_S. */ Iq1S, IQ1_S, {
-    const REACH: u8 = 9;
+    const QUANT_ABS_MAX: u8 = 9;
     const GRID: bool = true;
     #[inline(always)]
     fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8] {
@@ -347,7 +347,7 @@ format!(/** IQ1_S. */ Iq1S, IQ1_S, {
 });
 
 format!(/** IQ1_M. */ Iq1M, IQ1_M, {
-    const REACH: u8 = 9;
+    const QUANT_ABS_MAX: u8 = 9;
     const GRID: bool = true;
     const GROUP: usize = 16;
     #[inline(always)]

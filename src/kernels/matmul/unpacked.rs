@@ -1,34 +1,35 @@
 //! Weights whose groups of 16 or 32 columns have a float scale, times int8 activations.
 //!
-//! A type is nothing but a way to unpack ([`ScaledFormat`]). For one token its vectors are multiplied as they come
+//! A type is nothing but a way to unpack ([`UnpackedFormat`]). For one token its vectors are multiplied as they come
 //! ([`stream`]); for more its panels become a tile of signed bytes and float scales, and one kernel multiplies the tile.
 //! Nothing is rounded but what the float arithmetic rounds.
 //!
 //! Types with blocks of 256 columns meet activations with a scale per 256 ([`multiply_super`]): a group then costs one
 //! multiply-add, and its minimum half an integer one. The others have a scale per 32 ([`multiply`]).
+#![allow(unsafe_code)]
 
 use std::ops::Range;
 
-use super::super::Ahead;
-use super::super::acts::{Acts, Rows, paired};
-use super::super::grid::Block;
-use super::super::scaled_formats::{ScaledFormat, in_tile};
-use super::super::simd::Simd;
-use super::{Matrix, in_blocks, in_order, prefetch, prefetch_block, tile_bytes, write_block};
+use super::{Matrix, in_blocks, in_order, prefetch, prefetch_block, write_block};
 use crate::bytes;
-use crate::quant::{GROUP, PANEL_ROWS, SUPER};
+use crate::kernels::activations::{ActivationRows, Activations, paired};
+use crate::kernels::formats::unpack::{UnpackedFormat, in_tile};
+use crate::kernels::partition::OutTile;
+use crate::kernels::simd::Simd;
+use crate::kernels::tiling::{PrefetchDistance, tile_bytes};
+use crate::quant::{GROUP, PANEL_ROWS, SUPER, WeightType};
 
 /// Unpacks a stretch of a panel's blocks into a tile.
-pub type FillFn = unsafe fn(&[u8], &mut Tile<'_>, Ahead);
+pub type FillFn = unsafe fn(&[u8], &mut UnpackedTile<'_>, PrefetchDistance);
 
 /// One token times the rows of a panel.
-pub type StreamFn = unsafe fn(&[u8], &Rows<'_>, Ahead, &mut [f32; PANEL_ROWS]);
+pub type StreamFn = unsafe fn(&[u8], &ActivationRows<'_>, PrefetchDistance, &mut [f32; PANEL_ROWS]);
 
 /// What multiplies a tile: by the columns that share a scale of the weights, by those that share one of the activations
-/// (`Super`: 256), by whether there are minima, and without [`Simd::VNNI`] by how large quants are: most have no more than six
+/// (`Super`: 256), by whether there are minima, and where products add up in i16 by how large quants are: most have no more than six
 /// bits, `Seven` or eight (`Bytes`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum ProductKind {
     Groups32,
     Groups32Mins,
     Groups16,
@@ -42,111 +43,127 @@ pub enum Kind {
     Super16Seven,
 }
 
-impl Kind {
+impl ProductKind {
     /// All of them, in the order of the kernels' table.
-    pub const ALL: [Kind; 11] = [
-        Kind::Groups32,
-        Kind::Groups32Mins,
-        Kind::Groups16,
-        Kind::Super32,
-        Kind::Super32Mins,
-        Kind::Super16,
-        Kind::Super16Mins,
-        Kind::Groups32Bytes,
-        Kind::Super32Seven,
-        Kind::Super32Bytes,
-        Kind::Super16Seven,
+    pub const ALL: [ProductKind; 11] = [
+        ProductKind::Groups32,
+        ProductKind::Groups32Mins,
+        ProductKind::Groups16,
+        ProductKind::Super32,
+        ProductKind::Super32Mins,
+        ProductKind::Super16,
+        ProductKind::Super16Mins,
+        ProductKind::Groups32Bytes,
+        ProductKind::Super32Seven,
+        ProductKind::Super32Bytes,
+        ProductKind::Super16Seven,
     ];
 
-    const fn of<S: Simd, F: ScaledFormat>() -> Kind {
-        let kind = match (F::COLS == SUPER, F::GROUP, F::MINS, F::REACH) {
-            (false, GROUP, false, ..=16) => Kind::Groups32,
-            (false, GROUP, false, _) => Kind::Groups32Bytes,
-            (false, GROUP, true, ..=31) => Kind::Groups32Mins,
-            (false, 16, false, ..=16) => Kind::Groups16,
-            (true, GROUP, false, ..=16) => Kind::Super32,
-            (true, GROUP, false, ..=64) => Kind::Super32Seven,
-            (true, GROUP, false, _) => Kind::Super32Bytes,
-            (true, GROUP, true, ..=31) => Kind::Super32Mins,
-            (true, 16, false, ..=32) => Kind::Super16,
-            (true, 16, false, ..=64) => Kind::Super16Seven,
-            (true, 16, true, ..=31) => Kind::Super16Mins,
+    const fn of<S: Simd, F: UnpackedFormat>() -> ProductKind {
+        let kind = match (F::COLS == SUPER, F::GROUP, F::MINS, F::QUANT_ABS_MAX) {
+            (false, GROUP, false, ..=16) => ProductKind::Groups32,
+            (false, GROUP, false, _) => ProductKind::Groups32Bytes,
+            (false, GROUP, true, ..=31) => ProductKind::Groups32Mins,
+            (false, 16, false, ..=16) => ProductKind::Groups16,
+            (true, GROUP, false, ..=16) => ProductKind::Super32,
+            (true, GROUP, false, ..=64) => ProductKind::Super32Seven,
+            (true, GROUP, false, _) => ProductKind::Super32Bytes,
+            (true, GROUP, true, ..=31) => ProductKind::Super32Mins,
+            (true, 16, false, ..=32) => ProductKind::Super16,
+            (true, 16, false, ..=64) => ProductKind::Super16Seven,
+            (true, 16, true, ..=31) => ProductKind::Super16Mins,
             _ => panic!("no kernel for such groups"),
         };
         kind.on::<S>()
     }
 
-    /// The kind that is taken for it on this tier: with VNNI all quants are bytes.
-    pub const fn on<S: Simd>(self) -> Kind {
+    /// The kind that is taken for it on this tier: where products add up in i32 lanes all quants are bytes.
+    pub const fn on<S: Simd>(self) -> ProductKind {
         match self {
-            kind if !S::VNNI => kind,
-            Kind::Groups32Bytes => Kind::Groups32,
-            Kind::Super32Seven | Kind::Super32Bytes => Kind::Super32,
-            Kind::Super16Seven => Kind::Super16,
+            kind if !S::DOT.is_in_lanes() => kind,
+            ProductKind::Groups32Bytes => ProductKind::Groups32,
+            ProductKind::Super32Seven | ProductKind::Super32Bytes => ProductKind::Super32,
+            ProductKind::Super16Seven => ProductKind::Super16,
             kind => kind,
         }
     }
 
     /// The units of four columns whose products fit the i16 halves of a sum that begins with [`pairs_start`]: 8 of quants that
     /// reach 16, 4 of those that reach 32, 2 of those that reach 64. None where products add up in i32 lanes at once.
-    const fn portion<S: Simd>(self) -> Option<usize> {
+    const fn i16_chain_len<S: Simd>(self) -> Option<usize> {
         match self {
-            Kind::Groups32Bytes | Kind::Super32Bytes => None,
-            _ if S::VNNI => None,
-            Kind::Groups32 | Kind::Super32 => Some(8),
-            Kind::Groups32Mins | Kind::Groups16 | Kind::Super32Mins | Kind::Super16 | Kind::Super16Mins => Some(4),
-            Kind::Super32Seven | Kind::Super16Seven => Some(2),
+            ProductKind::Groups32Bytes | ProductKind::Super32Bytes => None,
+            _ if S::DOT.is_in_lanes() => None,
+            ProductKind::Groups32 | ProductKind::Super32 => Some(8),
+            ProductKind::Groups32Mins
+            | ProductKind::Groups16
+            | ProductKind::Super32Mins
+            | ProductKind::Super16
+            | ProductKind::Super16Mins => Some(4),
+            ProductKind::Super32Seven | ProductKind::Super16Seven => Some(2),
         }
     }
 
     /// Where a group is so many portions that each meets the integer scale by itself, and its block the float one.
     const fn scales_pairs<S: Simd>(self) -> bool {
-        !S::VNNI && matches!(self, Kind::Super32Seven | Kind::Super16Seven)
+        !S::DOT.is_in_lanes() && matches!(self, ProductKind::Super32Seven | ProductKind::Super16Seven)
     }
 
     /// How many tokens a kernel takes at once that takes `n` where there is one sum of each: two where a group's portions are
     /// added up first.
     pub const fn tokens<S: Simd>(self, n: usize) -> usize {
-        match self.portion::<S>() {
+        match self.i16_chain_len::<S>() {
             Some(portion) if portion < self.group() / 4 && !self.scales_pairs::<S>() => 2,
             _ => n,
         }
     }
 
     const fn mins(self) -> bool {
-        matches!(self, Kind::Groups32Mins | Kind::Super32Mins | Kind::Super16Mins)
+        matches!(self, ProductKind::Groups32Mins | ProductKind::Super32Mins | ProductKind::Super16Mins)
     }
 
     const fn group(self) -> usize {
         match self {
-            Kind::Groups16 | Kind::Super16 | Kind::Super16Mins | Kind::Super16Seven => 16,
+            ProductKind::Groups16 | ProductKind::Super16 | ProductKind::Super16Mins | ProductKind::Super16Seven => 16,
             _ => GROUP,
         }
     }
 
     const fn is_super(self) -> bool {
-        !matches!(self, Kind::Groups32 | Kind::Groups32Mins | Kind::Groups32Bytes | Kind::Groups16)
+        !matches!(
+            self,
+            ProductKind::Groups32 | ProductKind::Groups32Mins | ProductKind::Groups32Bytes | ProductKind::Groups16
+        )
     }
 }
 
 /// How a type is unpacked, and which kernel takes it from there.
 #[derive(Clone, Copy)]
 pub struct Unpack {
+    /// The weight type.
+    pub ty: WeightType,
     fill: FillFn,
     block_cols: usize,
     block_bytes: usize,
     /// The kernel.
-    pub kind: Kind,
+    pub kind: ProductKind,
     /// That for one token, where it is worth one.
     stream: Option<StreamFn>,
 }
 
 impl Unpack {
     /// For [`fill`] and [`stream`] of the format `F`.
-    pub const fn new<S: Simd, F: ScaledFormat>(fill: FillFn, stream: StreamFn) -> Unpack {
+    pub const fn new<S: Simd, F: UnpackedFormat>(fill: FillFn, stream: StreamFn) -> Unpack {
         assert!(F::COLS.is_multiple_of(GROUP));
         let stream = if S::FAST && (!F::GRID || S::BYTE_TABLES) { Some(stream) } else { None };
-        Unpack { fill, block_cols: F::COLS, block_bytes: F::BODY + F::TAIL, kind: Kind::of::<S, F>(), stream }
+        Unpack {
+            ty: F::TYPE,
+            fill,
+            block_cols: F::COLS,
+            block_bytes: F::BODY + F::TAIL,
+            kind: ProductKind::of::<S, F>(),
+            stream,
+        }
     }
 
     /// Whether there is a kernel for one token.
@@ -161,10 +178,10 @@ impl Unpack {
     pub unsafe fn stream(
         &self,
         w: &Matrix<'_>,
-        acts: &Acts<'_>,
-        out: &mut Block<'_, f32>,
+        acts: &Activations<'_>,
+        out: &mut OutTile<'_, f32>,
         accumulate: bool,
-        ahead: Ahead,
+        ahead: PrefetchDistance,
     ) {
         let stream = self.stream.expect("a caller that has asked");
         let (rows, first) = (acts.rows(0, 1), out.col0 / PANEL_ROWS);
@@ -180,29 +197,29 @@ impl Unpack {
     }
 }
 
-/// Unpacked weights of a panel: quants `[k / 4][16][4]`, which are [`offset`](super::super::scaled_formats::offset) more than what they stand for; scales
+/// Unpacked weights of a panel: quants `[k / 4][16][4]`, which are [`offset`](crate::kernels::formats::unpack::offset) more than what they stand for; scales
 /// `[k / group][16]`; minima `[k / 32][16]`, which are floats that are added to every value, or, where blocks have 256
 /// columns, the integers of both halves of 32 columns as i16 pairs, with their factors `d` `[k / 256][16]`, to be taken off.
 /// Where portions meet integer scales, these are i16 twice, and `d` is the float scale.
-pub struct Tile<'t> {
+pub struct UnpackedTile<'t> {
     quants: &'t mut [u8],
     scales: &'t mut [f32],
     mins: &'t mut [u8],
     d: &'t mut [f32],
 }
 
-impl<'t> Tile<'t> {
+impl<'t> UnpackedTile<'t> {
     fn carve(tile: &'t mut [u8], k_cols: usize) -> Self {
         let (quants, rest) = tile.split_at_mut(PANEL_ROWS * k_cols);
         let (scales, rest) = rest.split_at_mut(PANEL_ROWS * k_cols / 16 * 4);
         let (mins, rest) = rest.split_at_mut(PANEL_ROWS * k_cols / GROUP * 4);
         let d = &mut rest[..PANEL_ROWS * k_cols / SUPER * 4];
-        Tile { quants, scales: bytes::cast_mut(scales), mins, d: bytes::cast_mut(d) }
+        UnpackedTile { quants, scales: bytes::cast_mut(scales), mins, d: bytes::cast_mut(d) }
     }
 }
 
 /// The tiles of a stripe of two panels, or one for a panel and one that is not used.
-type Tiles<'t> = [Tile<'t>; 2];
+type UnpackedTiles<'t> = [UnpackedTile<'t>; 2];
 
 /// Where vector `v` of a stripe lies: its panel, and the first of its rows there.
 #[inline(always)]
@@ -212,15 +229,15 @@ const fn lane<S: Simd>(v: usize) -> (usize, usize) {
 
 /// Cache lines to ask for with every 32 columns, so that they arrive in an even flow.
 #[inline(always)]
-const fn lines<F: ScaledFormat>() -> usize {
+const fn lines<F: UnpackedFormat>() -> usize {
     (F::BODY + F::TAIL).div_ceil(64).div_ceil(F::COLS / GROUP)
 }
 
 /// Unpacks `blocks` of one panel into a tile.
 #[inline(always)]
-pub fn fill<S: Simd, F: ScaledFormat>(s: S, blocks: &[u8], tile: &mut Tile<'_>, ahead: Ahead) {
+pub fn fill<S: Simd, F: UnpackedFormat>(s: S, blocks: &[u8], tile: &mut UnpackedTile<'_>, ahead: PrefetchDistance) {
     const W: usize = PANEL_ROWS;
-    let pairs = const { Kind::of::<S, F>().scales_pairs::<S>() };
+    let pairs = const { ProductKind::of::<S, F>().scales_pairs::<S>() };
     for (b, block) in blocks.chunks_exact(F::BODY + F::TAIL).enumerate() {
         let (body, tail) = block.split_at(F::BODY);
         for half in 0..W / S::LANES {
@@ -265,11 +282,11 @@ pub fn fill<S: Simd, F: ScaledFormat>(s: S, blocks: &[u8], tile: &mut Tile<'_>, 
 
 /// One token times a panel.
 #[inline(always)]
-pub fn stream<S: Simd, F: ScaledFormat>(
+pub fn stream<S: Simd, F: UnpackedFormat>(
     s: S,
     panel: &[u8],
-    rows: &Rows<'_>,
-    ahead: Ahead,
+    rows: &ActivationRows<'_>,
+    ahead: PrefetchDistance,
     out: &mut [f32; PANEL_ROWS],
 ) {
     for half in 0..PANEL_ROWS / S::LANES {
@@ -280,7 +297,12 @@ pub fn stream<S: Simd, F: ScaledFormat>(
 
 /// One vector of rows times one token.
 #[inline(always)]
-fn panel_sum<S: Simd, F: ScaledFormat>(s: S, (panel, ahead): (&[u8], Ahead), rows: &Rows<'_>, half: usize) -> S::F {
+fn panel_sum<S: Simd, F: UnpackedFormat>(
+    s: S,
+    (panel, ahead): (&[u8], PrefetchDistance),
+    rows: &ActivationRows<'_>,
+    half: usize,
+) -> S::F {
     let (per_super, parts) = (SUPER / GROUP, GROUP / F::GROUP);
     let mut sum = s.splat(0.0);
     for (at, block) in panel.chunks_exact(F::BODY + F::TAIL).enumerate() {
@@ -315,7 +337,7 @@ fn panel_sum<S: Simd, F: ScaledFormat>(s: S, (panel, ahead): (&[u8], Ahead), row
                 let mins = F::mins(s, (body, tail), g, half);
                 match F::COLS {
                     SUPER => minima = s.dot_pairs(minima, mins, s.splat_i(rows.sums16(0, b, i))),
-                    _ => sum = s.fma(s.as_f(mins), s.splat(rows.mass(0, b, i)), sum),
+                    _ => sum = s.fma(s.as_f(mins), s.splat(rows.group_sum(0, b, i)), sum),
                 }
             }
         }
@@ -334,23 +356,24 @@ fn panel_sum<S: Simd, F: ScaledFormat>(s: S, (panel, ahead): (&[u8], Ahead), row
 
 /// The integer sum of the columns under scale `part` of group `g` of 256-block `b`, whose quants are given.
 #[inline(always)]
-fn part_sum<S: Simd, F: ScaledFormat>(
+fn part_sum<S: Simd, F: UnpackedFormat>(
     s: S,
     quants: &[S::I; 8],
     part: usize,
-    rows: &Rows<'_>,
+    rows: &ActivationRows<'_>,
     (b, g): (usize, usize),
 ) -> S::I {
     let units = F::GROUP / 4;
     let mut sum = s.splat_i(start::<S, F>(rows, part, (b, g)));
-    let kind = const { Kind::of::<S, F>() };
+    let kind = const { ProductKind::of::<S, F>() };
     let mut pairs = s.splat_i(0);
     for u in 0..units {
         let unit = part * units + u;
         let place = if F::COLS == SUPER { paired(8 * g + unit, 8) } else { 8 * g + unit };
         let a = s.splat_i(rows.quants(0, b, place));
-        let Some(portion) = kind.portion::<S>() else {
-            sum = s.dot_wide(sum, quants[unit], a);
+        let Some(portion) = kind.i16_chain_len::<S>() else {
+            let w = if S::DOT.is_unsigned() { quants[unit] } else { in_tile::<S, F>(s, quants[unit]) };
+            sum = s.dot_wide(sum, w, a);
             continue;
         };
         if u % portion == 0 {
@@ -364,10 +387,10 @@ fn part_sum<S: Simd, F: ScaledFormat>(
     sum
 }
 
-/// What such a sum begins with, to take [`ScaledFormat::ZERO`] out of the quants.
+/// What such a sum begins with, to take [`UnpackedFormat::ZERO_POINT`] out of the quants.
 #[inline(always)]
-fn start<S: Simd, F: ScaledFormat>(rows: &Rows<'_>, part: usize, (b, g): (usize, usize)) -> i32 {
-    if !S::VNNI || F::ZERO == 0 {
+fn start<S: Simd, F: UnpackedFormat>(rows: &ActivationRows<'_>, part: usize, (b, g): (usize, usize)) -> i32 {
+    if !S::DOT.is_unsigned() || F::ZERO_POINT == 0 {
         return 0;
     }
     let mut start = match (F::COLS == SUPER, F::GROUP == GROUP) {
@@ -380,21 +403,27 @@ fn start<S: Simd, F: ScaledFormat>(rows: &Rows<'_>, part: usize, (b, g): (usize,
     }
     // Records have it for a zero of 32, or of 128; no bits are lost.
     let zero = if F::COLS == SUPER { 32 } else { 128 };
-    if F::ZERO < zero { start >> (zero / F::ZERO).ilog2() } else { start * i32::from(F::ZERO / zero) }
+    if F::ZERO_POINT < zero { start >> (zero / F::ZERO_POINT).ilog2() } else { start * i32::from(F::ZERO_POINT / zero) }
 }
 
 /// Where a record has what belongs to the units of a group, from unit `unit` of a block on, `per` units at a time: the first,
 /// and how far apart they are.
 #[inline(always)]
-const fn places(kind: Kind, unit: usize, per: usize) -> (usize, usize) {
+const fn places(kind: ProductKind, unit: usize, per: usize) -> (usize, usize) {
     if kind.is_super() { (paired(unit / per, 8 / per), 2) } else { (unit / per, 1) }
 }
 
 /// What a sum in i16 halves begins with: it takes the offset out of the products of portion `i` from unit `unit` of 256-block
 /// `b` on. Quants with minima have none.
 #[inline(always)]
-fn pairs_start<S: Simd>(s: S, kind: Kind, rows: &Rows<'_>, n: usize, (b, unit, i): (usize, usize, usize)) -> S::I {
-    let portion = match kind.portion::<S>() {
+fn pairs_start<S: Simd>(
+    s: S,
+    kind: ProductKind,
+    rows: &ActivationRows<'_>,
+    n: usize,
+    (b, unit, i): (usize, usize, usize),
+) -> S::I {
+    let portion = match kind.i16_chain_len::<S>() {
         Some(portion) if !kind.mins() => portion,
         _ => return s.splat_i(0),
     };
@@ -447,12 +476,12 @@ fn floats<S: Simd, const V: usize>(s: S, values: [&[f32]; 2], at: usize) -> [S::
 fn group_sums<S: Simd, const KIND: usize, const V: usize, const N: usize>(
     s: S,
     (quants, first): ([&[u8]; 2], usize),
-    rows: &Rows<'_>,
+    rows: &ActivationRows<'_>,
     (b, unit): (usize, usize),
 ) -> [[S::I; N]; V] {
-    let (kind, units) = (const { Kind::ALL[KIND] }, const { Kind::ALL[KIND].group() / 4 });
+    let (kind, units) = (const { ProductKind::ALL[KIND] }, const { ProductKind::ALL[KIND].group() / 4 });
     let mut sums = [[s.splat_i(0); N]; V];
-    let Some(portion) = kind.portion::<S>() else {
+    let Some(portion) = kind.i16_chain_len::<S>() else {
         let (place, step) = places(kind, unit, 1);
         for n in 0..N {
             let start = lanes_start(s, kind, rows, n, (b, unit));
@@ -481,11 +510,11 @@ fn group_sums<S: Simd, const KIND: usize, const V: usize, const N: usize>(
 fn portion_sums<S: Simd, const KIND: usize, const V: usize, const N: usize>(
     s: S,
     (quants, first): ([&[u8]; 2], usize),
-    rows: &Rows<'_>,
+    rows: &ActivationRows<'_>,
     (b, unit, i): (usize, usize, usize),
 ) -> [[S::I; N]; V] {
-    let (kind, units) = (const { Kind::ALL[KIND] }, const { Kind::ALL[KIND].group() / 4 });
-    let portion = kind.portion::<S>().expect("a kind that is summed in halves").min(units);
+    let (kind, units) = (const { ProductKind::ALL[KIND] }, const { ProductKind::ALL[KIND].group() / 4 });
+    let portion = kind.i16_chain_len::<S>().expect("a kind that is summed in halves").min(units);
     let (place, step) = places(kind, unit, 1);
     let mut pairs = [[s.splat_i(0); N]; V];
     for n in 0..N {
@@ -502,8 +531,14 @@ fn portion_sums<S: Simd, const KIND: usize, const V: usize, const N: usize>(
 
 /// What the sum of a group begins with, as i32 lanes, to take an offset of 128 out; signed bytes have none.
 #[inline(always)]
-fn lanes_start<S: Simd>(s: S, kind: Kind, rows: &Rows<'_>, n: usize, (b, unit): (usize, usize)) -> S::I {
-    if !S::VNNI {
+fn lanes_start<S: Simd>(
+    s: S,
+    kind: ProductKind,
+    rows: &ActivationRows<'_>,
+    n: usize,
+    (b, unit): (usize, usize),
+) -> S::I {
+    if !S::DOT.is_unsigned() {
         return s.splat_i(0);
     }
     let (place, step) = places(kind, unit, 4);
@@ -524,7 +559,7 @@ fn dots<S: Simd, const HALVES: bool, const V: usize, const N: usize>(
     s: S,
     acc: &mut [[S::I; N]; V],
     (quants, unit): ([&[u8]; 2], usize),
-    rows: &Rows<'_>,
+    rows: &ActivationRows<'_>,
     (b, place): (usize, usize),
 ) {
     let w = vectors::<S, V>(s, quants, unit);
@@ -541,12 +576,12 @@ fn dots<S: Simd, const HALVES: bool, const V: usize, const N: usize>(
 #[inline(always)]
 fn multiply<S: Simd, const KIND: usize, const V: usize, const N: usize>(
     s: S,
-    tiles: &Tiles<'_>,
-    rows: &Rows<'_>,
+    tiles: &UnpackedTiles<'_>,
+    rows: &ActivationRows<'_>,
     (k0, k_len): (usize, usize),
 ) -> [[S::F; N]; V] {
     let mut sums = [[s.splat(0.0); N]; V];
-    let (kind, width) = (const { Kind::ALL[KIND] }, const { Kind::ALL[KIND].group() });
+    let (kind, width) = (const { ProductKind::ALL[KIND] }, const { ProductKind::ALL[KIND].group() });
     let parts = GROUP / width;
     // Here, for a call in the loop would put all sums into memory.
     let mins: [&[f32]; 2] =
@@ -575,7 +610,7 @@ fn multiply<S: Simd, const KIND: usize, const V: usize, const N: usize>(
         if kind.mins() {
             let min = floats::<S, V>(s, mins, group);
             for n in 0..N {
-                let mass = s.splat(rows.mass(n, b, g));
+                let mass = s.splat(rows.group_sum(n, b, g));
                 for v in 0..V {
                     sums[v][n] = s.fma(min[v], mass, sums[v][n]);
                 }
@@ -589,12 +624,12 @@ fn multiply<S: Simd, const KIND: usize, const V: usize, const N: usize>(
 #[inline(always)]
 fn multiply_super<S: Simd, const KIND: usize, const V: usize, const N: usize>(
     s: S,
-    tiles: &Tiles<'_>,
-    rows: &Rows<'_>,
+    tiles: &UnpackedTiles<'_>,
+    rows: &ActivationRows<'_>,
     (k0, k_len): (usize, usize),
 ) -> [[S::F; N]; V] {
     let mut sums = [[s.splat(0.0); N]; V];
-    let (kind, width) = (const { Kind::ALL[KIND] }, const { Kind::ALL[KIND].group() });
+    let (kind, width) = (const { ProductKind::ALL[KIND] }, const { ProductKind::ALL[KIND].group() });
     let groups = SUPER / width;
     for block in 0..k_len / SUPER {
         let b = k0 / SUPER + block;
@@ -657,13 +692,13 @@ fn multiply_super<S: Simd, const KIND: usize, const V: usize, const N: usize>(
 #[inline(always)]
 fn multiply_pairs<S: Simd, const KIND: usize, const V: usize, const N: usize>(
     s: S,
-    tiles: &Tiles<'_>,
-    rows: &Rows<'_>,
+    tiles: &UnpackedTiles<'_>,
+    rows: &ActivationRows<'_>,
     (k0, k_len): (usize, usize),
 ) -> [[S::F; N]; V] {
     let mut sums = [[s.splat(0.0); N]; V];
-    let (kind, width) = (const { Kind::ALL[KIND] }, const { Kind::ALL[KIND].group() });
-    let portion = kind.portion::<S>().expect("a kind that is summed in halves");
+    let (kind, width) = (const { ProductKind::ALL[KIND] }, const { ProductKind::ALL[KIND].group() });
+    let portion = kind.i16_chain_len::<S>().expect("a kind that is summed in halves");
     for block in 0..k_len / SUPER {
         let b = k0 / SUPER + block;
         let (len, n_scales) = (SUPER * PANEL_ROWS, SUPER / width * PANEL_ROWS);
@@ -698,16 +733,16 @@ fn multiply_pairs<S: Simd, const KIND: usize, const V: usize, const N: usize>(
 pub fn product<S: Simd, const KIND: usize, const V: usize, const N: usize>(
     s: S,
     (w, unpack): (&Matrix<'_>, &Unpack),
-    acts: &Acts<'_>,
-    (out, cols): (&mut Block<'_, f32>, Range<usize>),
+    acts: &Activations<'_>,
+    (out, cols): (&mut OutTile<'_, f32>, Range<usize>),
     accumulate: bool,
-    (tile, k_cols, ahead): (&mut [u8], usize, Ahead),
+    (tile, k_cols, ahead): (&mut [u8], usize, PrefetchDistance),
 ) {
-    let (kind, width) = (const { Kind::ALL[KIND] }, V * S::LANES);
+    let (kind, width) = (const { ProductKind::ALL[KIND] }, V * S::LANES);
     assert!(width.is_multiple_of(PANEL_ROWS) && cols.len().is_multiple_of(width));
     assert!(k_cols.is_multiple_of(SUPER) && w.cols == acts.layout.cols() && w.cols.is_multiple_of(GROUP));
     let (first, second) = tile.split_at_mut(tile_bytes(k_cols, PANEL_ROWS));
-    let mut tiles = [Tile::carve(first, k_cols), Tile::carve(second, k_cols)];
+    let mut tiles = [UnpackedTile::carve(first, k_cols), UnpackedTile::carve(second, k_cols)];
     // Stretches of `k_cols` are whole blocks of any type.
     let bytes_of = |k: usize| unpack.block_bytes * (k / unpack.block_cols);
     for k0 in (0..w.cols).step_by(k_cols) {

@@ -1,6 +1,6 @@
-//! How each weight type's panel turns into vectors. Layouts are described in [`crate::quant`].
+//! Types with kernels of their own: how their panels turn into vectors. Layouts are described in [`crate::quant`].
 
-use super::simd::Simd;
+use crate::kernels::simd::Simd;
 use crate::quant::{UNIT, WeightType};
 
 /// An integer weight type: units of unsigned bytes and scales, all as vectors over the panel's rows.
@@ -87,11 +87,11 @@ impl IntFormat for Q8_0 {
     #[inline(always)]
     fn step<S: Simd>(s: S, body: &[u8], _slice: usize, l: usize, half: usize) -> [S::I; 4] {
         let quants = unit(s, body, l, half);
-        [if S::VNNI { quants } else { s.xor(quants, s.splat_i(i32::from_ne_bytes([0x80; 4]))) }; 4]
+        [if S::DOT.is_unsigned() { quants } else { s.xor(quants, s.splat_i(i32::from_ne_bytes([0x80; 4]))) }; 4]
     }
 }
 
-/// Q4_0. With VNNI the quants are sixteen times the nibbles: their offset is then 128, as that of Q8_0.
+/// Q4_0. Where weights are unsigned, the quants are sixteen times the nibbles: their offset is then 128, as that of Q8_0.
 pub struct Q4_0;
 
 impl IntFormat for Q4_0 {
@@ -106,7 +106,7 @@ impl IntFormat for Q4_0 {
     #[inline(always)]
     fn step<S: Simd>(s: S, body: &[u8], _slice: usize, l: usize, half: usize) -> [S::I; 4] {
         let bytes = unit(s, body, l, half);
-        let [low, high] = match S::VNNI {
+        let [low, high] = match S::DOT.is_unsigned() {
             true => [masked(s, s.shl::<4>(bytes), 0xf0), masked(s, bytes, 0xf0)],
             false => [masked(s, bytes, 0x0f), masked(s, s.shr::<4>(bytes), 0x0f)],
         };
@@ -114,7 +114,7 @@ impl IntFormat for Q4_0 {
     }
     #[inline(always)]
     fn d<S: Simd>(s: S, tail: &[u8], half: usize) -> S::F {
-        s.mul(f16s(s, tail, half), s.splat(if S::VNNI { 1.0 / 16.0 } else { 1.0 }))
+        s.mul(f16s(s, tail, half), s.splat(if S::DOT.is_unsigned() { 1.0 / 16.0 } else { 1.0 }))
     }
 }
 
@@ -197,6 +197,8 @@ impl IntFormat for Q6K {
 
 /// A float weight type: steps of one or two columns.
 pub trait FloatFormat {
+    /// The weight type.
+    const TYPE: WeightType;
     /// Columns of a step.
     const STEP: usize;
     /// Bytes of a panel step.
@@ -209,6 +211,7 @@ pub trait FloatFormat {
 pub struct F32;
 
 impl FloatFormat for F32 {
+    const TYPE: WeightType = WeightType::F32;
     const STEP: usize = 1;
     const BYTES: usize = 64;
     #[inline(always)]
@@ -221,6 +224,7 @@ impl FloatFormat for F32 {
 pub struct F16;
 
 impl FloatFormat for F16 {
+    const TYPE: WeightType = WeightType::F16;
     const STEP: usize = 1;
     const BYTES: usize = 32;
     #[inline(always)]
@@ -233,6 +237,7 @@ impl FloatFormat for F16 {
 pub struct Bf16;
 
 impl FloatFormat for Bf16 {
+    const TYPE: WeightType = WeightType::BF16;
     const STEP: usize = 2;
     const BYTES: usize = 64;
     #[inline(always)]

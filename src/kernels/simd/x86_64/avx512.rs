@@ -1,9 +1,10 @@
 //! 512-bit vectors with VNNI: `vpdpbusd` multiplies unsigned weights by signed activations, four to a lane.
+#![allow(unsafe_code)]
 
 use std::arch::x86_64::*;
 
 use super::{ops, shuffle_lanes, source, target};
-use crate::kernels::simd::{Bf16Dot, Simd};
+use crate::kernels::simd::{Bf16Dot, ByteTables, Dot, Simd};
 
 /// Proof that the CPU has the tier's features, `avx512bf16` among them if `BF16`.
 #[derive(Clone, Copy)]
@@ -21,10 +22,16 @@ impl<const BF16: bool> Avx512<BF16> {
 impl<const BF16: bool> Simd for Avx512<BF16> {
     const REGISTERS: usize = 32;
     const LANES: usize = 16;
-    const VNNI: bool = true;
+    const DOT: Dot = Dot::UnsignedSigned;
     const BYTE_TABLES: bool = BF16;
     type F = __m512;
     type I = __m512i;
+    type Tables = Self;
+
+    #[inline(always)]
+    fn byte_tables(self) -> Option<Self> {
+        BF16.then_some(self)
+    }
 
     ops! {
         fn splat(x: f32) -> __m512 = _mm512_set1_ps(x);
@@ -43,6 +50,7 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         fn and(a: __m512i, b: __m512i) -> __m512i = _mm512_and_si512(a, b);
         fn or(a: __m512i, b: __m512i) -> __m512i = _mm512_or_si512(a, b);
         fn add_i(a: __m512i, b: __m512i) -> __m512i = _mm512_add_epi32(a, b);
+        fn add_16(a: __m512i, b: __m512i) -> __m512i = _mm512_add_epi16(a, b);
         fn sub_i(a: __m512i, b: __m512i) -> __m512i = _mm512_sub_epi32(a, b);
         fn mul_low_u16(a: __m512i, b: __m512i) -> __m512i = _mm512_mullo_epi16(a, b);
         fn mul_high_u16(a: __m512i, b: __m512i) -> __m512i = _mm512_mulhi_epu16(a, b);
@@ -101,54 +109,6 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         let inside = self.and(indices, self.splat_i((N as u32 - 1).cast_signed()));
         // SAFETY: the tier is proven by `self`; masked indices lie inside the table.
         unsafe { _mm512_i32gather_epi32::<4>(inside, table.as_ptr().cast()) }
-    }
-    #[inline(always)]
-    fn look_up_bytes<const N: usize>(self, table: &[u8; N], low: __m512i, upper: __m512i, tests: [u32; 2]) -> __m512i {
-        const { assert!(N == 256 || N == 512 || N == 1024) };
-        // The tables of 128 bytes that the lower seven bits choose from; each further bit halves their number.
-        let mut found = [low; 8];
-        for (found, table) in found.iter_mut().zip(table.as_chunks::<128>().0) {
-            let (first, second) = (self.load_bytes(&table[..64]), self.load_bytes(&table[64..]));
-            // SAFETY: the tier with VBMI is proven by `self`; register values only.
-            *found = unsafe { _mm512_permutex2var_epi8(first, low, second) };
-        }
-        // SAFETY: as above.
-        let bits = unsafe { [_mm512_movepi8_mask(low), self.common(upper, tests[0]), self.common(upper, tests[1])] };
-        let mut n = N / 128;
-        for bit in bits {
-            n /= 2;
-            for i in 0..n {
-                // SAFETY: as above.
-                found[i] = unsafe { _mm512_mask_blend_epi8(bit, found[2 * i], found[2 * i + 1]) };
-            }
-        }
-        found[0]
-    }
-    #[inline(always)]
-    fn four_times(self, a: __m512i) -> __m512i {
-        self.byte_shuffle(a, [0, 0x0404_0404, 0x0808_0808, 0x0c0c_0c0c])
-    }
-    #[inline(always)]
-    fn windows(self, a: __m512i, b: __m512i, first: usize, shifts: [u8; 4]) -> __m512i {
-        let first = first as u8;
-        let [c, d, e, f] = [shifts[0] + first, shifts[1] + first, shifts[2] + first, shifts[3] + first];
-        let control = i64::from_le_bytes([c, d, e, f, c + 32, d + 32, e + 32, f + 32]);
-        // SAFETY: the tier with VBMI is proven by `self`; register values only.
-        unsafe {
-            let control = _mm512_set1_epi64(control);
-            let windows = _mm512_multishift_epi64_epi8(control, a);
-            _mm512_mask_multishift_epi64_epi8(windows, 0xcccc_cccc_cccc_cccc, control, b)
-        }
-    }
-    #[inline(always)]
-    fn levels(self, table: [u8; 8], indices: __m512i, planes: __m512i, plane: usize) -> __m512i {
-        let table = i64::from_le_bytes(table) | 0x8080_8080_8080_8080_u64.cast_signed();
-        // SAFETY: the tier with VBMI is proven by `self`; register values only. 256 less 128 and a level is 128 less that.
-        unsafe {
-            let levels = _mm512_permutexvar_epi8(indices, _mm512_set1_epi64(table));
-            let negative = self.common(planes, 0x0101_0101 << plane);
-            _mm512_mask_sub_epi8(levels, negative, _mm512_setzero_si512(), levels)
-        }
     }
     #[inline(always)]
     fn load_u16(self, x: &[u8]) -> __m512i {
@@ -334,6 +294,60 @@ impl<const BF16: bool> Avx512<BF16> {
         let upper = self.byte_shuffle(a, shuffle_lanes(j, 0x8080_0080, 8, false));
         // SAFETY: the tier is proven by `self`; register values only.
         unsafe { _mm512_srai_epi16::<8>(upper) }
+    }
+}
+
+/// Had through [`Simd::byte_tables`] alone, of the tier with VBMI.
+impl<const BF16: bool> ByteTables for Avx512<BF16> {
+    type I = __m512i;
+
+    #[inline(always)]
+    fn look_up_bytes<const N: usize>(self, table: &[u8; N], low: __m512i, upper: __m512i, tests: [u32; 2]) -> __m512i {
+        const { assert!(N == 256 || N == 512 || N == 1024) };
+        // The tables of 128 bytes that the lower seven bits choose from; each further bit halves their number.
+        let mut found = [low; 8];
+        for (found, table) in found.iter_mut().zip(table.as_chunks::<128>().0) {
+            let (first, second) = (self.load_bytes(&table[..64]), self.load_bytes(&table[64..]));
+            // SAFETY: the tier with VBMI is proven by `self`; register values only.
+            *found = unsafe { _mm512_permutex2var_epi8(first, low, second) };
+        }
+        // SAFETY: as above.
+        let bits = unsafe { [_mm512_movepi8_mask(low), self.common(upper, tests[0]), self.common(upper, tests[1])] };
+        let mut n = N / 128;
+        for bit in bits {
+            n /= 2;
+            for i in 0..n {
+                // SAFETY: as above.
+                found[i] = unsafe { _mm512_mask_blend_epi8(bit, found[2 * i], found[2 * i + 1]) };
+            }
+        }
+        found[0]
+    }
+    #[inline(always)]
+    fn four_times(self, a: __m512i) -> __m512i {
+        self.byte_shuffle(a, [0, 0x0404_0404, 0x0808_0808, 0x0c0c_0c0c])
+    }
+    #[inline(always)]
+    fn windows(self, a: __m512i, b: __m512i, first: usize, shifts: [u8; 4]) -> __m512i {
+        let first = first as u8;
+        let [c, d, e, f] = [shifts[0] + first, shifts[1] + first, shifts[2] + first, shifts[3] + first];
+        let control = i64::from_le_bytes([c, d, e, f, c + 32, d + 32, e + 32, f + 32]);
+        // SAFETY: the tier with VBMI is proven by `self`; register values only.
+        unsafe {
+            let control = _mm512_set1_epi64(control);
+            let windows = _mm512_multishift_epi64_epi8(control, a);
+            _mm512_mask_multishift_epi64_epi8(windows, 0xcccc_cccc_cccc_cccc, control, b)
+        }
+    }
+    #[inline(always)]
+    fn levels(self, table: [u8; 8], indices: __m512i, planes: __m512i, plane: usize) -> __m512i {
+        let table = i64::from_le_bytes(table) | 0x8080_8080_8080_8080_u64.cast_signed();
+        // SAFETY: the tier with VBMI is proven by `self`; register values only. 256 less 128 and a level is 128 less that.
+        unsafe {
+            let levels = _mm512_permutexvar_epi8(indices, _mm512_set1_epi64(table));
+            let negative = self.common(planes, 0x0101_0101 << plane);
+            _mm512_mask_sub_epi8(levels, negative, _mm512_setzero_si512(), levels)
+        }
     }
 }
 

@@ -4,6 +4,36 @@
 //! `#[target_feature]` list (see `tier!` in the parent). Every method is `#[inline(always)]`, so nothing of this
 //! trait is left in the binary.
 
+use std::marker::PhantomData;
+
+pub mod scalar;
+#[cfg(target_arch = "x86_64")]
+#[allow(clippy::multiple_unsafe_ops_per_block, reason = "each block is one expression of register intrinsics")]
+pub mod x86_64;
+
+/// How a vector unit multiplies bytes of weights by signed bytes of activations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dot {
+    /// Unsigned weights, two products added up in an i16 (`vpmaddubsw`).
+    PairsI16,
+    /// Unsigned weights, four products added up in an i32 (`vpdpbusd`).
+    UnsignedSigned,
+    /// Signed weights, four products added up in an i32 (`sdot`): nothing need be added to weights of eight bits.
+    SignedSigned,
+}
+
+impl Dot {
+    /// Whether products add up in i32 lanes at once.
+    pub const fn is_in_lanes(self) -> bool {
+        !matches!(self, Dot::PairsI16)
+    }
+
+    /// Whether weights of eight bits are multiplied as unsigned bytes, 128 more than what they stand for.
+    pub const fn is_unsigned(self) -> bool {
+        matches!(self, Dot::UnsignedSigned)
+    }
+}
+
 /// One vector unit. A value of the type is the proof that the CPU has it: only the tier entry points make one.
 ///
 /// `F` holds `LANES` f32; `I` holds `LANES` i32, or `4 * LANES` bytes.
@@ -12,17 +42,25 @@ pub trait Simd: Copy {
     const REGISTERS: usize;
     /// f32 lanes. A panel is `16 / LANES` vectors wide.
     const LANES: usize;
-    /// Dot products of bytes add up in i32 lanes (`vpdpbusd`); else in pairs of i16 (`vpmaddubsw`).
-    const VNNI: bool;
+    /// How it multiplies bytes.
+    const DOT: Dot;
     /// Worth kernels that are there for speed alone, such as tiles for many tokens; else the binary has one plain kernel
     /// of each kind.
     const FAST: bool = true;
-    /// Bytes are looked up in tables of hundreds of bytes: the methods from [`Simd::look_up_bytes`] on are there.
+    /// [`Simd::byte_tables`] are there.
     const BYTE_TABLES: bool = false;
     /// Vector of f32.
     type F: Copy;
     /// Vector of i32, or of bytes.
     type I: Copy;
+    /// What looks up bytes in large tables; [`NoByteTables`] where nothing does.
+    type Tables: ByteTables<I = Self::I>;
+
+    /// The operations of [`ByteTables`], where gathers are slower.
+    #[inline(always)]
+    fn byte_tables(self) -> Option<Self::Tables> {
+        None
+    }
 
     /// All lanes `x`.
     fn splat(self, x: f32) -> Self::F;
@@ -118,35 +156,6 @@ pub trait Simd: Copy {
     fn look_up(self, table: [u8; 16], indices: Self::I) -> Self::I;
     /// `table[index mod N]` for each lane; `N` is a power of two.
     fn gather<const N: usize>(self, table: &[u32; N], indices: Self::I) -> Self::I;
-    /// `table[index]` for each byte. The lower eight bits of an index are those of `low`, bit `8 + i` is whether `upper` has a
-    /// bit in common with `tests[i]` in this byte. `N` is 256, 512 or 1024.
-    #[inline(always)]
-    fn look_up_bytes<const N: usize>(
-        self,
-        _table: &[u8; N],
-        _low: Self::I,
-        _upper: Self::I,
-        _tests: [u32; 2],
-    ) -> Self::I {
-        unreachable!("only with BYTE_TABLES")
-    }
-    /// The lowest byte of every lane as all four.
-    #[inline(always)]
-    fn four_times(self, _a: Self::I) -> Self::I {
-        unreachable!("only with BYTE_TABLES")
-    }
-    /// Byte `i` of a lane: the eight bits of `a`'s lane, or `b`'s for bytes 2 and 3, from bit `first + shifts[i]` on; what lies
-    /// beyond the lane is undefined.
-    #[inline(always)]
-    fn windows(self, _a: Self::I, _b: Self::I, _first: usize, _shifts: [u8; 4]) -> Self::I {
-        unreachable!("only with BYTE_TABLES")
-    }
-    /// 128 more than `table[index]`, less than 128, for the lower three bits of each byte, or 128 less that where `planes` has
-    /// bit `plane` of the byte set.
-    #[inline(always)]
-    fn levels(self, _table: [u8; 8], _indices: Self::I, _planes: Self::I, _plane: usize) -> Self::I {
-        unreachable!("only with BYTE_TABLES")
-    }
     /// `LANES` half words, zero-extended.
     fn load_u16(self, x: &[u8]) -> Self::I;
     /// Lanes to f32.
@@ -164,10 +173,10 @@ pub trait Simd: Copy {
     /// c - a * b
     fn fnma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
 
-    /// Adds products of weight bytes 0..=127 and signed activation bytes to `sum`: four to a lane with
-    /// [`Simd::VNNI`], else two to each i16 half.
+    /// Adds products of weight bytes 0..=127 and signed activation bytes to `sum`: four to a lane where
+    /// [`Dot::is_in_lanes`], else two to each i16 half.
     fn dot(self, sum: Self::I, weights: Self::I, acts: Self::I) -> Self::I;
-    /// The same for 8-bit weights, always four to a lane: bytes 0..=255 with [`Simd::VNNI`], else signed bytes;
+    /// The same for 8-bit weights, always four to a lane: bytes 0..=255 where [`Dot::is_unsigned`], else signed bytes;
     /// activations within -127..=127.
     fn dot_wide(self, sum: Self::I, weights: Self::I, acts: Self::I) -> Self::I;
     /// The sum of some [`Simd::dot`]s as i32 lanes.
@@ -200,12 +209,48 @@ pub trait Simd: Copy {
     /// The same for signed bytes.
     fn scales_i8(self, a: Self::I) -> [Self::I; 4];
     /// Adds 16-bit halves, wrapping.
-    #[inline(always)]
-    fn add_16(self, _a: Self::I, _b: Self::I) -> Self::I {
-        unreachable!("only without VNNI")
-    }
+    fn add_16(self, a: Self::I, b: Self::I) -> Self::I;
     /// Asks for the cache line at `address`, which need not exist, to come into L1, or only into L2.
     fn prefetch<const NEAR: bool>(self, address: *const u8);
+}
+
+/// CPUs that look up bytes in tables of hundreds of bytes.
+pub trait ByteTables: Copy {
+    /// Vector of bytes.
+    type I: Copy;
+
+    /// `table[index]` for each byte. The lower eight bits of an index are those of `low`, bit `8 + i` is whether `upper` has a
+    /// bit in common with `tests[i]` in this byte. `N` is 256, 512 or 1024.
+    fn look_up_bytes<const N: usize>(self, table: &[u8; N], low: Self::I, upper: Self::I, tests: [u32; 2]) -> Self::I;
+    /// The lowest byte of every lane as all four.
+    fn four_times(self, a: Self::I) -> Self::I;
+    /// Byte `i` of a lane: the eight bits of `a`'s lane, or `b`'s for bytes 2 and 3, from bit `first + shifts[i]` on; what lies
+    /// beyond the lane is undefined.
+    fn windows(self, a: Self::I, b: Self::I, first: usize, shifts: [u8; 4]) -> Self::I;
+    /// 128 more than `table[index]`, less than 128, for the lower three bits of each byte, or 128 less that where `planes` has
+    /// bit `plane` of the byte set.
+    fn levels(self, table: [u8; 8], indices: Self::I, planes: Self::I, plane: usize) -> Self::I;
+}
+
+/// No such look-ups: there is no value of this type.
+#[derive(Clone, Copy)]
+pub struct NoByteTables<I>(std::convert::Infallible, PhantomData<I>);
+
+impl<I: Copy> ByteTables for NoByteTables<I> {
+    type I = I;
+
+    fn look_up_bytes<const N: usize>(self, _table: &[u8; N], _low: I, _upper: I, _tests: [u32; 2]) -> I {
+        match self.0 {}
+    }
+    fn four_times(self, _a: I) -> I {
+        match self.0 {}
+    }
+    fn windows(self, _a: I, _b: I, _first: usize, _shifts: [u8; 4]) -> I {
+        match self.0 {}
+    }
+    fn levels(self, _table: [u8; 8], _indices: I, _planes: I, _plane: usize) -> I {
+        match self.0 {}
+    }
 }
 
 /// CPUs that multiply pairs of bf16.

@@ -1,209 +1,17 @@
-//! How the panels of types with float scales are unpacked: signed bytes, scales, minima. Layouts and meanings are described
-//! in [`crate::quant`]; what integer scales and codebooks say there is worked into floats and bytes here.
-//!
-//! Functions that are always inlined and arrays, not closures: see [`super::matmul`].
+//! Types that are unpacked, but for those with codebooks. Layouts and meanings are described in [`crate::quant`]; what
+//! integer scales say there is worked into floats here.
 
-use super::simd::Simd;
-use crate::quant::{SUPER, TensorType, UNIT, WeightType, fp4, iq4};
-
-/// A weight type as groups of signed bytes with a float scale, 32 columns at a time.
-pub trait ScaledFormat {
-    /// The weight type.
-    const TYPE: WeightType;
-    /// Columns of a panel block.
-    const COLS: usize = Self::TYPE.block_len();
-    /// Bytes of a block's body.
-    const BODY: usize = Self::TYPE.panel_parts().0;
-    /// Bytes of a block's tail.
-    const TAIL: usize = Self::TYPE.panel_parts().1;
-    /// Columns under one scale: 16 or 32.
-    const GROUP: usize = 32;
-    /// Every value of a group has something added to it.
-    const MINS: bool = false;
-    /// The quant that stands for 0, a power of two up to 64, or 0; 128 for [`values`].
-    const ZERO: u8 = 128;
-    /// The largest magnitude of what quants stand for.
-    const REACH: u8;
-
-    /// The quants of the columns `32 g ..` of a block, [`ScaledFormat::ZERO`] more than what they stand for; [`values`],
-    /// [`offset`] more.
-    fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8];
-    /// Quants are looked up in a grid. Where that means gathers, which take most of the time, nothing is gained by multiplying
-    /// them as they come.
-    const GRID: bool = false;
-    /// The block has one float scale, which [`ScaledFormat::factors`] are multiplied with.
-    const INT_SCALES: bool = false;
-    /// So it has, and the products of a group's quants and activations add up to no more than fits i16.
-    const INT_SUMS: bool = Self::INT_SCALES && Self::GROUP * Self::REACH as usize * 127 <= i16::MAX as usize;
-    /// The scales of these columns: one, or two of 16.
-    #[inline(always)]
-    fn scales<S: Simd>(s: S, (body, tail): (&[u8], &[u8]), g: usize, half: usize) -> [S::F; 2] {
-        let d = Self::d(s, tail, half);
-        let factors = Self::factors(s, body, g, half);
-        match Self::INT_SCALES {
-            false => [d; 2],
-            true => [s.mul(d, s.to_f(factors[0])), s.mul(d, s.to_f(factors[1]))],
-        }
-    }
-    /// The integer scales of these columns.
-    #[inline(always)]
-    fn factors<S: Simd>(s: S, _body: &[u8], _g: usize, _half: usize) -> [S::I; 2] {
-        [s.splat_i(1); 2]
-    }
-    /// The block's float scale.
-    #[inline(always)]
-    fn d<S: Simd>(s: S, tail: &[u8], half: usize) -> S::F {
-        f16s(s, tail, 0, half)
-    }
-    /// The f32 bits of what is added to the values of these columns; in blocks of 256 two i16, for 16 columns each, to be
-    /// multiplied by [`ScaledFormat::dmin`] and taken off.
-    #[inline(always)]
-    fn mins<S: Simd>(s: S, (_body, tail): (&[u8], &[u8]), _g: usize, half: usize) -> S::I {
-        s.as_i(f16s(s, tail, 1, half))
-    }
-    /// The factor of a block's minima.
-    #[inline(always)]
-    fn dmin<S: Simd>(s: S, tail: &[u8], half: usize) -> S::F {
-        f16s(s, tail, 1, half)
-    }
-}
-
-/// The vector of a unit.
-#[inline(always)]
-fn word<S: Simd>(s: S, body: &[u8], unit: usize, half: usize) -> S::I {
-    s.load_bytes(&body[unit * UNIT + half * S::LANES * 4..])
-}
-
-/// Field `i` of a tail of f16.
-#[inline(always)]
-fn f16s<S: Simd>(s: S, tail: &[u8], i: usize, half: usize) -> S::F {
-    s.load_f16(&tail[32 * i + half * S::LANES * 2..])
-}
-
-#[inline(always)]
-fn every<S: Simd>(s: S, byte: u8) -> S::I {
-    s.splat_i(i32::from_ne_bytes([byte; 4]))
-}
-
-/// Bits `shift ..` of every byte.
-#[inline(always)]
-fn bits<S: Simd>(s: S, a: S::I, shift: usize, mask: u8) -> S::I {
-    s.and(s.shr_by(a, shift as u32), every(s, mask))
-}
-
-/// Byte `i` of every lane.
-#[inline(always)]
-fn byte<S: Simd>(s: S, a: S::I, i: usize) -> S::I {
-    s.and(s.shr_by(a, 8 * i as u32), s.splat_i(0xff))
-}
-
-/// Bits `shift ..` of every lane.
-#[inline(always)]
-fn field<S: Simd>(s: S, a: S::I, shift: usize, mask: i32) -> S::I {
-    s.and(s.shr_by(a, shift as u32), s.splat_i(mask))
-}
-
-/// Bit `plane` of every byte, as bit `to`.
-#[inline(always)]
-fn plane<S: Simd>(s: S, planes: S::I, plane: usize, to: usize) -> S::I {
-    let moved = if plane < to { s.shl_by(planes, (to - plane) as u32) } else { s.shr_by(planes, (plane - to) as u32) };
-    s.and(moved, every(s, 1 << to))
-}
-
-/// The same where the plane is not known when this is compiled.
-#[inline(always)]
-fn any_plane<S: Simd>(s: S, planes: S::I, plane: usize, to: usize) -> S::I {
-    s.and(s.rotate_right(planes, (plane as u32).wrapping_sub(to as u32) % 32), every(s, 1 << to))
-}
-
-/// What quants in a tile are more than what they stand for. Without VNNI as little as [`super::acts`] has starting values
-/// for, so that sums of products fit i16; bytes of eight bits are signed then.
-pub const fn offset<S: Simd, F: ScaledFormat>() -> u8 {
-    match F::REACH {
-        _ if S::VNNI => 128,
-        _ if F::ZERO == 0 => 0,
-        ..=16 if F::COLS < SUPER => 16,
-        ..=32 if F::COLS == SUPER => 32,
-        ..=64 if F::COLS == SUPER => 64,
-        _ => 0,
-    }
-}
-
-/// A table's values by their indices, [`offset`] more.
-#[inline(always)]
-fn values<S: Simd, F: ScaledFormat>(s: S, table: [i8; 16], indices: S::I) -> S::I {
-    s.look_up(table.map(|value| value.cast_unsigned().wrapping_add(offset::<S, F>())), indices)
-}
-
-/// Quants, [`offset`] more than what they stand for.
-#[inline(always)]
-pub fn in_tile<S: Simd, F: ScaledFormat>(s: S, quants: S::I) -> S::I {
-    match offset::<S, F>().wrapping_sub(F::ZERO) {
-        more if F::ZERO < 128 && more > 0 => s.add_i(quants, every(s, more)),
-        _ => quants,
-    }
-}
-
-/// `values` of eight vectors.
-#[inline(always)]
-fn all_values<S: Simd, F: ScaledFormat>(s: S, table: [i8; 16], indices: [S::I; 8]) -> [S::I; 8] {
-    let mut out = indices;
-    for out in &mut out {
-        *out = values::<S, F>(s, table, *out);
-    }
-    out
-}
-
-/// Nibbles of 32 columns in four units from `first` on: columns 0..16 low, 16..32 high.
-#[inline(always)]
-fn nibbles32<S: Simd>(s: S, body: &[u8], first: usize, half: usize) -> [S::I; 8] {
-    let mut out = [s.splat_i(0); 8];
-    for u in 0..4 {
-        let both = word(s, body, first + u, half);
-        out[u] = bits(s, both, 0, 15);
-        out[4 + u] = bits(s, both, 4, 15);
-    }
-    out
-}
-
-/// Nibbles of group `g` of 32 columns: two groups share the eight units from `first + 8 (g / 2)` on.
-#[inline(always)]
-fn nibbles64<S: Simd>(s: S, body: &[u8], first: usize, g: usize, half: usize) -> [S::I; 8] {
-    let mut out = [s.splat_i(0); 8];
-    for (l, out) in out.iter_mut().enumerate() {
-        *out = bits(s, word(s, body, first + 8 * (g / 2) + l, half), 4 * (g % 2), 15);
-    }
-    out
-}
-
-/// Bit pairs of group `g`: four groups share the eight units from `first + 8 (g / 4)` on.
-#[inline(always)]
-fn pairs128<S: Simd>(s: S, body: &[u8], first: usize, g: usize, half: usize) -> [S::I; 8] {
-    let mut out = [s.splat_i(0); 8];
-    for (l, out) in out.iter_mut().enumerate() {
-        *out = bits(s, word(s, body, first + 8 * (g / 4) + l, half), 2 * (g % 4), 3);
-    }
-    out
-}
-
-macro_rules! format {
-    ($(#[$doc:meta])* $name:ident, $ty:ident, { $($item:tt)* }) => {
-        $(#[$doc])*
-        pub struct $name;
-        impl ScaledFormat for $name {
-            const TYPE: WeightType = WeightType::of(TensorType::$ty).expect("a weight type");
-            $($item)*
-        }
-    };
-}
-
-mod grid_formats;
-pub use grid_formats::{Iq1M, Iq1S, Iq2S, Iq2Xs, Iq2Xxs, Iq3S, Iq3Xxs};
+use super::unpack::{
+    UnpackedFormat, all_values, any_plane, bits, byte, every, f16s, field, format, nibbles32, nibbles64, pairs128,
+    plane, word,
+};
+use crate::kernels::simd::Simd;
+use crate::quant::{TensorType, WeightType, fp4, iq4};
 
 format!(/** Q4_1. */ Q4_1, Q4_1, {
-    const REACH: u8 = 15;
+    const QUANT_ABS_MAX: u8 = 15;
     const MINS: bool = true;
-    const ZERO: u8 = 0;
+    const ZERO_POINT: u8 = 0;
     #[inline(always)]
     fn quants<S: Simd>(s: S, body: &[u8], _g: usize, half: usize) -> [S::I; 8] {
         nibbles32(s, body, 0, half)
@@ -221,8 +29,8 @@ fn fives32<S: Simd>(s: S, body: &[u8], half: usize) -> [S::I; 8] {
 }
 
 format!(/** Q5_0. */ Q5_0, Q5_0, {
-    const REACH: u8 = 16;
-    const ZERO: u8 = 16;
+    const QUANT_ABS_MAX: u8 = 16;
+    const ZERO_POINT: u8 = 16;
     #[inline(always)]
     fn quants<S: Simd>(s: S, body: &[u8], _g: usize, half: usize) -> [S::I; 8] {
         fives32(s, body, half)
@@ -230,9 +38,9 @@ format!(/** Q5_0. */ Q5_0, Q5_0, {
 });
 
 format!(/** Q5_1. */ Q5_1, Q5_1, {
-    const REACH: u8 = 31;
+    const QUANT_ABS_MAX: u8 = 31;
     const MINS: bool = true;
-    const ZERO: u8 = 0;
+    const ZERO_POINT: u8 = 0;
     #[inline(always)]
     fn quants<S: Simd>(s: S, body: &[u8], _g: usize, half: usize) -> [S::I; 8] {
         fives32(s, body, half)
@@ -240,11 +48,11 @@ format!(/** Q5_1. */ Q5_1, Q5_1, {
 });
 
 format!(/** Q2_K. */ Q2K, Q2_K, {
-    const REACH: u8 = 3;
+    const QUANT_ABS_MAX: u8 = 3;
     const GROUP: usize = 16;
     const MINS: bool = true;
     const INT_SCALES: bool = true;
-    const ZERO: u8 = 0;
+    const ZERO_POINT: u8 = 0;
     #[inline(always)]
     fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8] {
         pairs128(s, body, 4, g, half)
@@ -262,10 +70,10 @@ format!(/** Q2_K. */ Q2K, Q2_K, {
 });
 
 format!(/** Q3_K. */ Q3K, Q3_K, {
-    const REACH: u8 = 4;
+    const QUANT_ABS_MAX: u8 = 4;
     const GROUP: usize = 16;
     const INT_SCALES: bool = true;
-    const ZERO: u8 = 4;
+    const ZERO_POINT: u8 = 4;
     #[inline(always)]
     fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8] {
         let mut out = pairs128(s, body, 8, g, half);
@@ -293,9 +101,9 @@ fn q5k_six<S: Simd>(s: S, body: &[u8], g: usize, half: usize, at: usize) -> S::I
 }
 
 format!(/** Q5_K. */ Q5K, Q5_K, {
-    const REACH: u8 = 31;
+    const QUANT_ABS_MAX: u8 = 31;
     const MINS: bool = true;
-    const ZERO: u8 = 0;
+    const ZERO_POINT: u8 = 0;
     #[inline(always)]
     fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8] {
         let mut out = nibbles64(s, body, 11, g, half);
@@ -316,7 +124,7 @@ format!(/** Q5_K. */ Q5K, Q5_K, {
 });
 
 format!(/** IQ4_NL. */ Iq4Nl, IQ4_NL, {
-    const REACH: u8 = 127;
+    const QUANT_ABS_MAX: u8 = 127;
     #[inline(always)]
     fn quants<S: Simd>(s: S, body: &[u8], _g: usize, half: usize) -> [S::I; 8] {
         all_values::<S, Self>(s, iq4::VALUES, nibbles32(s, body, 0, half))
@@ -324,7 +132,7 @@ format!(/** IQ4_NL. */ Iq4Nl, IQ4_NL, {
 });
 
 format!(/** IQ4_XS. */ Iq4Xs, IQ4_XS, {
-    const REACH: u8 = 127;
+    const QUANT_ABS_MAX: u8 = 127;
     #[inline(always)]
     fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8] {
         all_values::<S, Self>(s, iq4::VALUES, nibbles64(s, body, 1, g, half))
@@ -341,7 +149,7 @@ format!(/** IQ4_XS. */ Iq4Xs, IQ4_XS, {
 });
 
 format!(/** MXFP4. A scale of 2^-128 is taken as 0: its products are below every normal number. */ Mxfp4, MXFP4, {
-    const REACH: u8 = 12;
+    const QUANT_ABS_MAX: u8 = 12;
     #[inline(always)]
     fn quants<S: Simd>(s: S, body: &[u8], _g: usize, half: usize) -> [S::I; 8] {
         all_values::<S, Self>(s, fp4::VALUES, nibbles32(s, body, 0, half))
@@ -362,7 +170,7 @@ fn half_ue4m3<S: Simd>(s: S, bits: S::I) -> S::F {
 }
 
 format!(/** NVFP4. */ Nvfp4, NVFP4, {
-    const REACH: u8 = 12;
+    const QUANT_ABS_MAX: u8 = 12;
     const GROUP: usize = 16;
     #[inline(always)]
     fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8] {
@@ -389,9 +197,9 @@ format!(/** NVFP4. */ Nvfp4, NVFP4, {
 });
 
 format!(/** TQ2_0. */ Tq2_0, TQ2_0, {
-    const REACH: u8 = 1;
+    const QUANT_ABS_MAX: u8 = 1;
     const INT_SCALES: bool = true;
-    const ZERO: u8 = 1;
+    const ZERO_POINT: u8 = 1;
     #[inline(always)]
     fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8] {
         pairs128(s, body, 0, g, half)
@@ -413,9 +221,9 @@ fn digit<S: Simd>(s: S, a: S::I, n: usize) -> S::I {
 }
 
 format!(/** TQ1_0. */ Tq1_0, TQ1_0, {
-    const REACH: u8 = 1;
+    const QUANT_ABS_MAX: u8 = 1;
     const INT_SCALES: bool = true;
-    const ZERO: u8 = 1;
+    const ZERO_POINT: u8 = 1;
     #[inline(always)]
     fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8] {
         let mut out = [s.splat_i(0); 8];
@@ -432,8 +240,8 @@ format!(/** TQ1_0. */ Tq1_0, TQ1_0, {
 });
 
 format!(/** Q1_0. */ Q1_0, Q1_0, {
-    const REACH: u8 = 1;
-    const ZERO: u8 = 1;
+    const QUANT_ABS_MAX: u8 = 1;
+    const ZERO_POINT: u8 = 1;
     #[inline(always)]
     fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8] {
         let planes = word(s, body, g, half);
@@ -446,8 +254,8 @@ format!(/** Q1_0. */ Q1_0, Q1_0, {
 });
 
 format!(/** Q2_0. */ Q2_0, Q2_0, {
-    const REACH: u8 = 2;
-    const ZERO: u8 = 1;
+    const QUANT_ABS_MAX: u8 = 2;
+    const ZERO_POINT: u8 = 1;
     #[inline(always)]
     fn quants<S: Simd>(s: S, body: &[u8], g: usize, half: usize) -> [S::I; 8] {
         let mut out = [s.splat_i(0); 8];

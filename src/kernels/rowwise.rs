@@ -16,7 +16,7 @@ fn rms_factor<S: Simd>(s: S, x: &[f32], eps: f32) -> f32 {
 
 /// `out = x * rms_factor(x) * weight`.
 #[inline(always)]
-pub(super) fn rms_norm<S: Simd>(s: S, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+pub fn rms_norm<S: Simd>(s: S, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     assert!(x.len() == weight.len() && x.len() == out.len());
     let factor = rms_factor(s, x, eps);
     let whole = x.len() / S::LANES * S::LANES;
@@ -31,7 +31,7 @@ pub(super) fn rms_norm<S: Simd>(s: S, x: &[f32], weight: &[f32], eps: f32, out: 
 
 /// `out += x * rms_factor(x) * weight`.
 #[inline(always)]
-pub(super) fn add_rms_norm<S: Simd>(s: S, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+pub fn add_rms_norm<S: Simd>(s: S, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     assert!(x.len() == weight.len() && x.len() == out.len());
     let factor = rms_factor(s, x, eps);
     let whole = x.len() / S::LANES * S::LANES;
@@ -46,7 +46,7 @@ pub(super) fn add_rms_norm<S: Simd>(s: S, x: &[f32], weight: &[f32], eps: f32, o
 
 /// `x *= rms_factor(x) * weight`.
 #[inline(always)]
-pub(super) fn rms_norm_in_place<S: Simd>(s: S, x: &mut [f32], weight: &[f32], eps: f32) {
+pub fn rms_norm_in_place<S: Simd>(s: S, x: &mut [f32], weight: &[f32], eps: f32) {
     assert!(x.len() == weight.len());
     let factor = rms_factor(s, x, eps);
     let whole = x.len() / S::LANES * S::LANES;
@@ -74,7 +74,7 @@ fn least<S: Simd>(s: S, a: S::F, b: f32) -> S::F {
 
 /// `out = silu(gate) * up`, `silu(g) = g / (1 + e^-g)` (SwiGLU, arXiv:2002.05202).
 #[inline(always)]
-pub(super) fn silu_mul<S: Simd>(s: S, gate: &[f32], up: &[f32], out: &mut [f32]) {
+pub fn silu_mul<S: Simd>(s: S, gate: &[f32], up: &[f32], out: &mut [f32]) {
     assert!(gate.len() == up.len() && gate.len() == out.len());
     let whole = gate.len() / S::LANES * S::LANES;
     for at in (0..whole).step_by(S::LANES) {
@@ -93,7 +93,7 @@ const GELU_B: f32 = 0.071_354_814;
 
 /// `out = gelu(gate) * up` (GeGLU, arXiv:2002.05202).
 #[inline(always)]
-pub(super) fn gelu_mul<S: Simd>(s: S, gate: &[f32], up: &[f32], out: &mut [f32]) {
+pub fn gelu_mul<S: Simd>(s: S, gate: &[f32], up: &[f32], out: &mut [f32]) {
     assert!(gate.len() == up.len() && gate.len() == out.len());
     let whole = gate.len() / S::LANES * S::LANES;
     for at in (0..whole).step_by(S::LANES) {
@@ -114,7 +114,7 @@ const OSS_LIMIT: f32 = 7.0;
 /// `out = g / (1 + e^-(1.702 g)) * (u + 1)` with `g = min(gate, 7)` and `u` = `up` within -7 and 7: the clamped SwiGLU of
 /// gpt-oss.
 #[inline(always)]
-pub(super) fn swiglu_clamped<S: Simd>(s: S, gate: &[f32], up: &[f32], out: &mut [f32]) {
+pub fn swiglu_clamped<S: Simd>(s: S, gate: &[f32], up: &[f32], out: &mut [f32]) {
     let n = out.len();
     assert!(gate.len() == n && up.len() == n);
     let whole = n / S::LANES * S::LANES;
@@ -134,7 +134,7 @@ pub(super) fn swiglu_clamped<S: Simd>(s: S, gate: &[f32], up: &[f32], out: &mut 
 /// Rotates pairs `(i, i + n)` of the first `2n` values by the angles whose cosines and sines are given: the pairing of
 /// NeoX models.
 #[inline(always)]
-pub(super) fn rope_halves<S: Simd>(s: S, x: &mut [f32], cos: &[f32], sin: &[f32]) {
+pub fn rope_halves<S: Simd>(s: S, x: &mut [f32], cos: &[f32], sin: &[f32]) {
     let n = cos.len();
     assert!(sin.len() == n && x.len() >= 2 * n);
     let (a, b) = x[..2 * n].split_at_mut(n);
@@ -154,7 +154,7 @@ pub(super) fn rope_halves<S: Simd>(s: S, x: &mut [f32], cos: &[f32], sin: &[f32]
 
 /// Rotates neighbouring pairs `(2i, 2i + 1)`: the pairing of the original RoPE (arXiv:2104.09864) and of `llama` files.
 #[inline(always)]
-pub(super) fn rope_pairs(x: &mut [f32], cos: &[f32], sin: &[f32]) {
+pub fn rope_pairs(x: &mut [f32], cos: &[f32], sin: &[f32]) {
     for (pair, (c, s)) in x.as_chunks_mut::<2>().0.iter_mut().zip(cos.iter().zip(sin)) {
         let (p, q) = (pair[0], pair[1]);
         pair[0] = p * c - q * s;

@@ -1,10 +1,10 @@
 //! The scalar tier: 16 lanes as plain arrays, any CPU.
 
-use super::simd::Simd;
+use super::{Dot, NoByteTables, Simd};
 
 /// Needs nothing of the CPU.
 #[derive(Clone, Copy)]
-pub struct Portable;
+pub struct Scalar;
 
 const N: usize = 16;
 
@@ -25,13 +25,14 @@ fn half_products(a: i32, b: i32) -> [u32; 2] {
     [(a & 0xffff) * (b & 0xffff), (a >> 16) * (b >> 16)]
 }
 
-impl Simd for Portable {
+impl Simd for Scalar {
     const REGISTERS: usize = 16;
     const LANES: usize = N;
     const FAST: bool = false;
-    const VNNI: bool = true;
+    const DOT: Dot = Dot::SignedSigned;
     type F = [f32; N];
     type I = [i32; N];
+    type Tables = NoByteTables<Self::I>;
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::F {
@@ -275,7 +276,7 @@ impl Simd for Portable {
     fn dot(self, sum: Self::I, weights: Self::I, acts: Self::I) -> Self::I {
         std::array::from_fn(|i| {
             let products = weights[i].to_le_bytes().into_iter().zip(acts[i].to_le_bytes());
-            sum[i].wrapping_add(products.map(|(w, a)| i32::from(w) * i32::from(a.cast_signed())).sum())
+            sum[i].wrapping_add(products.map(|(w, a)| i32::from(w.cast_signed()) * i32::from(a.cast_signed())).sum())
         })
     }
     #[inline(always)]
@@ -290,6 +291,10 @@ impl Simd for Portable {
     fn dot_pairs(self, sum: Self::I, a: Self::I, b: Self::I) -> Self::I {
         let product = |a: i32, b: i32| i32::from(a as i16) * i32::from(b as i16);
         std::array::from_fn(|i| sum[i].wrapping_add(product(a[i], b[i])).wrapping_add(product(a[i] >> 16, b[i] >> 16)))
+    }
+    #[inline(always)]
+    fn add_16(self, a: Self::I, b: Self::I) -> Self::I {
+        zip(a, b, |a, b| a.wrapping_add(b) & 0xffff | (a >> 16).wrapping_add(b >> 16) << 16)
     }
     #[inline(always)]
     fn zip(self, a: Self::I, b: Self::I) -> [Self::I; 2] {

@@ -1,9 +1,10 @@
 //! 256-bit vectors with FMA and F16C: int8 products through `vpmaddubsw`, or `vpdpbusd` where AVX-VNNI is present.
+#![allow(unsafe_code)]
 
 use std::arch::x86_64::*;
 
 use super::{ops, shuffle_lanes, source, target};
-use crate::kernels::simd::Simd;
+use crate::kernels::simd::{Dot, NoByteTables, Simd};
 
 /// Proof that the CPU has the tier's features, `avxvnni` among them if `VNNI`.
 #[derive(Clone, Copy)]
@@ -21,9 +22,10 @@ impl<const VNNI: bool> Avx2<VNNI> {
 impl<const VNNI: bool> Simd for Avx2<VNNI> {
     const REGISTERS: usize = 16;
     const LANES: usize = 8;
-    const VNNI: bool = VNNI;
+    const DOT: Dot = if VNNI { Dot::UnsignedSigned } else { Dot::PairsI16 };
     type F = __m256;
     type I = __m256i;
+    type Tables = NoByteTables<__m256i>;
 
     ops! {
         fn splat(x: f32) -> __m256 = _mm256_set1_ps(x);

@@ -1,0 +1,80 @@
+//! What attention is asked for, how much of it at a time, and what comes of it.
+
+use crate::quant::PANEL_ROWS;
+
+/// Keys taken at a time, and values of V side by side in a tile: K and V tiles of 64 keys x 128 dimensions are 16 KiB
+/// each, and one of them at a time is in use.
+pub const KEY_TILE: usize = 64;
+
+/// Most query rows of one call: enough to make the conversion of a tile a small part of the work on it (5 % at 192 rows of
+/// 128 dimensions, 10 % at 96), few enough that queries, scores and results (168 KiB together) stay in L2. Whole blocks of
+/// [`TILED_ROWS`].
+pub const QUERY_ROWS_MAX: usize = 192;
+
+/// Rows of a register block over a tile: 6 x 4 vectors of 512 bits, or 6 x 2 of 256.
+pub(super) const TILED_ROWS: usize = 6;
+
+/// Most rows that are streamed; with more, converting a tile once is cheaper than converting in registers again.
+pub(super) const STREAMED_ROWS_MAX: usize = 8;
+
+const _: () = assert!(QUERY_ROWS_MAX.is_multiple_of(TILED_ROWS) && QUERY_ROWS_MAX >= STREAMED_ROWS_MAX);
+const _: () = assert!(KEY_TILE.is_multiple_of(PANEL_ROWS));
+
+/// Query rows of one KV head: `group` heads of each of some consecutive tokens.
+#[derive(Clone, Copy)]
+pub struct Queries<'a> {
+    /// Head `h` of token `t` starts at `t * stride + h * key_dim`.
+    pub values: &'a [f32],
+    /// Values from token to token.
+    pub stride: usize,
+    /// Heads per token.
+    pub group: usize,
+    /// Tokens.
+    pub n_tokens: usize,
+    /// Position of the first token; it sees itself and what is before.
+    pub position: usize,
+    /// How many positions a token sees, itself among them: `usize::MAX` for all.
+    pub window: usize,
+    /// What dot products are multiplied by, mostly `1 / sqrt(key_dim)`.
+    pub scale: f32,
+    /// A score for each head of the group that takes its share of the weight and has no value.
+    pub sinks: Option<&'a [f32]>,
+}
+
+impl Queries<'_> {
+    /// Rows: heads times tokens.
+    pub const fn rows(&self) -> usize {
+        self.n_tokens * self.group
+    }
+
+    /// Keys that the last token sees.
+    pub const fn keys(&self) -> usize {
+        self.position + self.n_tokens
+    }
+
+    /// The first key that the first token sees, rounded down to a whole [`KEY_TILE`].
+    pub const fn first_key(&self) -> usize {
+        (self.position + 1).saturating_sub(self.window) / KEY_TILE * KEY_TILE
+    }
+}
+
+/// One row's result over a range of keys.
+pub struct RowResult<'a> {
+    /// Token, counted from the first of the queries.
+    pub token: usize,
+    /// Head of the group.
+    pub head: usize,
+    /// The weighted mean of V; zeros if the token sees none of the keys.
+    pub values: &'a [f32],
+    /// Logarithm (base 2) of the sum of `e^score`; minus infinity if the token sees none of the keys.
+    pub log_sum: f32,
+}
+
+/// f32 values of scratch that [`attend`](super::attend) needs; `head_dim` is the larger of those of keys and of values.
+pub const fn attend_scratch(head_dim: usize) -> usize {
+    let padded = head_dim.next_multiple_of(KEY_TILE);
+    // Results, scores, running maxima and sums; queries and weights as integers, and their scales; tiles and their scales.
+    let floats = padded + KEY_TILE + 1 + PANEL_ROWS;
+    let integers = head_dim.next_multiple_of(PANEL_ROWS) / 2 + 1 + KEY_TILE / 2 + 1;
+    QUERY_ROWS_MAX * (floats + integers) + KEY_TILE * (head_dim / 2 + padded / 2 + 2) + PANEL_ROWS * padded
+}

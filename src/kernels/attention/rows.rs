@@ -1,0 +1,176 @@
+//! Attention of some query rows over a range of keys, tile by tile: see [`super`].
+
+use std::ops::Range;
+
+use super::cache::{KvHead, Prefetch};
+use super::queries::{KEY_TILE, QUERY_ROWS_MAX, Queries, RowResult, STREAMED_ROWS_MAX, TILED_ROWS};
+use super::softmax::weights;
+use super::streamed::{self, Keys};
+use super::tiled;
+use crate::bytes::{self, Pod};
+use crate::kernels::simd::Simd;
+use crate::quant::PANEL_ROWS;
+
+/// Attention of the query rows over the keys of one range: hands every row's result to `put`.
+#[inline(always)]
+pub fn attend<S: Simd>(
+    s: S,
+    kv: &KvHead<'_>,
+    queries: &Queries<'_>,
+    keys: Range<usize>,
+    scratch: &mut [f32],
+    put: &mut dyn FnMut(RowResult<'_>),
+) {
+    // What tokens of a prompt come to does not depend on how many of them are in a pass.
+    let is_streamed = S::FAST && queries.n_tokens == 1 && (kv.key_dim | kv.value_dim).is_multiple_of(S::LANES);
+    match queries.rows() {
+        n if !is_streamed || n > STREAMED_ROWS_MAX => {
+            attend_rows::<S, TILED_ROWS, false>(s, kv, queries, keys, scratch, put);
+        }
+        0..=2 => attend_rows::<S, 2, true>(s, kv, queries, keys, scratch, put),
+        3..=4 => attend_rows::<S, 4, true>(s, kv, queries, keys, scratch, put),
+        _ => attend_rows::<S, STREAMED_ROWS_MAX, true>(s, kv, queries, keys, scratch, put),
+    }
+}
+
+/// The next `n` values of the scratch.
+#[inline(always)]
+fn take<'a, T: Pod>(scratch: &mut &'a mut [f32], n: usize) -> &'a mut [T] {
+    let (taken, rest) = std::mem::take(scratch).split_at_mut(n * size_of::<T>() / size_of::<f32>());
+    *scratch = rest;
+    bytes::cast_mut(bytes::floats_as_bytes(taken))
+}
+
+/// Rows are worked on in blocks of `N`; the last is filled up with queries of zero, whose results nobody reads.
+#[inline(always)]
+fn attend_rows<S: Simd, const N: usize, const STREAMED: bool>(
+    s: S,
+    kv: &KvHead<'_>,
+    queries: &Queries<'_>,
+    keys: Range<usize>,
+    mut scratch: &mut [f32],
+    put: &mut dyn FnMut(RowResult<'_>),
+) {
+    let (d, value_dim, n_rows, group) = (kv.key_dim, kv.value_dim, queries.rows(), queries.group);
+    let padded = value_dim.next_multiple_of(KEY_TILE);
+    let n_blocks = n_rows.div_ceil(N);
+    let scratch = &mut scratch;
+    let steps = d.div_ceil(PANEL_ROWS);
+    let q = take::<u8>(scratch, QUERY_ROWS_MAX * steps * size_of::<tiled::Sixteen>());
+    let sums = &mut take::<f32>(scratch, QUERY_ROWS_MAX * padded)[..n_blocks * N * padded];
+    let scores = take::<[f32; KEY_TILE]>(scratch, QUERY_ROWS_MAX).as_chunks_mut::<N>().0;
+    let tops = &mut take::<f32>(scratch, QUERY_ROWS_MAX)[..n_rows];
+    let totals = &mut take::<f32>(scratch, QUERY_ROWS_MAX * PANEL_ROWS)[..n_rows * S::LANES];
+    // For tiles alone.
+    let query_scales = take::<f32>(scratch, QUERY_ROWS_MAX).as_chunks_mut::<N>().0;
+    let weights16 = take::<tiled::Weights>(scratch, QUERY_ROWS_MAX).as_chunks_mut::<N>().0;
+    let weight_scales = take::<f32>(scratch, QUERY_ROWS_MAX).as_chunks_mut::<N>().0;
+    let k_tile = take(scratch, d / 2);
+    let v_tile = take(scratch, padded / 2);
+    let [k_scales, v_scales] = take::<[f32; KEY_TILE]>(scratch, 2) else { unreachable!() };
+    let floats = take::<f32>(scratch, PANEL_ROWS * padded.max(d));
+
+    let (q, q16): (&[[f32; N]], &[[tiled::Sixteen; N]]) = match STREAMED {
+        true => {
+            let q = bytes::cast_mut(&mut q[..n_blocks * N * d * 4]);
+            streamed::pack_queries(queries, d, q);
+            (q, &[])
+        }
+        false => {
+            let q16 = bytes::cast_mut(&mut q[..n_blocks * N * steps * size_of::<tiled::Sixteen>()]);
+            tiled::pack_queries(s, queries, d, floats, q16, query_scales);
+            (&[], q16)
+        }
+    };
+    sums.fill(0.0);
+    tops.fill(f32::NEG_INFINITY);
+    totals.fill(0.0);
+    if let Some(sinks) = queries.sinks {
+        for (row, top) in tops.iter_mut().enumerate() {
+            (*top, totals[row * S::LANES]) = (sinks[row % group] * std::f32::consts::LOG2_E, 1.0);
+        }
+    }
+
+    let [key_bytes, value_bytes] = [d, value_dim].map(|dim| kv.kv_type.row_bytes(dim) * KEY_TILE);
+    let [ask_keys, ask_values] = [key_bytes, value_bytes].map(|bytes| bytes.div_ceil(n_blocks).next_multiple_of(64));
+    if !keys.is_empty() {
+        Prefetch::keys(&kv.tile(keys.start)).ask(s, key_bytes);
+    }
+    for first in keys.clone().step_by(KEY_TILE) {
+        let (n, tile) = (KEY_TILE.min(keys.end - first), kv.tile(first));
+        // While K is worked on V comes from memory, and the other way round.
+        let next_values = Prefetch::values(&tile);
+        let next_keys = if first + n < keys.end { Prefetch::keys(&kv.tile(first + n)) } else { Prefetch::NOTHING };
+        // Before which key of the tile a row sees none, and before which all; rows are in the order of their tokens.
+        let hidden = |row: usize| match queries.keys().saturating_sub(queries.window) <= first {
+            true => 0,
+            false => (queries.position + row / group + 1).saturating_sub(queries.window).saturating_sub(first).min(n),
+        };
+        let seen = |row: usize| match queries.position + 1 >= first + n {
+            true => n,
+            false => (queries.position + row.min(n_rows - 1) / group + 1).saturating_sub(first).min(n),
+        };
+        let seen_of = |block: usize| hidden(block * N)..seen(block * N + N - 1);
+        if !STREAMED {
+            tiled::keys_to_tile(s, &tile, n, floats, k_tile, k_scales);
+        }
+        for (block, scores) in scores.iter_mut().enumerate().take(n_blocks) {
+            if seen_of(block).is_empty() {
+                continue;
+            }
+            match STREAMED {
+                true => streamed::score(s, Keys { kv: tile, n, ahead: next_values }, &q[block * d..][..d], scores),
+                false => {
+                    next_values.skip(block * ask_values).ask(s, ask_values);
+                    let q16 = &q16[block * steps..][..steps];
+                    tiled::score(s, (k_tile, k_scales), (q16, &query_scales[block]), scores);
+                }
+            }
+            for (row, scores) in scores.iter_mut().enumerate().take(n_rows - block * N) {
+                let row = block * N + row;
+                let state = (&mut tops[row], &mut totals[row * S::LANES..][..S::LANES]);
+                weights(s, scores, hidden(row)..seen(row), state, &mut sums[row * padded..][..padded]);
+            }
+        }
+        if !STREAMED {
+            tiled::values_to_tile(s, &tile, n, floats, v_tile, v_scales);
+        }
+        for (block, weights) in scores.iter_mut().enumerate().take(n_blocks) {
+            let keys = seen_of(block);
+            if keys.is_empty() {
+                continue;
+            }
+            let sums = &mut sums[block * N * padded..][..N * padded];
+            match STREAMED {
+                true => {
+                    let seen = Keys { kv: tile, n: keys.end, ahead: next_keys };
+                    streamed::weigh(s, seen, keys.start, weights, sums, padded);
+                }
+                false => {
+                    next_keys.skip(block * ask_keys).ask(s, ask_keys);
+                    let (weights16, scales) = (&mut weights16[block], &mut weight_scales[block]);
+                    for n in 0..N {
+                        let row = block * N + n;
+                        let seen = hidden(row)..seen(row);
+                        scales[n] = tiled::quantise(s, &mut weights[n], seen, v_scales, &mut weights16[n]);
+                    }
+                    tiled::weigh(s, v_tile, (weights16, scales), keys, sums, (value_dim, padded));
+                }
+            }
+        }
+    }
+    for row in 0..n_rows {
+        let total = s.sum(s.load(&totals[row * S::LANES..]));
+        let inverse = s.splat(if total == 0.0 { 0.0 } else { 1.0 / total });
+        let sums = &mut sums[row * padded..][..padded];
+        for x in sums.chunks_exact_mut(S::LANES) {
+            s.store(s.mul(s.load(x), inverse), x);
+        }
+        put(RowResult {
+            token: row / group,
+            head: row % group,
+            values: &sums[..value_dim],
+            log_sum: tops[row] + total.log2(),
+        });
+    }
+}
