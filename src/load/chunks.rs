@@ -7,7 +7,7 @@ use crate::bytes;
 use crate::gguf::TensorInfo;
 use crate::kernels::Kernels;
 use crate::quant::{PANEL_ROWS, WeightType};
-use crate::sys::map::HugeSize;
+use crate::sys::page_size::HugeSize;
 
 /// Bytes of a stretch at most: a huge page, what is left of the one before, and a unit of 16 long rows.
 pub const CHUNK_BYTES: usize = PAGE_BYTES + TURN_BYTES + (256 << 10);

@@ -10,7 +10,7 @@ use super::Io;
 use super::chunks::Chunk;
 use super::header::{ModelFiles, fill, model_error};
 use crate::error::{Error, Result};
-use crate::sys::map::BASE_PAGE_BYTES;
+use crate::sys::page_size::BASE_PAGE_BYTES;
 use crate::sys::read::{Direct, cached_pages, drop_cached};
 
 /// What a buffer must be longer than the longest chunk: reads lie in it as pages do in the file.

@@ -139,7 +139,8 @@ mod tests {
     use crate::kernels::available;
     use crate::quant::{TensorType, WeightType};
     use crate::sys::fill::Fill;
-    use crate::sys::map::{BASE_PAGE_BYTES as PAGE, Mapping};
+    use crate::sys::map::Mapping;
+    use crate::sys::page_size::BASE_PAGE_BYTES as PAGE;
 
     /// Ordinary pages, which are filled as huge ones are.
     struct Small(Fill);

@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use super::plan::{PageKind, Plan, RegionName};
-use crate::sys::map::HugeSize;
+use crate::sys::page_size::HugeSize;
 
 const GIB: u64 = 1 << 30;
 

@@ -7,7 +7,7 @@ use std::fmt;
 
 use super::MemoryError;
 use super::pool::PoolState;
-use crate::sys::map::{BASE_PAGE_BYTES, HugeSize};
+use crate::sys::page_size::{BASE_PAGE_BYTES, HugeSize};
 use crate::units::round_up;
 
 /// The page a plan is rounded to.

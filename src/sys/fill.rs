@@ -152,7 +152,8 @@ fn ioctl<T>(fd: &OwnedFd, request: libc::Ioctl, argument: &mut T) -> Result<(), 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::map::{BASE_PAGE_BYTES as PAGE, Mapping};
+    use crate::sys::map::Mapping;
+    use crate::sys::page_size::BASE_PAGE_BYTES as PAGE;
 
     /// Pages that were never touched; small ones are filled as huge ones are.
     fn untouched(pages: usize) -> Mapping {

@@ -13,10 +13,8 @@ use rustix::io::Errno;
 use rustix::mm::{self, Advice, MapFlags, MprotectFlags, ProtFlags};
 
 use super::OsError;
+use super::page_size::{BASE_PAGE_BYTES, HugeSize};
 use super::support::Support;
-
-/// Size of an ordinary page on every supported target; also the least alignment of a mapping.
-pub const BASE_PAGE_BYTES: usize = 4096;
 
 /// NUMA nodes that Linux can have, on any architecture (CONFIG_NODES_SHIFT is at most 10).
 const NODES_MAX: usize = 1024;
@@ -24,29 +22,11 @@ const NODES_MAX: usize = 1024;
 /// The first Linux with `mseal`.
 const MSEAL_SINCE: (u32, u32) = (6, 10);
 
-/// Explicit huge-page sizes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HugeSize {
-    /// 2 MiB.
-    M2,
-    /// 1 GiB.
-    G1,
-}
-
-impl HugeSize {
-    /// Bytes of one page.
-    pub const fn bytes(self) -> usize {
-        match self {
-            HugeSize::M2 => 2 << 20,
-            HugeSize::G1 => 1 << 30,
-        }
-    }
-
-    const fn flags(self) -> MapFlags {
-        match self {
-            HugeSize::M2 => MapFlags::HUGETLB.union(MapFlags::HUGE_2MB),
-            HugeSize::G1 => MapFlags::HUGETLB.union(MapFlags::HUGE_1GB),
-        }
+/// What asks for huge pages of `size`.
+const fn huge_flags(size: HugeSize) -> MapFlags {
+    match size {
+        HugeSize::M2 => MapFlags::HUGETLB.union(MapFlags::HUGE_2MB),
+        HugeSize::G1 => MapFlags::HUGETLB.union(MapFlags::HUGE_1GB),
     }
 }
 
@@ -90,7 +70,7 @@ impl Mapping {
     /// If `len` is not a multiple of the page size.
     pub fn huge(len: usize, size: HugeSize) -> Result<Mapping, OsError> {
         assert!(len.is_multiple_of(size.bytes()), "{len} bytes are not whole huge pages");
-        let mapping = Mapping::map(len, MapFlags::PRIVATE | MapFlags::POPULATE | size.flags())?;
+        let mapping = Mapping::map(len, MapFlags::PRIVATE | MapFlags::POPULATE | huge_flags(size))?;
         mapping.verify_present()?;
         Ok(mapping)
     }
@@ -105,7 +85,7 @@ impl Mapping {
     /// If `len` is not a multiple of the page size.
     pub fn huge_reserved(len: usize, size: HugeSize) -> Result<Mapping, OsError> {
         assert!(len.is_multiple_of(size.bytes()), "{len} bytes are not whole huge pages");
-        Mapping::map(len, MapFlags::PRIVATE | size.flags())
+        Mapping::map(len, MapFlags::PRIVATE | huge_flags(size))
     }
 
     /// Memory with a descriptor, for writing: every page that it does not have yet is set aside, or ENOMEM.
@@ -155,7 +135,7 @@ impl Mapping {
             assert!(range.end <= len, "{range:?} leaves {len} bytes");
             assert!(range.start.is_multiple_of(size.bytes()) && range.len().is_multiple_of(size.bytes()));
             let (at, bytes) = whole.part(skip + range.start..skip + range.end);
-            let flags = MapFlags::PRIVATE | MapFlags::FIXED | size.flags();
+            let flags = MapFlags::PRIVATE | MapFlags::FIXED | huge_flags(*size);
             let prot = ProtFlags::READ | ProtFlags::WRITE;
             // SAFETY: the range lies in `whole`, which is new and which nothing refers to yet.
             unsafe { mm::mmap_anonymous(at.as_ptr().cast(), bytes, prot, flags) }

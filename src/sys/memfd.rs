@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::fs::{self, MemfdFlags, Mode, OFlags, SealFlags};
 
 use super::OsError;
-use super::map::HugeSize;
+use super::page_size::HugeSize;
 
 /// Creates memory of `len` bytes, zeroed, in huge pages of `size` if it is given. Nothing is set aside yet: mapping it is
 /// what does.

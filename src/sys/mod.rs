@@ -12,6 +12,7 @@ pub mod limits;
 pub mod log;
 pub mod map;
 pub mod memfd;
+pub mod page_size;
 pub mod process;
 pub mod read;
 pub mod signal;

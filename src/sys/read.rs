@@ -13,7 +13,7 @@ use rustix::mm::{self, MapFlags, ProtFlags};
 use serde::{Deserialize, Serialize};
 
 use super::OsError;
-use super::map::BASE_PAGE_BYTES;
+use super::page_size::BASE_PAGE_BYTES;
 
 /// What tells one version of a file from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -19,7 +19,7 @@ use crate::load::header::ModelFiles;
 use crate::load::{Io, Progress};
 use crate::memory::{Arena, Host, Plan, RegionName};
 use crate::settings::Settings;
-use crate::sys::map::BASE_PAGE_BYTES;
+use crate::sys::page_size::BASE_PAGE_BYTES;
 use crate::sys::read::{Direct, cached_pages, drop_cached};
 use crate::sys::{cpu, file};
 use crate::units::{Human, MIB};
