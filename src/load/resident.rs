@@ -12,8 +12,9 @@ use sha2::{Digest, Sha256};
 use super::header::ModelFiles;
 use crate::error::{Error, Exit, Result};
 use crate::sys::map::Mapping;
+use crate::sys::memfd::Sealed;
 use crate::sys::read::FileId;
-use crate::sys::{memfd, socket};
+use crate::sys::socket;
 
 /// What is held: everything that must be the same for it to be used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -139,7 +140,7 @@ impl Holder {
     ///
     /// # Errors
     /// Exit 7: the socket fails.
-    pub fn serve(&self, manifest: &Manifest, memory: &OwnedFd, stop: &OwnedFd) -> Result<()> {
+    pub fn serve(&self, manifest: &Manifest, memory: &Sealed, stop: &OwnedFd) -> Result<()> {
         use std::os::fd::AsFd;
         let unexpected = |e: crate::sys::OsError| Error::from(e).at(self.path.display());
         let message = serde_json::to_vec(manifest).map_err(|e| Error::new(Exit::Unexpected, e))?;
@@ -188,9 +189,12 @@ impl Resident {
         if let Some((exit, text)) = held.mismatch(wanted) {
             return Err(Error::new(exit, text).at(place()));
         }
-        let bytes = memfd::len(&memory)?;
-        if !memfd::is_sealed(&memory) || bytes < held.weights_bytes {
-            return Err(failed(format!("the memory is not sealed or too short ({bytes} bytes): restart the holder")));
+        let Some(memory) = Sealed::of(memory) else {
+            return Err(failed("the memory is not sealed: restart the holder".to_owned()));
+        };
+        let bytes = memory.bytes()?;
+        if bytes < held.weights_bytes {
+            return Err(failed(format!("the memory is too short ({bytes} bytes): restart the holder")));
         }
         let too_large = |_| failed(format!("{bytes} bytes exceed the address space"));
         let len = usize::try_from(bytes).map_err(too_large)?;

@@ -21,10 +21,11 @@ use super::error::{MemoryError, NotPopulated};
 use super::packing::Packing;
 use super::plan::{PageKind, Plan, RegionName};
 use super::pool::Host;
+use crate::sys::OsError;
 use crate::sys::fill::Fill;
 use crate::sys::map::{Mapping, can_populate, populate};
+use crate::sys::memfd::{self, Sealed};
 use crate::sys::support::Support;
-use crate::sys::{OsError, memfd};
 
 /// Mapped, writable memory for every region of a plan.
 #[derive(Debug)]
@@ -427,16 +428,15 @@ impl Shared {
         self.mapping.bytes_mut()
     }
 
-    /// Seals the memory against every change and returns its descriptor, for reading only.
+    /// Seals the memory against every change.
     ///
     /// # Errors
     /// [`MemoryError::Seal`].
-    pub fn seal(self) -> Result<OwnedFd, MemoryError> {
+    pub fn seal(self) -> Result<Sealed, MemoryError> {
         let Shared { fd, mapping, .. } = self;
         // Nothing can be sealed while it is mapped for writing.
         drop(mapping);
-        memfd::seal(&fd).map_err(MemoryError::Seal)?;
-        memfd::reopen_read_only(&fd).map_err(MemoryError::Seal)
+        Sealed::seal(fd).map_err(MemoryError::Seal)
     }
 }
 

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use rustix::mm::{self, Advice, MapFlags, MprotectFlags, ProtFlags};
 
 use super::OsError;
+use super::memfd::Sealed;
 use super::page_size::{BASE_PAGE_BYTES, HugeSize};
 use super::support::Support;
 
@@ -96,17 +97,14 @@ impl Mapping {
         Mapping::map_fd(fd, len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED)
     }
 
-    /// Memory with a descriptor, for reading, its pages present in this process's page tables.
+    /// Sealed memory, for reading, its pages present in this process's page tables.
     ///
-    /// The memory must be sealed ([`super::memfd::is_sealed`]), so that its bytes stay as they are while they are borrowed.
+    /// It is sealed, so its bytes stay as they are while they are borrowed.
     ///
     /// # Errors
     /// The errno of `mmap` or `madvise`.
-    pub fn shared_read_only(fd: impl AsFd, len: usize) -> Result<Mapping, OsError> {
-        if !super::memfd::is_sealed(&fd) {
-            return Err(OsError { call: "mmap of memory that is not sealed", errno: libc::EPERM });
-        }
-        let mapping = Mapping::map_fd(fd, len, ProtFlags::READ, MapFlags::SHARED)?;
+    pub fn shared_read_only(memory: &Sealed, len: usize) -> Result<Mapping, OsError> {
+        let mapping = Mapping::map_fd(memory, len, ProtFlags::READ, MapFlags::SHARED)?;
         match advise_populate(mapping.start.as_ptr(), len, Advice::LinuxPopulateRead) {
             // Before Linux 5.14 pages are mapped when touched; they exist, so no touch can fail.
             Err(e) if e.errno != libc::EINVAL && !e.is_unavailable() => Err(e),
