@@ -18,9 +18,10 @@ use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 
 use super::error::{MemoryError, NotPopulated};
+use super::host::Host;
 use super::packing::Packing;
-use super::plan::{PageKind, Plan, RegionName};
-use super::pool::Host;
+use super::page::{PageKind, RegionName};
+use super::plan::Plan;
 use crate::sys::OsError;
 use crate::sys::fill::Fill;
 use crate::sys::map::{Mapping, can_populate, populate};

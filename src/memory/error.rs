@@ -2,9 +2,8 @@
 
 use std::fmt;
 
-use super::give_back::Broken;
-use super::plan::{PageKind, RegionName};
-use super::pool::PoolState;
+use super::facts::{Broken, PoolState};
+use super::page::{PageKind, RegionName};
 use crate::error::{Error, Exit};
 use crate::sys::OsError;
 use crate::units::Human;
@@ -116,44 +115,6 @@ impl From<NotPopulated> for MemoryError {
 impl From<NotPopulated> for Error {
     fn from(error: NotPopulated) -> Self {
         MemoryError::from(error).into()
-    }
-}
-
-/// How to give `pool` so many pages: now, and at every boot.
-pub(crate) struct PoolRemedy {
-    pub(crate) page: PageKind,
-    pub(crate) pages: u64,
-}
-
-impl PoolRemedy {
-    /// The command that grows the pool now.
-    pub(crate) fn command(&self) -> String {
-        match self.page {
-            PageKind::Huge1G => {
-                format!("echo {} > /sys/kernel/mm/hugepages/hugepages-1048576kB/nr_hugepages", self.pages)
-            }
-            _ => format!("sysctl -w vm.nr_hugepages={}", self.pages),
-        }
-    }
-
-    /// The words for the kernel command line.
-    pub(crate) fn kernel_command_line(&self) -> String {
-        format!("hugepagesz={} hugepages={}", self.page.name(), self.pages)
-    }
-
-    /// The same, with HVO on from the start.
-    pub(crate) fn at_boot_with_hvo(&self) -> String {
-        format!("{} hugetlb_free_vmemmap=on", self.kernel_command_line())
-    }
-}
-
-impl fmt::Display for PoolRemedy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "run `{}`; to keep it across boots ", self.command())?;
-        if self.page == PageKind::Huge2M {
-            write!(f, "put `vm.nr_hugepages={}` into /etc/sysctl.d/90-hugepages.conf or ", self.pages)?;
-        }
-        write!(f, "add `{}` to the kernel command line", self.kernel_command_line())
     }
 }
 

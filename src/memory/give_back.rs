@@ -15,9 +15,9 @@
 use std::fs::File;
 use std::path::PathBuf;
 
-use super::plan::PageKind;
-use super::pool::Host;
-use super::reserve::{HVO_SWITCH, write_number};
+use super::facts::{Broken, GiveBack};
+use super::host::{HVO_SWITCH, Host, write_number};
+use super::page::PageKind;
 use crate::sys::file;
 use crate::sys::support::Version;
 
@@ -29,48 +29,6 @@ const TAINT_BAD_PAGE: u64 = 1 << 5;
 
 /// Where a good trial is noted, by the id of the boot.
 const NOTE: &str = "/run/brim-hvo-give-back";
-
-/// Whether pages that were reserved with HVO on can be given back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GiveBack {
-    /// One was, since this boot, and nothing was lost.
-    Works,
-    /// They are lost, or must be feared to be.
-    Breaks(Broken),
-    /// Not tried since this boot.
-    Untried,
-}
-
-/// Why no page must be given back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Broken {
-    /// The kernel is known to lose it.
-    Known(Version),
-    /// The kernel has reported a bad page since it was booted.
-    BadPage,
-    /// One was given back as a trial, and lost.
-    Lost,
-}
-
-impl std::fmt::Display for Broken {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Broken::Known((major, minor, patch)) => write!(
-                f,
-                "Linux {major}.{minor}.{patch} is known to lose huge pages that were reserved with HVO on when they are given \
-                 back (\"Bad page state\"), until the next boot"
-            ),
-            Broken::BadPage => f.write_str(
-                "the kernel has reported a bad page since it was booted (bit 5 of /proc/sys/kernel/tainted), so huge pages that \
-                 were reserved with HVO on may be lost when they are given back",
-            ),
-            Broken::Lost => f.write_str(
-                "this kernel lost one huge page that was reserved with HVO on and given back as a trial (\"Bad page state\"), \
-                 until the next boot; it would lose them all",
-            ),
-        }
-    }
-}
 
 impl Host {
     /// The kernel's version.
@@ -187,7 +145,7 @@ impl Drop for HvoOn {
 #[cfg(test)]
 mod tests {
     use super::super::error::MemoryError;
-    use super::super::pool::tests::Fake;
+    use super::super::host::tests::Fake;
     use super::super::reserve::Grown;
     use super::*;
 

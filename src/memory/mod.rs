@@ -2,16 +2,19 @@
 
 pub mod arena;
 mod error;
+mod facts;
 mod give_back;
+mod host;
 mod packing;
+mod page;
 pub mod plan;
-pub mod pool;
 mod reserve;
 
 pub use arena::{Arena, Filling, Growing, OpenRegions, Pages, Regions, Shared, Unsealed};
 pub use error::{MemoryError, NotPopulated};
-pub use give_back::{Broken, GiveBack};
+pub use facts::{Broken, CgroupLimit, GiveBack, Hvo, PoolState};
+pub use host::Host;
 pub use packing::Packing;
-pub use plan::{PageKind, Plan, Region, RegionName};
-pub use pool::{Host, Hvo, PoolState};
+pub use page::{PageKind, RegionName};
+pub use plan::{Plan, Region};
 pub use reserve::Grown;

@@ -5,7 +5,8 @@
 
 use std::ops::Range;
 
-use super::plan::{PageKind, Plan, RegionName};
+use super::page::{PageKind, RegionName};
+use super::plan::Plan;
 use crate::sys::page_size::HugeSize;
 
 const GIB: u64 = 1 << 30;

@@ -8,9 +8,10 @@ use std::fs::File;
 use std::path::PathBuf;
 
 use super::error::MemoryError;
-use super::give_back::{GiveBack, HvoOn};
-use super::plan::PageKind;
-use super::pool::Host;
+use super::facts::GiveBack;
+use super::give_back::HvoOn;
+use super::host::{Host, write_number};
+use super::page::PageKind;
 use crate::sys::file;
 
 /// How often the kernel is asked for what is missing, memory being compacted in between.
@@ -133,17 +134,9 @@ impl Drop for Grown {
     }
 }
 
-/// Where HVO is switched.
-pub(super) const HVO_SWITCH: &str = "/proc/sys/vm/hugetlb_optimize_vmemmap";
-
-pub(super) fn write_number(file: &PathBuf, number: u64) -> Result<(), String> {
-    std::fs::write(file, number.to_string())
-        .map_err(|e| format!("{}: {e}; growing the pool needs root", file.display()))
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::pool::tests::Fake;
+    use super::super::host::tests::Fake;
     use super::*;
 
     fn fake(name: &str, writable: bool) -> Fake {

@@ -2,88 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use super::error::PoolRemedy;
+use super::facts::{CgroupLimit, Hvo, PoolState};
 use super::packing::Packing;
-use super::plan::{PageKind, Plan};
+use super::page::PageKind;
+use super::plan::Plan;
 use crate::sys::cpu::parse_list;
 use crate::sys::file;
-
-/// One pool of huge pages, in pages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PoolState {
-    /// Size of its pages.
-    pub page: PageKind,
-    /// Pages in the pool, surplus included.
-    pub total: u64,
-    /// Pages nobody has faulted in.
-    pub free: u64,
-    /// Free pages that are promised to a mapping already.
-    pub reserved: u64,
-    /// Pages beyond the persistent pool that are in use now.
-    pub surplus: u64,
-    /// Most pages the kernel may add beyond the persistent pool.
-    pub overcommit: u64,
-}
-
-impl PoolState {
-    /// Pages a new mapping can have: free and unpromised, and what may still be added as surplus.
-    pub fn available(&self) -> u64 {
-        self.free.saturating_sub(self.reserved) + self.overcommit.saturating_sub(self.surplus)
-    }
-
-    /// How to make room for `need` pages.
-    pub(crate) fn remedy(&self, need: u64) -> PoolRemedy {
-        // The setting is the persistent pool: surplus pages are not part of it.
-        let persistent = self.total.saturating_sub(self.surplus);
-        PoolRemedy { page: self.page, pages: persistent + need.saturating_sub(self.available()) }
-    }
-
-    /// The command that makes room for `need` pages now.
-    pub fn remedy_command(&self, need: u64) -> String {
-        self.remedy(need).command()
-    }
-
-    /// All ways to make room for `need` pages, as one sentence.
-    pub fn remedy_text(&self, need: u64) -> String {
-        self.remedy(need).to_string()
-    }
-}
-
-/// HugeTLB Vmemmap Optimization: the kernel gives back the `struct page`s that a huge page does not need.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Hvo {
-    /// The kernel was built with it.
-    pub available: bool,
-    /// It is switched on; it counts for pages reserved from then on.
-    pub enabled: bool,
-}
-
-impl Hvo {
-    /// Bytes HVO gives back for `pages` pages. Each 4 KiB of memory has a 64-byte `struct page`: 8 pages of
-    /// them for 2 MiB and 4096 for 1 GiB, of which one stays (kernel: Documentation/mm/vmemmap_dedup.rst).
-    pub fn saving_bytes(page: PageKind, pages: u64) -> u64 {
-        let vmemmap_pages = page.bytes() / 4096 * 64 / 4096;
-        pages.saturating_mul(vmemmap_pages.saturating_sub(1) * 4096)
-    }
-}
-
-/// A limit of one cgroup above this process.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CgroupLimit {
-    /// The file that holds the limit.
-    pub file: PathBuf,
-    /// The limit.
-    pub limit_bytes: u64,
-    /// What the group uses now and cannot drop.
-    pub used_bytes: u64,
-}
-
-impl CgroupLimit {
-    /// Bytes left under the limit.
-    pub fn available_bytes(&self) -> u64 {
-        self.limit_bytes.saturating_sub(self.used_bytes)
-    }
-}
 
 /// Reads the box below a root directory; tests put a made-up `/proc` and `/sys` there.
 #[derive(Clone, Debug)]
@@ -194,7 +118,7 @@ impl Host {
 
     /// Writes a number to a kernel file.
     pub(super) fn write(&self, path: &str, number: u64) -> Result<(), String> {
-        super::reserve::write_number(&self.path(path), number)
+        write_number(&self.path(path), number)
     }
 
     /// The page that `vm.nr_hugepages` counts.
@@ -224,7 +148,7 @@ impl Host {
 
     /// Whether HVO is there and on.
     pub fn hvo(&self) -> Hvo {
-        let switch = file::number(self.path(super::reserve::HVO_SWITCH));
+        let switch = file::number(self.path(HVO_SWITCH));
         Hvo { available: switch.is_some(), enabled: switch == Some(1) }
     }
 
@@ -338,6 +262,14 @@ fn pool_dir(page: PageKind) -> Option<&'static str> {
         PageKind::Huge2M => Some("hugepages-2048kB"),
         PageKind::Huge1G => Some("hugepages-1048576kB"),
     }
+}
+
+/// Where HVO is switched.
+pub(super) const HVO_SWITCH: &str = "/proc/sys/vm/hugetlb_optimize_vmemmap";
+
+pub(super) fn write_number(file: &PathBuf, number: u64) -> Result<(), String> {
+    std::fs::write(file, number.to_string())
+        .map_err(|e| format!("{}: {e}; growing the pool needs root", file.display()))
 }
 
 #[cfg(test)]
@@ -471,15 +403,6 @@ pub(super) mod tests {
         assert!(nodes("nodes-one", "0").is_empty());
         assert_eq!(nodes("nodes-three", "0-1,4"), [0, 1, 4]);
         assert!(Host::at("/nonexistent").memory_nodes().is_empty());
-    }
-
-    #[test]
-    fn hvo_saves_what_the_kernel_documents() {
-        assert_eq!(Hvo::saving_bytes(PageKind::Huge2M, 1), 28 << 10);
-        assert_eq!(Hvo::saving_bytes(PageKind::Huge1G, 1), (16 << 20) - 4096);
-        assert_eq!(Hvo::saving_bytes(PageKind::Base4K, 1000), 0);
-        // 128 GiB of 2 MiB pages: 1.75 GiB.
-        assert_eq!(Hvo::saving_bytes(PageKind::Huge2M, 65536), 7 << 28);
     }
 
     #[test]
