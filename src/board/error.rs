@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::EMBEDDED;
+use super::embedded::EMBEDDED;
 use crate::error::{Error, Exit};
 
 /// A board that was refused.

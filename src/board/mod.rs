@@ -4,8 +4,10 @@
 //! feature this version does not have is refused when it asks for that feature: a setting is obeyed or
 //! refused, never ignored.
 
+mod embedded;
 mod error;
 
+pub use embedded::EMBEDDED;
 pub use error::BoardError;
 
 use std::fmt;
@@ -14,13 +16,6 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer};
 
 use crate::kernels::{KvType, Tier};
-
-/// The boards in the binary: name and text.
-pub const EMBEDDED: [(&str, &str); 3] = [
-    ("generic-x86_64", include_str!("../../boards/generic-x86_64.toml")),
-    ("strix-halo-128", include_str!("../../boards/strix-halo-128.toml")),
-    ("strix-halo-64", include_str!("../../boards/strix-halo-64.toml")),
-];
 
 /// Context length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
