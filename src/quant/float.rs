@@ -1,7 +1,7 @@
 //! F32, F16 and BF16: nothing to decode but the number itself.
 
-use super::PANEL_ROWS;
 use super::bits::{f16_at, u16_at, u32_at};
+use super::layout::PANEL_ROWS;
 
 pub(super) fn f32(bytes: &[u8]) -> f32 {
     f32::from_bits(u32_at(bytes, 0))

@@ -3,8 +3,9 @@
 use std::fmt;
 
 use super::float::Decode;
-use super::layout::BlockLayout;
-use super::{PANEL_ROWS, TensorType, UNIT, float, fp4, iq1, iq2, iq3, iq4, k_quants, legacy, low_bit, ternary};
+use super::layout::{BlockLayout, PANEL_ROWS, UNIT};
+use super::types::TensorType;
+use super::{float, fp4, iq1, iq2, iq3, iq4, k_quants, legacy, low_bit, ternary};
 
 /// Largest block of any format, in bytes (one row).
 const BLOCK_BYTES_MAX: usize = 256;

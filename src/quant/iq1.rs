@@ -13,10 +13,9 @@
 //! `8 (j % 2) + 4 (j / 2) + i` is group `4i + j`. (With `t = h | h << 12`, `t >> i & 0x01010101` holds bits of four groups
 //! as bytes.)
 
-use super::SUPER;
 use super::bits::{f16_at, head_first, head_last, sized, sized_mut, u16_at};
 use super::grids::IQ1;
-use super::layout::BlockLayout;
+use super::layout::{BlockLayout, SUPER};
 
 pub(super) const IQ1_S: BlockLayout = BlockLayout {
     body: SUPER / 8 + SUPER / 16,

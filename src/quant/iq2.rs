@@ -16,11 +16,10 @@
 //! Panel body: 2 units of `s` as above; 2 units of upper bits, byte `j` of unit `u` for the columns `32 (4u + j) ..`; then for
 //! 32 columns a unit of indices and one of signs. Tail: 16 `d`.
 
-use super::SUPER;
 use super::bits::{f16_at, from_planes, halve_nibbles, pair_nibbles, sized, sized_mut, to_planes, u16_at, u32_at};
 use super::codebook::{decode, eight_signs, from_sign_word, to_sign_word};
 use super::grids;
-use super::layout::BlockLayout;
+use super::layout::{BlockLayout, SUPER};
 
 /// The levels of a grid's codes; the fourth is not used.
 const LEVELS: [u8; 4] = [8, 25, 43, 0];

@@ -12,11 +12,10 @@
 //! byte `j` of unit `u` for the columns `32 (4u + j) ..`; then for 32 columns two units of indices and one of signs.
 //! Tail: 16 `d`.
 
-use super::SUPER;
 use super::bits::{f16_at, from_planes, halve_nibbles, pair_nibbles, sized, sized_mut, to_planes, u32_at};
 use super::codebook::{decode, eight_signs, from_sign_word, to_sign_word};
 use super::grids;
-use super::layout::BlockLayout;
+use super::layout::{BlockLayout, SUPER};
 
 const LEVELS_XXS: [u8; 8] = [4, 12, 20, 28, 36, 44, 52, 62];
 const LEVELS_S: [u8; 8] = [1, 3, 5, 7, 9, 11, 13, 15];

@@ -11,9 +11,8 @@
 //! nibbles those 32 further. Tail: 16 `d`; 16 half words of the upper bit pairs: pair `4 (g % 2) + g / 2` is group `g`. (With
 //! `t = h | h << 14`, the bytes of `t << 4 & 0x30303030` top the scales of groups 0..4, of `t & 0x30303030` those of 4..8.)
 
-use super::SUPER;
 use super::bits::{f16_at, halve_nibbles, head_first, head_last, pair_nibbles, sized, sized_mut, u16_at};
-use super::layout::BlockLayout;
+use super::layout::{BlockLayout, SUPER};
 
 /// The values of the 16 codes.
 pub(crate) const VALUES: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];

@@ -25,9 +25,8 @@
 //! Panel body: 4 units of scales, then 16 times two units of low nibbles, 32 columns apart, and the unit of their bit pairs,
 //! in the order in which they are multiplied. Tail: 16 `d`.
 
-use super::SUPER;
 use super::bits::{f16_at, same, sized, sized_mut, u32_at};
-use super::layout::BlockLayout;
+use super::layout::{BlockLayout, SUPER};
 
 pub(super) const Q2_K: BlockLayout = BlockLayout {
     body: SUPER / 16 + SUPER / 4,

@@ -1,5 +1,17 @@
 //! How the blocks of a format lie in a panel.
 
+/// Rows of a panel: the f32 lanes of one 512-bit vector, or of two 256-bit ones.
+pub const PANEL_ROWS: usize = 16;
+
+/// Columns that share one int8 activation scale, or eight: the unit in which integer kernels walk a row.
+pub const GROUP: usize = 32;
+
+/// Bytes of a unit: the same four bytes of every row of a panel.
+pub const UNIT: usize = 4 * PANEL_ROWS;
+
+/// Columns of a super-block of the k-quants.
+pub const SUPER: usize = 256;
+
 /// A format of blocks. A panel takes every row's block in an order of its own, the *arranged* block: `body` bytes in
 /// words of four, of which a unit holds one of each row, then `tail` bytes in fields of `field` bytes, interleaved alike.
 pub(super) struct BlockLayout {

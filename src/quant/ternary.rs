@@ -9,9 +9,8 @@
 //! **TQ2_0** file block, 66 bytes: 64 bytes of bit pairs (128 columns per 32 bytes, 32 for each pair), `d`.
 //! Panel body: 16 units of bit pairs. Tail: 16 `d`.
 
-use super::SUPER;
 use super::bits::{f16_at, same};
-use super::layout::BlockLayout;
+use super::layout::{BlockLayout, SUPER};
 
 pub(super) const TQ1_0: BlockLayout = BlockLayout {
     body: 32 + 16 + 4,

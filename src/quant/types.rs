@@ -154,11 +154,6 @@ impl TensorType {
     pub fn bits_per_element(self) -> f64 {
         self.block_bytes() as f64 * 8.0 / self.block_len() as f64
     }
-
-    /// True if the kernels can multiply with weights of this type.
-    pub fn is_supported_weight(self) -> bool {
-        super::WeightType::of(self).is_some()
-    }
 }
 
 impl fmt::Display for TensorType {
