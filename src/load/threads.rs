@@ -9,9 +9,14 @@ use super::digest::Digests;
 use super::header::ModelFiles;
 use super::reader::{Found, Reader};
 use super::stage::{Filling, Stage};
-use super::weights::{Job, Populate};
 use crate::error::{Error, Result};
 use crate::kernels::Kernels;
+
+/// Something to be done while the weights are being read, such as clearing the pages of the KV cache.
+pub type Job<'a> = Box<dyn FnOnce() -> Result<()> + Send + 'a>;
+
+/// A function that makes the pages below some bytes present, before they are written.
+pub type Populate<'a> = dyn Fn(&mut [u8]) -> Result<()> + Sync + 'a;
 
 /// What the threads of a load share.
 pub(super) struct Load<'l, 'a> {

@@ -16,6 +16,7 @@ use crate::kernels::Kernels;
 use crate::sys::cpu;
 
 pub use super::digest::Sha256Bytes;
+pub use super::threads::{Job, Populate};
 
 /// Threads that read: one stops at each read, so more of them than CPUs keep the disk busy while others repack, and the more
 /// buffers there are the longer it is until one is read into again, which is slower while its lines are in a cache. (A virtual
@@ -34,12 +35,6 @@ const READERS_CACHED: usize = 6;
 
 /// Stack of a loader thread; its buffer lies elsewhere.
 const STACK_BYTES: usize = 256 << 10;
-
-/// Something to be done while the weights are being read, such as clearing the pages of the KV cache.
-pub type Job<'a> = Box<dyn FnOnce() -> Result<()> + Send + 'a>;
-
-/// A function that makes the pages below some bytes present, before they are written.
-pub type Populate<'a> = dyn Fn(&mut [u8]) -> Result<()> + Sync + 'a;
 
 /// How a load is done. What is not said is the plainest: as fast as the page cache and the disk let it, into memory that is
 /// all there.
