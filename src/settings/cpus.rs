@@ -1,6 +1,6 @@
 //! Which CPUs the workers are pinned to.
 
-use super::Overrides;
+use super::overrides::Overrides;
 use super::source::{Env, Source, pick, refuse};
 use crate::board::Board;
 use crate::error::{Error, Result};
