@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::host::Host;
+use super::host::{Host, Hosts};
+use super::listen::Listener;
 use crate::board;
 
 /// The listen address when none is given: this box alone.
@@ -29,6 +30,16 @@ pub struct Config {
     pub ready_fd: Option<i32>,
     /// Limits on what one client can take.
     pub limits: Limits,
+}
+
+impl Config {
+    /// The hosts that are answered at `listener`: all where a key is asked for.
+    pub fn hosts_of(&self, listener: &Listener) -> Hosts {
+        match self.keys_file {
+            Some(_) => Hosts::Any,
+            None => Hosts::of(listener, &self.listen, &self.hosts),
+        }
+    }
 }
 
 /// Limits on what one client can take.

@@ -17,7 +17,6 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use super::app::App;
 use super::connections::{Connection, Member, Phase, SWEEP};
-use super::host::Hosts;
 use super::listen::{Listener, SocketPath};
 use super::router;
 
@@ -124,7 +123,7 @@ const FULL: &[u8] =
 /// # Errors
 /// What the event loop says of the socket.
 pub async fn accept(listener: Listener, app: Rc<App>) -> io::Result<()> {
-    let hosts = Rc::new(Hosts::of(&listener, &app.config));
+    let hosts = Rc::new(app.config.hosts_of(&listener));
     let acceptor = match listener {
         Listener::Tcp(tcp) => Acceptor::Tcp(TcpListener::from_std(tcp)?),
         Listener::Unix(unix, path) => Acceptor::Unix(UnixListener::from_std(unix)?, path),

@@ -10,7 +10,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Request, StatusCode, Version};
 
-use super::config::Config;
 use super::error::ApiError;
 use super::listen::Listener;
 use crate::error::{Error, Exit, Result};
@@ -106,16 +105,17 @@ pub enum Hosts {
 }
 
 impl Hosts {
-    /// The hosts of `listener`: `localhost`, loopback, the address itself and `serve.hosts`; where other machines may
-    /// reach it, all addresses and this machine's own name.
-    pub fn of(listener: &Listener, config: &Config) -> Hosts {
-        let Some(address) = listener.ip().filter(|_| config.keys_file.is_none()) else { return Hosts::Any };
-        if config.hosts.contains(&Host::Name("*".to_owned())) {
+    /// The hosts of `listener`, at which no key is asked for: `localhost`, loopback, the address itself, what it was told to
+    /// `listen` at and what is `named` in `serve.hosts`; where other machines may reach it, all addresses and this machine's
+    /// own name.
+    pub fn of(listener: &Listener, listen: &str, named: &[Host]) -> Hosts {
+        let Some(address) = listener.ip() else { return Hosts::Any };
+        if named.contains(&Host::Name("*".to_owned())) {
             return Hosts::Any;
         }
         let mut names = vec![Host::Name("localhost".to_owned()), Host::Ip(address)];
-        names.extend(Host::parse(config.listen.as_bytes()));
-        names.extend_from_slice(&config.hosts);
+        names.extend(Host::parse(listen.as_bytes()));
+        names.extend_from_slice(named);
         let any_ip = listener.is_public();
         if any_ip {
             let name = socket::host_name();
