@@ -2,7 +2,11 @@
 
 use serde_json::{Map, Value};
 
-use super::{Call, Family, PYTHON_TAG};
+use super::family::Family;
+use super::pieces::Call;
+
+/// What may stand before calls that are the whole answer.
+pub const PYTHON_TAG: &str = "<|python_tag|>";
 
 /// What stands around one call, or some.
 pub struct CallSyntax {
@@ -13,13 +17,26 @@ pub struct CallSyntax {
 }
 
 /// Hermes and Qwen.
-pub const HERMES: CallSyntax = CallSyntax { open: "<tool_call>", close: "</tool_call>" };
+const HERMES: CallSyntax = CallSyntax { open: "<tool_call>", close: "</tool_call>" };
 /// Qwen's coders.
-pub const QWEN_XML: CallSyntax = CallSyntax { open: "<tool_call>", close: "</tool_call>" };
+const QWEN_XML: CallSyntax = CallSyntax { open: "<tool_call>", close: "</tool_call>" };
 /// GLM.
-pub const GLM: CallSyntax = CallSyntax { open: "<tool_call>", close: "</tool_call>" };
+const GLM: CallSyntax = CallSyntax { open: "<tool_call>", close: "</tool_call>" };
 /// MiniMax.
-pub const MINIMAX: CallSyntax = CallSyntax { open: "<minimax:tool_call>", close: "</minimax:tool_call>" };
+const MINIMAX: CallSyntax = CallSyntax { open: "<minimax:tool_call>", close: "</minimax:tool_call>" };
+
+impl CallSyntax {
+    /// That of a family; `None` where nothing stands around calls.
+    pub fn of(family: Family) -> Option<&'static CallSyntax> {
+        match family {
+            Family::Hermes => Some(&HERMES),
+            Family::QwenXml => Some(&QWEN_XML),
+            Family::Glm => Some(&GLM),
+            Family::MiniMax => Some(&MINIMAX),
+            Family::Llama3 | Family::Harmony | Family::Plain => None,
+        }
+    }
+}
 
 /// The calls in `text`, which stood between the marks; `None` if it has another form.
 pub fn parse_calls(family: Family, text: &str, tools: &[Value]) -> Option<Vec<Call>> {

@@ -1,7 +1,7 @@
 //! The harmony format of gpt-oss: messages with a header that names channel and recipient.
 //! (Format: OpenAI's "harmony response format" guide.)
 
-use super::{Delta, emit, held, release, trailing_blanks};
+use super::pieces::{Delta, emit, held, release, trailing_blanks};
 
 const CHANNEL: &str = "<|channel|>";
 const MESSAGE: &str = "<|message|>";

@@ -2,100 +2,18 @@
 //! in piece by piece, as it is generated; what might be the beginning of a mark waits until it is one or not.
 
 mod calls;
+mod family;
 mod harmony;
+mod pieces;
 
 use serde_json::Value;
 
-use calls::{Begun, CallSyntax, Object, begun, parse_calls};
+use calls::{Begun, CallSyntax, Object, PYTHON_TAG, begun, parse_calls};
 use harmony::Harmony;
+use pieces::{emit, emit_call, release, trailing_blanks};
 
-/// How a family of chat templates writes tool calls.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
-    /// `<tool_call>{"name": ..., "arguments": {...}}</tool_call>`: Hermes, Qwen.
-    Hermes,
-    /// `<tool_call><function=NAME><parameter=KEY>VALUE</parameter></function></tool_call>`: Qwen's coders.
-    QwenXml,
-    /// `{"name": ..., "parameters": {...}}` as the whole answer: Llama 3.
-    Llama3,
-    /// Channels and recipients: gpt-oss.
-    Harmony,
-    /// `<tool_call>NAME<arg_key>KEY</arg_key><arg_value>VALUE</arg_value></tool_call>`: GLM.
-    Glm,
-    /// `<minimax:tool_call><invoke name="NAME"><parameter name="KEY">VALUE</parameter></invoke></minimax:tool_call>`.
-    MiniMax,
-    /// No tools.
-    Plain,
-}
-
-impl Family {
-    /// The family of a template, by the marks it writes.
-    pub fn of(mentions: impl Fn(&str) -> bool) -> Family {
-        match () {
-            () if mentions("<|channel|>") => Family::Harmony,
-            () if mentions("<minimax:tool_call>") => Family::MiniMax,
-            () if mentions("<arg_key>") => Family::Glm,
-            () if mentions("<function=") => Family::QwenXml,
-            () if mentions("<tool_call>") => Family::Hermes,
-            () if mentions("<|python_tag|>") || (mentions("<|start_header_id|>") && mentions("parameters")) => {
-                Family::Llama3
-            }
-            () => Family::Plain,
-        }
-    }
-
-    /// Control tokens that structure its output; others that are generated are not text.
-    pub fn marks(self) -> &'static [&'static str] {
-        match self {
-            Family::Hermes | Family::QwenXml | Family::Glm => &[
-                "<tool_call>",
-                "</tool_call>",
-                "<think>",
-                "</think>",
-                "<arg_key>",
-                "</arg_key>",
-                "<arg_value>",
-                "</arg_value>",
-            ],
-            Family::MiniMax => &["<minimax:tool_call>", "</minimax:tool_call>", "<think>", "</think>"],
-            Family::Llama3 => &["<|python_tag|>"],
-            Family::Harmony => &["<|channel|>", "<|message|>", "<|start|>", "<|end|>", "<|constrain|>"],
-            Family::Plain => &["<think>", "</think>"],
-        }
-    }
-
-    fn syntax(self) -> Option<&'static CallSyntax> {
-        match self {
-            Family::Hermes => Some(&calls::HERMES),
-            Family::QwenXml => Some(&calls::QWEN_XML),
-            Family::Glm => Some(&calls::GLM),
-            Family::MiniMax => Some(&calls::MINIMAX),
-            Family::Llama3 | Family::Harmony | Family::Plain => None,
-        }
-    }
-}
-
-/// A piece of an answer.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Delta {
-    /// The model thinks.
-    Reasoning(String),
-    /// The model says.
-    Content(String),
-    /// The model calls this tool; its arguments follow.
-    Call(String),
-    /// A piece of the arguments of the last call, which together are JSON.
-    Arguments(String),
-}
-
-/// A tool call.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Call {
-    /// The tool.
-    pub name: String,
-    /// Its arguments, as JSON.
-    pub arguments: String,
-}
+pub use family::Family;
+pub use pieces::{Call, Delta, held};
 
 /// What to expect of an answer.
 #[derive(Clone, Debug)]
@@ -139,7 +57,6 @@ pub struct Output {
 
 const THINK: &str = "<think>";
 const THINK_END: &str = "</think>";
-const PYTHON_TAG: &str = "<|python_tag|>";
 
 impl Output {
     /// For one answer.
@@ -192,7 +109,7 @@ impl Output {
     }
 
     fn syntax(&self) -> Option<&'static CallSyntax> {
-        self.expect.family.syntax().filter(|_| self.calls_open())
+        CallSyntax::of(self.expect.family).filter(|_| self.calls_open())
     }
 
     /// Emits the calls in `text`, which ended with `close`; what is none is text, as it is. Returns whether it was one.
@@ -340,44 +257,12 @@ impl Output {
     }
 }
 
-fn emit(out: &mut Vec<Delta>, kind: fn(String) -> Delta, text: &str) {
-    if !text.is_empty() {
-        out.push(kind(text.to_owned()));
-    }
-}
-
-/// A call that came as a whole.
-fn emit_call(out: &mut Vec<Delta>, Call { name, arguments }: Call) {
-    out.extend([Delta::Call(name), Delta::Arguments(arguments)]);
-}
-
-/// Emits all of the buffer but `keep` bytes at its end.
-fn release(buffer: &mut String, keep: usize, out: &mut Vec<Delta>, kind: fn(String) -> Delta) {
-    let rest = buffer.split_off(buffer.len() - keep);
-    let certain = std::mem::replace(buffer, rest);
-    emit(out, kind, &certain);
-}
-
 fn split(text: &str, mark: &str) -> Option<(String, String)> {
     text.split_once(mark).map(|(before, after)| (before.to_owned(), after.to_owned()))
 }
 
 fn leading_blanks(text: &str) -> usize {
     text.len() - text.trim_start().len()
-}
-
-fn trailing_blanks(text: &str) -> usize {
-    text.len() - text.trim_end().len()
-}
-
-/// Bytes at the end of `text` that may be the beginning of one of `marks`.
-pub fn held(text: &str, marks: &[&str]) -> usize {
-    let of = |mark: &&str| {
-        let longest = text.len().min(mark.len().saturating_sub(1));
-        let begins = |n: &usize| mark.as_bytes().starts_with(&text.as_bytes()[text.len() - n..]);
-        (1..=longest).rev().find(begins).unwrap_or(0)
-    };
-    marks.iter().map(of).max().unwrap_or(0)
 }
 
 /// The same with the white space before the mark.
