@@ -5,6 +5,7 @@ use std::fmt::Write;
 use serde_json::{Value, json};
 
 use super::args::Doctor;
+use super::common::out;
 use crate::board::{Board, EMBEDDED};
 use crate::error::Result;
 use crate::kernels::{Tier, select};
@@ -59,7 +60,7 @@ pub fn execute(args: Doctor) -> Result<()> {
     let host = Host::default();
     let report = Report::gather(&host, &host.try_give_back(), name.as_deref().zip(board.as_ref()))?;
     let text = if args.json { format!("{:#}", report.json()) } else { report.table() };
-    super::out(text.trim_end())
+    out(text.trim_end())
 }
 
 impl Report {

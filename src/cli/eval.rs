@@ -7,7 +7,7 @@ use log::LevelFilter;
 use serde_json::json;
 
 use super::args::Eval;
-use super::{out, resolve};
+use super::common::{out, resolve};
 use crate::boot::{CTX_DEFAULT, Foundations, Headers, Workload};
 use crate::bytes;
 use crate::engine::Engine;

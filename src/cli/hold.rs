@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use log::LevelFilter;
 
 use super::args::Hold;
-use super::{announce, resolve};
+use super::common::{announce, resolve};
 use crate::boot;
 use crate::error::{Error, Result};
 use crate::load::resident;

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use serde_json::{Map, Value as Json, json};
 
 use super::args::Inspect;
-use super::put;
+use super::common::put;
 use crate::error::Result;
 use crate::gguf::{Array, TensorInfo, Value};
 use crate::load::header::ModelFiles;

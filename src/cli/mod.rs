@@ -3,6 +3,7 @@
 mod args;
 #[cfg(feature = "bench")]
 mod bench;
+mod common;
 mod doctor;
 mod eval;
 mod hold;
@@ -17,14 +18,13 @@ mod selftest;
 mod serve;
 mod tokenize;
 
-use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
 use log::LevelFilter;
 
-use crate::error::{Error, Exit, Result};
-use crate::settings::{Overrides, Settings};
+use crate::error::{Error, Result};
 use crate::sys::{self, signal};
+use common::{note, out};
 
 pub use args::Command;
 
@@ -68,47 +68,6 @@ fn execute(command: Command) -> Result<()> {
         Command::Serve(args) => serve::execute(&args),
         Command::Tokenize(args) => tokenize::execute(&args),
     }
-}
-
-/// The settings of a command that says as much as `usual` on stderr, and one level more with `-v`. Nothing else sets how
-/// much is said.
-fn resolve(overrides: &Overrides, usual: LevelFilter) -> Result<Settings> {
-    let settings = Settings::resolve(overrides)?;
-    log::set_max_level(if settings.verbose { usual.increment_severity() } else { usual });
-    Ok(settings)
-}
-
-/// Prints a result and a line break to stdout.
-///
-/// # Errors
-/// As [`put`].
-fn out(text: &str) -> Result<()> {
-    put(&mut std::io::stdout().lock(), &format!("{text}\n")).map(|_| ())
-}
-
-/// Writes a part of a result to stdout at once; `false` where the pipe is closed, its reader's way of saying that it has
-/// enough.
-///
-/// # Errors
-/// Exit 1 for any other failure, for a result that is not written must not look like one.
-fn put(stdout: &mut impl Write, text: &str) -> Result<bool> {
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Ok(()) => Ok(true),
-        Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(false),
-        Err(e) => Err(Error::new(Exit::Unexpected, format!("{e}; what was written there is incomplete")).at("stdout")),
-    }
-}
-
-/// Says on stdout how far a daemon is. It goes on where nobody can be told, and where the reader is too slow.
-fn announce(text: &str) {
-    if !sys::log::to_stdout(text) {
-        log::warn!("stdout does not take {text:?}");
-    }
-}
-
-/// Says something to people on stderr.
-fn note(text: &str) {
-    sys::log::line(text);
 }
 
 fn report(error: &Error) -> ExitCode {

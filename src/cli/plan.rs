@@ -6,7 +6,7 @@ use log::LevelFilter;
 use serde_json::{Value, json};
 
 use super::args::Plan as PlanArgs;
-use super::resolve;
+use super::common::{out, resolve};
 #[cfg(feature = "serve")]
 use crate::boot::MappedPlan;
 use crate::boot::{Headers, Planned, Serving, Workload};
@@ -132,7 +132,7 @@ impl PlanReport {
     /// Exit 5 with the remedy where the plan does not fit; exit 1 where it cannot be printed.
     pub fn print(self, json: bool) -> Result<()> {
         let text = if json { format!("{:#}", self.json()) } else { self.table() };
-        let printed = super::out(text.trim_end());
+        let printed = out(text.trim_end());
         self.verdict?;
         printed
     }

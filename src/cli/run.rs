@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use log::LevelFilter;
 
 use super::args::Run;
-use super::{note, put, resolve};
+use super::common::{note, put, resolve};
 use crate::boot::{Foundations, Headers, Workload};
 use crate::chat::{self, ChatTemplate, Message, Prompt, Role, Time};
 use crate::engine::Engine;

@@ -6,8 +6,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::args::Selftest;
-use super::out;
-use super::resolve;
+use super::common::{out, resolve};
 use crate::board::Ctx;
 use crate::boot::{Foundations, Headers, Workload};
 use crate::engine::Engine;

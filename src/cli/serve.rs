@@ -6,9 +6,10 @@ use std::sync::Arc;
 use log::LevelFilter;
 
 use super::args::Serve;
+use super::common::{announce, resolve};
 use super::plan::PlanReport;
 use super::prompt_cache::PromptCache;
-use super::{announce, resolve, run};
+use super::run;
 use crate::boot::{Foundations, Headers, Running, Serving};
 use crate::engine::Scheduler;
 use crate::error::Result;

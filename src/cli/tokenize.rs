@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::Read as _;
 
 use super::args::Tokenize;
-use super::put;
+use super::common::put;
 use crate::boot;
 use crate::error::{Error, Exit, Result};
 use crate::settings::env_or;

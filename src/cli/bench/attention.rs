@@ -7,8 +7,9 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::super::out;
-use super::{PeakRounds, ReadRounds, Spread};
+use super::super::common::out;
+use super::ceilings::{PeakRounds, ReadRounds, STREAMED_BYTES};
+use super::figures::Spread;
 use crate::bytes;
 use crate::error::Result;
 use crate::kernels::{
@@ -104,7 +105,7 @@ pub(super) fn measure(
     repeat: u32,
     quiet: bool,
 ) -> Result<Vec<Value>> {
-    let far = room.len() >= super::STREAMED_BYTES;
+    let far = room.len() >= STREAMED_BYTES;
     // Small finite numbers in both types.
     room.fill(0x11);
     let mut cases = Vec::new();

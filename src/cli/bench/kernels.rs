@@ -8,8 +8,10 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::super::{args::Bench, out};
-use super::{PeakRounds, Peaks, ReadRounds, STREAMED_BYTES, Spread, list, say};
+use super::super::args::Bench;
+use super::super::common::out;
+use super::ceilings::{PeakRounds, Peaks, ReadRounds, STREAMED_BYTES};
+use super::figures::{Spread, list, say};
 use crate::bytes;
 use crate::error::{Error, Result};
 use crate::kernels::{ActivationLayout, Activations, Kernels, Matrix, STREAM_TOKENS_MAX, Team, Tile, row_stride};

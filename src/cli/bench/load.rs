@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::super::{args::Bench, note};
+use super::super::args::Bench;
+use super::super::common::note;
+use super::figures::{Spread, say, thread};
 use super::model::random_tokens;
-use super::{Spread, say, thread};
 use crate::boot::{Foundations, Headers, Workload};
 use crate::engine::Engine;
 use crate::error::{Error, Exit, Result};

@@ -5,8 +5,10 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::super::{args::Bench, note};
-use super::{ReadRounds, Spread, say, thread};
+use super::super::args::Bench;
+use super::super::common::note;
+use super::ceilings::ReadRounds;
+use super::figures::{Spread, say, thread};
 use crate::error::{Error, Result};
 use crate::memory::{Arena, PageKind, Plan, RegionName};
 use crate::settings::Settings;

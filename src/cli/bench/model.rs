@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::super::args::Bench;
-use super::{PeakRounds, Peaks, ReadBy, ReadRounds, Spread, list, say};
+use super::ceilings::{PeakRounds, Peaks, ReadBy, ReadRounds};
+use super::figures::{Spread, list, say};
 use crate::boot::{Foundations, Headers, Workload};
 use crate::engine::Engine;
 use crate::error::{Error, Result};

@@ -6,8 +6,8 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use super::super::args::Bench;
+use super::figures::{Spread, list, say};
 use super::model::random_tokens;
-use super::{Spread, list, say};
 use crate::boot::{Foundations, Headers, Serving, Workload};
 use crate::engine::{EngineHandle, Event, Finish, Generate, OutputKind, Request, SLOTS_MAX, Scheduler, Ticket};
 use crate::error::{Error, Exit, Result};
