@@ -1,16 +1,80 @@
 //! Attention of a pass over the cache: blocks of tokens and heads, or ranges of keys.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use super::buffers::Buffers;
 use super::lists::{Band, Lists, Ranged};
+use super::partials::Partials;
 use super::pass::ForwardPass;
 use super::rows::padded;
 use crate::bytes;
-use crate::kernels::{ActivationFormat, ActivationLayout, KvHead, Partition, Queries, attend_scratch};
+use crate::kernels::{ActivationFormat, ActivationLayout, Kernels, KvHead, Partition, Queries, attend_scratch};
+use crate::model::cache::LayerPages;
+use crate::model::config::AttentionConfig;
 use crate::model::sequence::SequenceSlice;
 use crate::model::weights::AttentionWeights;
+
+/// What the attention of one layer works with.
+struct Operands<'a> {
+    kernels: &'a Kernels,
+    config: AttentionConfig,
+    slices: &'a [SequenceSlice<'a>],
+    cache: LayerPages<&'a [u8]>,
+    q: &'a [f32],
+    /// Values of `q` from token to token.
+    q_stride: usize,
+    sinks: Option<&'a [f32]>,
+}
+
+impl Operands<'_> {
+    /// Keys and values of a slice's sequence.
+    fn kv(&self, slice: usize, head: usize) -> KvHead<'_> {
+        let layout = &self.cache.layout;
+        KvHead {
+            kv_type: layout.kv_type,
+            key_dim: self.config.key_dim,
+            value_dim: self.config.value_dim,
+            bytes: self.cache.bytes,
+            page_bytes: layout.page_bytes(),
+            offset: head * layout.head_bytes(),
+            pages: &self.slices[slice].pages[self.cache.pool],
+        }
+    }
+
+    /// Those of the tokens of a slice from `first` of the pass on.
+    fn queries(&self, slice: usize, head: usize, first: usize, n_tokens: usize) -> Queries<'_> {
+        let (group, of_slice) = (self.config.group(), &self.slices[slice]);
+        Queries {
+            values: &self.q[first * self.q_stride + head * group * self.config.key_dim..],
+            stride: self.q_stride,
+            group,
+            n_tokens,
+            position: of_slice.position + first - of_slice.first,
+            window: self.config.window_len(),
+            scale: self.config.scale,
+            sinks: self.sinks.map(|sinks| &sinks[head * group..][..group]),
+        }
+    }
+
+    /// One head over one range of keys; who finishes a head's last range merges them.
+    fn attend_range(&self, ranged: &Ranged, task: usize, partials: &[Mutex<Partials<'_>>], scratch: &mut [f32]) {
+        let &Ranged { slice, first_task, n_ranges, range_len } = ranged;
+        let (head, range) = ((task - first_task) / n_ranges, (task - first_task) % n_ranges);
+        let mut queries = self.queries(slice, head, self.slices[slice].first, self.slices[slice].n);
+        let start = queries.first_key() + range * range_len;
+        let keys = start..queries.keys().min(start + range_len);
+        queries.sinks = queries.sinks.filter(|_| range == 0);
+        self.kernels.attend(&self.kv(slice, head), &queries, keys, scratch, &mut |result| {
+            let Ok(mut partials) = partials[head].lock() else { return };
+            let row = range * queries.rows() + result.token * queries.group + result.head;
+            partials.put(row, result.values, result.log_sum);
+        });
+        let Ok(mut partials) = partials[head].lock() else { return };
+        partials.finish_range(n_ranges, queries.rows(), self.config.value_dim);
+    }
+}
 
 impl ForwardPass<'_, '_> {
     /// Attends over the cache of layer `layer`; the result goes to the activation records. Every head may have a sink.
@@ -24,36 +88,15 @@ impl ForwardPass<'_, '_> {
 
     fn attend_over(&mut self, layer: usize, attn: &AttentionWeights) {
         let config = *self.attention_config(layer);
-        let (n, heads, group) = (self.tokens.len(), config.n_kv_heads, config.group());
-        let (key_dim, value_dim, window) = (config.key_dim, config.value_dim, config.window_len());
+        let (heads, group, value_dim) = (config.n_kv_heads, config.group(), config.value_dim);
         let (slices, kernels, team) = (self.slices, self.kernels, self.team);
         let sinks = attn.sinks.as_ref().map(|sinks| sinks.values(self.region));
         let cache = self.cache.pages(layer);
         let Buffers { acts, q, workers, partials, lists, .. } = &mut *self.buffers;
+        let operands = Operands { kernels, config, slices, cache, q, q_stride: padded(config.q_width()), sinks };
         let layout = ActivationLayout::new(config.output_width());
         let acts = acts.writable(layout, ActivationFormat::F32);
-        let (q, q_stride) = (&**q, padded(config.q_width()));
-        let head_of = |slice: usize, head: usize| KvHead {
-            kv_type: cache.layout.kv_type,
-            key_dim,
-            value_dim,
-            bytes: cache.bytes,
-            page_bytes: cache.layout.page_bytes(),
-            offset: head * cache.layout.head_bytes(),
-            pages: &slices[slice].pages[cache.pool],
-        };
-        // Of the tokens of a slice from `first` of the pass on.
-        let queries_of = |slice: usize, head: usize, first: usize, n_tokens: usize| Queries {
-            values: &q[first * q_stride + head * group * key_dim..],
-            stride: q_stride,
-            group,
-            n_tokens,
-            position: slices[slice].position + first - slices[slice].first,
-            window,
-            scale: config.scale,
-            sinks: sinks.map(|sinks| &sinks[head * group..][..group]),
-        };
-        lists.list_bands(slices, (heads, group, window), team.size());
+        lists.list_bands(slices, (heads, group, config.window_len()), team.size());
         let Lists { cuts, bands, ranged, .. } = &*lists;
         let n_tasks = ranged.last().map_or(0, |last| last.first_task + heads * last.n_ranges);
         let columns = group * value_dim * 4;
@@ -62,45 +105,31 @@ impl ForwardPass<'_, '_> {
         let partition = Partition::grouped(acts, (heads * columns, layout.bytes()), (cuts, 1), columns).reversed();
         team.run_dynamic(&|worker| {
             let Ok(mut scratch) = workers[worker].lock() else { return };
-            let n_scratch = attend_scratch(key_dim.max(value_dim)) * 4;
+            let n_scratch = attend_scratch(config.key_dim.max(value_dim)) * 4;
             let scratch: &mut [f32] = bytes::cast_mut(&mut scratch.kernels[..n_scratch]);
             while let Some(mut block) = partition.next() {
                 let (Band { slice, is_ranged }, head) = (bands[block.band], block.col0 / columns);
                 if is_ranged {
                     continue;
                 }
-                let queries = queries_of(slice, head, block.row0, block.rows);
+                let queries = operands.queries(slice, head, block.row0, block.rows);
                 let keys = queries.first_key()..queries.keys();
-                kernels.attend(&head_of(slice, head), &queries, keys, scratch, &mut |result| {
+                kernels.attend(&operands.kv(slice, head), &queries, keys, scratch, &mut |result| {
                     let row: &mut [f32] = bytes::cast_mut(block.row(result.token));
                     row[result.head * value_dim..][..value_dim].copy_from_slice(result.values);
                 });
             }
-            // Few rows over many keys: ranges of keys are shared out, and who finishes a head's last range merges them.
+            // Few rows over many keys: ranges of keys are shared out.
             loop {
                 let task = next.fetch_add(1, Ordering::Relaxed);
                 if task >= n_tasks {
                     break;
                 }
                 let place = ranged.partition_point(|ranged| ranged.first_task <= task) - 1;
-                let Ranged { slice, first_task, n_ranges, range_len, .. } = ranged[place];
-                let (head, range) = ((task - first_task) / n_ranges, (task - first_task) % n_ranges);
-                let mut queries = queries_of(slice, head, slices[slice].first, slices[slice].n);
-                let start = queries.first_key() + range * range_len;
-                let keys = start..queries.keys().min(start + range_len);
-                queries.sinks = queries.sinks.filter(|_| range == 0);
-                let kv = head_of(slice, head);
-                let partials = &partials[place * heads + head];
-                kernels.attend(&kv, &queries, keys, scratch, &mut |result| {
-                    let Ok(mut partials) = partials.lock() else { return };
-                    let row = range * queries.rows() + result.token * group + result.head;
-                    partials.put(row, result.values, result.log_sum);
-                });
-                let Ok(mut partials) = partials.lock() else { continue };
-                partials.finish_range(n_ranges, queries.rows(), value_dim);
+                operands.attend_range(&ranged[place], task, &partials[place * heads..][..heads], scratch);
             }
         });
-        debug_assert!(cuts.last() == Some(&(n as u32)));
+        debug_assert!(cuts.last() == Some(&(self.tokens.len() as u32)));
         for (place, Ranged { slice, .. }) in ranged.iter().enumerate() {
             let SequenceSlice { first, n, .. } = slices[*slice];
             for (head, partials) in partials[place * heads..][..heads].iter_mut().enumerate() {
