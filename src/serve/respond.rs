@@ -13,7 +13,15 @@ pub(super) fn is_events(headers: &HeaderMap) -> bool {
 }
 
 /// The type of a stream of events.
-pub(super) const EVENTS: &str = "text/event-stream";
+const EVENTS: &str = "text/event-stream";
+
+/// A stream of events.
+pub(super) fn events(body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(EVENTS));
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
 
 /// What a page may send.
 pub(super) fn preflight() -> Response<Body> {

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
+use serde_json::Value;
 
 use super::api::{Answer, chat, completions, messages, responses, tokens};
 use super::app::App;
@@ -14,7 +15,7 @@ use super::connections::Connection;
 use super::error::ApiError;
 use super::fields::{self, Fields};
 use super::host;
-use super::respond::{EVENTS, document, failure, is_events, page, preflight, text};
+use super::respond::{document, events, failure, is_events, page, preflight, text};
 use super::status;
 use super::trace::Trace;
 
@@ -136,12 +137,12 @@ fn allowed_origin(app: &App, headers: &HeaderMap, host: &[u8]) -> Result<Option<
     Err(ApiError::new(StatusCode::FORBIDDEN, text).code("origin_not_allowed"))
 }
 
-async fn dispatch(
-    app: &Rc<App>,
-    request: Request<Incoming>,
+/// The route of a request that may take it.
+fn admitted(
+    app: &App,
+    request: &Request<Incoming>,
     found: Option<(Route, &'static str, Method)>,
-    trace: &Rc<Trace>,
-) -> Result<Response<Body>, ApiError> {
+) -> Result<Route, ApiError> {
     let Some((route, name, method)) = found else {
         let text = format!("no such route: {}; the README lists them", clip(request.uri().path()));
         return Err(ApiError::new(StatusCode::NOT_FOUND, text).code("unknown_url"));
@@ -155,6 +156,30 @@ async fn dispatch(
         let text = "an API key is required: send `Authorization: Bearer KEY` or `x-api-key: KEY` with one from the server's keys file";
         return Err(ApiError::new(StatusCode::UNAUTHORIZED, text).code("invalid_api_key"));
     }
+    Ok(route)
+}
+
+/// The document that a request sends.
+async fn receive_json(app: &App, request: Request<Incoming>) -> Result<Value, ApiError> {
+    let limits = &app.config.limits;
+    let received = receive(request.into_body(), limits.body_bytes, &app.budget);
+    let received = tokio::time::timeout(limits.body_time, received).await.map_err(|_| {
+        let text = format!("the body took longer than {} s (serve.limits.body_s)", limits.body_time.as_secs());
+        ApiError::new(StatusCode::REQUEST_TIMEOUT, text)
+    })??;
+    // The parsed document takes the place of what was received.
+    let body = fields::parse(&received.bytes)?;
+    Fields::of(&body)?.text("model")?;
+    Ok(body)
+}
+
+async fn dispatch(
+    app: &Rc<App>,
+    request: Request<Incoming>,
+    found: Option<(Route, &'static str, Method)>,
+    trace: &Rc<Trace>,
+) -> Result<Response<Body>, ApiError> {
+    let route = admitted(app, &request, found)?;
     match route {
         Route::Page => return Ok(page()),
         Route::Health => return Ok(status::health(app)),
@@ -178,16 +203,7 @@ async fn dispatch(
     }
     // Before a body is read: nobody has to send one in vain.
     let served = app.serving()?;
-    let limits = &app.config.limits;
-    let received = receive(request.into_body(), limits.body_bytes, &app.budget);
-    let received = tokio::time::timeout(limits.body_time, received).await.map_err(|_| {
-        let text = format!("the body took longer than {} s (serve.limits.body_s)", limits.body_time.as_secs());
-        ApiError::new(StatusCode::REQUEST_TIMEOUT, text)
-    })??;
-    let body = fields::parse(&received.bytes)?;
-    // The parsed document takes its place.
-    drop(received);
-    Fields::of(&body)?.text("model")?;
+    let body = receive_json(app, request).await?;
     let trace = Rc::clone(trace);
     let answer = match route {
         Route::Chat => chat::answer(app, &served, &body, trace).await?,
@@ -210,12 +226,7 @@ async fn dispatch(
     };
     Ok(match answer {
         Answer::Document(value) => document(&value),
-        Answer::Events(body) => {
-            let mut response = Response::new(body);
-            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(EVENTS));
-            response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-            response
-        }
+        Answer::Events(body) => events(body),
     })
 }
 
