@@ -139,22 +139,7 @@ impl Output {
     fn step(&mut self, out: &mut Vec<Delta>) -> bool {
         match &mut self.state {
             State::Start => self.start(),
-            State::Reasoning => {
-                if !self.has_thought {
-                    self.buffer.drain(..leading_blanks(&self.buffer));
-                    self.has_thought = !self.buffer.is_empty();
-                }
-                if let Some((thought, rest)) = split(&self.buffer, THINK_END) {
-                    emit(out, Delta::Reasoning, thought.trim_end());
-                    self.buffer = rest;
-                    self.state = State::AfterReasoning;
-                    return true;
-                }
-                // White space at the end may be what stands before the mark.
-                let keep = held_with_blanks(&self.buffer, THINK_END);
-                release(&mut self.buffer, keep, out, Delta::Reasoning);
-                false
-            }
+            State::Reasoning => self.reason(out),
             State::AfterReasoning => {
                 self.buffer.drain(..leading_blanks(&self.buffer));
                 let more = !self.buffer.is_empty();
@@ -163,34 +148,8 @@ impl Output {
                 }
                 more
             }
-            State::Content => {
-                let Some(syntax) = self.syntax() else {
-                    release(&mut self.buffer, 0, out, Delta::Content);
-                    return false;
-                };
-                if let Some((before, rest)) = split(&self.buffer, syntax.open) {
-                    emit(out, Delta::Content, before.trim_end());
-                    self.buffer = rest;
-                    self.state = State::Call;
-                    return true;
-                }
-                let keep = held_with_blanks(&self.buffer, syntax.open);
-                release(&mut self.buffer, keep, out, Delta::Content);
-                false
-            }
-            State::Call => {
-                let Some(syntax) = self.syntax() else { return false };
-                if self.expect.family == Family::Hermes
-                    && matches!(self.begin_call("\"arguments\"", out), Begun::Yes { .. })
-                {
-                    return true;
-                }
-                let Some((inside, rest)) = split(&self.buffer, syntax.close) else { return false };
-                let is_call = self.calls(&inside, syntax.close, out);
-                self.buffer = rest;
-                self.state = if is_call { State::AfterReasoning } else { State::Content };
-                true
-            }
+            State::Content => self.say(out),
+            State::Call => self.call(out),
             State::Arguments(object) => {
                 let n = object.scan(&self.buffer);
                 let has_ended = object.has_ended();
@@ -201,23 +160,66 @@ impl Output {
                 }
                 has_ended
             }
-            // What a model writes here, beyond a bracket and the mark, belongs to nothing.
-            State::CallEnd => match self.syntax() {
-                Some(syntax) => {
-                    let Some((_, rest)) = split(&self.buffer, syntax.close) else { return false };
-                    self.buffer = rest;
-                    self.state = State::AfterReasoning;
-                    true
-                }
-                None => {
-                    let Some((_, rest)) = self.buffer.split_once(';') else { return false };
-                    self.buffer = rest.trim_start().to_owned();
-                    self.state = State::Bare;
-                    true
-                }
-            },
+            State::CallEnd => self.end_call(),
             State::Bare => matches!(self.begin_call("\"parameters\"", out), Begun::Yes { .. }),
         }
+    }
+
+    fn reason(&mut self, out: &mut Vec<Delta>) -> bool {
+        if !self.has_thought {
+            self.buffer.drain(..leading_blanks(&self.buffer));
+            self.has_thought = !self.buffer.is_empty();
+        }
+        if let Some((thought, rest)) = split(&self.buffer, THINK_END) {
+            emit(out, Delta::Reasoning, thought.trim_end());
+            self.buffer = rest;
+            self.state = State::AfterReasoning;
+            return true;
+        }
+        // White space at the end may be what stands before the mark.
+        let keep = held_with_blanks(&self.buffer, THINK_END);
+        release(&mut self.buffer, keep, out, Delta::Reasoning);
+        false
+    }
+
+    fn say(&mut self, out: &mut Vec<Delta>) -> bool {
+        let Some(syntax) = self.syntax() else {
+            release(&mut self.buffer, 0, out, Delta::Content);
+            return false;
+        };
+        if let Some((before, rest)) = split(&self.buffer, syntax.open) {
+            emit(out, Delta::Content, before.trim_end());
+            self.buffer = rest;
+            self.state = State::Call;
+            return true;
+        }
+        let keep = held_with_blanks(&self.buffer, syntax.open);
+        release(&mut self.buffer, keep, out, Delta::Content);
+        false
+    }
+
+    fn call(&mut self, out: &mut Vec<Delta>) -> bool {
+        let Some(syntax) = self.syntax() else { return false };
+        let is_hermes = self.expect.family == Family::Hermes;
+        if is_hermes && matches!(self.begin_call("\"arguments\"", out), Begun::Yes { .. }) {
+            return true;
+        }
+        let Some((inside, rest)) = split(&self.buffer, syntax.close) else { return false };
+        let is_call = self.calls(&inside, syntax.close, out);
+        self.buffer = rest;
+        self.state = if is_call { State::AfterReasoning } else { State::Content };
+        true
+    }
+
+    /// What a model writes here, beyond a bracket and the mark, belongs to nothing.
+    fn end_call(&mut self) -> bool {
+        let (rest, state) = match self.syntax() {
+            Some(syntax) => (split(&self.buffer, syntax.close).map(|(_, rest)| rest), State::AfterReasoning),
+            None => (self.buffer.split_once(';').map(|(_, rest)| rest.trim_start().to_owned()), State::Bare),
+        };
+        let Some(rest) = rest else { return false };
+        (self.buffer, self.state) = (rest, state);
+        true
     }
 
     /// Whether the buffer begins like a call that has no marks.
