@@ -128,6 +128,7 @@ pub enum GgufError {
 impl fmt::Display for GgufError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         use GgufError::*;
+        // A flat table of sentences, longer than a screen: what is said of each is best read in one place.
         const DAMAGED: &str = "the file is damaged or was written by a faulty tool: download or convert it again";
         match self {
             NeedMore { at_least } => write!(f, "the header needs at least the first {at_least} bytes of the file"),

@@ -5,24 +5,29 @@ use crate::gguf::Gguf;
 /// Tokens of the vocabularies of Qwen.
 pub const N_TOKENS: usize = 151_936;
 
+/// The last tokens, which no merge makes.
+const NAMED: [&str; 3] = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
+
 const TEMPLATE: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}\
     {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
 
-/// The file: one layer of 32 columns; every token but bytes comes of a merge.
-pub fn model() -> Vec<u8> {
+/// The texts of bytes, as GPT-2 writes them: those that are not letters take the characters from 256 on.
+fn bytes() -> Vec<String> {
     let printable = |byte: u32| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
     let mut further = 255;
-    let mut tokens: Vec<String> = Vec::new();
-    for byte in 0..256u32 {
-        // As GPT-2 writes bytes: those that are not letters take the characters from 256 on.
-        let shown = if printable(byte) {
-            byte
-        } else {
-            further += 1;
-            further
-        };
-        tokens.push(char::from_u32(shown).unwrap().to_string());
-    }
+    let mut shown = |byte: u32| {
+        if printable(byte) {
+            return byte;
+        }
+        further += 1;
+        further
+    };
+    (0..256u32).map(|byte| char::from_u32(shown(byte)).unwrap().to_string()).collect()
+}
+
+/// All tokens, and the merges that all but bytes and the last come of.
+fn tokens_and_merges() -> (Vec<String>, Vec<String>) {
+    let mut tokens = bytes();
     let mut merges: Vec<String> = Vec::new();
     let mut join = |left: &str, right: &str, tokens: &mut Vec<String>| {
         merges.push(format!("{left} {right}"));
@@ -44,12 +49,17 @@ pub fn model() -> Vec<u8> {
     let words = level(all_pairs(&blank, &letters), 676, &mut tokens);
     let quads = level(all_pairs(&pairs, &pairs), 50_000, &mut tokens);
     level(all_pairs(&words[..120], &quads[..700]), 70_000, &mut tokens);
-    let named = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
-    let left = N_TOKENS - named.len() - tokens.len();
+    let left = N_TOKENS - NAMED.len() - tokens.len();
     level(all_pairs(&quads[..200], &quads[..200]), left, &mut tokens);
-    let n_text = tokens.len();
-    tokens.extend(named.map(str::to_owned));
+    tokens.extend(NAMED.map(str::to_owned));
     assert_eq!(tokens.len(), N_TOKENS);
+    (tokens, merges)
+}
+
+/// The file: one layer of 32 columns; every token but bytes comes of a merge.
+pub fn model() -> Vec<u8> {
+    let (tokens, merges) = tokens_and_merges();
+    let n_text = N_TOKENS - NAMED.len();
     let kinds: Vec<i32> = (0..N_TOKENS).map(|id| if id < n_text { 1 } else { 3 }).collect();
     let strings = |values: &[String]| values.iter().map(String::as_str).collect::<Vec<_>>().join("\n");
     let (tokens, merges) = (strings(&tokens), strings(&merges));

@@ -47,7 +47,7 @@ fn code<const BITS: usize>(entry: u16, i: usize) -> usize {
     usize::from(entry >> (BITS * i) & ((1 << BITS) - 1))
 }
 
-/// The value of one column of a block.
+/// The value of one column of a block. A flat table, longer than a screen: a line or two for each format.
 fn value(ty: TensorType, lane: &Lane<'_>, col: usize) -> f32 {
     // Of the columns: vector and byte in it; half of 256, quarter of that, and vector in that; vector in 32.
     let (u, b) = (col / 4, col % 4);

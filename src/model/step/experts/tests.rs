@@ -199,12 +199,9 @@ impl Layer {
         }
     }
 
-    /// The layer's output for one token, and bounds on its errors in f32.
-    fn reference(&self, kind: Kind, token: &[f32]) -> Vec<(f64, f64)> {
-        let dot = |w: &[f32], x: &[f64]| -> f64 { w.iter().zip(x).map(|(w, x)| f64::from(*w) * x).sum() };
-        let sum_abs = |w: &[f32], x: &[f64]| -> f64 { w.iter().zip(x).map(|(w, x)| (f64::from(*w) * x).abs()).sum() };
-        let x: Vec<f64> = token.iter().map(|x| f64::from(*x)).collect();
-        let mut scores: Vec<f64> = self.router.0.chunks(E).map(|w| dot(w, &x)).collect();
+    /// The experts of one token, and how much each counts.
+    fn chosen(&self, kind: Kind, x: &[f64]) -> Vec<(usize, f64)> {
+        let mut scores: Vec<f64> = self.router.0.chunks(E).map(|w| dot(w, x)).collect();
         if kind.router_bias {
             scores.iter_mut().zip(&self.router_bias.0).for_each(|(score, bias)| *score += f64::from(*bias));
         }
@@ -235,9 +232,15 @@ impl Layer {
         let chosen: f64 = order[..EXPERTS.used].iter().map(|&expert| odds[expert]).sum();
         let sums_to_one = kind.experts.normalised || kind.experts.gating == Gating::SoftmaxOfChosen;
         let total = if sums_to_one { chosen } else { 1.0 };
+        let counts = |&expert: &usize| (expert, odds[expert] / total * f64::from(kind.experts.scale));
+        order[..EXPERTS.used].iter().map(counts).collect()
+    }
+
+    /// The layer's output for one token, and bounds on its errors in f32.
+    fn reference(&self, kind: Kind, token: &[f32]) -> Vec<(f64, f64)> {
+        let x: Vec<f64> = token.iter().map(|x| f64::from(*x)).collect();
         let mut out = vec![(0.0, 0.0); E];
-        for &expert in &order[..EXPERTS.used] {
-            let p = odds[expert] / total * f64::from(kind.experts.scale);
+        for (expert, p) in self.chosen(kind, &x) {
             let rows = |w: &'_ [f32]| w[expert * F * E..][..F * E].to_vec();
             let bias = |i: usize, row: usize| {
                 let len = self.biases[i].0.len() / EXPERTS.count;
@@ -283,6 +286,14 @@ impl Layer {
         let terms = (E + F + 4 * E + EXPERTS.used + 8) as f64;
         out.into_iter().map(|(out, size)| (out, terms * f64::from(f32::EPSILON) * size)).collect()
     }
+}
+
+fn dot(w: &[f32], x: &[f64]) -> f64 {
+    w.iter().zip(x).map(|(w, x)| f64::from(*w) * x).sum()
+}
+
+fn sum_abs(w: &[f32], x: &[f64]) -> f64 {
+    w.iter().zip(x).map(|(w, x)| (f64::from(*w) * x).abs()).sum()
 }
 
 fn tokens(n: usize) -> Vec<f32> {
