@@ -40,7 +40,7 @@ fn takes_exactly_the_planned_pages_and_gives_them_back() {
         assert_eq!(free_before - pool.state().free, pages, "pages taken");
         assert_eq!(arena.mapped_bytes(), plan.total_bytes());
         let regions = arena.split();
-        for region in [regions.weights, regions.vocab, regions.kv, regions.scratch, regions.io] {
+        for region in [regions.weights, regions.vocab, regions.kv, regions.states, regions.scratch] {
             assert!(region.as_ptr().addr().is_multiple_of(PAGE_BYTES as usize) || region.is_empty());
             assert!(region.iter().all(|&byte| byte == 0), "reused pages are zeroed");
             region.fill(0xa5);
@@ -215,7 +215,7 @@ fn child() {
                 other => other.unwrap(),
             };
             let regions = arena.split();
-            for region in [regions.weights, regions.vocab, regions.kv, regions.scratch, regions.io] {
+            for region in [regions.weights, regions.vocab, regions.kv, regions.states, regions.scratch] {
                 region.fill(1);
             }
             eprintln!("won");

@@ -1,6 +1,8 @@
 //! Layers that keep a state of each sequence: going on from checkpoints gives what the whole would have given.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "common/cli.rs"]
+mod cli;
 mod common;
 
 use std::path::PathBuf;
@@ -10,6 +12,7 @@ use brim::kernels::{self, KvType, Tile};
 use brim::load::header::ModelFiles;
 use brim::model::{CachePlan, Model, Sizes};
 use common::engine::with_engine;
+use serde_json::json;
 
 /// Convolutions of three taps, and attention between them.
 const MODEL: &str = "lfm2-f32";
@@ -46,13 +49,50 @@ fn the_plan_has_a_state_for_every_sequence_and_checkpoints_for_prefixes() {
     // Two rows of the stream for each convolution, on cache lines.
     assert_eq!(plan.state_bytes, n_conv * (2 * model.config.n_embd * 4).next_multiple_of(64));
     assert_eq!((plan.n_live_states, plan.n_checkpoints), (3, 3 * 4096 / PAGE));
-    let states = (plan.n_states() * plan.state_bytes) as u64;
-    assert_eq!(plan.bytes().unwrap(), plan.pages_bytes().unwrap().next_multiple_of(64) + states);
+    assert_eq!(plan.states_bytes().unwrap(), ((3 + 3 * 4096 / PAGE) * plan.state_bytes) as u64);
     // A model without such layers has none.
     let files = ModelFiles::open(golden("qwen3-f32")).unwrap();
     let model = Model::from_tables(&files.metadata(), files.tensors()).unwrap();
     let plan = CachePlan::new(&model.config, &sizes(3, 4096));
-    assert_eq!((plan.n_states(), plan.bytes()), (0, plan.pages_bytes()));
+    assert_eq!((plan.n_states(), plan.states_bytes()), (0, Some(0)));
+}
+
+#[test]
+fn plan_says_what_states_and_checkpoints_take() {
+    let (model, of_another) = (golden(MODEL), golden("qwen3-f32"));
+    let plan = |model: &PathBuf, more: &[&str]| {
+        let model = model.to_str().unwrap();
+        let words = ["plan", "-m", model, "--ctx", "4096", "--slots", "3"];
+        cli::run(&[&words[..], more].concat())
+    };
+    let report = plan(&model, &["--json"]).json();
+    let files = ModelFiles::open(&model).unwrap();
+    let config = Model::from_tables(&files.metadata(), files.tensors()).unwrap().config;
+    let cache = CachePlan::new(&config, &sizes(3, 4096));
+    let (each, checkpoints) = (cache.state_bytes, 3 * 4096 / PAGE);
+    assert_eq!(
+        report["states"],
+        json!({"bytes_each": each, "slots": 3, "slots_bytes": 3 * each, "checkpoints": checkpoints,
+            "checkpoints_bytes": checkpoints * each})
+    );
+    let region = |name: &str| {
+        let regions = report["regions"].as_array().unwrap();
+        let region = regions.iter().find(|region| region["name"] == name).unwrap();
+        (region["bytes"].as_u64().unwrap(), region["pages"].as_u64().unwrap())
+    };
+    let bytes = cache.states_bytes().unwrap();
+    assert_eq!(region("states"), (bytes, bytes.div_ceil(4096)));
+    assert_eq!(region("kv").0, cache.pages_bytes().unwrap());
+    // To the page in huge pages too, which this box need not have.
+    let huge = plan(&model, &["--hugepages", "--page-size", "2M"]).stdout;
+    let row = huge.lines().find(|line| line.starts_with("states ")).unwrap();
+    let columns: Vec<&str> = row.split_whitespace().collect();
+    assert_eq!((columns[1], columns[4]), (&*bytes.to_string(), &*bytes.div_ceil(2 << 20).to_string()), "{huge}");
+    for part in ["states of slots: 3", "checkpoints: 192"] {
+        assert!(huge.contains(part), "{part:?} is missing in\n{huge}");
+    }
+    let without = plan(&of_another, &["--json"]).json();
+    assert!(without.get("states").is_none() && !plan(&of_another, &[]).good().contains("states"));
 }
 
 /// Feeds `tokens` in chunks of these lengths, in turn.

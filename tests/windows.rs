@@ -30,7 +30,7 @@ fn the_cache_keeps_the_window_and_a_pass_of_layers_that_have_one() {
         let tile = Tile::default();
         let sizes =
             Sizes { n_batch, n_logits: 1, ctx, sequences, kv_tokens: sequences * ctx, kv_type, workers: 1, tile };
-        CachePlan::new(&model.config, &sizes).bytes().unwrap()
+        CachePlan::new(&model.config, &sizes).pages_bytes().unwrap()
     };
     let position = 2 * 2 * 16 * 2;
     // 31 before a token and all of the pass, in pages of 64 wherever it begins.

@@ -156,7 +156,9 @@ impl<'s> Headers<'s> {
             Error::new(Exit::Memory, text)
         };
         let n_vocab = model.weights.n_vocab();
-        let kv = CachePlan::new(&model.config, &sizes).bytes().ok_or_else(too_large)?;
+        let cache = CachePlan::new(&model.config, &sizes);
+        let kv = cache.pages_bytes().ok_or_else(too_large)?;
+        let states = cache.states_bytes().ok_or_else(too_large)?;
         let mut scratch = step::scratch_bytes(&model.config, n_vocab, &sizes).ok_or_else(too_large)?;
         if workload.serving.is_some() {
             scratch = scratch.saturating_add(scheduler_bytes(&model.config, n_vocab, &sizes));
@@ -169,6 +171,7 @@ impl<'s> Headers<'s> {
         }
         plan.add(RegionName::Vocab, self.vocab_bytes)?;
         plan.add(RegionName::Kv, kv)?;
+        plan.add(RegionName::States, states)?;
         plan.add(RegionName::Scratch, scratch)?;
         Ok((sizes, plan))
     }

@@ -23,7 +23,7 @@ use crate::tokenizer::{self, Tokenizer};
 use crate::units::Human;
 use crate::workers::Workers;
 
-/// Bytes of scratch (and of the KV cache) that are cleared at a time, between reads.
+/// Bytes of scratch (and of the KV cache and states) that are cleared at a time, between reads.
 const POPULATE_BYTES: usize = 8 << 20;
 
 /// What a running model stands on. It owns what [`Running`] borrows, so it is declared before it.
@@ -88,7 +88,7 @@ impl Mapped<'_> {
         let Foundations { shared_workers, workers, model, resident, arena: slot } = base;
         let arena = slot.insert(arena);
         let ready = Getting { headers: &headers, mapped: &mapped, pages: arena.pages(), progress };
-        let OpenRegions { weights, vocab, kv, scratch } = arena.open();
+        let OpenRegions { weights, vocab, kv, states, scratch } = arena.open();
         let source = vocabulary(&headers.files, headers.settings)?;
         let mut built = None;
         let (place, pages, files) = (&mut built, ready.pages, &headers.files);
@@ -97,10 +97,11 @@ impl Mapped<'_> {
             *place = Some(tokenizer::build(&source, vocab).map_err(|e| Error::from(e).at(files.name()))?);
             Ok(())
         });
+        let written = Written { kv: &mut *kv, states: &mut *states, scratch: &mut *scratch };
         let (weights, traffic, readers) = match &headers.settings.resident {
-            None => ready.load(weights, (&mut *kv, &mut *scratch), build)?,
+            None => ready.load(weights, written, build)?,
             Some(socket) => {
-                let resident = resident.insert(ready.attach(socket, (&mut *kv, &mut *scratch), build)?);
+                let resident = resident.insert(ready.attach(socket, written, build)?);
                 (resident.weights(), Traffic::default(), 0)
             }
         };
@@ -119,13 +120,21 @@ impl Mapped<'_> {
         // The headers have been read into the vocabulary region; the heap copy of them ends here.
         let Headers { model: read, kernels, .. } = headers;
         let model = model.insert(read);
-        let core = Core::new(model, kernels, workers, sizes, (weights, Growing::new(kv, pages), scratch), rows);
+        let (kv, states) = (Growing::new(kv, pages), Growing::new(states, pages));
+        let core = Core::new(model, kernels, workers, sizes, (weights, kv, states, scratch), rows);
         Ok(Running { core, tokenizer, weights, workers, mapped, loaded, identity })
     }
 }
 
 /// Something to be done while weights are on their way, such as building the vocabulary.
 type Build<'j> = Box<dyn FnOnce() -> Result<()> + Send + 'j>;
+
+/// The regions that passes write to.
+struct Written<'r> {
+    kv: &'r mut [u8],
+    states: &'r mut [u8],
+    scratch: &'r mut [u8],
+}
 
 /// A model that gets ready.
 #[derive(Clone, Copy)]
@@ -142,7 +151,7 @@ impl Getting<'_> {
     fn load<'a>(
         &self,
         mut weights: Unsealed<'a>,
-        (kv, scratch): (&mut [u8], &mut [u8]),
+        Written { kv, states, scratch }: Written<'_>,
         build: Build<'_>,
     ) -> Result<(&'a [u8], Traffic, usize)> {
         let Headers { files, model, kernels, settings, .. } = self.headers;
@@ -150,7 +159,7 @@ impl Getting<'_> {
         let buffers = Buffers::of(model, settings.threads()).carve(&mut free_kv, &mut free_scratch);
         let readers = buffers.len();
         let mut jobs: Vec<Job<'_>> = vec![build];
-        self.clear(free_kv, free_scratch, &mut jobs);
+        self.clear([free_scratch, free_kv, states], &mut jobs);
         let filling = self.pages.filling(weights.bytes());
         let populate = |place: &mut [u8]| Ok(self.pages.populate(place)?);
         let loader = Loader::new(kernels, buffers)
@@ -175,24 +184,25 @@ impl Getting<'_> {
     }
 
     /// Asks the holder at `socket` for its weights; meanwhile does what [`Getting::load`] does.
-    fn attach(&self, socket: &Path, (kv, scratch): (&mut [u8], &mut [u8]), build: Build<'_>) -> Result<Resident> {
+    fn attach(&self, socket: &Path, written: Written<'_>, build: Build<'_>) -> Result<Resident> {
         let mut held = None;
         let mut jobs: Vec<Job<'_>> = vec![build];
         jobs.push(Box::new(|| {
             held = Some(Resident::connect(socket, &self.headers.manifest(self.mapped.plan.page()))?);
             Ok(())
         }));
-        self.clear(kv, scratch, &mut jobs);
+        self.clear([written.scratch, written.kv, written.states], &mut jobs);
         self.progress.begin(0);
         run_jobs(jobs, self.headers.settings.threads())?;
         Ok(held.expect("all jobs are done"))
     }
 
-    /// What every pass writes to must be there before Ready. The KV cache comes as the context grows, unless the pages of
-    /// this process are limited: then before others take them.
-    fn clear<'j>(&self, kv: &'j mut [u8], scratch: &'j mut [u8], jobs: &mut Vec<Job<'j>>) {
-        let (pages, kv) = (self.pages, if self.is_kv_cleared() { kv } else { &mut [] });
-        for part in scratch.chunks_mut(POPULATE_BYTES).chain(kv.chunks_mut(POPULATE_BYTES)) {
+    /// What every pass writes to, the scratch region, must be there before Ready. The KV cache and states come as the context
+    /// grows, unless the pages of this process are limited: then before others take them.
+    fn clear<'j>(&self, regions: [&'j mut [u8]; 3], jobs: &mut Vec<Job<'j>>) {
+        let pages = self.pages;
+        let n_cleared = if self.is_kv_cleared() { 3 } else { 1 };
+        for part in regions.into_iter().take(n_cleared).flat_map(|region| region.chunks_mut(POPULATE_BYTES)) {
             jobs.push(Box::new(move || Ok(pages.populate(part)?)));
         }
     }

@@ -12,6 +12,7 @@ use crate::boot::MappedPlan;
 use crate::boot::{Headers, Planned, Serving, Workload};
 use crate::error::{Error, Result};
 use crate::memory::{Grown, Host, Hvo, MemoryError, Packing, PageKind, Plan, PoolState, arena};
+use crate::model::CachePlan;
 use crate::settings::env_or;
 use crate::units::Human;
 
@@ -28,6 +29,8 @@ pub struct PlanReport {
     pub is_fallback: bool,
     /// Parts of the regions, e.g. `layer 0`, in bytes.
     pub details: Vec<(String, u64)>,
+    /// The states of recurrent layers, of a model that has them.
+    pub states: Option<States>,
     /// Tokens of context.
     pub ctx: usize,
     /// Type of the KV cache.
@@ -50,6 +53,38 @@ pub struct PlanReport {
     pub decode_ceiling: Option<f64>,
     /// Whether the plan fits this box right now.
     pub verdict: std::result::Result<(), MemoryError>,
+}
+
+/// States of recurrent layers.
+#[derive(Clone, Copy, Debug)]
+pub struct States {
+    /// Bytes of one.
+    pub bytes: u64,
+    /// One for each running sequence.
+    pub slots: u64,
+    /// Copies at ends of pages, from which sequences go on.
+    pub checkpoints: u64,
+}
+
+impl States {
+    fn of(cache: &CachePlan) -> Option<States> {
+        let states = States {
+            bytes: cache.state_bytes as u64,
+            slots: cache.n_live_states as u64,
+            checkpoints: cache.n_checkpoints as u64,
+        };
+        cache.has_states().then_some(states)
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "bytes_each": self.bytes,
+            "slots": self.slots,
+            "slots_bytes": self.slots * self.bytes,
+            "checkpoints": self.checkpoints,
+            "checkpoints_bytes": self.checkpoints * self.bytes,
+        })
+    }
 }
 
 /// Executes `brim plan`: reads headers, nothing else.
@@ -99,6 +134,7 @@ impl PlanReport {
             packing,
             is_fallback: false,
             details,
+            states: States::of(&CachePlan::new(&headers.model.config, sizes)),
             ctx: sizes.ctx,
             kv_type: sizes.kv_type.name(),
             huge_page: settings.huge_page,
@@ -182,7 +218,7 @@ impl PlanReport {
         let plan = &self.plan;
         let region = |name: &str, bytes: u64, pages: u64| json!({"name": name, "bytes": bytes, "pages": pages});
         let pool = |field: fn(&PoolState) -> u64| self.pool.as_ref().map_or(0, field);
-        json!({
+        let mut report = json!({
             "model": self.model,
             "ctx": self.ctx,
             "kv_type": self.kv_type,
@@ -216,7 +252,11 @@ impl PlanReport {
             "fits": self.verdict.is_ok(),
             "short_bytes": self.short_bytes(),
             "remedy": self.verdict.as_ref().err().map(MemoryError::to_string),
-        })
+        });
+        if let Some(states) = &self.states {
+            report["states"] = states.json();
+        }
+        report
     }
 
     fn table(&self) -> String {
@@ -227,10 +267,20 @@ impl PlanReport {
     }
 
     fn write_table(&self, f: &mut String) -> std::fmt::Result {
-        let plan = &self.plan;
         writeln!(f, "model     {}", self.model)?;
         writeln!(f, "context   {} tokens, KV cache {}", self.ctx, self.kv_type)?;
-        writeln!(f, "\n{:<12}{:>16}{:>12}  pages of {}", "region", "bytes", "size", plan.page())?;
+        writeln!(f)?;
+        self.write_regions(f)?;
+        self.write_details(f)?;
+        writeln!(f)?;
+        self.write_pool(f)?;
+        self.write_memory(f)?;
+        self.write_verdict(f)
+    }
+
+    fn write_regions(&self, f: &mut String) -> std::fmt::Result {
+        let plan = &self.plan;
+        writeln!(f, "{:<12}{:>16}{:>12}  pages of {}", "region", "bytes", "size", plan.page())?;
         for region in plan.regions() {
             let pages = plan.pages(region.name);
             writeln!(f, "{:<12}{:>16}{:>12}{pages:>9}", region.name, region.bytes, Human(region.bytes))?;
@@ -240,13 +290,25 @@ impl PlanReport {
         if let Some((giant, small)) = self.packed_pages() {
             writeln!(f, "{:<12}{giant} pages of 1 GiB and {small} of 2 MiB", "packed")?;
         }
-        if !self.details.is_empty() {
-            writeln!(f)?;
-            for (name, bytes) in runs(&self.details) {
-                writeln!(f, "  {name:<24}{:>12}", Human(bytes))?;
-            }
+        Ok(())
+    }
+
+    fn write_details(&self, f: &mut String) -> std::fmt::Result {
+        let mut details = runs(&self.details);
+        if let Some(States { bytes, slots, checkpoints }) = self.states {
+            details.push((format!("states of slots: {slots}"), slots * bytes));
+            details.push((format!("checkpoints: {checkpoints}"), checkpoints * bytes));
         }
-        writeln!(f)?;
+        if !details.is_empty() {
+            writeln!(f)?;
+        }
+        for (name, bytes) in details {
+            writeln!(f, "  {name:<24}{:>12}", Human(bytes))?;
+        }
+        Ok(())
+    }
+
+    fn write_pool(&self, f: &mut String) -> std::fmt::Result {
         let page = self.huge_page;
         match self.pool {
             None => writeln!(f, "pool      this kernel has no pages of {page}")?,
@@ -273,8 +335,12 @@ impl PlanReport {
             writeln!(f, "          {} given back on this box now, by the kernel's counters", Human(bytes))?;
         }
         if self.hugepages() {
-            writeln!(f, "          page tables smaller by {}", Human(plan.page_table_saving_bytes()))?;
+            writeln!(f, "          page tables smaller by {}", Human(self.plan.page_table_saving_bytes()))?;
         }
+        Ok(())
+    }
+
+    fn write_memory(&self, f: &mut String) -> std::fmt::Result {
         let (available, total) = (Human(self.memory_available_bytes), Human(self.memory_total_bytes));
         writeln!(f, "memory    {available} available of {total}, free huge pages not counted")?;
         let after =
@@ -292,6 +358,10 @@ impl PlanReport {
         if self.keep_free_bytes > 0 {
             writeln!(f, "          {} must stay free (memory.keep_free_mib)", Human(self.keep_free_bytes))?;
         }
+        Ok(())
+    }
+
+    fn write_verdict(&self, f: &mut String) -> std::fmt::Result {
         match &self.verdict {
             Ok(()) => writeln!(f, "\nfits"),
             Err(error) => {
@@ -347,6 +417,7 @@ mod tests {
             details: [("embedding", 7), ("layer 0", 5), ("layer 1", 5), ("layer 2", 6)]
                 .map(|(n, b)| (n.to_owned(), b))
                 .into(),
+            states: None,
             ctx: 512,
             kv_type: "f16",
             huge_page: PageKind::Huge2M,
@@ -378,6 +449,20 @@ mod tests {
         );
         assert_eq!(value["memory_available_bytes"], 32_u64 << 30);
         assert_eq!((&value["fits"], &value["short_bytes"]), (&json!(true), &json!(0)));
+    }
+
+    #[test]
+    fn states_and_checkpoints_have_lines_where_there_are_any() {
+        let mut report = report(PageKind::Huge2M, 9);
+        assert!(!report.table().contains("states") && report.json().get("states").is_none());
+        report.states = Some(States { bytes: 3 << 10, slots: 2, checkpoints: 100 });
+        let table = report.table();
+        for part in ["  states of slots: 2           6.0 KiB\n", "  checkpoints: 100           300.0 KiB\n"] {
+            assert!(table.contains(part), "{part:?} not in\n{table}");
+        }
+        let states = json!({"bytes_each": 3072, "slots": 2, "slots_bytes": 6144, "checkpoints": 100,
+            "checkpoints_bytes": 307_200});
+        assert_eq!(report.json()["states"], states);
     }
 
     #[test]

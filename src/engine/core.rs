@@ -24,7 +24,7 @@ pub struct Core<'a> {
 }
 
 impl<'a> Core<'a> {
-    /// Over loaded regions: weights, KV cache, scratch. `sizes` are those the regions were planned with; `rows` are those of
+    /// Over loaded regions: weights, KV cache, states, scratch. `sizes` are those the regions were planned with; `rows` are those of
     /// an embedding table that is not in the weights region.
     ///
     /// # Panics
@@ -34,7 +34,7 @@ impl<'a> Core<'a> {
         kernels: &'a Kernels,
         team: &'a dyn Team,
         sizes: Sizes,
-        (weights, kv, scratch): (&'a [u8], impl Into<Growing<'a>>, &'a mut [u8]),
+        (weights, kv, states, scratch): (&'a [u8], Growing<'a>, Growing<'a>, &'a mut [u8]),
         rows: Option<Rows>,
     ) -> Core<'a> {
         assert_eq!(team.size(), sizes.workers);
@@ -45,7 +45,7 @@ impl<'a> Core<'a> {
             .map(|factors| factors.of(sizes.ctx, model.config.ropes[0].ctx_original).values(weights));
         let n_vocab = model.weights.n_vocab();
         let (buffers, spare) = Buffers::carve(scratch, &model.config, n_vocab, &sizes, factors);
-        let cache = Cache::new(kv, CachePlan::new(&model.config, &sizes));
+        let cache = Cache::new(kv, states, CachePlan::new(&model.config, &sizes));
         Core { model, kernels, team, region: weights, buffers, cache, sizes, attention_time: None, rows, spare }
     }
 

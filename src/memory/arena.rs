@@ -187,8 +187,8 @@ pub struct Regions<'a> {
     pub weights: &'a mut [u8],
     pub vocab: &'a mut [u8],
     pub kv: &'a mut [u8],
+    pub states: &'a mut [u8],
     pub scratch: &'a mut [u8],
-    pub io: &'a mut [u8],
 }
 
 /// All regions of an [`Arena`] while a model is being loaded.
@@ -198,6 +198,7 @@ pub struct OpenRegions<'a> {
     pub weights: Unsealed<'a>,
     pub vocab: &'a mut [u8],
     pub kv: &'a mut [u8],
+    pub states: &'a mut [u8],
     pub scratch: &'a mut [u8],
 }
 
@@ -342,16 +343,16 @@ impl Arena {
     /// All regions at once, for writing.
     pub fn split(&mut self) -> Regions<'_> {
         // SAFETY: the result borrows the arena exclusively, and every part is used once.
-        let [weights, vocab, kv, scratch, io] = self.parts().map(|part| unsafe { exclusive(part) });
-        Regions { weights, vocab, kv, scratch, io }
+        let [weights, vocab, kv, states, scratch] = self.parts().map(|part| unsafe { exclusive(part) });
+        Regions { weights, vocab, kv, states, scratch }
     }
 
     /// All regions at once, with weights that can be sealed on their own while the others stay in use.
     pub fn open(&mut self) -> OpenRegions<'_> {
         let for_good = self.kept;
         let padded_bytes = self.padded[RegionName::Weights as usize];
-        let Regions { weights, vocab, kv, scratch, .. } = self.split();
-        OpenRegions { weights: Unsealed { bytes: weights, padded_bytes, for_good }, vocab, kv, scratch }
+        let Regions { weights, vocab, kv, states, scratch } = self.split();
+        OpenRegions { weights: Unsealed { bytes: weights, padded_bytes, for_good }, vocab, kv, states, scratch }
     }
 
     /// Makes the arena stay mapped until the process ends, and its weights, once sealed, unchangeable until then, by
@@ -555,7 +556,7 @@ mod tests {
         let mut arena = Arena::map(&plan, 0).unwrap();
         assert_eq!(arena.mapped_bytes(), plan.total_bytes());
         let regions = arena.split();
-        let all = [regions.weights, regions.vocab, regions.kv, regions.scratch, regions.io];
+        let all = [regions.weights, regions.vocab, regions.kv, regions.states, regions.scratch];
         assert_eq!(all.each_ref().map(|r| r.len()), [10_000, 0, 4096, 5, 1]);
         assert!(all.iter().all(|r| r.as_ptr().addr().is_multiple_of(4096)));
         assert!(all.iter().all(|r| r.iter().all(|&byte| byte == 0)));
@@ -566,7 +567,7 @@ mod tests {
         let weights = regions.weights.seal().unwrap();
         assert!(weights.len() == 10_000 && weights.iter().all(|&byte| byte == 1));
         assert!(regions.kv.iter().all(|&byte| byte == 3));
-        assert_eq!((regions.scratch[4], regions.vocab.len()), (4, 0));
+        assert_eq!((regions.states[4], regions.vocab.len()), (4, 0));
         regions.kv[0] = 9;
     }
 

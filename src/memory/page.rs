@@ -66,16 +66,16 @@ pub enum RegionName {
     Vocab,
     /// The KV cache.
     Kv,
+    /// States of recurrent layers: of running sequences, and checkpoints of prefixes.
+    States,
     /// Activations, logits and every other buffer of the engine.
     Scratch,
-    /// Read buffers of the loader.
-    Io,
 }
 
 impl RegionName {
     /// Every region, in the order of the arena.
     pub const ALL: [RegionName; 5] =
-        [RegionName::Weights, RegionName::Vocab, RegionName::Kv, RegionName::Scratch, RegionName::Io];
+        [RegionName::Weights, RegionName::Vocab, RegionName::Kv, RegionName::States, RegionName::Scratch];
 
     /// The name in tables and JSON.
     pub const fn as_str(self) -> &'static str {
@@ -83,8 +83,8 @@ impl RegionName {
             RegionName::Weights => "weights",
             RegionName::Vocab => "vocab",
             RegionName::Kv => "kv",
+            RegionName::States => "states",
             RegionName::Scratch => "scratch",
-            RegionName::Io => "io",
         }
     }
 }

@@ -184,10 +184,9 @@ impl CachePlan {
         })
     }
 
-    /// Bytes of pages and states; `None` if the product overflows.
-    pub fn bytes(&self) -> Option<u64> {
-        let states = (self.n_states() as u64).checked_mul(self.state_bytes as u64)?;
-        self.pages_bytes()?.checked_next_multiple_of(STATE_ALIGN as u64)?.checked_add(states)
+    /// Bytes of all states; `None` if the product overflows.
+    pub fn states_bytes(&self) -> Option<u64> {
+        (self.n_states() as u64).checked_mul(self.state_bytes as u64)
     }
 
     /// The numbers that make one cache's pages and states unreadable for another.
@@ -263,18 +262,18 @@ pub(super) struct LayerPages<B> {
     pub pool: usize,
 }
 
-/// The cache: the pages of layer after layer, `[n_pages][n_kv_heads]{K, V}`, then the states.
+/// The cache: the pages of layer after layer, `[n_pages][n_kv_heads]{K, V}`, and the states.
 pub struct Cache<'a> {
-    bytes: Growing<'a>,
+    pages: Growing<'a>,
+    states: Growing<'a>,
     plan: CachePlan,
     /// Where each layer's pages start.
     starts: Vec<usize>,
-    states: usize,
 }
 
 impl<'a> Cache<'a> {
-    /// Lays the cache out in the first [`CachePlan::bytes`] of `bytes`.
-    pub fn new(bytes: impl Into<Growing<'a>>, plan: CachePlan) -> Cache<'a> {
+    /// Lays the cache out in the first [`CachePlan::pages_bytes`] of `pages` and [`CachePlan::states_bytes`] of `states`.
+    pub fn new(pages: Growing<'a>, states: Growing<'a>, plan: CachePlan) -> Cache<'a> {
         let mut end = 0;
         let starts = plan.layers.iter().map(|layer| {
             let start = end;
@@ -284,7 +283,7 @@ impl<'a> Cache<'a> {
             start
         });
         let starts = starts.collect();
-        Cache { bytes: bytes.into(), plan, starts, states: end.next_multiple_of(STATE_ALIGN) }
+        Cache { pages, states, plan, starts }
     }
 
     /// What it was laid out for.
@@ -301,14 +300,14 @@ impl<'a> Cache<'a> {
             let LayerCache::Paged { pool, layout } = self.plan.layers[layer] else { continue };
             for &page in &slice.pages[pool][slice.page_range()] {
                 let first = self.starts[layer] + page as usize * layout.page_bytes();
-                self.bytes.bring(first..first + layout.page_bytes())?;
+                self.pages.bring(first..first + layout.page_bytes())?;
             }
         }
         if self.plan.has_states() {
             let checkpoints = slice.checkpoints.iter().skip(slice.position / PAGE_TOKENS).take(slice.ended_pages());
             for &state in checkpoints.chain([&slice.state]).filter(|state| **state != NONE) {
                 let range = self.state_range(state);
-                self.bytes.bring(range)?;
+                self.states.bring(range)?;
             }
         }
         Ok(())
@@ -316,12 +315,12 @@ impl<'a> Cache<'a> {
 
     pub(super) fn pages(&self, layer: usize) -> LayerPages<&[u8]> {
         let (range, layout, pool) = self.range(layer);
-        LayerPages { bytes: &self.bytes[range], layout, pool }
+        LayerPages { bytes: &self.pages[range], layout, pool }
     }
 
     pub(super) fn pages_mut(&mut self, layer: usize) -> LayerPages<&mut [u8]> {
         let (range, layout, pool) = self.range(layer);
-        LayerPages { bytes: &mut self.bytes[range], layout, pool }
+        LayerPages { bytes: &mut self.pages[range], layout, pool }
     }
 
     fn range(&self, layer: usize) -> (Range<usize>, KvLayout, usize) {
@@ -333,7 +332,7 @@ impl<'a> Cache<'a> {
     }
 
     fn state_range(&self, state: u32) -> Range<usize> {
-        let start = self.states + state as usize * self.plan.state_bytes;
+        let start = state as usize * self.plan.state_bytes;
         start..start + self.plan.state_bytes
     }
 
@@ -347,25 +346,25 @@ impl<'a> Cache<'a> {
 
     /// What a recurrent layer has in a state.
     pub(super) fn layer_state(&self, layer: usize, state: u32) -> &[f32] {
-        bytes::cast(&self.bytes[self.layer_state_range(layer, state)])
+        bytes::cast(&self.states[self.layer_state_range(layer, state)])
     }
 
     /// The same, for writing.
     pub(super) fn layer_state_mut(&mut self, layer: usize, state: u32) -> &mut [f32] {
         let range = self.layer_state_range(layer, state);
-        bytes::cast_mut(&mut self.bytes[range])
+        bytes::cast_mut(&mut self.states[range])
     }
 
     /// Copies row `from` of one state of a recurrent layer to row `to` of another, or of the same, in rows of `len` values.
     pub(super) fn copy_state_row(&mut self, layer: usize, from: (u32, usize), to: (u32, usize), len: usize) {
         let start = |(state, row)| self.layer_state_range(layer, state).start + row * len * size_of::<f32>();
         let (from, to) = (start(from), start(to));
-        self.bytes.copy_within(from..from + len * size_of::<f32>(), to);
+        self.states.copy_within(from..from + len * size_of::<f32>(), to);
     }
 
     /// A whole state, whose memory is there.
     pub fn state(&self, state: u32) -> &[u8] {
-        &self.bytes[self.state_range(state)]
+        &self.states[self.state_range(state)]
     }
 
     /// A whole state, for writing.
@@ -374,8 +373,8 @@ impl<'a> Cache<'a> {
     /// The memory cannot be had (see [`Growing`]).
     pub fn state_mut(&mut self, state: u32) -> Result<&mut [u8], NotPopulated> {
         let range = self.state_range(state);
-        self.bytes.bring(range.clone())?;
-        Ok(&mut self.bytes[range])
+        self.states.bring(range.clone())?;
+        Ok(&mut self.states[range])
     }
 
     /// A page of a pool, layer by layer.
@@ -383,7 +382,7 @@ impl<'a> Cache<'a> {
         self.starts.iter().zip(&self.plan.layers).filter_map(move |(start, layer)| match layer {
             LayerCache::Paged { pool: of, layout } if *of == pool => {
                 let first = start + page as usize * layout.page_bytes();
-                Some(&self.bytes[first..first + layout.page_bytes()])
+                Some(&self.pages[first..first + layout.page_bytes()])
             }
             _ => None,
         })
@@ -403,8 +402,8 @@ impl<'a> Cache<'a> {
             let LayerCache::Paged { pool: of, layout } = layer else { continue };
             if *of == pool {
                 let first = start + page as usize * layout.page_bytes();
-                self.bytes.bring(first..first + layout.page_bytes())?;
-                each(&mut self.bytes[first..first + layout.page_bytes()])?;
+                self.pages.bring(first..first + layout.page_bytes())?;
+                each(&mut self.pages[first..first + layout.page_bytes()])?;
             }
         }
         Ok(())

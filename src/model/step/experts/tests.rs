@@ -344,7 +344,7 @@ fn run(
     }
     buffers.x.fill(0.0);
     let ids = vec![0; n];
-    let mut cache = Cache::new(&mut [][..], CachePlan::new(&config, &sizes));
+    let mut cache = Cache::new((&mut [][..]).into(), (&mut [][..]).into(), CachePlan::new(&config, &sizes));
     let mut pass = ForwardPass {
         config: &config,
         region: bytes::bytes_of(&layer.region),
