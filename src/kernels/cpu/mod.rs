@@ -1,18 +1,10 @@
 //! Which core this is, where one is known to want something of its own.
 
+mod core;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
-/// The cores that kernels tell apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Core {
-    /// AMD's, up to Zen 4.
-    Zen,
-    /// AMD's from Zen 5 on.
-    Zen5,
-    /// All others.
-    Other,
-}
+pub use self::core::Core;
 
 /// The core this runs on.
 pub fn core() -> Core {

@@ -1,6 +1,6 @@
 //! Which x86-64 core this is, by `cpuid`.
 
-use super::Core;
+use super::core::Core;
 
 /// Zen 5 is family 0x1a of AMD's; those before it that are in use are Zens, too.
 pub fn core() -> Core {

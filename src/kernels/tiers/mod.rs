@@ -1,5 +1,6 @@
 //! The tiers compiled, which of them this CPU has, and the choice.
 
+mod entry;
 mod instantiate;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
@@ -9,28 +10,15 @@ use std::fmt;
 use super::table::Kernels;
 use super::tier::Tier;
 use crate::error::{Error, Exit};
+use entry::Entry;
 #[cfg(target_arch = "x86_64")]
 use x86_64 as arch;
 
 /// No tiers but the scalar one.
 #[cfg(not(target_arch = "x86_64"))]
 mod arch {
-    pub const TIERS: [&super::Entry; 0] = [];
+    pub const TIERS: [&super::entry::Entry; 0] = [];
     pub const LACKING: &str = "a CPU of another architecture";
-}
-
-/// A tier that this build has.
-pub struct Entry {
-    /// Which.
-    tier: Tier,
-    /// The CPU features it takes.
-    features: &'static str,
-    /// Whether this CPU has them all.
-    probe: fn() -> bool,
-    /// Whether it is worth more here than the tier below.
-    gains: fn() -> bool,
-    /// What it has.
-    kernels: &'static Kernels,
 }
 
 /// A tier this CPU does not have, or one that does not exist.

@@ -1,7 +1,6 @@
 //! The tiers of x86-64.
 #![allow(unsafe_code)]
 
-use super::Entry;
 use super::instantiate::names::*;
 use super::instantiate::{align_frame, always, finished, tier, unpack};
 use crate::kernels::cpu::{self, Core};
