@@ -25,6 +25,9 @@ pub enum Exit {
     Listen = 7,
 }
 
+/// What to do where the system gives no further thread or process.
+pub const PROCESS_ADVICE: &str = "raise RLIMIT_NPROC (`ulimit -u`, or TasksMax= of the unit) or pids.max of the cgroup";
+
 /// An error on its way to the operator.
 #[derive(Debug)]
 pub struct Error {
@@ -46,8 +49,7 @@ impl Error {
 
     /// A thread that the system does not give (exit 1).
     pub fn thread(source: std::io::Error) -> Self {
-        let advice = "raise RLIMIT_NPROC (`ulimit -u`, or TasksMax= of the unit) or pids.max of the cgroup";
-        Error::new(Exit::Unexpected, format!("a thread cannot be started: {source}: {advice}"))
+        Error::new(Exit::Unexpected, format!("a thread cannot be started: {source}: {PROCESS_ADVICE}"))
     }
 
     /// Puts `context: ` before the message, usually the path of the file at fault.

@@ -15,7 +15,7 @@ use crate::engine::Scheduler;
 use crate::error::Result;
 use crate::load::Progress;
 use crate::serve::config::{Config, LISTEN_DEFAULT, Limits};
-use crate::serve::{self, Loaded, MappedPages, Zygote, host, listen};
+use crate::serve::{self, Loaded, MappedPages, host, listen};
 use crate::settings::{env_or, env_or_switch};
 use crate::tokenizer::Tokenizer;
 
@@ -26,7 +26,7 @@ use crate::tokenizer::Tokenizer;
 pub fn execute(args: &Serve) -> Result<()> {
     let settings = resolve(&args.overrides_with_held(), LevelFilter::Info)?;
     // First of all: it is a copy of this process.
-    let zygote = Zygote::start();
+    let zygote = serve::zygote();
     let zygote = zygote.inspect_err(|e| log::warn!("requests with a JSON schema or a grammar will get 503: {e}")).ok();
     let board = settings.board.serve.clone();
     let listen = env_or(args.listen.clone(), "BRIM_LISTEN")?.or(board.listen);

@@ -12,6 +12,7 @@ use std::io::{self, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::StatusCode;
@@ -20,15 +21,15 @@ use tokio::net::UnixStream;
 
 use super::background::Background;
 use super::error::ApiError;
+use crate::sys::zygote::Zygote;
 use crate::sys::{OsError, memfd};
 use crate::tokenizer::Tokenizer;
 use worker::Answer;
-pub use zygote::Zygote;
 
 mod matcher;
 mod vocabulary;
 mod worker;
-mod zygote;
+pub mod zygote;
 
 /// What output has to look like.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,7 +50,7 @@ const COMPILE_WAIT: Duration = Duration::from_secs(10);
 pub struct Masks {
     tokenizer: &'static Tokenizer<'static>,
     background: Background,
-    zygote: Option<Zygote>,
+    zygote: Option<Arc<Zygote>>,
     sessions_max: usize,
     sessions: std::cell::Cell<usize>,
 }
@@ -74,7 +75,7 @@ impl Masks {
     pub fn new(
         tokenizer: &'static Tokenizer<'static>,
         background: Background,
-        zygote: Option<Zygote>,
+        zygote: Option<Arc<Zygote>>,
         sessions_max: usize,
     ) -> Rc<Masks> {
         Rc::new(Masks { tokenizer, background, zygote, sessions_max, sessions: std::cell::Cell::new(0) })
@@ -121,7 +122,7 @@ impl Masks {
 
     fn zygote(&self) -> Result<&Zygote, ApiError> {
         let text = "this server could not start the process that JSON schemas and grammars need; its log says why";
-        self.zygote.as_ref().ok_or_else(|| unavailable(text))
+        self.zygote.as_deref().ok_or_else(|| unavailable(text))
     }
 
     /// A process that waits for its grammar.
@@ -130,7 +131,7 @@ impl Masks {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(failed)?;
         ours.set_nonblocking(true).map_err(failed)?;
         let stream = Rc::new(UnixStream::from_std(ours).map_err(failed)?);
-        self.zygote()?.start_session(theirs.as_fd()).map_err(|e| unavailable(&gone(e)))?;
+        self.zygote()?.send(zygote::SESSION, theirs.as_fd()).map_err(|e| unavailable(&gone(e)))?;
         self.sessions.set(self.sessions.get() + 1);
         // Counted from here on: to be dropped is to be given back.
         Ok(Session { masks: Rc::clone(self), stream })
@@ -148,7 +149,7 @@ impl Masks {
         };
         let written = self.background.run(write).await?;
         let written = written.map_err(|e| unavailable(&format!("no memory for the vocabulary: {e}")))?;
-        self.zygote()?.teach(written.as_fd()).map_err(|e| unavailable(&gone(e)))
+        self.zygote()?.send(zygote::VOCABULARY, written.as_fd()).map_err(|e| unavailable(&gone(e)))
     }
 }
 

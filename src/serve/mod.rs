@@ -39,11 +39,12 @@ use tokio::sync::{mpsc, oneshot};
 use crate::error::{Error, Exit, Result};
 use crate::load::Progress;
 use crate::sys::signal::{self, Order};
+use crate::sys::zygote::Zygote;
 use background::Background;
 use config::Config;
 use keys::Keys;
 use listen::Listener;
-pub use masks::Zygote;
+pub use masks::zygote::start as zygote;
 pub use model::{Loaded, MappedPages};
 
 /// Stack of the server's thread: templates and JSON recurse, to depths that are limited. It takes no memory until it is
@@ -64,7 +65,7 @@ pub struct Server {
 /// A keys file that cannot be used; what the system says of signals and threads.
 pub fn start(
     config: Config,
-    zygote: Option<Zygote>,
+    zygote: Option<Arc<Zygote>>,
     listeners: Vec<Listener>,
     progress: Arc<Progress>,
     facts: Value,

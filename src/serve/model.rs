@@ -2,16 +2,18 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
 use super::background::Background;
 use super::error::ApiError;
-use super::masks::{Masks, Zygote};
+use super::masks::Masks;
 use super::output::Family;
 use crate::chat::ChatTemplate;
 use crate::engine::{EngineHandle, RequestLimits};
+use crate::sys::zygote::Zygote;
 use crate::tokenizer::{PromptForm, Tokenizer};
 
 /// What the loading thread hands over once a model is ready.
@@ -83,7 +85,7 @@ pub fn unix_time() -> u64 {
 
 impl Served {
     /// Looks at what was loaded.
-    pub fn new(loaded: Loaded, background: Background, zygote: Option<Zygote>, log_prompts: bool) -> Served {
+    pub fn new(loaded: Loaded, background: Background, zygote: Option<Arc<Zygote>>, log_prompts: bool) -> Served {
         let Loaded { engine, tokenizer, template, name, pages, facts } = loaded;
         let mentions = |word: &str| template.as_ref().is_some_and(|template| template.mentions(word));
         let family = Family::of(mentions);

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -11,9 +12,9 @@ use super::app::App;
 use super::background::Background;
 use super::connection;
 use super::listen::Listener;
-use super::masks::Zygote;
 use super::model::{Loaded, Served};
 use crate::sys::signal::Order;
+use crate::sys::zygote::Zygote;
 use crate::sys::{socket, supervisor};
 
 /// Runs the server until it is told to stop, and requests are finished or out of time.
@@ -23,7 +24,7 @@ use crate::sys::{socket, supervisor};
 pub async fn run(
     app: Rc<App>,
     background: Background,
-    zygote: Option<Zygote>,
+    zygote: Option<Arc<Zygote>>,
     listeners: Vec<Listener>,
     mut orders: UnboundedReceiver<Order>,
     loaded: oneshot::Receiver<Loaded>,

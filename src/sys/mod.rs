@@ -22,6 +22,7 @@ pub mod support;
 pub mod term;
 #[cfg(all(target_env = "musl", panic = "abort"))]
 mod unwind;
+pub mod zygote;
 
 use std::fmt;
 

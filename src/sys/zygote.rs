@@ -1,0 +1,56 @@
+//! A small process from which others are split off. It is split off itself while brim has one thread and nothing else, so
+//! that splitting off from it is quick and safe for as long as it lives.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{OsError, process, socket};
+
+/// Our end of it. It ends when this is dropped, or this process ends.
+#[derive(Debug)]
+pub struct Zygote {
+    control: OwnedFd,
+}
+
+/// A zygote for all who need one, or why there is none.
+pub type Shared = Result<Arc<Zygote>, OsError>;
+
+impl Zygote {
+    /// Splits it off. It has `handle` look at each message and the descriptor that came with it, and at `None` after `idle`
+    /// without one. This comes before any thread is started and before anything is mapped or opened.
+    ///
+    /// # Errors
+    /// EAGAIN where there are too many processes, and what `socketpair` says.
+    pub fn start(idle: Duration, handle: impl FnMut(Option<(&[u8], OwnedFd)>)) -> Shared {
+        let (control, theirs) = socket::pair()?;
+        process::fork(theirs.as_fd(), || run(theirs.as_fd(), idle, handle))?;
+        Ok(Arc::new(Zygote { control }))
+    }
+
+    /// Hands it a message and a descriptor, without waiting for what it does.
+    ///
+    /// # Errors
+    /// EPIPE where it has ended.
+    pub fn send(&self, message: &[u8], fd: BorrowedFd<'_>) -> Result<(), OsError> {
+        socket::send(&self.control, message, fd)
+    }
+}
+
+/// The process, from its first step to its last.
+fn run(control: BorrowedFd<'_>, idle: Duration, mut handle: impl FnMut(Option<(&[u8], OwnedFd)>)) {
+    loop {
+        process::reap();
+        match socket::wait(control, idle) {
+            Ok(true) => {}
+            Ok(false) => {
+                handle(None);
+                continue;
+            }
+            Err(_) => return,
+        }
+        // Nothing more comes where the other end is gone.
+        let Ok((message, fd)) = socket::receive(control) else { return };
+        handle(Some((&message, fd)));
+    }
+}
