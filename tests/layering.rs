@@ -23,7 +23,7 @@ const ROOMS: [(&str, &[&str]); 20] = [
     ("memory", &["sys", "bytes", "units", "error"]),
     ("tokenizer", &["gguf", "bytes", "units", "error"]),
     ("sampling", &["error"]),
-    ("chat", &["error"]),
+    ("chat", &["sys", "error"]),
     ("load", &["kernels", "gguf", "quant", "sys", "bytes", "units", "error"]),
     ("settings", &["board", "load", "memory", "kernels", "sys", "error"]),
     ("model", &["load", "kernels", "gguf", "quant", "memory", "bytes", "units", "error"]),

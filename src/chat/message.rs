@@ -1,12 +1,9 @@
 //! What a chat consists of, in the shape that templates expect.
 
-use serde::Serialize;
-use serde::ser::SerializeMap as _;
 use serde_json::Value;
 
 /// Who speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// Who says how to behave.
     System,
@@ -20,24 +17,32 @@ pub enum Role {
     Tool,
 }
 
+impl Role {
+    fn name(self) -> &'static str {
+        match self {
+            Role::System => "system",
+            Role::Developer => "developer",
+            Role::User => "user",
+            Role::Assistant => "assistant",
+            Role::Tool => "tool",
+        }
+    }
+}
+
 /// One message of a chat.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Message {
     /// Who speaks.
     pub role: Role,
     /// What was said; may be empty where tools are called.
     pub content: String,
     /// What the model thought before it answered.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub reasoning_content: Option<String>,
     /// The tools that the model calls.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tool_calls: Vec<ToolCall>,
     /// Of a tool's message: the call it answers.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub tool_call_id: Option<String>,
     /// Of a tool's message: the tool.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
 }
 
@@ -53,6 +58,21 @@ impl Message {
             name: None,
         }
     }
+
+    /// It as templates see it, without what it has not.
+    pub(super) fn json(&self) -> Value {
+        let text = |text: &Option<String>| text.as_deref().map(Value::from);
+        let calls = || self.tool_calls.iter().map(ToolCall::json).collect();
+        let fields = [
+            ("role", Some(self.role.name().into())),
+            ("content", Some(self.content.as_str().into())),
+            ("reasoning_content", text(&self.reasoning_content)),
+            ("tool_calls", (!self.tool_calls.is_empty()).then(calls)),
+            ("tool_call_id", text(&self.tool_call_id)),
+            ("name", text(&self.name)),
+        ];
+        fields.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+    }
 }
 
 /// A call of a tool by the model.
@@ -66,19 +86,12 @@ pub struct ToolCall {
     pub arguments: Value,
 }
 
-impl Serialize for ToolCall {
-    /// `{"id": ..., "type": "function", "function": {"name": ..., "arguments": {...}}}`, as the OpenAI interface has it,
-    /// but for the arguments, which templates want as an object and not as text.
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        #[derive(Serialize)]
-        struct Function<'a> {
-            name: &'a str,
-            arguments: &'a Value,
-        }
-        let mut map = serializer.serialize_map(Some(3))?;
-        map.serialize_entry("id", &self.id)?;
-        map.serialize_entry("type", "function")?;
-        map.serialize_entry("function", &Function { name: &self.name, arguments: &self.arguments })?;
-        map.end()
+impl ToolCall {
+    /// As the OpenAI interface has it, but for the arguments, which templates want as an object and not as text.
+    fn json(&self) -> Value {
+        let function = [("name", self.name.as_str().into()), ("arguments", self.arguments.clone())];
+        let function: Value = function.into_iter().collect();
+        let fields = [("id", self.id.as_str().into()), ("type", "function".into()), ("function", function)];
+        fields.into_iter().collect()
     }
 }

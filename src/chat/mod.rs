@@ -4,50 +4,26 @@
 //! strings have Python's methods, `raise_exception`, `strftime_now` and `tojson` are there, and `{% generation %}`
 //! marks nothing.
 
+mod error;
 mod json;
 mod message;
 mod methods;
+pub mod process;
+mod renderer;
 mod time;
-
-use std::fmt;
+mod wire;
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Serde, Value};
+use minijinja::value::Value;
 use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior};
+use serde_json::Value as Json;
 
-use crate::error::{Error, Exit};
+use error::Cause;
+pub use error::ChatError;
 pub use message::{Message, Role, ToolCall};
+pub use renderer::Renderer;
 pub use time::Time;
-
-/// A template that does not compile, or fails on these messages.
-#[derive(Debug)]
-pub struct ChatError {
-    /// The file or name it was asked for by; `None` is the model's own.
-    origin: Option<String>,
-    cause: minijinja::Error,
-}
-
-impl fmt::Display for ChatError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let cause = &self.cause;
-        match &self.origin {
-            None => write!(
-                f,
-                "the model's chat template fails: {cause:#}; use another with --chat-template, or --raw and write the \
-                 whole prompt yourself"
-            ),
-            Some(origin) => write!(f, "the chat template {origin} fails: {cause:#}"),
-        }
-    }
-}
-
-impl std::error::Error for ChatError {}
-
-impl From<ChatError> for Error {
-    fn from(e: ChatError) -> Self {
-        Error::new(if e.origin.is_none() { Exit::Model } else { Exit::Usage }, e)
-    }
-}
+use wire::Reader;
 
 /// What a template gets to see.
 #[derive(Clone, Copy, Debug)]
@@ -66,6 +42,27 @@ pub struct Prompt<'a> {
     pub now: Time,
     /// Further variables, such as `enable_thinking`; they win over the above.
     pub variables: &'a [(String, serde_json::Value)],
+}
+
+impl Prompt<'_> {
+    /// It as bytes, for [`Renderer::render`].
+    pub fn written(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        wire::number(self.now.unix, &mut out);
+        wire::number((6 + self.variables.len()) as u64, &mut out);
+        let mut pair = |name: &str, value: &Json| {
+            wire::text(name, &mut out);
+            wire::value(value, &mut out);
+        };
+        pair("messages", &self.messages.iter().map(Message::json).collect());
+        pair("tools", &if self.tools.is_empty() { Json::Null } else { self.tools.into() });
+        pair("documents", &Json::Null);
+        pair("add_generation_prompt", &self.add_generation_prompt.into());
+        pair("bos_token", &self.bos.into());
+        pair("eos_token", &self.eos.into());
+        self.variables.iter().for_each(|(name, value)| pair(name, value));
+        out
+    }
 }
 
 /// A compiled template.
@@ -88,9 +85,14 @@ const OWN: [(&str, &str); 5] = [
     ("phi3", include_str!("templates/phi3.jinja")),
 ];
 
-/// The names of [`ChatTemplate::own`], as a sentence has them.
+/// The names of [`own`], as a sentence has them.
 pub fn own_names() -> String {
     OWN.map(|(name, _)| name).join(", ")
+}
+
+/// The source of the template that brim has under this name.
+pub fn own(name: &str) -> Option<&'static str> {
+    OWN.iter().find(|(own, _)| *own == name).map(|(_, source)| *source)
 }
 
 impl ChatTemplate {
@@ -99,9 +101,25 @@ impl ChatTemplate {
     /// # Errors
     /// What is wrong with it, and where.
     pub fn compile(source: &str, origin: Option<&str>) -> Result<ChatTemplate, ChatError> {
-        let fail = |cause| ChatError { origin: origin.map(str::to_owned), cause };
+        let origin = origin.map(str::to_owned);
+        match ChatTemplate::compiled(source) {
+            Ok(template) => Ok(ChatTemplate { origin, ..template }),
+            Err(why) => Err(ChatError { origin, cause: Cause::Fails(why) }),
+        }
+    }
+
+    /// The text of a prompt.
+    ///
+    /// # Errors
+    /// What the template refuses or stumbles over.
+    pub fn render(&self, prompt: &Prompt<'_>) -> Result<String, ChatError> {
+        let fail = |why| ChatError { origin: self.origin.clone(), cause: Cause::Fails(why) };
+        self.rendered(&prompt.written()).map_err(fail)
+    }
+
+    fn compiled(source: &str) -> Result<ChatTemplate, String> {
         let mut environment = Environment::new();
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(fail)?;
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(shown)?;
         environment.set_syntax(syntax);
         environment.set_fuel(Some(FUEL));
         environment.set_undefined_behavior(UndefinedBehavior::Lenient);
@@ -113,44 +131,26 @@ impl ChatTemplate {
         environment.add_function("raise_exception", |message: String| -> Result<String, minijinja::Error> {
             Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
         });
-        environment.add_template_owned(NAME, without_generation_marks(source)).map_err(fail)?;
-        Ok(ChatTemplate { environment, origin: origin.map(str::to_owned) })
+        environment.add_template_owned(NAME, without_generation_marks(source)).map_err(shown)?;
+        Ok(ChatTemplate { environment, origin: None })
     }
 
-    /// The template that brim has under this name.
-    pub fn own(name: &str) -> Option<Result<ChatTemplate, ChatError>> {
-        let (_, source) = OWN.iter().find(|(own, _)| *own == name)?;
-        Some(ChatTemplate::compile(source, Some(name)))
+    /// The text of what [`Prompt::written`] gave.
+    fn rendered(&self, written: &[u8]) -> Result<String, String> {
+        let template = self.environment.get_template(NAME).map_err(shown)?;
+        let mut written = Reader(written);
+        let read = written.number().zip(written.number());
+        let read = read.and_then(|(now, n)| Some((Time::from_unix(now), written.pairs(n)?)));
+        let (now, pairs) = read.ok_or("the prompt was not understood")?;
+        let strftime_now = Value::from_function(move |format: &str| now.format(format));
+        let all = std::iter::once(("strftime_now", strftime_now)).chain(pairs);
+        template.render(Value::from_pairs(all)).map_err(shown)
     }
+}
 
-    /// Whether `word` stands somewhere in the template.
-    pub fn mentions(&self, word: &str) -> bool {
-        self.environment.get_template(NAME).is_ok_and(|template| template.source().contains(word))
-    }
-
-    /// The text of a prompt.
-    ///
-    /// # Errors
-    /// What the template refuses or stumbles over.
-    pub fn render(&self, prompt: &Prompt<'_>) -> Result<String, ChatError> {
-        let fail = |cause| ChatError { origin: self.origin.clone(), cause };
-        let template = self.environment.get_template(NAME).map_err(fail)?;
-        let now = prompt.now;
-        let none = Value::from(());
-        let tools = if prompt.tools.is_empty() { none.clone() } else { Value::from(Serde(prompt.tools)) };
-        let own = [
-            ("messages", Value::from(Serde(prompt.messages))),
-            ("tools", tools),
-            ("documents", none),
-            ("add_generation_prompt", prompt.add_generation_prompt.into()),
-            ("bos_token", prompt.bos.into()),
-            ("eos_token", prompt.eos.into()),
-            ("strftime_now", Value::from_function(move |format: &str| now.format(format))),
-        ];
-        let own = own.into_iter().map(|(name, value)| (name.to_owned(), value));
-        let further = prompt.variables.iter().map(|(name, value)| (name.clone(), Value::from(Serde(value))));
-        template.render(Value::from_pairs(own.chain(further))).map_err(fail)
-    }
+/// An error with its place in the template.
+fn shown(e: minijinja::Error) -> String {
+    format!("{e:#}")
 }
 
 /// `{% generation %}` and `{% endgeneration %}` as blocks that Jinja has: they only mark, for training, what the model

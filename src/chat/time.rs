@@ -3,6 +3,8 @@
 /// A point in time as templates see it: UTC, with C's `strftime`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Time {
+    /// Seconds since 1970.
+    pub(super) unix: u64,
     year: u64,
     /// 0 to 11.
     month: u64,
@@ -45,6 +47,7 @@ impl Time {
         let year = era * 400 + year_of_era + u64::from(month < 2);
         let leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
         Time {
+            unix: seconds,
             year,
             month,
             day: from_march - (153 * march_month + 2) / 5 + 1,

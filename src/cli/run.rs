@@ -9,14 +9,14 @@ use log::LevelFilter;
 use super::args::Run;
 use super::common::{note, put, resolve};
 use crate::boot::{Foundations, Headers, Workload};
-use crate::chat::{self, ChatTemplate, Message, Prompt, Role, Time};
+use crate::chat::{self, Message, Prompt, Renderer, Role, Time};
 use crate::engine::Engine;
 use crate::error::{Error, Exit, Result};
 use crate::gguf::Metadata;
 use crate::load::Progress;
 use crate::sampling::{Candidate, Sampler, SamplingParams};
-use crate::settings::{env_or, env_or_switch};
-use crate::sys::{file, signal, term};
+use crate::settings::{Settings, env_or, env_or_switch};
+use crate::sys::{file, signal, term, zygote};
 use crate::tokenizer::{Decoder, PromptForm, Tokenizer};
 use crate::units::Human;
 
@@ -26,9 +26,11 @@ use crate::units::Human;
 /// Usage, and whatever stands in the way of loading and generating.
 pub fn execute(args: &Run) -> Result<()> {
     let settings = resolve(&args.overrides_with_held(), LevelFilter::Warn)?;
+    let raw = env_or_switch(args.raw, "BRIM_RAW")?;
+    // Before anything is read or mapped: it is a copy of this process.
+    let zygote = (!raw).then(chat::process::zygote);
     let sampler = Sampler::new(sampling_params(args, settings.model.is_none())?)?;
     let prompt = prompt(args)?;
-    let raw = env_or_switch(args.raw, "BRIM_RAW")?;
     let system = env_or(args.system.clone(), "BRIM_SYSTEM")?;
     if raw && system.is_some() {
         return Err(Error::usage("--system needs the chat template, which --raw leaves out; give one of the two"));
@@ -41,7 +43,10 @@ pub fn execute(args: &Run) -> Result<()> {
     }
     let n_predict = env_or(args.n_predict, "BRIM_N_PREDICT")?.map_or(usize::MAX, |n| n as usize);
     let planned = Headers::read(&settings)?.plan(&Workload::default())?;
-    let template = if raw { None } else { template(&planned.headers.files.metadata(), chosen.as_deref())? };
+    let metadata = planned.headers.files.metadata();
+    let template = zygote.map(|zygote| template(&metadata, chosen.as_deref(), &settings, zygote));
+    let template = template.transpose()?.flatten();
+    template.as_ref().map_or(Ok(()), Renderer::check)?;
     if template.is_none() && (system.is_some() || prompt.is_none()) {
         return Err(Error::usage(
             "a chat needs a chat template, and this model has none (or --raw leaves it out): give a prompt with -p or -f",
@@ -76,17 +81,25 @@ pub fn execute(args: &Run) -> Result<()> {
     Ok(())
 }
 
-/// The chat template: a file, one that the model or brim has under this name, or the model's own.
-pub fn template(metadata: &Metadata<'_>, chosen: Option<&str>) -> Result<Option<ChatTemplate>> {
+/// The chat template: a file, one that the model or brim has under this name, or the model's own. What comes with brim is
+/// trusted.
+pub fn template(
+    metadata: &Metadata<'_>,
+    chosen: Option<&str>,
+    settings: &Settings,
+    zygote: zygote::Shared,
+) -> Result<Option<Renderer>> {
     const KEY: &str = "tokenizer.chat_template";
-    let Some(chosen) = chosen else {
-        return Ok(metadata.str(KEY)?.map(|source| ChatTemplate::compile(source, None)).transpose()?);
-    };
-    if let Some(source) = metadata.str(&format!("{KEY}.{chosen}"))? {
-        return Ok(Some(ChatTemplate::compile(source, Some(chosen))?));
+    let key = chosen.map_or(KEY.to_owned(), |chosen| format!("{KEY}.{chosen}"));
+    if let Some(source) = metadata.str(&key)? {
+        return Ok(Some(match settings.model {
+            None => Renderer::trusted(source, chosen)?,
+            Some(_) => Renderer::confined(source, chosen, zygote),
+        }));
     }
-    if let Some(template) = ChatTemplate::own(chosen) {
-        return Ok(Some(template?));
+    let Some(chosen) = chosen else { return Ok(None) };
+    if let Some(source) = chat::own(chosen) {
+        return Ok(Some(Renderer::trusted(source, Some(chosen))?));
     }
     let source = std::fs::read_to_string(chosen).map_err(|e| {
         let names = chat::own_names();
@@ -94,7 +107,7 @@ pub fn template(metadata: &Metadata<'_>, chosen: Option<&str>) -> Result<Option<
             "--chat-template {chosen}: cannot read that file ({e}), and no template has this name; brim has {names}"
         ))
     })?;
-    Ok(Some(ChatTemplate::compile(&source, Some(chosen))?))
+    Ok(Some(Renderer::confined(&source, Some(chosen), zygote)))
 }
 
 /// The sampler's parameters; the demo model answers the same way every time unless told otherwise.
@@ -164,9 +177,9 @@ impl Talk<'_> {
     }
 
     /// The answer; `None` where nobody reads it any more.
-    fn answer_chat(&mut self, template: &ChatTemplate, messages: &[Message]) -> Result<Option<String>> {
+    fn answer_chat(&mut self, template: &Renderer, messages: &[Message]) -> Result<Option<String>> {
         let tokenizer = &self.tokenizer;
-        let prompt = template.render(&Prompt {
+        let prompt = Prompt {
             messages,
             tools: &[],
             add_generation_prompt: true,
@@ -174,14 +187,15 @@ impl Talk<'_> {
             eos: &tokenizer.template_text(tokenizer.eos()),
             now: Time::now(),
             variables: &[],
-        })?;
+        };
+        let prompt = template.render(&prompt.written())?;
         let mut tokens = Vec::new();
         tokenizer.encode_prompt(&prompt, PromptForm::Chat, &mut tokens);
         self.generate(&tokens)
     }
 
     /// A chat on the terminal: one line, one answer, until the end of input or Ctrl-C at the prompt.
-    fn converse(&mut self, template: &ChatTemplate, system: Option<String>) -> Result<()> {
+    fn converse(&mut self, template: &Renderer, system: Option<String>) -> Result<()> {
         let mut messages: Vec<Message> =
             system.map(|content| Message::text(Role::System, content)).into_iter().collect();
         note("Ctrl-C stops an answer, Ctrl-D or Ctrl-C at the prompt ends the chat.");

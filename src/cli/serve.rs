@@ -11,6 +11,7 @@ use super::plan::PlanReport;
 use super::prompt_cache::PromptCache;
 use super::run;
 use crate::boot::{Foundations, Headers, Running, Serving};
+use crate::chat::Renderer;
 use crate::engine::Scheduler;
 use crate::error::Result;
 use crate::load::Progress;
@@ -27,7 +28,9 @@ pub fn execute(args: &Serve) -> Result<()> {
     let settings = resolve(&args.overrides_with_held(), LevelFilter::Info)?;
     // First of all: it is a copy of this process.
     let zygote = serve::zygote();
-    let zygote = zygote.inspect_err(|e| log::warn!("requests with a JSON schema or a grammar will get 503: {e}")).ok();
+    if let Err(e) = &zygote {
+        log::warn!("requests with a JSON schema or a grammar will get 503: {e}");
+    }
     let board = settings.board.serve.clone();
     let listen = env_or(args.listen.clone(), "BRIM_LISTEN")?.or(board.listen);
     let config = Config {
@@ -46,7 +49,11 @@ pub fn execute(args: &Serve) -> Result<()> {
     let serving = Serving::new(slots, env_or(args.kv_tokens, "BRIM_KV_TOKENS")?.or(board.kv_tokens));
     let planned = Headers::read(&settings)?.plan(&serving.into())?;
     let chosen = env_or(args.chat_template.clone(), "BRIM_CHAT_TEMPLATE")?;
-    let template = run::template(&planned.headers.files.metadata(), chosen.as_deref())?;
+    let template = run::template(&planned.headers.files.metadata(), chosen.as_deref(), &settings, zygote.clone())?;
+    match template.as_ref().map_or(Ok(()), Renderer::check) {
+        Err(e) if e.is_unavailable() => log::warn!("chats will get 503: {e}"),
+        checked => checked?,
+    }
     let name = match env_or(args.name.clone(), "BRIM_NAME")? {
         Some(name) => name,
         None => name_of(settings.model.as_deref()),
@@ -60,7 +67,7 @@ pub fn execute(args: &Serve) -> Result<()> {
         }
     }
     let progress = Arc::new(Progress::default());
-    let mut server = serve::start(config, zygote, listeners, Arc::clone(&progress), report.json())?;
+    let mut server = serve::start(config, zygote.ok(), listeners, Arc::clone(&progress), report.json())?;
     let served = planned.map().and_then(|mapped| {
         // The model stays until the process ends, so that any thread may use it.
         let base = Box::leak(Box::<Foundations<'_>>::default());

@@ -1,18 +1,18 @@
-//! A thread for work that would hold up the event loop.
+//! Threads for work that would hold up the event loop.
 
 use std::io;
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 use tokio::sync::oneshot;
 
 use super::error::ApiError;
 
-/// Stack of the thread. It takes no memory until it is used.
+/// Stack of a thread. It takes no memory until it is used.
 const STACK_BYTES: usize = 2 << 20;
 
 type Task = Box<dyn FnOnce() + Send>;
 
-/// The thread; it ends with its last handle. Started with the server, so that no request depends on whether the system
+/// The threads; they end with their last handle. Started with the server, so that no request depends on whether the system
 /// has a thread to give.
 #[derive(Clone)]
 pub struct Background {
@@ -20,21 +20,27 @@ pub struct Background {
 }
 
 impl Background {
-    /// Starts the thread.
+    /// Starts `n` threads of this name.
     ///
     /// # Errors
     /// What the system says of threads.
-    pub fn start() -> io::Result<Background> {
+    pub fn start(name: &str, n: usize) -> io::Result<Background> {
         let (tasks, todo) = mpsc::channel::<Task>();
-        let thread = std::thread::Builder::new().name("brim-text".to_owned()).stack_size(STACK_BYTES);
-        thread.spawn(move || todo.into_iter().for_each(|task| task()))?;
+        let todo = Arc::new(Mutex::new(todo));
+        for _ in 0..n {
+            let todo = Arc::clone(&todo);
+            // Whoever waits for a task has the lock, and lets go of it before the work.
+            let next = move || todo.lock().unwrap_or_else(PoisonError::into_inner).recv().ok();
+            let thread = std::thread::Builder::new().name(name.to_owned()).stack_size(STACK_BYTES);
+            thread.spawn(move || std::iter::from_fn(next).for_each(|task| task()))?;
+        }
         Ok(Background { tasks })
     }
 
-    /// Waits for `work`, which is done after what was asked for before. Work that nobody waits for any more is skipped.
+    /// Waits for `work`, which is begun after what was asked for before. Work that nobody waits for any more is skipped.
     ///
     /// # Errors
-    /// 500 where the thread has ended, which it does not while there is a handle.
+    /// 500 where the threads have ended, which they do not while there is a handle.
     pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
         let (reply, answer) = oneshot::channel();
         let task = move || {
@@ -42,7 +48,7 @@ impl Background {
                 let _ = reply.send(work());
             }
         };
-        let ended = |()| ApiError::internal("the thread for long work has ended");
+        let ended = |()| ApiError::internal("the threads for long work have ended");
         self.tasks.send(Box::new(task)).map_err(|_| ended(()))?;
         answer.await.map_err(|_| ended(()))
     }
@@ -58,7 +64,7 @@ mod tests {
     fn work_is_done_in_its_order_and_not_for_who_has_gone() {
         static DONE: AtomicUsize = AtomicUsize::new(0);
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let background = Background::start().unwrap();
+        let background = Background::start("test", 1).unwrap();
         let (go, wait) = mpsc::channel::<()>();
         runtime.block_on(async {
             let first = background.run(move || wait.recv().map(|()| DONE.fetch_add(1, Ordering::Relaxed)));

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use hyper::StatusCode;
 use serde_json::{Value, json};
 
 use super::error::ApiError;
@@ -255,7 +256,8 @@ impl Chat {
     /// Renders the chat into a prompt.
     ///
     /// # Errors
-    /// 400 where the model has no template, or the template refuses the chat; see also [`Job::new`].
+    /// 400 where the model has no template, or the template refuses the chat or takes too much; 503 where the system has
+    /// no process for it; see also [`Job::new`].
     pub async fn into_job(self, served: &Served, options: Options) -> Result<Job, ApiError> {
         let Some(template) = &served.template else {
             let text = "this model has no chat template; use /v1/completions, or start the server with --chat-template";
@@ -281,7 +283,7 @@ impl Chat {
         if self.choice == ToolChoice::Required && offered.is_empty() {
             return Err(ApiError::field("tool_choice", "tool_choice forces a call, but the request has no tools"));
         }
-        let text = template.render(&Prompt {
+        let prompt = Prompt {
             messages: &self.messages,
             tools: &offered,
             add_generation_prompt: true,
@@ -289,9 +291,11 @@ impl Chat {
             eos: &served.eos,
             now: Time::now(),
             variables: &self.variables,
-        });
-        let text = text.map_err(|e| {
-            ApiError::field(self.field, format!("the chat template cannot render this chat: {e}")).code("chat_template")
+        };
+        let text = served.render(template, &prompt).await?.map_err(|e| match e.is_unavailable() {
+            true => ApiError::new(StatusCode::SERVICE_UNAVAILABLE, e.to_string()).retry_after(5),
+            false => ApiError::field(self.field, format!("the chat template cannot render this chat: {e}"))
+                .code("chat_template"),
         })?;
         let grammar = match (&self.choice, self.format) {
             (ToolChoice::Required | ToolChoice::Named(_), Format::Grammar(_, param)) => {

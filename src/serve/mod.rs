@@ -47,9 +47,12 @@ use listen::Listener;
 pub use masks::zygote::start as zygote;
 pub use model::{Loaded, MappedPages};
 
-/// Stack of the server's thread: templates and JSON recurse, to depths that are limited. It takes no memory until it is
+/// Stack of the server's thread: JSON recurses, to a depth that is limited. It takes no memory until it is
 /// used.
 const STACK_BYTES: usize = 2 << 20;
+
+/// Chats that are rendered at once; further ones wait. Each may take as much memory as its process is allowed.
+const RENDERS_MAX: usize = 2;
 
 /// A running server.
 pub struct Server {
@@ -73,14 +76,16 @@ pub fn start(
     let keys = Keys::load(config.keys_file.as_deref())?;
     let unexpected = |e: std::io::Error| Error::new(Exit::Unexpected, format!("the server cannot be started: {e}"));
     let orders = orders(signal::order_descriptor()?).map_err(Error::thread)?;
-    let background = Background::start().map_err(Error::thread)?;
+    let texts = Background::start("brim-text", 1).map_err(Error::thread)?;
+    let renders = Background::start("brim-template", RENDERS_MAX).map_err(Error::thread)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(unexpected)?;
     let (ready, loaded) = oneshot::channel();
     let thread = std::thread::Builder::new().name("brim-http".to_owned()).stack_size(STACK_BYTES);
     let thread = thread.spawn(move || {
         let tasks = tokio::task::LocalSet::new();
         let app = app::App::new(config, keys, progress, facts);
-        if let Err(e) = tasks.block_on(&runtime, operate::run(app, background, zygote, listeners, orders, loaded)) {
+        if let Err(e) = tasks.block_on(&runtime, operate::run(app, (texts, renders), zygote, listeners, orders, loaded))
+        {
             log::error!("the server ends: {e}");
         }
     });

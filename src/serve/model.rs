@@ -11,7 +11,7 @@ use super::background::Background;
 use super::error::ApiError;
 use super::masks::Masks;
 use super::output::Family;
-use crate::chat::ChatTemplate;
+use crate::chat::{ChatError, Prompt, Renderer};
 use crate::engine::{EngineHandle, RequestLimits};
 use crate::sys::zygote::Zygote;
 use crate::tokenizer::{PromptForm, Tokenizer};
@@ -23,7 +23,7 @@ pub struct Loaded {
     /// Text to tokens and back.
     pub tokenizer: &'static Tokenizer<'static>,
     /// The chat template, if there is one.
-    pub template: Option<ChatTemplate>,
+    pub template: Option<Renderer>,
     /// The name that clients see.
     pub name: String,
     /// The pages that its memory has.
@@ -48,7 +48,7 @@ pub struct Served {
     /// Text to tokens and back.
     pub tokenizer: &'static Tokenizer<'static>,
     /// The chat template, if there is one.
-    pub template: Option<ChatTemplate>,
+    pub template: Option<Arc<Renderer>>,
     /// The name that clients see.
     pub name: String,
     /// How the template writes tool calls.
@@ -72,7 +72,8 @@ pub struct Served {
     /// When it was loaded, seconds since 1970.
     pub created: u64,
     next_seed: Cell<u64>,
-    background: Background,
+    texts: Background,
+    renders: Background,
 }
 
 /// Texts up to this length are tokenised by the event loop: that takes two milliseconds at most.
@@ -84,8 +85,13 @@ pub fn unix_time() -> u64 {
 }
 
 impl Served {
-    /// Looks at what was loaded.
-    pub fn new(loaded: Loaded, background: Background, zygote: Option<Arc<Zygote>>, log_prompts: bool) -> Served {
+    /// Looks at what was loaded. Long texts and chats have threads of their own.
+    pub fn new(
+        loaded: Loaded,
+        (texts, renders): (Background, Background),
+        zygote: Option<Arc<Zygote>>,
+        log_prompts: bool,
+    ) -> Served {
         let Loaded { engine, tokenizer, template, name, pages, facts } = loaded;
         let mentions = |word: &str| template.as_ref().is_some_and(|template| template.mentions(word));
         let family = Family::of(mentions);
@@ -101,14 +107,15 @@ impl Served {
             thinks,
             bos: text(tokenizer.bos()),
             eos: text(tokenizer.eos()),
-            masks: Masks::new(tokenizer, background.clone(), zygote, limits.slots + limits.queue),
+            masks: Masks::new(tokenizer, texts.clone(), zygote, limits.slots + limits.queue),
             config_log_prompts: log_prompts,
             created: unix_time(),
             next_seed: Cell::new(nanos as u64),
-            background,
+            texts,
+            renders,
             engine,
             tokenizer,
-            template,
+            template: template.map(Arc::new),
             name,
             pages,
             facts,
@@ -126,6 +133,19 @@ impl Served {
         let seed = self.next_seed.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
         self.next_seed.set(seed);
         seed
+    }
+
+    /// The text of a chat, rendered on another thread.
+    ///
+    /// # Errors
+    /// As [`Background::run`]; inside, what the template says.
+    pub async fn render(
+        &self,
+        template: &Arc<Renderer>,
+        prompt: &Prompt<'_>,
+    ) -> Result<Result<String, ChatError>, ApiError> {
+        let (template, written) = (Arc::clone(template), prompt.written());
+        self.renders.run(move || template.render(&written)).await
     }
 
     /// The tokens of a whole prompt, as [`Tokenizer::encode_prompt`] puts them together.
@@ -160,7 +180,7 @@ impl Served {
         };
         match n_bytes {
             0..=TEXT_BYTES_AT_ONCE => Ok(encode()),
-            _ => self.background.run(encode).await,
+            _ => self.texts.run(encode).await,
         }
     }
 }

@@ -23,7 +23,7 @@ use crate::sys::{socket, supervisor};
 /// What the event loop says of the descriptors.
 pub async fn run(
     app: Rc<App>,
-    background: Background,
+    (texts, renders): (Background, Background),
     zygote: Option<Arc<Zygote>>,
     listeners: Vec<Listener>,
     mut orders: UnboundedReceiver<Order>,
@@ -45,7 +45,7 @@ pub async fn run(
         .collect();
     let served = tokio::select! {
         loaded = loaded => match loaded {
-            Ok(loaded) => Rc::new(Served::new(loaded, background, zygote, app.config.log_prompts)),
+            Ok(loaded) => Rc::new(Served::new(loaded, (texts, renders), zygote, app.config.log_prompts)),
             // The load has failed; who loaded says why.
             Err(_) => return Ok(()),
         },

@@ -1,5 +1,5 @@
-//! What the zygote of the server does: it splits off the process of each grammar. It knows the vocabulary for as long as
-//! there are grammars.
+//! What the zygote of the server does: it splits off the process of each grammar, and that of each rendering. It knows the
+//! vocabulary for as long as there are grammars.
 
 use std::fs::File;
 use std::io::Read;
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::vocabulary::Vocabulary;
 use super::worker::{self, Answer};
+use crate::chat::process as rendering;
 use crate::error::PROCESS_ADVICE;
 use crate::sys::process;
 use crate::sys::zygote::{Shared, Zygote};
@@ -34,6 +35,7 @@ pub fn start() -> Shared {
         }
         match asked {
             None => return,
+            Some((rendering::MESSAGE, stream)) => return rendering::start(&UnixStream::from(stream)),
             Some((VOCABULARY, file)) => vocabulary = Some(learn(File::from(file))),
             Some((_, stream)) => start_session(&UnixStream::from(stream), &vocabulary),
         }
