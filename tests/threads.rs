@@ -11,7 +11,7 @@ use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use cli::{Ran, brim};
+use cli::{Dir, Ran, brim, golden};
 use rustix::process::Pid;
 use serde_json::json;
 use serve::{Server, children};
@@ -63,6 +63,31 @@ fn a_grammar_without_a_process_to_be_had_is_unavailable() {
     }
     server.is_well();
     assert_eq!(server.stop(), Some(0));
+}
+
+/// A template that brim does not have itself.
+const TEMPLATE: &str = "{{ messages[0].content }}";
+
+#[test]
+fn a_chat_without_a_process_to_be_had_is_unavailable() {
+    let dir = Dir::new("threads");
+    let (model, template) = (golden("llama-f32"), dir.file("mine.jinja", TEMPLATE));
+    let words = ["serve", "--listen", "127.0.0.1:0", "-m", &model, "--chat-template", &template];
+    let server = Server::spawn(unprivileged(brim(&words))).ready();
+    server.is_well();
+    no_more_threads(children(server.child.id())[0]);
+    let body = json!({"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4});
+    let answer = server.post("/v1/chat/completions", &body);
+    assert!(answer.status == 503 && answer.head.contains("retry-after"), "{answer:?}");
+    assert!(answer.text().contains("RLIMIT_NPROC") && answer.text().contains("pids.max"), "{answer:?}");
+    let without = server.post("/v1/completions", &json!({"prompt": "Hello", "max_tokens": 1}));
+    assert_eq!(without.status, 200, "{without:?}");
+    assert_eq!(server.stop(), Some(0));
+    // Without a server there is nothing to go on with.
+    let mut command = unprivileged(Command::new("prlimit"));
+    command.args(["--nproc=1", env!("CARGO_BIN_EXE_brim"), "run", "-m", &model, "--chat-template", &template]);
+    let ran = Ran::from(command.args(["-p", "Hello", "-n", "1"]).output().unwrap());
+    ran.fails(1, &["the chat template cannot be rendered", "RLIMIT_NPROC", "pids.max"]);
 }
 
 #[test]

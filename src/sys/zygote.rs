@@ -54,3 +54,37 @@ fn run(control: BorrowedFd<'_>, idle: Duration, mut handle: impl FnMut(Option<(&
         handle(Some((&message, fd)));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn it_hears_messages_and_silence_and_ends_when_nothing_more_comes() {
+        let mut heard = Vec::new();
+        let zygote = Zygote::start(Duration::from_millis(20), |asked| match asked {
+            None => heard.push(b'.'),
+            Some((message, fd)) => {
+                heard.truncate(1);
+                heard.extend(message);
+                let _ = File::from(fd).write_all(&heard);
+            }
+        });
+        let zygote = zygote.unwrap();
+        std::thread::sleep(Duration::from_millis(200));
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        zygote.send(b"hello", theirs.as_fd()).unwrap();
+        drop(theirs);
+        let mut said = String::new();
+        ours.read_to_string(&mut said).unwrap();
+        assert_eq!(said, ".hello");
+        // Its end is closed when it has ended.
+        let control = zygote.control.try_clone().unwrap();
+        rustix::net::shutdown(&control, rustix::net::Shutdown::Write).unwrap();
+        assert_eq!(socket::receive(&control).unwrap_err().errno, libc::EPROTO);
+    }
+}
