@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::process;
+use super::bounds;
 use crate::error::{Error, Exit};
 
 /// A template that does not compile, fails on these messages, or cannot be rendered here.
@@ -42,7 +42,7 @@ impl fmt::Display for ChatError {
         }
         match &self.cause {
             Cause::Fails(why) => write!(f, "fails: {why}")?,
-            _ => write!(f, "goes beyond its bounds ({})", process::bounds())?,
+            _ => write!(f, "goes beyond its bounds ({})", bounds::sentence())?,
         }
         match &self.origin {
             None => f.write_str("; use another with --chat-template, or --raw and write the whole prompt yourself"),

@@ -9,25 +9,13 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use super::ChatTemplate;
+use super::bounds::{BOUNDS, CPU_SECONDS, SOURCE_BYTES_MAX, TEXT_BYTES_MAX};
 use super::error::Cause;
+use super::template::ChatTemplate;
 use super::wire::{self, Reader};
 use crate::error::PROCESS_ADVICE;
-use crate::sys::process::Bounds;
 use crate::sys::zygote::{Shared, Zygote};
 use crate::sys::{OsError, process};
-
-/// What a rendering may take. (Of published templates: a chat of 4 MiB takes 30 MB and 0.1 s, a usual one a few milliseconds.)
-const BOUNDS: Bounds = Bounds { data_bytes: 256 << 20, stack_bytes: 64 << 20 };
-
-/// CPU time for compiling and rendering.
-const CPU_SECONDS: u64 = 2;
-
-/// Longest source: a hundred times that of published ones.
-const SOURCE_BYTES_MAX: usize = 1 << 20;
-
-/// Longest text that comes of it: more than fits into the context of any model.
-const TEXT_BYTES_MAX: u64 = 16 << 20;
 
 /// Longest error that it may put its own words into.
 const ERROR_BYTES_MAX: usize = 4 << 10;
@@ -41,15 +29,6 @@ pub const MESSAGE: &[u8] = b"template";
 const DONE: u8 = 0;
 const FAILS: u8 = 1;
 const UNAVAILABLE: u8 = 2;
-
-/// The bounds, as a sentence has them.
-pub(super) fn bounds() -> String {
-    let [data, stack, source, text] =
-        [BOUNDS.data_bytes, BOUNDS.stack_bytes, SOURCE_BYTES_MAX as u64, TEXT_BYTES_MAX].map(|bytes| bytes >> 20);
-    format!(
-        "{CPU_SECONDS} s of CPU time, {data} MiB of memory, {stack} MiB of stack, {source} MiB of source, {text} MiB of text"
-    )
-}
 
 /// Splits off a zygote that starts such processes and does nothing else. This comes before any thread is started.
 ///

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::StatusCode;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::net::UnixStream;
 
 use super::background::Background;
@@ -24,6 +24,7 @@ use super::error::ApiError;
 use crate::sys::zygote::Zygote;
 use crate::sys::{OsError, memfd};
 use crate::tokenizer::Tokenizer;
+pub use matcher::one_line;
 use worker::Answer;
 
 mod matcher;
@@ -246,19 +247,6 @@ async fn receive(stream: &UnixStream, payload: &mut Vec<u8>) -> io::Result<u8> {
     payload.resize(len, 0);
     read(stream, payload).await?;
     Ok(code)
-}
-
-/// A schema whose JSON has one blank after commas and colons and no other: small models write white space without end
-/// where they may.
-pub fn one_line(mut schema: Value) -> Value {
-    if schema == Value::Bool(true) {
-        schema = json!({});
-    }
-    if let Value::Object(map) = &mut schema {
-        let style = json!({"whitespace_flexible": false, "item_separator": ", ", "key_separator": ": "});
-        map.entry("x-guidance").or_insert(style);
-    }
-    schema
 }
 
 #[cfg(test)]

@@ -6,8 +6,8 @@ use llguidance::Logger;
 use llguidance::api::{GrammarInit, ParserLimits, TopLevelGrammar};
 use llguidance::earley::{BiasComputer, Parser};
 use llguidance::toktrie::{SimpleVob, TokEnv};
+use serde_json::{Value, json};
 
-use super::one_line;
 use super::vocabulary::Vocabulary;
 use crate::serve::gbnf;
 
@@ -99,4 +99,17 @@ impl Matcher {
         let name = self.vocabulary.is_named(token).then(|| self.vocabulary.trie().decode_as_special(token));
         self.parser.apply_token(name.as_deref().unwrap_or(bytes), token).map_err(|e| e.to_string()).map(|_| ())
     }
+}
+
+/// A schema whose JSON has one blank after commas and colons and no other: small models write white space without end
+/// where they may.
+pub fn one_line(mut schema: Value) -> Value {
+    if schema == Value::Bool(true) {
+        schema = json!({});
+    }
+    if let Value::Object(map) = &mut schema {
+        let style = json!({"whitespace_flexible": false, "item_separator": ", ", "key_separator": ": "});
+        map.entry("x-guidance").or_insert(style);
+    }
+    schema
 }
