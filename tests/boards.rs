@@ -6,7 +6,7 @@
 use brim::board::{Board, BoardError, EMBEDDED};
 use brim::boot::{Headers, Serving, Workload};
 use brim::kernels::Tier;
-use brim::serve::config::{CACHE_MIB_DEFAULT, LISTEN_DEFAULT, Limits};
+use brim::serve::config::{CACHE_MIB_DEFAULT, ClientLimits, LISTEN_DEFAULT};
 use brim::settings::{Overrides, Settings};
 use brim::sys::cpu::Topology;
 
@@ -79,7 +79,7 @@ fn made_of(board: &str) -> String {
         serve.listen.as_deref().unwrap_or(LISTEN_DEFAULT),
         serve.log_prompts,
         serve.cache_mib.unwrap_or(CACHE_MIB_DEFAULT),
-        Limits::new(&serve.limits),
+        ClientLimits::new(&serve.limits),
     );
     let pages = (settings.hugepages, settings.huge_page, settings.packed);
     let memory =

@@ -146,7 +146,7 @@ pub enum Numa {
 /// Where the embedding table of an untied model lives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Embedding {
+pub enum EmbeddingPlace {
     /// In the arena.
     #[default]
     Memory,
@@ -185,23 +185,23 @@ fn kv_type<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<KvType>,
 #[serde(deny_unknown_fields, default)]
 pub struct Board {
     /// Cores, threads and caches.
-    pub cpu: Cpu,
+    pub cpu: CpuSection,
     /// Pages and what must stay free.
-    pub memory: Memory,
+    pub memory: MemorySection,
     /// Measured bandwidth.
     pub bandwidth: Bandwidth,
     /// Tile sizes of the matrix kernels.
-    pub tile: Tile,
+    pub tile: TileSection,
     /// The model this box runs.
-    pub model: Model,
+    pub model: ModelSection,
     /// The server.
-    pub serve: Serve,
+    pub serve: ServeSection,
 }
 
 /// `[cpu]`
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Cpu {
+pub struct CpuSection {
     /// Highest kernel tier to use; what the CPU or this build lacks is never used anyway.
     #[serde(deserialize_with = "tier")]
     pub isa: Option<Tier>,
@@ -220,7 +220,7 @@ pub struct Cpu {
 /// `[memory]`
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Memory {
+pub struct MemorySection {
     /// All regions in explicit huge pages.
     pub hugepages: Option<bool>,
     /// Their size.
@@ -234,7 +234,7 @@ pub struct Memory {
     /// Ordinary memory that must stay free.
     pub keep_free_mib: Option<u32>,
     /// Where the embedding table lives.
-    pub embedding: Embedding,
+    pub embedding: EmbeddingPlace,
     /// Where memory comes from on a box of several NUMA nodes.
     pub numa: Numa,
     /// Socket of a `brim hold` whose weights to use.
@@ -256,7 +256,7 @@ pub struct Bandwidth {
 /// `[tile]`; `k_bytes` and the distances follow from the probed CPU where they are absent.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Tile {
+pub struct TileSection {
     /// Tokens of a prefill pass, at most.
     pub tokens: Option<u32>,
     /// Bytes of one weight row that are worked on at a time.
@@ -270,7 +270,7 @@ pub struct Tile {
 /// `[model]`
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Model {
+pub struct ModelSection {
     /// The GGUF file.
     pub path: Option<String>,
     /// Context length.
@@ -285,7 +285,7 @@ pub struct Model {
 /// `[serve]`
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Serve {
+pub struct ServeSection {
     /// Address and port, or `unix:PATH`.
     pub listen: Option<String>,
     /// Sequences served at once.
@@ -305,13 +305,13 @@ pub struct Serve {
     /// Most MiB that it takes there.
     pub cache_mib: Option<u32>,
     /// Limits on what one client can take.
-    pub limits: Limits,
+    pub limits: LimitsSection,
 }
 
 /// `[serve] limits`
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Limits {
+pub struct LimitsSection {
     /// Connections at once.
     pub connections: Option<u32>,
     /// KiB of a request's header.
@@ -399,7 +399,7 @@ impl Board {
     }
 
     fn refuse_missing_features(&self) -> Result<(), BoardError> {
-        match cfg!(feature = "serve") || self.serve == Serve::default() {
+        match cfg!(feature = "serve") || self.serve == ServeSection::default() {
             true => Ok(()),
             false => Err(BoardError::NotSupported { setting: "serve" }),
         }

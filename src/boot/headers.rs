@@ -54,8 +54,8 @@ impl<'s> Headers<'s> {
             return Err(Error::new(Exit::Board, text));
         }
         let embedding = match settings.board.memory.embedding {
-            board::Embedding::Memory => Embedding::InMemory,
-            board::Embedding::Disk => Embedding::InFile,
+            board::EmbeddingPlace::Memory => Embedding::InMemory,
+            board::EmbeddingPlace::Disk => Embedding::InFile,
         };
         let model = Model::with_embedding(&files.metadata(), files.tensors(), embedding);
         let model = model.map_err(|e| Error::from(e).at(files.name()))?;

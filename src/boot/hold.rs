@@ -9,7 +9,7 @@ use super::place::{MappedPlan, Policy};
 use super::progress::with_bar;
 use crate::error::Result;
 use crate::load::resident::{Holder, Manifest};
-use crate::load::stage::Filling;
+use crate::load::stage::FillPages;
 use crate::load::weights::{Loader, readers};
 use crate::memory::{Host, RegionName, Shared};
 use crate::settings::Settings;
@@ -58,7 +58,7 @@ fn load(headers: &Headers<'_>, shared: &mut Shared) -> Result<()> {
         .io(settings.io)
         .cpus(&settings.cores)
         .populate(&populate)
-        .filling(filling.as_ref().map(|filling| filling as &dyn Filling))
+        .filling(filling.as_ref().map(|filling| filling as &dyn FillPages))
         .sha256(&settings.sha256)
         .done(&done);
     with_bar(headers.file_bytes(), &done, || model.load(files, region, loader))?;

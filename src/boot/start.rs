@@ -17,7 +17,7 @@ use crate::load::reader::Traffic;
 use crate::load::resident::Resident;
 use crate::load::stage;
 use crate::load::weights::{Job, Loader, run_jobs};
-use crate::memory::{Arena, Filling, Growing, Host, OpenRegions, Pages, Unsealed};
+use crate::memory::{Arena, Growing, Host, OpenRegions, Pages, UffdFill, Unsealed};
 use crate::model::{Model, ModelError};
 use crate::tokenizer::{self, Tokenizer};
 use crate::units::Human;
@@ -167,7 +167,7 @@ impl Getting<'_> {
             .cpus(&settings.cores)
             .populate(&populate)
             .populate_buffers(&populate)
-            .filling(filling.as_ref().map(|filling| filling as &dyn stage::Filling))
+            .filling(filling.as_ref().map(|filling| filling as &dyn stage::FillPages))
             .meanwhile(jobs)
             .sha256(&settings.sha256)
             .done(&self.progress.done);
@@ -242,17 +242,17 @@ fn identity(files: &ModelFiles, kernels: &Kernels) -> Identity {
     engine::identity(&[files.header_bytes(), &ids, kernels.tier().name().as_bytes()])
 }
 
-impl stage::Filling for Filling {
+impl stage::FillPages for UffdFill {
     fn begin(&self) -> bool {
-        Filling::begin(self)
+        UffdFill::begin(self)
     }
     fn page_bytes(&self) -> usize {
-        Filling::page_bytes(self)
+        UffdFill::page_bytes(self)
     }
     fn fill(&self, places: &mut [&mut [u8]], page: &[u8]) -> Result<()> {
-        Ok(Filling::fill(self, places, page)?)
+        Ok(UffdFill::fill(self, places, page)?)
     }
     fn populate(&self, bytes: &mut [u8]) -> Result<()> {
-        Ok(Filling::populate(self, bytes)?)
+        Ok(UffdFill::populate(self, bytes)?)
     }
 }

@@ -12,9 +12,9 @@ use std::time::Duration;
 use super::bounds::{BOUNDS, CPU_SECONDS, SOURCE_BYTES_MAX, TEXT_BYTES_MAX};
 use super::error::Cause;
 use super::template::ChatTemplate;
-use super::wire::{self, Reader};
+use super::wire::{self, WireReader};
 use crate::error::PROCESS_ADVICE;
-use crate::sys::zygote::{Shared, Zygote};
+use crate::sys::zygote::{SharedZygote, Zygote};
 use crate::sys::{OsError, process};
 
 /// Longest error that it may put its own words into.
@@ -34,7 +34,7 @@ const UNAVAILABLE: u8 = 2;
 ///
 /// # Errors
 /// As [`Zygote::start`].
-pub fn zygote() -> Shared {
+pub fn zygote() -> SharedZygote {
     Zygote::start(Duration::from_secs(30), |asked| {
         if let Some((_, stream)) = asked {
             start(&UnixStream::from(stream));
@@ -78,7 +78,7 @@ fn run(mut stream: &UnixStream) {
 }
 
 fn render(request: &[u8]) -> Result<String, String> {
-    let mut request = Reader(request);
+    let mut request = WireReader(request);
     let template = ChatTemplate::compiled(request.text().unwrap_or_default())?;
     // Without a prompt it was only to be compiled.
     if request.0.is_empty() { Ok(String::new()) } else { template.rendered(request.0) }
@@ -103,7 +103,7 @@ fn receive(stream: &mut impl Read, most: u64) -> io::Result<Vec<u8>> {
 }
 
 /// Has a template rendered with a prompt, or only compiled where that is empty.
-pub(super) fn ask(zygote: &Shared, source: &str, prompt: &[u8]) -> Result<String, Cause> {
+pub(super) fn ask(zygote: &SharedZygote, source: &str, prompt: &[u8]) -> Result<String, Cause> {
     if source.len() > SOURCE_BYTES_MAX {
         return Err(Cause::BeyondBounds);
     }

@@ -2,7 +2,7 @@
 
 use super::error::{Cause, ChatError};
 use super::{ChatTemplate, process};
-use crate::sys::zygote::Shared;
+use crate::sys::zygote::SharedZygote;
 
 /// A chat template. One that brim has itself is rendered in this process, any other in a process of its own.
 pub struct Renderer {
@@ -13,7 +13,7 @@ pub struct Renderer {
 
 enum Place {
     Here(Box<ChatTemplate>),
-    Apart(Shared),
+    Apart(SharedZygote),
 }
 
 impl Renderer {
@@ -28,7 +28,7 @@ impl Renderer {
 
     /// A template that somebody else wrote; what `zygote` starts renders it. `origin` is the file or name it was asked for
     /// by, `None` for the model's own.
-    pub fn confined(source: &str, origin: Option<&str>, zygote: Shared) -> Renderer {
+    pub fn confined(source: &str, origin: Option<&str>, zygote: SharedZygote) -> Renderer {
         Renderer { source: source.to_owned(), origin: origin.map(str::to_owned), place: Place::Apart(zygote) }
     }
 
@@ -59,7 +59,7 @@ impl Renderer {
         }
     }
 
-    fn ask(&self, zygote: &Shared, written: &[u8]) -> Result<String, ChatError> {
+    fn ask(&self, zygote: &SharedZygote, written: &[u8]) -> Result<String, ChatError> {
         process::ask(zygote, &self.source, written).map_err(|cause| self.fail(cause))
     }
 

@@ -11,7 +11,7 @@ use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior};
 use super::error::{Cause, ChatError};
 use super::prompt::Prompt;
 use super::time::Time;
-use super::wire::Reader;
+use super::wire::WireReader;
 use super::{json, methods};
 
 /// A compiled template.
@@ -68,7 +68,7 @@ impl ChatTemplate {
     /// The text of what [`Prompt::written`] gave.
     pub(super) fn rendered(&self, written: &[u8]) -> Result<String, String> {
         let template = self.environment.get_template(NAME).map_err(shown)?;
-        let mut written = Reader(written);
+        let mut written = WireReader(written);
         let read = written.number().zip(written.number());
         let read = read.and_then(|(now, n)| Some((Time::from_unix(now), written.pairs(n)?)));
         let (now, pairs) = read.ok_or("the prompt was not understood")?;

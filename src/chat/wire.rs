@@ -53,9 +53,9 @@ pub fn value(json: &Json, out: &mut Vec<u8>) {
 }
 
 /// What was written, from the front. Each is `None` where the rest is something else.
-pub struct Reader<'a>(pub &'a [u8]);
+pub struct WireReader<'a>(pub &'a [u8]);
 
-impl<'a> Reader<'a> {
+impl<'a> WireReader<'a> {
     fn bytes(&mut self, n: u64) -> Option<&'a [u8]> {
         let (bytes, rest) = self.0.split_at_checked(usize::try_from(n).ok()?)?;
         self.0 = rest;
@@ -113,8 +113,8 @@ mod tests {
         });
         let mut bytes = Vec::new();
         value(&json, &mut bytes);
-        let read = Reader(&bytes).value().unwrap();
+        let read = WireReader(&bytes).value().unwrap();
         assert_eq!(serde_json::to_string(&read).unwrap(), json.to_string());
-        assert!((0..bytes.len()).all(|n| Reader(&bytes[..n]).value().is_none()), "what was cut off is nothing");
+        assert!((0..bytes.len()).all(|n| WireReader(&bytes[..n]).value().is_none()), "what was cut off is nothing");
     }
 }

@@ -87,7 +87,7 @@ pub fn template(
     metadata: &Metadata<'_>,
     chosen: Option<&str>,
     settings: &Settings,
-    zygote: zygote::Shared,
+    zygote: zygote::SharedZygote,
 ) -> Result<Option<Renderer>> {
     const KEY: &str = "tokenizer.chat_template";
     let key = chosen.map_or(KEY.to_owned(), |chosen| format!("{KEY}.{chosen}"));

@@ -15,7 +15,7 @@ use crate::chat::Renderer;
 use crate::engine::Scheduler;
 use crate::error::Result;
 use crate::load::Progress;
-use crate::serve::config::{Config, LISTEN_DEFAULT, Limits};
+use crate::serve::config::{ClientLimits, LISTEN_DEFAULT, ServerConfig};
 use crate::serve::{self, Loaded, MappedPages, host, listen};
 use crate::settings::{env_or, env_or_switch};
 use crate::tokenizer::Tokenizer;
@@ -33,14 +33,14 @@ pub fn execute(args: &Serve) -> Result<()> {
     }
     let board = settings.board.serve.clone();
     let listen = env_or(args.listen.clone(), "BRIM_LISTEN")?.or(board.listen);
-    let config = Config {
+    let config = ServerConfig {
         listen: listen.unwrap_or_else(|| LISTEN_DEFAULT.to_owned()),
         keys_file: env_or(args.keys_file.clone(), "BRIM_KEYS_FILE")?.or(board.keys_file).map(Into::into),
         cors_origin: board.cors_origin,
         hosts: host::listed(&board.hosts)?,
         log_prompts: env_or_switch(args.log_prompts, "BRIM_LOG_PROMPTS")? || board.log_prompts,
         ready_fd: env_or(args.ready_fd, "BRIM_READY_FD")?,
-        limits: Limits::new(&board.limits),
+        limits: ClientLimits::new(&board.limits),
     };
     let queue = config.limits.queue;
     // Before anything is read or mapped: where nobody can come in, nothing else matters.

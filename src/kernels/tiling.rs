@@ -1,6 +1,6 @@
 //! Sizes that products are cut into: what suits a CPU's caches, and what the kernels' register blocks ask for.
 
-use super::cpu::{self, Core};
+use super::cpu::{self, CoreKind};
 use crate::quant::PANEL_ROWS;
 
 /// How many bytes ahead of their use weights that are read once are asked for; 0: not at all.
@@ -26,9 +26,9 @@ impl PrefetchDistance {
     /// with L2 at 4 KiB 89 %, at 16 KiB 95 %, at 32 KiB 97 %.
     pub fn probed() -> PrefetchDistance {
         match cpu::core() {
-            Core::Zen5 => PrefetchDistance { l1_bytes: 6144, l2_bytes: 0 },
-            Core::Zen => PrefetchDistance::NONE,
-            Core::Other => PrefetchDistance { l1_bytes: 1024, l2_bytes: 32768 },
+            CoreKind::Zen5 => PrefetchDistance { l1_bytes: 6144, l2_bytes: 0 },
+            CoreKind::Zen => PrefetchDistance::NONE,
+            CoreKind::Other => PrefetchDistance { l1_bytes: 1024, l2_bytes: 32768 },
         }
     }
 

@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::kernels::Kernels;
 
 /// Pages of the place that are not there yet and come with their contents.
-pub trait Filling: Sync {
+pub trait FillPages: Sync {
     /// From here on each page has to be filled or populated before it is touched; whether that can be had.
     fn begin(&self) -> bool;
     /// Bytes of a page.
@@ -29,7 +29,7 @@ const GAP_BYTES_MAX: usize = 4096;
 
 /// A page, or two ends of neighbouring ones, on the way to its place.
 pub struct Stage<'s, 'a> {
-    filling: &'s dyn Filling,
+    filling: &'s dyn FillPages,
     /// A page and what goes beyond it.
     buffer: &'s mut [u8],
     /// What of the buffer is filled. It begins where a page does.
@@ -43,7 +43,7 @@ pub struct Stage<'s, 'a> {
 
 impl<'s, 'a> Stage<'s, 'a> {
     /// A stage of at least a page of `filling`.
-    pub fn new(filling: &'s dyn Filling, buffer: &'s mut [u8]) -> Stage<'s, 'a> {
+    pub fn new(filling: &'s dyn FillPages, buffer: &'s mut [u8]) -> Stage<'s, 'a> {
         assert!(buffer.len() >= filling.page_bytes(), "a stage of {} bytes", buffer.len());
         Stage { filling, buffer, begin: 0, end: 0, places: Vec::new(), next: 0, filled_bytes: 0 }
     }
@@ -145,7 +145,7 @@ mod tests {
     /// Ordinary pages, which are filled as huge ones are.
     struct Small(Fill);
 
-    impl Filling for Small {
+    impl FillPages for Small {
         fn begin(&self) -> bool {
             self.0.begin()
         }

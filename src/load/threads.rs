@@ -8,7 +8,7 @@ use super::chunks::{Chunk, Piece, STEP_BYTES};
 use super::digest::Digests;
 use super::header::ModelFiles;
 use super::reader::{Found, Reader};
-use super::stage::{Filling, Stage};
+use super::stage::{FillPages, Stage};
 use crate::error::{Error, Result};
 use crate::kernels::Kernels;
 
@@ -31,7 +31,7 @@ pub(super) struct Load<'l, 'a> {
     pub populate: &'l Populate<'l>,
     pub populate_buffers: &'l Populate<'l>,
     /// What brings pages with their contents, if that is how this load does it.
-    pub filling: Option<&'l dyn Filling>,
+    pub filling: Option<&'l dyn FillPages>,
     /// Bytes that are in their place.
     pub done: &'l AtomicU64,
     pub work: Mutex<Work<'l, Vec<(usize, Chunk<'a>)>>>,

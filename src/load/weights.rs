@@ -9,7 +9,7 @@ use super::chunks::{CHUNK_BYTES, Item, chunk_bytes, cut};
 use super::digest::Digests;
 use super::header::ModelFiles;
 use super::reader::{Found, Pread, Reader, SLACK_BYTES, Traffic};
-use super::stage::Filling;
+use super::stage::FillPages;
 use super::threads::{Failure, Load, Work, first_new, runs};
 use crate::error::{Error, Exit, Result};
 use crate::kernels::Kernels;
@@ -45,7 +45,7 @@ pub struct Loader<'a> {
     cpus: &'a [usize],
     populate: &'a Populate<'a>,
     populate_buffers: &'a Populate<'a>,
-    filling: Option<&'a dyn Filling>,
+    filling: Option<&'a dyn FillPages>,
     meanwhile: Vec<Job<'a>>,
     sha256: &'a [Option<Sha256Bytes>],
     done: Option<&'a AtomicU64>,
@@ -97,7 +97,7 @@ impl<'a> Loader<'a> {
 
     /// What brings pages of the place with their contents, copied from the page cache, where that is possible.
     #[must_use]
-    pub fn filling(self, filling: Option<&'a dyn Filling>) -> Self {
+    pub fn filling(self, filling: Option<&'a dyn FillPages>) -> Self {
         Loader { filling, ..self }
     }
 
@@ -158,7 +158,7 @@ impl<'a> Loader<'a> {
         let copied = self.io != Io::Direct && mostly_cached(&found);
         let digests = (!self.sha256.is_empty()).then(|| Digests::new(self.sha256));
         let in_runs = copied && digests.is_none();
-        let may_fill = |filling: &&dyn Filling| in_runs && each >= filling.page_bytes() && filling.begin();
+        let may_fill = |filling: &&dyn FillPages| in_runs && each >= filling.page_bytes() && filling.begin();
         let load = Load {
             files,
             kernels: self.kernels,

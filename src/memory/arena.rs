@@ -59,9 +59,9 @@ impl Pages {
     }
 
     /// What fills the pages of `region`, a part of the arena, that are not there yet; `None` where pages are not filled.
-    pub fn filling(self, region: &mut [u8]) -> Option<Filling> {
+    pub fn filling(self, region: &mut [u8]) -> Option<UffdFill> {
         let fill = self.fillable.then(|| Fill::of(region, self.kind.bytes() as usize)).flatten();
-        fill.map(|fill| Filling { fill, pages: self })
+        fill.map(|fill| UffdFill { fill, pages: self })
     }
 
     fn not_there(self, cause: OsError) -> NotPopulated {
@@ -84,12 +84,12 @@ impl Pages {
 
 /// Pages of a region that come with their contents, instead of being cleared first: see [`crate::sys::fill`].
 #[derive(Debug)]
-pub struct Filling {
+pub struct UffdFill {
     fill: Fill,
     pages: Pages,
 }
 
-impl Filling {
+impl UffdFill {
     /// As [`Fill::begin`].
     pub fn begin(&self) -> bool {
         self.fill.begin()

@@ -10,7 +10,7 @@ mod page;
 pub mod plan;
 mod reserve;
 
-pub use arena::{Arena, Filling, Growing, OpenRegions, Pages, Regions, Shared, Unsealed};
+pub use arena::{Arena, Growing, OpenRegions, Pages, Regions, Shared, UffdFill, Unsealed};
 pub use error::{MemoryError, NotPopulated};
 pub use facts::{Broken, CgroupLimit, GiveBack, Hvo, PoolState};
 pub use host::Host;

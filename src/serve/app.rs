@@ -10,7 +10,7 @@ use serde_json::Value;
 use tokio::sync::Notify;
 
 use super::body::Budget;
-use super::config::Config;
+use super::config::ServerConfig;
 use super::connections::Connections;
 use super::error::ApiError;
 use super::keys::Keys;
@@ -22,7 +22,7 @@ use crate::load::Progress;
 const BODIES: usize = 2;
 
 /// Where the server is in its life.
-pub enum Stage {
+pub enum ServingStage {
     /// The model is being loaded.
     Loading,
     /// Requests are served.
@@ -34,7 +34,7 @@ pub enum Stage {
 /// What all requests share.
 pub struct App {
     /// What the server was told to do.
-    pub config: Config,
+    pub config: ServerConfig,
     /// The API keys.
     pub keys: RefCell<Keys>,
     /// All connections.
@@ -45,7 +45,7 @@ pub struct App {
     pub progress: Arc<Progress>,
     /// Facts about model and memory that are known before the load, for the status page.
     pub facts: Value,
-    stage: RefCell<Stage>,
+    stage: RefCell<ServingStage>,
     pub(super) budget: Rc<Budget>,
     in_flight: Cell<usize>,
     quiet: Notify,
@@ -54,7 +54,7 @@ pub struct App {
 
 impl App {
     /// A server whose model is being loaded.
-    pub fn new(config: Config, keys: Keys, progress: Arc<Progress>, facts: Value) -> Rc<App> {
+    pub fn new(config: ServerConfig, keys: Keys, progress: Arc<Progress>, facts: Value) -> Rc<App> {
         let budget = Budget::new(config.limits.body_bytes * BODIES);
         Rc::new(App {
             config,
@@ -63,7 +63,7 @@ impl App {
             metrics: Metrics::default(),
             progress,
             facts,
-            stage: RefCell::new(Stage::Loading),
+            stage: RefCell::new(ServingStage::Loading),
             budget,
             in_flight: Cell::new(0),
             quiet: Notify::new(),
@@ -73,36 +73,36 @@ impl App {
 
     /// Requests are served from here on.
     pub fn ready(&self, served: Rc<Served>) {
-        *self.stage.borrow_mut() = Stage::Ready(served);
+        *self.stage.borrow_mut() = ServingStage::Ready(served);
     }
 
     /// No request is taken from here on.
     pub fn stop(&self) {
         if let Some(served) = self.served() {
-            *self.stage.borrow_mut() = Stage::Stopping(served);
+            *self.stage.borrow_mut() = ServingStage::Stopping(served);
         }
     }
 
     /// The model, if there is one yet.
     pub fn served(&self) -> Option<Rc<Served>> {
         match &*self.stage.borrow() {
-            Stage::Loading => None,
-            Stage::Ready(served) | Stage::Stopping(served) => Some(Rc::clone(served)),
+            ServingStage::Loading => None,
+            ServingStage::Ready(served) | ServingStage::Stopping(served) => Some(Rc::clone(served)),
         }
     }
 
     /// Whether requests are served.
     pub fn is_ready(&self) -> bool {
-        matches!(&*self.stage.borrow(), Stage::Ready(_))
+        matches!(&*self.stage.borrow(), ServingStage::Ready(_))
     }
 
     /// The model, for a request.
     pub(super) fn serving(&self) -> Result<Rc<Served>, ApiError> {
         let unavailable = |text: String| Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, text).retry_after(5));
         match &*self.stage.borrow() {
-            Stage::Ready(served) => Ok(Rc::clone(served)),
-            Stage::Stopping(_) => unavailable("the server is stopping".to_owned()),
-            Stage::Loading => unavailable(format!("the model is being loaded: {} %", self.percent())),
+            ServingStage::Ready(served) => Ok(Rc::clone(served)),
+            ServingStage::Stopping(_) => unavailable("the server is stopping".to_owned()),
+            ServingStage::Loading => unavailable(format!("the model is being loaded: {} %", self.percent())),
         }
     }
 

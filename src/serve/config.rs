@@ -15,7 +15,7 @@ pub const CACHE_MIB_DEFAULT: u32 = 1024;
 
 /// Settings of the server.
 #[derive(Clone, Debug)]
-pub struct Config {
+pub struct ServerConfig {
     /// Where to listen, if no sockets are passed on.
     pub listen: String,
     /// File with the API keys.
@@ -28,11 +28,11 @@ pub struct Config {
     pub log_prompts: bool,
     /// Descriptor to report readiness on.
     pub ready_fd: Option<i32>,
-    /// Limits on what one client can take.
-    pub limits: Limits,
+    /// ClientLimits on what one client can take.
+    pub limits: ClientLimits,
 }
 
-impl Config {
+impl ServerConfig {
     /// The hosts that are answered at `listener`: all where a key is asked for.
     pub fn hosts_of(&self, listener: &Listener) -> Hosts {
         match self.keys_file {
@@ -42,9 +42,9 @@ impl Config {
     }
 }
 
-/// Limits on what one client can take.
+/// ClientLimits on what one client can take.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct ClientLimits {
     /// Connections at once. Each costs about 10 KiB while it is idle.
     pub connections: usize,
     /// Bytes of a request's header.
@@ -67,12 +67,12 @@ pub struct Limits {
     pub drain_time: Duration,
 }
 
-impl Limits {
+impl ClientLimits {
     /// The board's limits, else the defaults.
-    pub fn new(board: &board::Limits) -> Limits {
+    pub fn new(board: &board::LimitsSection) -> ClientLimits {
         let seconds = |value: Option<u32>, default: u64| Duration::from_secs(value.map_or(default, u64::from));
         let size = |value: Option<u32>, default: usize| value.map_or(default, |n| n as usize);
-        Limits {
+        ClientLimits {
             connections: size(board.connections, 256),
             header_bytes: size(board.header_kib, 16) << 10,
             header_time: seconds(board.header_s, 10),

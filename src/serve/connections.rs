@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use super::config::Limits;
+use super::config::ClientLimits;
 use super::host::Hosts;
 
 /// How often connections are looked at, while there are any.
@@ -45,7 +45,7 @@ impl Connection {
         self.phase.set((phase, Instant::now()));
     }
 
-    fn is_over(&self, limits: &Limits, now: Instant) -> bool {
+    fn is_over(&self, limits: &ClientLimits, now: Instant) -> bool {
         let (phase, since) = self.phase.get();
         let limit = match phase {
             Phase::Idle => limits.idle_time,
@@ -78,7 +78,7 @@ impl Connections {
 
     /// Takes in a connection; at the limit the one that has been without a request for the longest goes. `None` where all
     /// have one.
-    pub(super) fn admit(self: &Rc<Connections>, limits: &Limits, hosts: &Rc<Hosts>) -> Option<Member> {
+    pub(super) fn admit(self: &Rc<Connections>, limits: &ClientLimits, hosts: &Rc<Hosts>) -> Option<Member> {
         if self.len() >= limits.connections {
             let mut all = self.all.borrow_mut();
             let idle = all.iter().enumerate().filter(|(_, c)| c.phase.get().0 != Phase::Busy);
@@ -92,7 +92,7 @@ impl Connections {
     }
 
     /// Closes what is over its limits, for as long as the server runs.
-    pub async fn sweep(&self, limits: Limits) {
+    pub async fn sweep(&self, limits: ClientLimits) {
         loop {
             if self.is_empty() {
                 self.changed.notified().await;

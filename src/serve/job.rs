@@ -192,7 +192,7 @@ pub enum ToolChoice {
 
 /// What an answer has to look like.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Format {
+pub enum OutputFormat {
     /// Text.
     Text,
     /// What this grammar allows; the field it came from.
@@ -210,7 +210,7 @@ pub struct Chat {
     /// Which may be called.
     pub choice: ToolChoice,
     /// What the answer looks like.
-    pub format: Format,
+    pub format: OutputFormat,
     /// Variables for the template.
     pub variables: Vec<(String, Value)>,
 }
@@ -298,17 +298,17 @@ impl Chat {
                 .code("chat_template"),
         })?;
         let grammar = match (&self.choice, self.format) {
-            (ToolChoice::Required | ToolChoice::Named(_), Format::Grammar(_, param)) => {
+            (ToolChoice::Required | ToolChoice::Named(_), OutputFormat::Grammar(_, param)) => {
                 return Err(ApiError::field(
                     param,
                     format!("{param} cannot be combined with a tool_choice that forces a call"),
                 ));
             }
-            (ToolChoice::Required | ToolChoice::Named(_), Format::Text) => {
+            (ToolChoice::Required | ToolChoice::Named(_), OutputFormat::Text) => {
                 Some((Grammar::Text(call_grammar(served.family, &offered)?), "tools"))
             }
-            (_, Format::Grammar(grammar, param)) => Some((grammar, param)),
-            (_, Format::Text) => None,
+            (_, OutputFormat::Grammar(grammar, param)) => Some((grammar, param)),
+            (_, OutputFormat::Text) => None,
         };
         let thinking = served.thinks && text.trim_end().ends_with("<think>");
         let expect = Expect { family: served.family, tools: Rc::new(offered), thinks: served.thinks, thinking };

@@ -25,7 +25,7 @@ use crate::sys::zygote::Zygote;
 use crate::sys::{OsError, memfd};
 use crate::tokenizer::Tokenizer;
 pub use matcher::one_line;
-use worker::Answer;
+use worker::MaskAnswer;
 
 mod matcher;
 mod vocabulary;
@@ -108,14 +108,14 @@ impl Masks {
             let compiling = tokio::time::timeout(COMPILE_WAIT, session.compile(kind, text));
             let busy = |_| unavailable("the box is too busy to compile the grammar; try again later");
             match compiling.await.map_err(busy)? {
-                Ok(Answer::Done) => return Ok(session),
-                Ok(Answer::Untaught) if !is_taught => {
+                Ok(MaskAnswer::Done) => return Ok(session),
+                Ok(MaskAnswer::Untaught) if !is_taught => {
                     self.teach().await?;
                     is_taught = true;
                 }
-                Ok(Answer::Refused(why)) => return Err(refused(&why)),
-                Ok(Answer::Unavailable(why)) => return Err(unavailable(&why)),
-                Ok(Answer::Untaught) => return Err(unavailable("the vocabulary was not understood")),
+                Ok(MaskAnswer::Refused(why)) => return Err(refused(&why)),
+                Ok(MaskAnswer::Unavailable(why)) => return Err(unavailable(&why)),
+                Ok(MaskAnswer::Untaught) => return Err(unavailable("the vocabulary was not understood")),
                 Err(_) => return Err(refused(&worker::beyond_bounds())),
             }
         }
@@ -167,13 +167,13 @@ impl Session {
     ///
     /// # Errors
     /// Where the process has ended without a word.
-    async fn compile(&self, kind: u8, text: &str) -> io::Result<Answer> {
+    async fn compile(&self, kind: u8, text: &str) -> io::Result<MaskAnswer> {
         // A process that cannot be had says so without reading.
         let sent = write(&self.stream, &worker::frame(kind, text.as_bytes())).await;
         let mut payload = Vec::new();
         match receive(&self.stream, &mut payload).await {
             Err(e) => Err(sent.err().unwrap_or(e)),
-            Ok(code) => Answer::new(code, &payload),
+            Ok(code) => MaskAnswer::new(code, &payload),
         }
     }
 
@@ -195,10 +195,10 @@ impl Session {
                 io::Result::Ok((code, payload))
             };
             let (code, payload) = answer.await.map_err(|_| worker::beyond_bounds())?;
-            match Answer::new(code, &payload).map_err(|e| e.to_string())? {
-                Answer::Done => Ok(filled(mask, &payload)),
-                Answer::Refused(why) | Answer::Unavailable(why) => Err(why),
-                Answer::Untaught => Err("the process of the grammar knows no vocabulary".to_owned()),
+            match MaskAnswer::new(code, &payload).map_err(|e| e.to_string())? {
+                MaskAnswer::Done => Ok(filled(mask, &payload)),
+                MaskAnswer::Refused(why) | MaskAnswer::Unavailable(why) => Err(why),
+                MaskAnswer::Untaught => Err("the process of the grammar knows no vocabulary".to_owned()),
             }
         })
     }

@@ -41,7 +41,7 @@ use crate::load::Progress;
 use crate::sys::signal::{self, Order};
 use crate::sys::zygote::Zygote;
 use background::Background;
-use config::Config;
+use config::ServerConfig;
 use keys::Keys;
 use listen::Listener;
 pub use masks::zygote::start as zygote;
@@ -67,7 +67,7 @@ pub struct Server {
 /// # Errors
 /// A keys file that cannot be used; what the system says of signals and threads.
 pub fn start(
-    config: Config,
+    config: ServerConfig,
     zygote: Option<Arc<Zygote>>,
     listeners: Vec<Listener>,
     progress: Arc<Progress>,

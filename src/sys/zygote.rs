@@ -14,7 +14,7 @@ pub struct Zygote {
 }
 
 /// A zygote for all who need one, or why there is none.
-pub type Shared = Result<Arc<Zygote>, OsError>;
+pub type SharedZygote = Result<Arc<Zygote>, OsError>;
 
 impl Zygote {
     /// Splits it off. It has `handle` look at each message and the descriptor that came with it, and at `None` after `idle`
@@ -22,7 +22,7 @@ impl Zygote {
     ///
     /// # Errors
     /// EAGAIN where there are too many processes, and what `socketpair` says.
-    pub fn start(idle: Duration, handle: impl FnMut(Option<(&[u8], OwnedFd)>)) -> Shared {
+    pub fn start(idle: Duration, handle: impl FnMut(Option<(&[u8], OwnedFd)>)) -> SharedZygote {
         let (control, theirs) = socket::pair()?;
         process::fork(theirs.as_fd(), || run(theirs.as_fd(), idle, handle))?;
         Ok(Arc::new(Zygote { control }))

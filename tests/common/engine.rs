@@ -79,7 +79,7 @@ fn own<R>(
 ) -> R {
     let mut settings = settings(path, kernels, n_batch);
     if embedding == Embedding::InFile {
-        settings.board.memory.embedding = board::Embedding::Disk;
+        settings.board.memory.embedding = board::EmbeddingPlace::Disk;
     }
     let serving = serving.map(|(slots, kv_tokens, drafts)| Serving { slots, kv_tokens: Some(kv_tokens), drafts });
     let planned = Headers::read(&settings).unwrap().plan(&Workload { n_logits: 8, serving, ..Workload::default() });

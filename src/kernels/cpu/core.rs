@@ -2,7 +2,7 @@
 
 /// The cores that kernels tell apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Core {
+pub enum CoreKind {
     /// AMD's, up to Zen 4.
     Zen,
     /// AMD's from Zen 5 on.

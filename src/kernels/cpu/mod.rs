@@ -4,12 +4,12 @@ mod core;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
-pub use self::core::Core;
+pub use self::core::CoreKind;
 
 /// The core this runs on.
-pub fn core() -> Core {
+pub fn core() -> CoreKind {
     #[cfg(target_arch = "x86_64")]
     return x86_64::core();
     #[cfg(not(target_arch = "x86_64"))]
-    return Core::Other;
+    return CoreKind::Other;
 }

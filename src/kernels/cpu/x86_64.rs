@@ -1,13 +1,13 @@
 //! Which x86-64 core this is, by `cpuid`.
 
-use super::core::Core;
+use super::core::CoreKind;
 
 /// Zen 5 is family 0x1a of AMD's; those before it that are in use are Zens, too.
-pub fn core() -> Core {
+pub fn core() -> CoreKind {
     match maker_and_family() {
-        (maker, 0x1a..) if maker == *b"AuthenticAMD" => Core::Zen5,
-        (maker, _) if maker == *b"AuthenticAMD" => Core::Zen,
-        _ => Core::Other,
+        (maker, 0x1a..) if maker == *b"AuthenticAMD" => CoreKind::Zen5,
+        (maker, _) if maker == *b"AuthenticAMD" => CoreKind::Zen,
+        _ => CoreKind::Other,
     }
 }
 

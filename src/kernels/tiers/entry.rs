@@ -4,7 +4,7 @@ use crate::kernels::table::Kernels;
 use crate::kernels::tier::Tier;
 
 /// A tier that this build has.
-pub struct Entry {
+pub struct TierEntry {
     /// Which.
     pub tier: Tier,
     /// The CPU features it takes.

@@ -36,7 +36,7 @@ pub(super) mod names {
     pub use crate::kernels::simd::Simd;
     pub use crate::kernels::table::{DEDICATED_TYPES, Dedicated, Kernels};
     pub use crate::kernels::tier::Tier;
-    pub use crate::kernels::tiers::entry::Entry;
+    pub use crate::kernels::tiers::entry::TierEntry;
     pub use crate::kernels::tiling::{PrefetchDistance, STREAM_TOKENS_MAX};
     pub(in crate::kernels) use crate::kernels::{formats, peak, rowwise};
     pub use crate::quant::{PANEL_ROWS, WeightType};
@@ -298,8 +298,8 @@ macro_rules! tier {
 
             pub static KERNELS: Kernels = $finish(TABLE).in_order();
 
-            pub static ENTRY: Entry =
-                Entry { tier: $tier, features: FEATURES, probe, gains: $gains, kernels: &KERNELS };
+            pub static ENTRY: TierEntry =
+                TierEntry { tier: $tier, features: FEATURES, probe, gains: $gains, kernels: &KERNELS };
 
             pub const TABLE: Kernels = Kernels {
                 tier: $tier,

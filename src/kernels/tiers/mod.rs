@@ -10,14 +10,14 @@ use std::fmt;
 use super::table::Kernels;
 use super::tier::Tier;
 use crate::error::{Error, Exit};
-use entry::Entry;
+use entry::TierEntry;
 #[cfg(target_arch = "x86_64")]
 use x86_64 as arch;
 
 /// No tiers but the scalar one.
 #[cfg(not(target_arch = "x86_64"))]
 mod arch {
-    pub const TIERS: [&super::entry::Entry; 0] = [];
+    pub const TIERS: [&super::entry::TierEntry; 0] = [];
     pub const LACKING: &str = "a CPU of another architecture";
 }
 
@@ -82,7 +82,7 @@ impl Tier {
         self.entry().filter(|entry| (entry.probe)()).map(|entry| entry.kernels)
     }
 
-    fn entry(self) -> Option<&'static Entry> {
+    fn entry(self) -> Option<&'static TierEntry> {
         entries().find(|entry| entry.tier == self)
     }
 }
@@ -96,7 +96,7 @@ impl std::str::FromStr for Tier {
 }
 
 /// What this build has, weakest first.
-fn entries() -> impl Iterator<Item = &'static Entry> {
+fn entries() -> impl Iterator<Item = &'static TierEntry> {
     std::iter::once(&instantiate::scalar::ENTRY).chain(arch::TIERS.iter().copied())
 }
 

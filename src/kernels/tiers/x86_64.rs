@@ -3,12 +3,12 @@
 
 use super::instantiate::names::*;
 use super::instantiate::{align_frame, always, finished, tier, unpack};
-use crate::kernels::cpu::{self, Core};
+use crate::kernels::cpu::{self, CoreKind};
 use crate::kernels::simd::x86_64::avx2::Avx2;
 use crate::kernels::simd::x86_64::avx512::Avx512;
 
 /// Weakest first.
-pub const TIERS: &[&Entry] = &[
+pub const TIERS: &[&TierEntry] = &[
     &avx2::ENTRY,
     #[cfg(feature = "avx2vnni")]
     &avx2vnni::ENTRY,
@@ -137,12 +137,12 @@ pub mod avx512bf16 {
         table.in_order()
     };
 
-    pub static ENTRY: Entry =
-        Entry { tier: Tier::Avx512Bf16, features: FEATURES, probe, gains: bf16_dots_gain, kernels: &KERNELS };
+    pub static ENTRY: TierEntry =
+        TierEntry { tier: Tier::Avx512Bf16, features: FEATURES, probe, gains: bf16_dots_gain, kernels: &KERNELS };
 
     /// Whether `vdpbf16ps` is faster than two f32 multiply-adds: twice as fast on AMD since Zen 4; on Intel, where AMX
     /// is the bf16 unit, half as fast (1.7 against 6.7 thousand million a second were measured on one core of a Xeon).
     fn bf16_dots_gain() -> bool {
-        cpu::core() != Core::Other
+        cpu::core() != CoreKind::Other
     }
 }

@@ -8,13 +8,13 @@ use super::super::app::App;
 use super::super::error::ApiError;
 use super::super::fields::Fields;
 use super::super::generate::{Batch, Generation, Reason, TokenInfo, Usage};
-use super::super::job::{Chat, Format, Interface, Options, ToolChoice};
+use super::super::job::{Chat, Interface, Options, OutputFormat, ToolChoice};
 use super::super::masks::Grammar;
 use super::super::model::{Served, unix_time};
 use super::super::output::{Call, Delta};
 use super::super::trace::Trace;
 use super::common::{arguments, choice_word, content, role, schema, streaming, usage_json};
-use super::{Answer, Chunk, FINGERPRINT, Form, collect, event, fresh_id, stream, token_text};
+use super::{Answer, ChunkHead, EventWriter, FINGERPRINT, collect, event, fresh_id, stream, token_text};
 use crate::chat::{Message, ToolCall};
 
 /// Answers a request.
@@ -36,7 +36,7 @@ pub async fn answer(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Trac
     let n = options.n;
     let job = chat.into_job(served, options).await?;
     let generation = Generation::start(served, &[job], app.config.limits.first_token_time).await?;
-    let chunk = Chunk {
+    let chunk = ChunkHead {
         id: fresh_id(served, "chatcmpl-"),
         object: "chat.completion.chunk",
         created: unix_time(),
@@ -153,13 +153,13 @@ fn tool_choice(fields: &Fields<'_>) -> Result<ToolChoice, ApiError> {
 }
 
 /// `response_format`, or a grammar.
-fn format(fields: &Fields<'_>) -> Result<Format, ApiError> {
-    let grammar = fields.text("grammar")?.map(|text| Format::Grammar(Grammar::Text(text.to_owned()), "grammar"));
-    let Some(format) = fields.object("response_format")? else { return Ok(grammar.unwrap_or(Format::Text)) };
+fn format(fields: &Fields<'_>) -> Result<OutputFormat, ApiError> {
+    let grammar = fields.text("grammar")?.map(|text| OutputFormat::Grammar(Grammar::Text(text.to_owned()), "grammar"));
+    let Some(format) = fields.object("response_format")? else { return Ok(grammar.unwrap_or(OutputFormat::Text)) };
     let path = format.path("type");
     let found = match format.need_text("type")? {
-        "text" => Format::Text,
-        "json_object" => Format::Grammar(Grammar::Schema(json!({"type": "object"})), "response_format"),
+        "text" => OutputFormat::Text,
+        "json_object" => OutputFormat::Grammar(Grammar::Schema(json!({"type": "object"})), "response_format"),
         "json_schema" => {
             let inner = format.object("json_schema")?.ok_or_else(|| format.missing("json_schema"))?;
             schema(&inner, "schema")?
@@ -170,10 +170,10 @@ fn format(fields: &Fields<'_>) -> Result<Format, ApiError> {
         }
     };
     match (grammar, found) {
-        (Some(_), Format::Grammar(..)) => {
+        (Some(_), OutputFormat::Grammar(..)) => {
             Err(ApiError::field("grammar", "grammar and response_format both constrain the answer; give one"))
         }
-        (Some(grammar), Format::Text) => Ok(grammar),
+        (Some(grammar), OutputFormat::Text) => Ok(grammar),
         (None, found) => Ok(found),
     }
 }
@@ -195,7 +195,7 @@ fn variables(fields: &Fields<'_>) -> Result<Vec<(String, Value)>, ApiError> {
 
 /// The answer in events.
 struct Chunks {
-    chunk: Chunk,
+    chunk: ChunkHead,
     n: usize,
     n_calls: Vec<usize>,
     with_tokens: bool,
@@ -208,7 +208,7 @@ impl Chunks {
     }
 }
 
-impl Form for Chunks {
+impl EventWriter for Chunks {
     fn begin(&mut self, out: &mut Vec<u8>) {
         for index in 0..self.n {
             self.delta(index, json!({"role": "assistant", "content": ""}), None, None, out);

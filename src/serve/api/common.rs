@@ -6,7 +6,7 @@ use crate::chat::Role;
 use crate::serve::error::ApiError;
 use crate::serve::fields::{Fields, wrong};
 use crate::serve::generate::Usage;
-use crate::serve::job::{Format, ToolChoice};
+use crate::serve::job::{OutputFormat, ToolChoice};
 use crate::serve::masks::Grammar;
 
 /// `stream` and `stream_options.include_usage`.
@@ -96,11 +96,11 @@ pub fn choice_word(word: &str) -> Result<ToolChoice, ApiError> {
 }
 
 /// A JSON schema in the field `name`.
-pub fn schema(fields: &Fields<'_>, name: &str) -> Result<Format, ApiError> {
+pub fn schema(fields: &Fields<'_>, name: &str) -> Result<OutputFormat, ApiError> {
     let path = fields.path(name);
     match fields.get(name) {
         Some(schema @ (Value::Object(_) | Value::Bool(_))) => {
-            Ok(Format::Grammar(Grammar::Schema(schema.clone()), "response_format"))
+            Ok(OutputFormat::Grammar(Grammar::Schema(schema.clone()), "response_format"))
         }
         Some(other) => Err(wrong(&path, other, "a JSON schema")),
         None => Err(fields.missing(name)),

@@ -14,7 +14,7 @@ use super::super::model::{Served, unix_time};
 use super::super::output::{Delta, Expect, Family};
 use super::super::trace::Trace;
 use super::common::{streaming, usage_json};
-use super::{Answer, Chunk, FINGERPRINT, Form, collect, event, fresh_id, stream, token_text};
+use super::{Answer, ChunkHead, EventWriter, FINGERPRINT, collect, event, fresh_id, stream, token_text};
 use crate::tokenizer::PromptForm;
 
 /// Most prompts of one request, and most answers to all of them.
@@ -49,7 +49,7 @@ pub async fn answer(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Trac
     }
     let n = echoes.len();
     let generation = Generation::start(served, &jobs, app.config.limits.first_token_time).await?;
-    let chunk = Chunk {
+    let chunk = ChunkHead {
         id: fresh_id(served, "cmpl-"),
         object: "text_completion",
         created: unix_time(),
@@ -140,13 +140,13 @@ fn tokens_json(served: &Served, tokens: &[TokenInfo], mut offset: usize) -> Valu
 }
 
 struct Chunks {
-    chunk: Chunk,
+    chunk: ChunkHead,
     echoes: Vec<String>,
     offsets: Vec<usize>,
     with_tokens: bool,
 }
 
-impl Form for Chunks {
+impl EventWriter for Chunks {
     fn begin(&mut self, out: &mut Vec<u8>) {
         for (index, echo) in self.echoes.iter().enumerate().filter(|(_, echo)| !echo.is_empty()) {
             let choice = json!([{"index": index, "text": echo, "logprobs": null, "finish_reason": null}]);

@@ -8,11 +8,11 @@ use super::super::app::App;
 use super::super::error::ApiError;
 use super::super::fields::{Fields, wrong};
 use super::super::generate::{Batch, Generation, Reason, Usage};
-use super::super::job::{Chat, Format, Interface, Options, ToolChoice};
+use super::super::job::{Chat, Interface, Options, OutputFormat, ToolChoice};
 use super::super::model::Served;
 use super::super::output::{Call, Delta};
 use super::super::trace::Trace;
-use super::{Answer, Form, collect, fresh_id, named_event, stream};
+use super::{Answer, EventWriter, collect, fresh_id, named_event, stream};
 use crate::chat::{Message, Role, ToolCall};
 
 /// Answers a request.
@@ -138,9 +138,9 @@ fn chat(fields: &Fields<'_>) -> Result<Chat, ApiError> {
 }
 
 /// `output_config.format`: a JSON schema.
-fn format(fields: &Fields<'_>) -> Result<Format, ApiError> {
-    let Some(config) = fields.object("output_config")? else { return Ok(Format::Text) };
-    let Some(format) = config.object("format")? else { return Ok(Format::Text) };
+fn format(fields: &Fields<'_>) -> Result<OutputFormat, ApiError> {
+    let Some(config) = fields.object("output_config")? else { return Ok(OutputFormat::Text) };
+    let Some(format) = config.object("format")? else { return Ok(OutputFormat::Text) };
     match format.need_text("type")? {
         "json_schema" => super::common::schema(&format, "schema"),
         other => {
@@ -253,7 +253,7 @@ impl Events {
     }
 }
 
-impl Form for Events {
+impl EventWriter for Events {
     fn begin(&mut self, out: &mut Vec<u8>) {
         let message = json!({
             "id": self.id,

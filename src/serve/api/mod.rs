@@ -27,7 +27,7 @@ pub enum Answer {
 }
 
 /// A form that streams.
-pub trait Form {
+pub trait EventWriter {
     /// Before anything has been generated.
     fn begin(&mut self, out: &mut Vec<u8>);
     /// A piece of an answer.
@@ -39,7 +39,7 @@ pub trait Form {
 }
 
 /// Sends the answers as events.
-pub fn stream(mut form: impl Form + 'static, mut generation: Generation, trace: Rc<Trace>) -> Answer {
+pub fn stream(mut form: impl EventWriter + 'static, mut generation: Generation, trace: Rc<Trace>) -> Answer {
     let make = |sink: Sink| async move {
         form.begin(&mut sink.borrow_mut());
         loop {
@@ -106,7 +106,7 @@ pub async fn collect(mut generation: Generation, n: usize, trace: &Trace) -> Res
 }
 
 /// What every event of OpenAI's older interfaces has.
-pub struct Chunk {
+pub struct ChunkHead {
     id: String,
     object: &'static str,
     created: u64,
@@ -114,7 +114,7 @@ pub struct Chunk {
     include_usage: bool,
 }
 
-impl Chunk {
+impl ChunkHead {
     /// Writes an event.
     fn send(&self, choices: &Value, usage: Option<&Usage>, out: &mut Vec<u8>) {
         let mut chunk = json!({

@@ -8,13 +8,13 @@ use super::super::app::App;
 use super::super::error::ApiError;
 use super::super::fields::{Fields, wrong};
 use super::super::generate::{Batch, Generation, Reason, Usage};
-use super::super::job::{Chat, Format, Interface, Options, ToolChoice};
+use super::super::job::{Chat, Interface, Options, OutputFormat, ToolChoice};
 use super::super::masks::Grammar;
 use super::super::model::{Served, unix_time};
 use super::super::output::Delta;
 use super::super::trace::Trace;
 use super::common::{arguments, choice_word, content, role, schema};
-use super::{Answer, Form, collect, fresh_id, named_event, stream};
+use super::{Answer, EventWriter, collect, fresh_id, named_event, stream};
 use crate::chat::{Message, Role, ToolCall};
 
 /// Answers a request.
@@ -123,12 +123,12 @@ fn tool_choice(fields: &Fields<'_>) -> Result<ToolChoice, ApiError> {
     }
 }
 
-fn format(fields: &Fields<'_>) -> Result<Format, ApiError> {
-    let Some(text) = fields.object("text")? else { return Ok(Format::Text) };
-    let Some(format) = text.object("format")? else { return Ok(Format::Text) };
+fn format(fields: &Fields<'_>) -> Result<OutputFormat, ApiError> {
+    let Some(text) = fields.object("text")? else { return Ok(OutputFormat::Text) };
+    let Some(format) = text.object("format")? else { return Ok(OutputFormat::Text) };
     match format.need_text("type")? {
-        "text" => Ok(Format::Text),
-        "json_object" => Ok(Format::Grammar(Grammar::Schema(json!({"type": "object"})), "text")),
+        "text" => Ok(OutputFormat::Text),
+        "json_object" => Ok(OutputFormat::Grammar(Grammar::Schema(json!({"type": "object"})), "text")),
         "json_schema" => schema(&format, "schema"),
         other => {
             let text = format!("text.format.type is {other:?}; expected text, json_object or json_schema");
@@ -354,7 +354,7 @@ impl Open {
     }
 }
 
-impl Form for Events {
+impl EventWriter for Events {
     fn begin(&mut self, out: &mut Vec<u8>) {
         for kind in ["response.created", "response.in_progress"] {
             let event = json!({"type": kind, "response": self.shell});

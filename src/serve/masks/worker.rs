@@ -39,7 +39,7 @@ const FRAME_BYTES_MAX: usize = 1 << 20;
 
 /// What the process says.
 #[derive(Debug, PartialEq)]
-pub enum Answer {
+pub enum MaskAnswer {
     /// It is done: what follows is the mask, if one was asked for.
     Done,
     /// The grammar is at fault.
@@ -50,18 +50,18 @@ pub enum Answer {
     Untaught,
 }
 
-impl Answer {
+impl MaskAnswer {
     /// What a frame means.
     ///
     /// # Errors
     /// A code that does not exist.
-    pub fn new(code: u8, payload: &[u8]) -> io::Result<Answer> {
+    pub fn new(code: u8, payload: &[u8]) -> io::Result<MaskAnswer> {
         let text = || String::from_utf8_lossy(payload).into_owned();
         match code {
-            DONE => Ok(Answer::Done),
-            REFUSED => Ok(Answer::Refused(text())),
-            UNAVAILABLE => Ok(Answer::Unavailable(text())),
-            UNTAUGHT => Ok(Answer::Untaught),
+            DONE => Ok(MaskAnswer::Done),
+            REFUSED => Ok(MaskAnswer::Refused(text())),
+            UNAVAILABLE => Ok(MaskAnswer::Unavailable(text())),
+            UNTAUGHT => Ok(MaskAnswer::Untaught),
             _ => Err(io::ErrorKind::InvalidData.into()),
         }
     }
@@ -72,10 +72,10 @@ impl Answer {
     /// Where the server has hung up.
     pub fn send(&self, mut to: &UnixStream) -> io::Result<()> {
         let (code, text) = match self {
-            Answer::Done => (DONE, ""),
-            Answer::Refused(why) => (REFUSED, why.as_str()),
-            Answer::Unavailable(why) => (UNAVAILABLE, why.as_str()),
-            Answer::Untaught => (UNTAUGHT, ""),
+            MaskAnswer::Done => (DONE, ""),
+            MaskAnswer::Refused(why) => (REFUSED, why.as_str()),
+            MaskAnswer::Unavailable(why) => (UNAVAILABLE, why.as_str()),
+            MaskAnswer::Untaught => (UNTAUGHT, ""),
         };
         to.write_all(&frame(code, text.as_bytes()))
     }
@@ -127,12 +127,12 @@ pub fn run(stream: &UnixStream, vocabulary: &Result<Arc<Vocabulary>, String>) {
 
 fn serve(stream: &UnixStream, vocabulary: &Result<Arc<Vocabulary>, String>) -> io::Result<()> {
     if let Err(e) = process::confine(BOUNDS).and_then(|()| process::allow_cpu_time(CPU_SECONDS)) {
-        return Answer::Unavailable(format!("the process of the grammar cannot be bounded: {e}")).send(stream);
+        return MaskAnswer::Unavailable(format!("the process of the grammar cannot be bounded: {e}")).send(stream);
     }
     let voice = stream.try_clone()?;
     std::panic::set_hook(Box::new(move |panic| {
         let why = panic.payload_as_str().unwrap_or("it panicked");
-        let _ = Answer::Refused(format!("llguidance fails on it: {}", short(why))).send(&voice);
+        let _ = MaskAnswer::Refused(format!("llguidance fails on it: {}", short(why))).send(&voice);
         process::end();
     }));
     let mut payload = Vec::new();
@@ -143,9 +143,9 @@ fn serve(stream: &UnixStream, vocabulary: &Result<Arc<Vocabulary>, String>) -> i
     });
     let mut matcher = match opened {
         Ok(matcher) => matcher,
-        Err(why) => return Answer::Refused(short(&why)).send(stream),
+        Err(why) => return MaskAnswer::Refused(short(&why)).send(stream),
     };
-    Answer::Done.send(stream)?;
+    MaskAnswer::Done.send(stream)?;
     let mut answer = Vec::new();
     loop {
         let asked = receive(stream, &mut payload)?;
@@ -154,7 +154,7 @@ fn serve(stream: &UnixStream, vocabulary: &Result<Arc<Vocabulary>, String>) -> i
         let taken = payload.split_first_chunk().filter(|_| asked == NEXT);
         let taken = taken.map_or(Ok(()), |(id, bytes)| matcher.take(u32::from_ne_bytes(*id), bytes));
         match taken.and_then(|()| matcher.allowed()) {
-            Err(why) => return Answer::Refused(short(&why)).send(stream),
+            Err(why) => return MaskAnswer::Refused(short(&why)).send(stream),
             Ok(allowed) => {
                 let words = allowed.as_slice();
                 answer.clear();

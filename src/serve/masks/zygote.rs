@@ -9,11 +9,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::vocabulary::Vocabulary;
-use super::worker::{self, Answer};
+use super::worker::{self, MaskAnswer};
 use crate::chat::process as rendering;
 use crate::error::PROCESS_ADVICE;
 use crate::sys::process;
-use crate::sys::zygote::{Shared, Zygote};
+use crate::sys::zygote::{SharedZygote, Zygote};
 
 /// A process is to be started that talks by the descriptor.
 pub(super) const SESSION: &[u8] = b"session";
@@ -27,7 +27,7 @@ const KEEP: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// As [`Zygote::start`].
-pub fn start() -> Shared {
+pub fn start() -> SharedZygote {
     let (mut vocabulary, mut last_use): (Known, _) = (None, Instant::now());
     Zygote::start(KEEP, move |asked| {
         if last_use.elapsed() >= KEEP {
@@ -53,9 +53,9 @@ fn learn(mut file: File) -> Result<Arc<Vocabulary>, String> {
 
 fn start_session(stream: &UnixStream, vocabulary: &Known) {
     let said = match vocabulary {
-        None => Some(Answer::Untaught),
+        None => Some(MaskAnswer::Untaught),
         Some(vocabulary) => process::fork(stream.as_fd(), || worker::run(stream, vocabulary)).err().map(|e| {
-            Answer::Unavailable(format!("a process for the grammar cannot be started: {e}: {PROCESS_ADVICE}"))
+            MaskAnswer::Unavailable(format!("a process for the grammar cannot be started: {e}: {PROCESS_ADVICE}"))
         }),
     };
     if let Some(said) = said {
