@@ -2,7 +2,7 @@
 
 use crate::sys::process::Bounds;
 
-/// What a rendering may take. (Of published templates: a chat of 4 MiB takes 30 MB and 0.1 s, a usual one a few milliseconds.)
+/// What a rendering may take. (A usual one takes half a millisecond, its process included.)
 pub const BOUNDS: Bounds = Bounds { data_bytes: 256 << 20, stack_bytes: 64 << 20 };
 
 /// CPU time for compiling and rendering.
