@@ -201,7 +201,7 @@ impl Sampler {
         SamplerScratch { candidates: scratch, seen }: SamplerScratch<'_>,
     ) -> Result<u32, SamplingError> {
         // What a NaN of the weights comes to on its way may be an infinity as well.
-        if let Some(token) = logits.iter().position(|x| x.is_nan() || *x == f32::INFINITY) {
+        if let Some(token) = first_invalid(logits) {
             return Err(SamplingError::NotANumber { token });
         }
         self.penalise(logits);
@@ -328,15 +328,43 @@ impl Sampler {
     }
 }
 
-/// The first of the largest logits.
-fn argmax(logits: &[f32]) -> usize {
-    let mut best = 0;
-    for (i, x) in logits.iter().enumerate() {
-        if *x > logits[best] {
-            best = i;
+/// Logits looked at together, without a branch for each: a vocabulary has up to 262,144 of them, for every slot and token.
+const BLOCK: usize = 256;
+
+/// The first logit that is not a number, or plus infinity.
+fn first_invalid(logits: &[f32]) -> Option<usize> {
+    let is_invalid = |x: &f32| x.is_nan() || *x == f32::INFINITY;
+    for (block, logits) in logits.chunks(BLOCK).enumerate() {
+        if logits.iter().fold(false, |any, x| any | is_invalid(x)) {
+            return logits.iter().position(is_invalid).map(|at| block * BLOCK + at);
         }
     }
-    best
+    None
+}
+
+/// The first of the largest logits.
+fn argmax(logits: &[f32]) -> usize {
+    let (mut best, mut first) = (f32::NEG_INFINITY, 0);
+    for (block, logits) in logits.chunks(BLOCK).enumerate() {
+        let top = largest(logits);
+        if top > best {
+            (best, first) = (top, block * BLOCK);
+        }
+    }
+    logits[first..].iter().position(|x| *x == best).map_or(0, |at| first + at)
+}
+
+/// The largest of some logits; minus infinity if there are none.
+fn largest(logits: &[f32]) -> f32 {
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let (eights, rest) = logits.as_chunks::<8>();
+    let mut tops = [f32::NEG_INFINITY; 8];
+    for x in eights {
+        for (top, x) in tops.iter_mut().zip(x) {
+            *top = larger(*top, *x);
+        }
+    }
+    tops.iter().chain(rest).copied().fold(f32::NEG_INFINITY, larger)
 }
 
 #[cfg(test)]

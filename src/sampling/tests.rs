@@ -176,3 +176,25 @@ fn top_k_is_that_of_the_whole_list_sorted() {
         assert_eq!(kept, sorted[..sorted.len().min(k as usize)], "k = {k}");
     }
 }
+
+#[test]
+fn the_first_of_the_largest_and_the_first_invalid_are_found_anywhere() {
+    for len in [1, 7, 8, 9, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 5] {
+        let mut logits: Vec<f32> = (0..len).map(|i| ((i * 37) % 11) as f32 - 20.0).collect();
+        for at in [0, len / 2, len - 1] {
+            let mut with = logits.clone();
+            with[at] = 5.0;
+            assert_eq!(argmax(&with), at);
+            // The first of equal ones.
+            with[len - 1] = 5.0;
+            assert_eq!(argmax(&with), at);
+            assert_eq!(first_invalid(&with), None);
+            for invalid in [f32::NAN, -f32::NAN, f32::INFINITY] {
+                with[at] = invalid;
+                assert_eq!(first_invalid(&with), Some(at), "{invalid} at {at} of {len}");
+            }
+        }
+        logits.fill(f32::NEG_INFINITY);
+        assert_eq!((argmax(&logits), first_invalid(&logits)), (0, None));
+    }
+}
