@@ -90,6 +90,7 @@ pub const fn fma_macs<S: Simd>(rounds: usize) -> u64 {
 }
 
 /// `rounds x CHAINS` dot products of one vector of bf16 pairs.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86-64 has it so far"))]
 #[inline(always)]
 pub fn bf16_dots<S: Bf16Dot>(s: S, rounds: usize) -> u64 {
     let mut acc = [s.splat(0.0); CHAINS];

@@ -356,6 +356,7 @@ macro_rules! tier {
     };
 }
 
+#[cfg(target_arch = "x86_64")]
 pub(super) use {tier, unpack};
 
 /// A tier whose kernels are all its own.
