@@ -136,7 +136,7 @@ fn tensors_that_do_not_hold_the_experts_are_refused() {
     );
     refused(wrong([E, 4 * F, 1]), &["ffn_gate_exps", "has 32 rows of 32", "the header calls for 4 matrices of 8 rows"]);
     // I32 has the size of F32.
-    refused(Spec { gate_type: 26, ..GOOD }, &["ffn_gate_exps", "type I32", "no type of weights"]);
+    refused(Spec { gate_type: 26, ..GOOD }, &["ffn_gate_exps", "type I32", "not a weight type"]);
 }
 
 /// Numbers that do not repeat.
