@@ -7,7 +7,7 @@ and untied outputs, every weight type.
 Weights are scaled so that attention is peaked and the next-token distribution is far from flat; a small error in a kernel
 then shows in the logits.
 
-  tiny_models.py [--seed N] [--all] [--only NAME ...] DIR
+  tiny_models.py DIR [--seed N] [--all] [--only NAME ...]
   tiny_models.py --list
 """
 import argparse
