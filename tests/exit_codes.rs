@@ -93,7 +93,7 @@ fn code_2_words_that_make_no_command() {
 fn code_2_options_that_contradict_or_are_out_of_range() {
     let cases: [(&[&str], &[&str]); 20] = [
         (&["run", "-p", "a", "-f", "b"], &["-p and -f", "give one of them"]),
-        (&["run", "-p", ""], &["the prompt is empty"]),
+        (&["run", "-p", ""], &["the prompt is empty", "-p, -f or a pipe"]),
         (&["run", "-p", "a", "--system", "b", "--raw"], &["--system", "--raw", "give one of the two"]),
         (
             &["run", "-p", "a", "--chat-template", "chatml", "--raw"],
@@ -124,6 +124,18 @@ fn code_2_options_that_contradict_or_are_out_of_range() {
 /// Vocabularies without a model.
 const BPE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/tokenizer/bpe.gguf");
 const SPM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/tokenizer/spm.gguf");
+
+#[test]
+fn a_flag_beats_the_environment_in_the_other_form_as_well() {
+    for (words, name) in [(["-p", "a"], "BRIM_FILE"), (["-f", "Cargo.toml"], "BRIM_PROMPT")] {
+        let mut command = brim(&[&["run", "-n", "1"], &words[..]].concat());
+        let ran: cli::Ran = command.env(name, "/nonexistent").output().unwrap().into();
+        assert_eq!(ran.code, Some(0), "{name}: {ran:?}");
+    }
+    let ran: cli::Ran =
+        brim(&["run"]).env("BRIM_FILE", "/nonexistent").env("BRIM_PROMPT", "a").output().unwrap().into();
+    ran.fails(2, &["BRIM_PROMPT and BRIM_FILE"]);
+}
 
 #[test]
 fn code_2_environment_and_input() {

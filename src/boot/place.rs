@@ -146,7 +146,13 @@ impl Policy {
 
     /// Makes room in the pool, where that is wanted.
     fn grow(&self, plan: &Plan) -> std::result::Result<Option<Grown>, MemoryError> {
-        if plan.page() == PageKind::Base4K || !self.reserve {
+        if plan.page() == PageKind::Base4K {
+            if self.reserve || self.hvo {
+                log::warn!("memory.reserve and memory.hvo do nothing: huge pages are not asked for; add --hugepages");
+            }
+            return Ok(None);
+        }
+        if !self.reserve {
             return Ok(None);
         }
         let need = self.host.packing(plan).small_pages(plan);

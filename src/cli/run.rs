@@ -26,7 +26,7 @@ use crate::units::Human;
 /// Usage, and whatever stands in the way of loading and generating.
 pub fn execute(args: &Run) -> Result<()> {
     let settings = resolve(&args.overrides_with_held(), LevelFilter::Warn)?;
-    let raw = env_or_switch(args.raw, "BRIM_RAW")?;
+    let raw = env_or_switch(args.raw, "BRIM_RAW")?.unwrap_or(false);
     // Before anything is read or mapped: it is a copy of this process.
     let zygote = (!raw).then(chat::process::zygote);
     let sampler = Sampler::new(sampling_params(args, settings.model.is_none())?)?;
@@ -126,16 +126,22 @@ fn sampling_params(args: &Run, is_demo: bool) -> Result<SamplingParams> {
 
 /// The prompt from `-p`, `-f` or a pipe; `None` on a terminal.
 fn prompt(args: &Run) -> Result<Option<String>> {
-    let prompt = env_or(args.prompt.clone(), "BRIM_PROMPT")?;
-    let path = env_or(args.file.clone(), "BRIM_FILE")?;
+    let (prompt, path) = match (args.prompt.clone(), args.file.clone()) {
+        // A flag beats what the environment says, in the other form as well.
+        (None, None) => (env_or(None, "BRIM_PROMPT")?, env_or(None, "BRIM_FILE")?),
+        given => given,
+    };
+    let unreadable = |e: &std::io::Error| Error::usage(format!("the prompt cannot be read: {e}; check the path of -f"));
     let text = |bytes: Vec<u8>, name: &str| {
         String::from_utf8(bytes)
             .map_err(|e| Error::usage(format!("not UTF-8 at byte {}", e.utf8_error().valid_up_to())).at(name))
     };
     let found = match (prompt, path) {
-        (Some(_), Some(_)) => return Err(Error::usage("-p and -f both give a prompt; give one of them")),
+        (Some(_), Some(_)) => {
+            return Err(Error::usage("-p and -f (or BRIM_PROMPT and BRIM_FILE) both give a prompt; give one of them"));
+        }
         (Some(prompt), None) => prompt,
-        (None, Some(path)) => text(std::fs::read(&path).map_err(|e| Error::usage(e.to_string()).at(&path))?, &path)?,
+        (None, Some(path)) => text(std::fs::read(&path).map_err(|e| unreadable(&e).at(&path))?, &path)?,
         (None, None) if std::io::stdin().is_terminal() => return Ok(None),
         (None, None) => {
             let mut bytes = Vec::new();
@@ -144,7 +150,7 @@ fn prompt(args: &Run) -> Result<Option<String>> {
         }
     };
     match found.is_empty() {
-        true => Err(Error::usage("the prompt is empty")),
+        true => Err(Error::usage("the prompt is empty: give text with -p, -f or a pipe")),
         false => Ok(Some(found)),
     }
 }

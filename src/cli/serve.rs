@@ -38,7 +38,7 @@ pub fn execute(args: &Serve) -> Result<()> {
         keys_file: env_or(args.keys_file.clone(), "BRIM_KEYS_FILE")?.or(board.keys_file).map(Into::into),
         cors_origin: board.cors_origin,
         hosts: host::listed(&board.hosts)?,
-        log_prompts: env_or_switch(args.log_prompts, "BRIM_LOG_PROMPTS")? || board.log_prompts,
+        log_prompts: env_or_switch(args.log_prompts, "BRIM_LOG_PROMPTS")?.unwrap_or(board.log_prompts),
         ready_fd: env_or(args.ready_fd, "BRIM_READY_FD")?,
         limits: ClientLimits::new(&board.limits),
     };

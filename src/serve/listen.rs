@@ -93,6 +93,10 @@ fn tcp(address: &str) -> Result<Listener> {
 
 fn unix(path: &Path) -> Result<Listener> {
     let fail = |why: String| Error::new(Exit::Listen, format!("cannot listen on unix:{}: {why}", path.display()));
+    if path.as_os_str().is_empty() {
+        // To the kernel it is a socket of no name, which nobody could reach.
+        return Err(fail("it needs a path, such as unix:/run/brim.sock".to_owned()));
+    }
     if let Ok(found) = std::fs::symlink_metadata(path) {
         if !found.file_type().is_socket() {
             return Err(fail("something else is there, not a socket; remove it or give another path".to_owned()));
@@ -152,7 +156,7 @@ mod tests {
         std::fs::write(&path, "mine").unwrap();
         assert!(open(&address).unwrap_err().to_string().contains("not a socket"));
         std::fs::remove_file(&path).unwrap();
-        for address in ["256.0.0.1:80", "127.0.0.1", "unix:/nonexistent/dir/s"] {
+        for address in ["256.0.0.1:80", "127.0.0.1", "unix:/nonexistent/dir/s", "unix:"] {
             let error = open(address).unwrap_err();
             assert!(error.exit() == Exit::Listen && error.to_string().contains(address), "{error}");
         }

@@ -38,12 +38,12 @@ where
     }
 }
 
-/// As [`env_or`] for a switch: the variable may be 1, 0, true or false.
+/// As [`env_or`] for a switch: the variable may be 1, 0, true or false. `None` where neither says, so that a board may.
 ///
 /// # Errors
 /// As [`env_or`].
-pub fn env_or_switch(flag: bool, name: &str) -> Result<bool> {
-    Ok(flag || switch_from_env(&process_env, name)?.unwrap_or(false))
+pub fn env_or_switch(flag: bool, name: &str) -> Result<Option<bool>> {
+    if flag { Ok(Some(true)) } else { switch_from_env(&process_env, name) }
 }
 
 pub(super) fn from_env<T: FromStr>(env: Env<'_>, name: &str) -> Result<Option<T>>
