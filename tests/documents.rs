@@ -111,7 +111,7 @@ fn what_the_walks_and_the_how_tos_name_is_in_the_code() {
     files(&root().join("tests"), &mut all);
     all.retain(|path| path.extension().is_some_and(|end| end == "rs"));
     let mut sources: String = all.iter().map(|path| fs::read_to_string(path).unwrap()).collect();
-    for tool in ["ggml.py", "tiny_models.py"] {
+    for tool in ["ggml.py", "goldens_quant.py", "tiny_models.py", "truth.py"] {
         sources += &fs::read_to_string(root().join("tools").join(tool)).unwrap();
     }
     let missing = missing_names(&prose("src/README.md"), &sources);

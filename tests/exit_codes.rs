@@ -127,7 +127,7 @@ const SPM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/tokenizer/s
 
 #[test]
 fn a_flag_beats_the_environment_in_the_other_form_as_well() {
-    for (words, name) in [(["-p", "a"], "BRIM_FILE"), (["-f", "Cargo.toml"], "BRIM_PROMPT")] {
+    for (words, name) in [(["-p", "a"], "BRIM_FILE"), (["-f", "rustfmt.toml"], "BRIM_PROMPT")] {
         let mut command = brim(&[&["run", "-n", "1"], &words[..]].concat());
         let ran: cli::Ran = command.env(name, "/nonexistent").output().unwrap().into();
         assert_eq!(ran.code, Some(0), "{name}: {ran:?}");
