@@ -1,5 +1,6 @@
 //! What a template gets to see, as bytes for the process that renders it: a byte says what a value is; numbers have eight
-//! bytes, texts and lists their length before them.
+//! bytes, texts and lists their length before them. (JSON would bring its reader into every build, and that reads no more than
+//! 128 levels.)
 
 use minijinja::value::Value;
 use serde_json::Value as Json;
