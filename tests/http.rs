@@ -225,6 +225,25 @@ fn refusals_name_the_field() {
 }
 
 #[test]
+fn prompts_are_logged_where_the_environment_or_else_the_board_says_so() {
+    let dir = Dir::new("log-prompts");
+    let board = dir.file("board.toml", "[serve]\nlog_prompts = true\n");
+    let body = json!({"messages": [{"role": "user", "content": "a secret word"}], "max_tokens": 1});
+    for (value, is_logged) in [(None, true), (Some("0"), false), (Some("1"), true)] {
+        let log = dir.file("log", "");
+        let mut command = brim(&["serve", "--listen", "127.0.0.1:0", "--board", &board]);
+        if let Some(value) = value {
+            command.env("BRIM_LOG_PROMPTS", value);
+        }
+        let server = Server::spawn_saying(command, std::fs::File::create(&log).unwrap()).ready();
+        assert_eq!(server.post("/v1/chat/completions", &body).status, 200);
+        assert_eq!(server.stop(), Some(0));
+        let said = std::fs::read_to_string(&log).unwrap();
+        assert_eq!(said.contains("a secret word"), is_logged, "BRIM_LOG_PROMPTS={value:?}: {said}");
+    }
+}
+
+#[test]
 fn hostile_bytes_get_a_right_status_or_a_closed_connection() {
     let board = Dir::new("serve-abuse");
     let limits =
