@@ -44,9 +44,13 @@ impl fmt::Display for ChatError {
             Cause::Fails(why) => write!(f, "fails: {why}")?,
             _ => write!(f, "goes beyond its bounds ({})", bounds::sentence())?,
         }
-        match &self.origin {
-            None => f.write_str("; use another with --chat-template, or --raw and write the whole prompt yourself"),
-            Some(_) => Ok(()),
+        match (&self.origin, &self.cause) {
+            (None, _) => {
+                f.write_str("; use another with --chat-template, or --raw and write the whole prompt yourself")
+            }
+            (Some(_), Cause::BeyondBounds) => f.write_str("; give --chat-template a simpler one"),
+            // It says itself what it stumbled over.
+            (Some(_), _) => Ok(()),
         }
     }
 }
