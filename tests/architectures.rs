@@ -6,7 +6,9 @@ mod writer;
 
 use brim::load::header::ModelFiles;
 use brim::model::Model;
-use brim::model::config::{AttentionConfig, Config, Experts, Gating, MixerConfig, QueryTemperature};
+use brim::model::config::{
+    AttentionConfig, Config, DeltaNetConfig, Experts, Gating, HeadOrder, MixerConfig, QueryTemperature,
+};
 use writer::Gguf;
 
 /// The header of a model of 12 layers with heads of 8 values, to which a test adds.
@@ -145,6 +147,7 @@ fn layers_that_predict_ahead_are_left_out_in_every_architecture() {
 
 /// Element types of arrays.
 const U32: u32 = 4;
+const BOOL: u32 = 7;
 
 fn words(numbers: &[u32]) -> Vec<u8> {
     numbers.iter().flat_map(|n| n.to_le_bytes()).collect()
@@ -198,6 +201,84 @@ fn lfm2_has_convolutions_where_it_has_no_key_and_value_heads() {
     assert_eq!(attention(&config1, 1).n_kv_heads, 2);
     refused(file(17), &["shortconv.l_cache is 17", "1 to 16"]);
     refused(file(0), &["shortconv.l_cache is 0"]);
+}
+
+/// A header of a Gated DeltaNet hybrid, with `changed` instead of what it usually has.
+fn hybrid(arch: &str, changed: &[(&str, u32)]) -> Gguf {
+    let usual = [
+        ("ssm.conv_kernel", 4),
+        ("ssm.inner_size", 6 * 16),
+        ("ssm.state_size", 16),
+        ("ssm.time_step_rank", 6),
+        ("ssm.group_count", 2),
+        ("rope.dimension_count", 4),
+    ];
+    let kept = usual.into_iter().filter(|(key, _)| !changed.iter().any(|(changed, _)| changed == key));
+    let mut file = header(arch);
+    if arch != "qwen35" {
+        file = file.u32(&format!("{arch}.expert_count"), 8).u32(&format!("{arch}.expert_used_count"), 2);
+        file = file.u32(&format!("{arch}.expert_feed_forward_length"), 12);
+    }
+    kept.chain(changed.iter().copied()).fold(file, |file, (key, value)| file.u32(&format!("{arch}.{key}"), value))
+}
+
+#[test]
+fn the_hybrids_have_a_delta_rule_but_in_every_fourth_layer() {
+    for (arch, order) in
+        [("qwen35", HeadOrder::Repeated), ("qwen35moe", HeadOrder::Repeated), ("qwen3next", HeadOrder::Grouped)]
+    {
+        let config = config(hybrid(arch, &[("nextn_predict_layers", 1)])).unwrap();
+        assert_eq!((config.n_layers(), config.n_layers_skipped), (11, 1), "{arch}");
+        let delta = DeltaNetConfig { n_key_heads: 2, n_value_heads: 6, head_dim: 16, order, taps: 4 };
+        for (index, layer) in config.layers.iter().enumerate() {
+            match (index + 1) % 4 {
+                0 => assert!(layer.attention().unwrap().gated, "{arch} {index}"),
+                _ => assert_eq!(layer.mixer, MixerConfig::DeltaNet(delta), "{arch} {index}"),
+            }
+        }
+        let of_key_heads = |key_head| (0..6).filter(|&head| delta.key_head(head) == key_head).collect::<Vec<_>>();
+        match order {
+            HeadOrder::Repeated => assert_eq!((of_key_heads(0), of_key_heads(1)), (vec![0, 2, 4], vec![1, 3, 5])),
+            HeadOrder::Grouped => assert_eq!((of_key_heads(0), of_key_heads(1)), (vec![0, 1, 2], vec![3, 4, 5])),
+        }
+        if arch != "qwen35" {
+            let experts = experts(&config, 0);
+            assert_eq!((experts.n_ff, experts.n_ff_shared, experts.normalised), (12, 48, true), "{arch}");
+            assert_eq!(experts.gating, Gating::Softmax);
+        }
+    }
+}
+
+#[test]
+fn a_hybrid_may_list_its_recurrent_layers_and_has_sizes_that_fit() {
+    let flags: Vec<u8> = (0..12).map(|layer| u8::from(layer != 5)).collect();
+    let listed = hybrid("qwen35", &[]).array("qwen35.attention.recurrent_layers", BOOL, 12, &flags);
+    let listed = config(listed).unwrap();
+    let attending: Vec<usize> = (0..12).filter(|&layer| listed.layers[layer].attention().is_some()).collect();
+    assert_eq!(attending, [5]);
+    let interval = config(hybrid("qwen35", &[("full_attention_interval", 3)])).unwrap();
+    assert!([2, 5, 8, 11].iter().all(|&layer| interval.layers[layer].attention().is_some()));
+    let short = hybrid("qwen35", &[]).array("qwen35.attention.recurrent_layers", BOOL, 3, &flags[..3]);
+    refused(short, &["attention.recurrent_layers", "an array of 3 elements"]);
+    refused(hybrid("qwen35", &[("attention.recurrent_layers", 1)]), &["recurrent_layers", "not an array"]);
+    let is_refused = |key: &str, value: u32, parts: &[&str]| refused(hybrid("qwen35", &[(key, value)]), parts);
+    is_refused("ssm.state_size", 24, &["ssm.state_size is 24", "a multiple of 16"]);
+    is_refused("ssm.state_size", 272, &["ssm.state_size is 272", "1 to 256"]);
+    is_refused("ssm.time_step_rank", 5, &["ssm.time_step_rank is 5", "a multiple of ssm.group_count, 2"]);
+    is_refused("ssm.inner_size", 64, &["ssm.inner_size is 64", "96"]);
+    is_refused("ssm.conv_kernel", 17, &["ssm.conv_kernel is 17", "1 to 16"]);
+    is_refused("ssm.group_count", 0, &["ssm.group_count is 0"]);
+    refused(header("qwen35"), &["qwen35.ssm.group_count"]);
+    refused(header("llama").u32("llama.ssm.state_size", 16), &["ssm.state_size` = 16"]);
+}
+
+#[test]
+fn a_file_of_layers_that_predict_ahead_alone_is_refused_by_name() {
+    let file = hybrid("qwen35", &[("nextn_predict_layers", 1)]);
+    let file = file.tensor("blk.11.attn_norm.weight", &[32], 0, &[0; 128]).build();
+    let files = ModelFiles::embedded("ahead", Box::leak(file.into_boxed_slice())).unwrap();
+    let error = Model::from_tables(&files.metadata(), files.tensors()).unwrap_err().to_string();
+    assert!(error.contains("holds only the layer that predicts ahead (MTP, `nextn`), not the model"), "{error}");
 }
 
 #[test]

@@ -3,13 +3,14 @@
 //! Kernels know no tensor names, files, threads or boards: they get slices, shapes and a [`Tile`].
 //!
 //! From the bottom up: [`simd`] is what a kernel needs of a CPU; [`activations`], [`formats`] and [`tiling`] are what a
-//! product is made of; [`matmul`], [`attention`] and [`rowwise`] are the kernels; [`table`] is what one tier has of them;
+//! product is made of; [`matmul`], [`attention`], [`delta`] and [`rowwise`] are the kernels; [`table`] is what one tier has of them;
 //! [`tiers`] compiles a table per tier and chooses one.
 
 mod activations;
 mod activations16;
 pub mod attention;
 mod cpu;
+mod delta;
 mod formats;
 mod matmul;
 mod partition;
@@ -31,8 +32,9 @@ pub use attention::{
     KEY_TILE, KvHead, KvType, QUERY_ROWS_MAX, Queries, RANGE_KEYS_MIN, RowResult, attend_scratch, key_ranges, merge,
     partials_len,
 };
+pub use delta::{DELTA_STEP, strip_cols};
 pub use matmul::Matrix;
-pub use partition::{OutTile, Partition, Team};
+pub use partition::{OutTile, Partition, Team, Zipped};
 pub use peak::ReadWay;
 pub use table::Kernels;
 pub use tier::Tier;

@@ -163,12 +163,24 @@ impl<'a, T> Partition<'a, T> {
 
     /// The next block of so many parts, `worker`'s own and those that follow it.
     pub fn next_among(&self, worker: usize, parts: usize) -> Option<OutTile<'a, T>> {
-        let across = self.cols.div_ceil(self.block_cols);
+        let (index, count) = self.draw(worker, parts)?;
+        // SAFETY: the counters hand out every number once.
+        Some(unsafe { self.block(index, count) })
+    }
+
+    /// Blocks from left to right, and from top to bottom.
+    fn grid(&self) -> (usize, usize) {
         let down = match self.bands {
             Bands::Even(block_rows) => self.rows.div_ceil(block_rows),
             Bands::Groups { cuts, copies } => (cuts.len() - 1) * copies,
             Bands::Rows(picks) => picks.len(),
         };
+        (self.cols.div_ceil(self.block_cols), down)
+    }
+
+    /// Draws a number, or some that follow each other: the first and how many.
+    fn draw(&self, worker: usize, parts: usize) -> Option<(usize, usize)> {
+        let (across, down) = self.grid();
         let blocks = down * across;
         let (index, count) = (0..parts.min(self.parts)).find_map(|turn| {
             let part = (worker + turn) % self.parts;
@@ -180,7 +192,15 @@ impl<'a, T> Partition<'a, T> {
                 })
                 .map(|(drawn, count)| (first + drawn, count))
         })?;
-        let index = if self.reversed { blocks - 1 - index } else { index };
+        Some((if self.reversed { blocks - 1 - index } else { index }, count))
+    }
+
+    /// The blocks from number `index` on, `count` of one band.
+    ///
+    /// # Safety
+    /// They are blocks of the grid, and nobody else has one of them.
+    unsafe fn block(&self, index: usize, count: usize) -> OutTile<'a, T> {
+        let (across, _) = self.grid();
         let (band, right) = (index / across, index % across);
         let (row0, rows) = match self.bands {
             Bands::Even(block_rows) => (band * block_rows, block_rows.min(self.rows - band * block_rows)),
@@ -192,10 +212,10 @@ impl<'a, T> Partition<'a, T> {
             Bands::Rows(picks) => (picks[band] as usize, 1),
         };
         let col0 = right * self.block_cols;
-        // SAFETY: index < blocks and bands are not empty, hence row0 < rows and col0 < cols, so the first element lies inside
-        // the borrow checked by `new`.
+        // SAFETY: the block is one of the grid and bands are not empty, hence row0 < rows and col0 < cols, so the first
+        // element lies inside the borrow checked by `new`.
         let data = unsafe { self.data.add(row0 * self.stride + col0) };
-        Some(OutTile {
+        OutTile {
             data,
             stride: self.stride,
             band,
@@ -204,7 +224,33 @@ impl<'a, T> Partition<'a, T> {
             col0,
             cols: (count * self.block_cols).min(self.cols - col0),
             borrow: PhantomData,
-        })
+        }
+    }
+}
+
+/// Two matrices that are worked on together: block `i` of one goes with block `i` of the other.
+pub struct Zipped<'a, T> {
+    first: Partition<'a, T>,
+    second: Partition<'a, T>,
+}
+
+impl<'a, T> Zipped<'a, T> {
+    /// Both in as many blocks; drawn as those of `first` are.
+    ///
+    /// # Panics
+    /// If they differ in their number of blocks, or some are drawn together.
+    pub fn new(first: Partition<'a, T>, second: Partition<'a, T>) -> Self {
+        let blocks = |(across, down): (usize, usize)| across * down;
+        assert!(blocks(first.grid()) == blocks(second.grid()) && !first.guided);
+        Zipped { first, second }
+    }
+
+    /// The next block of each for `worker`.
+    pub fn next_for(&self, worker: usize) -> Option<(OutTile<'a, T>, OutTile<'a, T>)> {
+        let (index, count) = self.first.draw(worker, self.first.parts)?;
+        // SAFETY: the counters of the first hand out every number once, and nobody draws from the second, which has as many
+        // blocks.
+        Some(unsafe { (self.first.block(index, count), self.second.block(index, count)) })
     }
 }
 
@@ -237,6 +283,22 @@ impl<T> OutTile<'_, T> {
         let start = unsafe { self.data.add(row * self.stride) };
         // SAFETY: `cols` elements of this row belong to this block alone, and `&mut self` keeps them unique.
         unsafe { std::slice::from_raw_parts_mut(start, self.cols) }
+    }
+
+    /// Copies one row of the block to another.
+    ///
+    /// # Panics
+    /// If the block lacks one of them, or they are the same.
+    pub fn copy_row(&mut self, from: usize, to: usize)
+    where
+        T: Copy,
+    {
+        assert!(from < self.rows && from != to);
+        // SAFETY: the row was checked, so it starts inside this block's rectangle.
+        let start = unsafe { self.data.add(from * self.stride) };
+        // SAFETY: `cols` elements of this row belong to this block alone, and `row` borrows those of another.
+        let source = unsafe { std::slice::from_raw_parts(start, self.cols) };
+        self.row(to).copy_from_slice(source);
     }
 }
 
@@ -325,6 +387,40 @@ mod tests {
         let rows: Vec<&[usize]> = data.chunks(5).collect();
         assert_eq!(rows, [&[10; 5], &[0; 5], &[22; 5], &[0; 5], &[0; 5], &[35; 5]]);
         assert!(Partition::picked(&mut data, 5, &[], 2).next().is_none());
+    }
+
+    #[test]
+    fn blocks_of_two_matrices_are_handed_out_in_pairs() {
+        let (mut wide, mut tall) = ([0usize; 3 * 10], [0usize; 7 * 6]);
+        let pairs = Zipped::new(
+            Partition::new(&mut wide, (3, 10, 10), (3, 2)).in_parts(2),
+            Partition::new(&mut tall, (7, 5, 6), (7, 1)),
+        );
+        std::thread::scope(|scope| {
+            for worker in 0..2 {
+                let pairs = &pairs;
+                scope.spawn(move || {
+                    while let Some((mut wide, mut tall)) = pairs.next_for(worker) {
+                        assert_eq!((wide.rows, wide.cols, tall.rows, tall.cols), (3, 2, 7, 1));
+                        assert_eq!(wide.col0, 2 * tall.col0);
+                        let value = 1 + wide.col0;
+                        wide.row(2).fill(value);
+                        wide.copy_row(2, 0);
+                        (0..tall.rows).for_each(|row| tall.row(row)[0] += 1);
+                    }
+                });
+            }
+        });
+        assert_eq!(wide[..10], [1, 1, 3, 3, 5, 5, 7, 7, 9, 9]);
+        assert!(wide[10..20] == [0; 10] && wide[..10] == wide[20..]);
+        assert!(tall.chunks(6).all(|row| row == [1, 1, 1, 1, 1, 0]));
+    }
+
+    #[test]
+    #[should_panic(expected = "grid")]
+    fn matrices_of_different_grids_are_not_paired() {
+        let (mut wide, mut tall) = ([0u8; 4], [0u8; 4]);
+        Zipped::new(Partition::new(&mut wide, (1, 4, 4), (1, 1)), Partition::new(&mut tall, (1, 4, 4), (1, 2)));
     }
 
     #[test]

@@ -33,3 +33,22 @@ pub(super) fn attend(
     let value = |i: usize, j: usize| f64::from(values[i * value_dim + j]);
     (0..value_dim).map(|j| seen.clone().zip(&weights).map(|(i, w)| w * value(i, j)).sum::<f64>() / total).collect()
 }
+
+/// One token of the gated delta rule on `state`, `[k.len()][v.len()]`: what it reads.
+pub(super) fn delta_step(
+    state: &mut [f64],
+    (q, k): (&[f32], &[f32]),
+    v: &[f32],
+    [decay, strength]: [f32; 2],
+) -> Vec<f64> {
+    let cols = v.len();
+    state.iter_mut().for_each(|x| *x *= f64::from(decay));
+    let read = |state: &[f64], with: &[f32], col: usize| -> f64 {
+        with.iter().enumerate().map(|(row, &with)| f64::from(with) * state[row * cols + col]).sum()
+    };
+    for (col, &v) in v.iter().enumerate() {
+        let d = f64::from(strength) * (f64::from(v) - read(state, k, col));
+        k.iter().enumerate().for_each(|(row, &k)| state[row * cols + col] += f64::from(k) * d);
+    }
+    (0..cols).map(|col| read(state, q, col)).collect()
+}

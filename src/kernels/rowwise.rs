@@ -66,6 +66,34 @@ fn times_sigmoid<S: Simd>(s: S, x: S::F, y: S::F) -> S::F {
     s.div(x, s.add(s.splat(1.0), exp(s, negated)))
 }
 
+/// `x / (1 + e^-x)`
+#[inline(always)]
+pub fn silu<S: Simd>(s: S, x: S::F) -> S::F {
+    times_sigmoid(s, x, x)
+}
+
+/// `x *= scale / sqrt(sum(x^2) + eps)`.
+#[inline(always)]
+pub fn l2_norm_in_place<S: Simd>(s: S, x: &mut [f32], eps: f32, scale: f32) {
+    let n = x.len() as f32;
+    // The factor of RMSNorm has the mean of squares in the place of their sum.
+    let factor = rms_factor(s, x, eps / n) * scale / n.sqrt();
+    x.iter_mut().for_each(|x| *x *= factor);
+}
+
+/// `x *= sigmoid(gate)`.
+#[inline(always)]
+pub fn sigmoid_mul<S: Simd>(s: S, gate: &[f32], x: &mut [f32]) {
+    assert!(gate.len() == x.len());
+    let whole = x.len() / S::LANES * S::LANES;
+    for at in (0..whole).step_by(S::LANES) {
+        s.store(times_sigmoid(s, s.load(&x[at..]), s.load(&gate[at..])), &mut x[at..]);
+    }
+    for at in whole..x.len() {
+        x[at] /= 1.0 + (-gate[at]).exp();
+    }
+}
+
 /// Smaller of the two.
 #[inline(always)]
 fn least<S: Simd>(s: S, a: S::F, b: f32) -> S::F {
@@ -79,7 +107,7 @@ pub fn silu_mul<S: Simd>(s: S, gate: &[f32], up: &[f32], out: &mut [f32]) {
     let whole = gate.len() / S::LANES * S::LANES;
     for at in (0..whole).step_by(S::LANES) {
         let g = s.load(&gate[at..]);
-        s.store(s.mul(times_sigmoid(s, g, g), s.load(&up[at..])), &mut out[at..]);
+        s.store(s.mul(silu(s, g), s.load(&up[at..])), &mut out[at..]);
     }
     for at in whole..gate.len() {
         out[at] = gate[at] / (1.0 + (-gate[at]).exp()) * up[at];

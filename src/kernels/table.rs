@@ -32,6 +32,7 @@ type ProductFn = unsafe fn(
     (&mut [u8], usize, PrefetchDistance),
 );
 type RepackFn = unsafe fn(WeightType, (&[u8], &[u8]), usize, &mut [u8]);
+type DeltaFn = unsafe fn(&mut [f32], (&[f32], &[f32]), &mut [f32], [f32; 2]);
 type AttendFn = unsafe fn(&KvHead<'_>, &Queries<'_>, Range<usize>, &mut [f32], &mut dyn FnMut(RowResult<'_>));
 
 /// The kernels that one weight type has for itself.
@@ -74,6 +75,10 @@ pub struct Kernels {
     pub(super) silu_mul: unsafe fn(&[f32], &[f32], &mut [f32]),
     pub(super) gelu_mul: unsafe fn(&[f32], &[f32], &mut [f32]),
     pub(super) swiglu_clamped: unsafe fn(&[f32], &[f32], &mut [f32]),
+    pub(super) sigmoid_mul: unsafe fn(&[f32], &mut [f32]),
+    pub(super) l2_norm_in_place: unsafe fn(&mut [f32], f32, f32),
+    pub(super) conv_silu: unsafe fn(&mut [f32], &[f32], &mut [f32]),
+    pub(super) delta_step: DeltaFn,
     pub(super) rope_halves: unsafe fn(&mut [f32], &[f32], &[f32]),
     pub(super) rope_pairs: unsafe fn(&mut [f32], &[f32], &[f32]),
     pub(super) dots: unsafe fn(usize) -> u64,
@@ -283,6 +288,33 @@ impl Kernels {
     /// The clamped SwiGLU of gpt-oss of one row.
     pub fn swiglu_clamped(&self, gate: &[f32], up: &[f32], out: &mut [f32]) {
         through_probe!(self.swiglu_clamped(gate, up, out))
+    }
+
+    /// `x *= sigmoid(gate)` of one row.
+    pub fn sigmoid_mul(&self, gate: &[f32], x: &mut [f32]) {
+        through_probe!(self.sigmoid_mul(gate, x))
+    }
+
+    /// One row, scaled to the length `scale`, where it is: `x *= scale / sqrt(sum(x^2) + eps)`.
+    pub fn l2_norm_in_place(&self, x: &mut [f32], eps: f32, scale: f32) {
+        through_probe!(self.l2_norm_in_place(x, eps, scale))
+    }
+
+    /// One token of a causal convolution of some channels, and SiLU of it (see [`super::delta`]).
+    ///
+    /// # Panics
+    /// If shapes do not belong together, or there are not whole steps of channels.
+    pub fn conv_silu(&self, history: &mut [f32], weights: &[f32], x: &mut [f32]) {
+        through_probe!(self.conv_silu(history, weights, x))
+    }
+
+    /// One token's turn of a strip of a delta rule's state, `[k.len()][v.len()]`: with `rates` its decay and its strength,
+    /// `v` becomes what `q` reads (see [`super::delta`]).
+    ///
+    /// # Panics
+    /// If shapes do not belong together, or there are not whole steps of columns.
+    pub fn delta_step(&self, state: &mut [f32], (q, k): (&[f32], &[f32]), v: &mut [f32], rates: [f32; 2]) {
+        through_probe!(self.delta_step(state, (q, k), v, rates))
     }
 
     /// Int8 dot products and nothing else: a checksum, and how many multiplications it took.

@@ -284,6 +284,18 @@ fn rows_agree_with_f64() {
                     out[i]
                 );
             }
+            let mut product = up.clone();
+            kernels.sigmoid_mul(&x, &mut product);
+            for i in 0..n {
+                let want = f64::from(up[i]) / (1.0 + (-f64::from(x[i])).exp());
+                assert!((f64::from(product[i]) - want).abs() <= 2e-6 * want.abs() + 1e-9, "sigmoid {n} {i}");
+            }
+            let mut scaled = x.clone();
+            kernels.l2_norm_in_place(&mut scaled, 1e-3, 0.25);
+            for i in 0..n {
+                let want = 0.25 * f64::from(x[i]) / (mean * n as f64 + 1e-3).sqrt();
+                assert!((f64::from(scaled[i]) - want).abs() <= 1e-5 * want.abs() + 1e-9, "length {n} {i}");
+            }
             let half = n / 2;
             let angles: Vec<f32> = (0..half).map(|i| i as f32 * 0.37).collect();
             let (cos, sin): (Vec<f32>, Vec<f32>) = angles.iter().map(|a| (a.cos(), a.sin())).unzip();
@@ -309,6 +321,58 @@ fn rows_agree_with_f64() {
         assert_eq!((out[0], out[1].abs() < 1e-30, out[2]), (1000.0, true, 0.0));
         kernels.gelu_mul(&[1000.0, -1000.0, 0.0, -11.0], &[1.0; 4], &mut out);
         assert_eq!((out[0], out[1].abs() < 1e-30, out[2], out[3].abs() < 1e-30), (1000.0, true, 0.0, true));
+    }
+}
+
+#[test]
+fn the_delta_rule_agrees_with_f64_over_many_tokens() {
+    for kernels in tiers() {
+        for (keys, cols) in [(16, 16), (32, 48), (128, 64), (48, 128), (16, 96)] {
+            let mut random = Random((keys * 7 + cols) as u64);
+            let mut state: Vec<f32> = (0..keys * cols).map(|_| random.unit()).collect();
+            let mut exact: Vec<f64> = state.iter().map(|&x| f64::from(x)).collect();
+            for (token, decay) in [1.0, 0.9, 0.0, 0.999, 0.5, 1e-30].into_iter().cycle().take(40).enumerate() {
+                let mut vector = |n: usize| (0..n).map(|_| random.unit()).collect::<Vec<f32>>();
+                let (mut q, mut k, mut out) = (vector(keys), vector(keys), vector(cols));
+                kernels.l2_norm_in_place(&mut q, 1e-6, (keys as f32).sqrt().recip());
+                kernels.l2_norm_in_place(&mut k, 1e-6, 1.0);
+                let strength = 0.5 + random.unit() / 2.0;
+                let want = reference::delta_step(&mut exact, (&q, &k), &out, [decay, strength]);
+                kernels.delta_step(&mut state, (&q, &k), &mut out, [decay, strength]);
+                for (i, (got, want)) in out.iter().zip(&want).enumerate() {
+                    let off = (f64::from(*got) - want).abs();
+                    assert!(off < 3e-6, "{kernels:?} {keys} x {cols}, token {token}, {i}: {got} {want}");
+                }
+            }
+            let off = state.iter().zip(&exact).map(|(got, want)| (f64::from(*got) - want).abs()).fold(0.0, f64::max);
+            assert!(off < 1e-5, "{kernels:?} {keys} x {cols}: the state is off by {off}");
+        }
+    }
+}
+
+#[test]
+fn a_convolution_knows_the_tokens_before_and_no_later_one() {
+    for kernels in tiers() {
+        for (taps, n) in [(1, 16), (2, 32), (4, 128), (16, 48)] {
+            let mut random = Random((taps * 100 + n) as u64);
+            let weights: Vec<f32> = (0..taps * n).map(|_| random.unit()).collect();
+            let inputs: Vec<f32> = (0..20 * n).map(|_| random.unit() * 3.0).collect();
+            let mut history = vec![0f32; (taps - 1) * n];
+            for token in 0..20 {
+                let mut x = inputs[token * n..][..n].to_vec();
+                kernels.conv_silu(&mut history, &weights, &mut x);
+                for (i, got) in x.iter().enumerate() {
+                    let of_tap = |tap: usize| {
+                        let input = (token + tap + 1).checked_sub(taps).map_or(0.0, |at| inputs[at * n + i]);
+                        f64::from(weights[tap * n + i]) * f64::from(input)
+                    };
+                    let sum: f64 = (0..taps).map(of_tap).sum();
+                    let want = sum / (1.0 + (-sum).exp());
+                    assert!((f64::from(*got) - want).abs() < 1e-5, "{kernels:?} {taps} taps, token {token}, {i}");
+                }
+            }
+            assert!(history == inputs[(21 - taps) * n..], "{kernels:?} {taps} taps: the last inputs are kept");
+        }
     }
 }
 

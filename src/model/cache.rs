@@ -126,17 +126,19 @@ impl CachePlan {
         let full = PoolSpec { window: None, n_pages: sizes.kv_tokens.div_ceil(PAGE_TOKENS) };
         pools.push(full).expect("there is room for one");
         let mut state_bytes = 0;
+        let mut state = |values: usize| {
+            let (offset, bytes) = (state_bytes, values * size_of::<f32>());
+            state_bytes = (offset + bytes).next_multiple_of(STATE_ALIGN);
+            LayerCache::State { offset, bytes }
+        };
         let layers = config.layers.iter().map(|layer| match &layer.mixer {
             MixerConfig::None | MixerConfig::Linear => LayerCache::None,
             MixerConfig::Attention(attention) => LayerCache::Paged {
                 pool: pool_of(&mut pools, attention.window, sizes),
                 layout: KvLayout::of(attention, sizes.kv_type),
             },
-            MixerConfig::ShortConv { taps } => {
-                let (offset, bytes) = (state_bytes, (taps - 1) * config.n_embd * size_of::<f32>());
-                state_bytes = (offset + bytes).next_multiple_of(STATE_ALIGN);
-                LayerCache::State { offset, bytes }
-            }
+            MixerConfig::ShortConv { taps } => state((taps - 1) * config.n_embd),
+            MixerConfig::DeltaNet(delta) => state(delta.conv_state_len() + delta.delta_state_len()),
         });
         let layers = layers.collect();
         let mut plan = CachePlan { layers, pools, state_bytes, n_live_states: sizes.sequences, n_checkpoints: 0 };
@@ -353,6 +355,14 @@ impl<'a> Cache<'a> {
     pub(super) fn layer_state_mut(&mut self, layer: usize, state: u32) -> &mut [f32] {
         let range = self.layer_state_range(layer, state);
         bytes::cast_mut(&mut self.states[range])
+    }
+
+    /// What a recurrent layer has in all states, and the values from one to the next: the state with number `i` begins at
+    /// `i` times as many.
+    pub(super) fn layer_states_mut(&mut self, layer: usize) -> (&mut [f32], usize) {
+        let start = self.layer_state_range(layer, 0).start;
+        let stride = self.plan.state_bytes / size_of::<f32>();
+        (bytes::cast_mut(&mut self.states[start..]), stride)
     }
 
     /// Copies row `from` of one state of a recurrent layer to row `to` of another, or of the same, in rows of `len` values.

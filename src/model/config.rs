@@ -71,6 +71,8 @@ pub struct AttentionConfig {
     pub scale: f32,
     /// Scale of queries by position, if there is one.
     pub temperature: Option<QueryTemperature>,
+    /// Whether results are multiplied by the sigmoid of a projection of their own.
+    pub gated: bool,
 }
 
 impl AttentionConfig {
@@ -105,6 +107,70 @@ impl AttentionConfig {
     }
 }
 
+/// Which key head a value head of a delta rule goes with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeadOrder {
+    /// Value heads follow each other as key heads do, time and again: key head = value head modulo key heads.
+    Repeated,
+    /// The value heads of a key head lie together.
+    Grouped,
+}
+
+/// The gated delta rule of one layer (Gated DeltaNet, arXiv:2412.06464).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeltaNetConfig {
+    /// Key heads, and as many of queries.
+    pub n_key_heads: usize,
+    /// Value heads, each with a state of its own.
+    pub n_value_heads: usize,
+    /// Values of a head, of whatever kind.
+    pub head_dim: usize,
+    /// Which key head belongs to a value head.
+    pub order: HeadOrder,
+    /// Tokens that an output of the convolution depends on, its own among them.
+    pub taps: usize,
+}
+
+impl DeltaNetConfig {
+    /// Values of all queries, or of all keys.
+    pub fn key_width(&self) -> usize {
+        self.n_key_heads * self.head_dim
+    }
+
+    /// Values of all value heads.
+    pub fn value_width(&self) -> usize {
+        self.n_value_heads * self.head_dim
+    }
+
+    /// Channels of the convolution: queries, keys and values.
+    pub fn conv_width(&self) -> usize {
+        2 * self.key_width() + self.value_width()
+    }
+
+    /// Value heads of a key head.
+    pub fn group(&self) -> usize {
+        self.n_value_heads / self.n_key_heads
+    }
+
+    /// The key head of a value head.
+    pub fn key_head(&self, value_head: usize) -> usize {
+        match self.order {
+            HeadOrder::Repeated => value_head % self.n_key_heads,
+            HeadOrder::Grouped => value_head / self.group(),
+        }
+    }
+
+    /// Values of the inputs that the convolution keeps of a sequence.
+    pub fn conv_state_len(&self) -> usize {
+        (self.taps - 1) * self.conv_width()
+    }
+
+    /// Values of the states of all heads.
+    pub fn delta_state_len(&self) -> usize {
+        self.value_width() * self.head_dim
+    }
+}
+
 /// How a layer mixes tokens of a sequence.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum MixerConfig {
@@ -119,6 +185,8 @@ pub enum MixerConfig {
         /// Tokens that an output depends on, its own among them.
         taps: usize,
     },
+    /// A gated delta rule.
+    DeltaNet(DeltaNetConfig),
 }
 
 /// The feed-forward part of a layer.
@@ -215,6 +283,10 @@ pub(super) const WIDTH_MAX: usize = 1 << 20;
 /// Most values of a head: four times what the largest known model has; one head is worked on in a worker's stack.
 pub const HEAD_DIM_MAX: usize = 1024;
 
+/// Most values of a head of a delta rule: twice what published models have; a worker keeps the weights of one head's
+/// convolution on its stack.
+pub const DELTA_DIM_MAX: usize = 256;
+
 /// Most taps of a convolution: published models have 3 and 4; a sequence keeps one row of the stream for each but one.
 pub const TAPS_MAX: usize = 16;
 
@@ -227,6 +299,19 @@ impl Config {
     /// Positions that a token sees in the attention of `layer`; `usize::MAX` for all.
     pub fn window_of(&self, layer: usize) -> usize {
         self.layers[layer].attention().map_or(usize::MAX, AttentionConfig::window_len)
+    }
+
+    /// The delta rule of every layer that has one.
+    pub fn delta_nets(&self) -> impl Iterator<Item = &DeltaNetConfig> {
+        self.layers.iter().filter_map(|layer| match &layer.mixer {
+            MixerConfig::DeltaNet(delta) => Some(delta),
+            _ => None,
+        })
+    }
+
+    /// The largest of a number of the layers with a delta rule; 0 without any.
+    pub fn delta_net_max(&self, number: impl Fn(&DeltaNetConfig) -> usize) -> usize {
+        self.delta_nets().map(number).max().unwrap_or(0)
     }
 
     /// The attention of every layer that has one.

@@ -53,6 +53,11 @@ pub enum ModelError {
     },
     /// A tensor that no part of the model uses.
     UnknownTensor(String),
+    /// A file of nothing but layers that predict ahead.
+    OnlyAhead {
+        /// How many.
+        layers: usize,
+    },
     /// The vocabulary has another size than the embedding.
     Vocabulary {
         /// Tokens.
@@ -102,6 +107,17 @@ impl fmt::Display for ModelError {
                 "tensor `{name}` is not part of this architecture: running without it would give wrong answers; \
                  use a file of a supported model"
             ),
+            ModelError::OnlyAhead { layers } => {
+                let some = if *layers == 1 {
+                    "the layer that predicts".to_owned()
+                } else {
+                    format!("{layers} layers that predict")
+                };
+                write!(
+                    f,
+                    "this file holds only {some} ahead (MTP, `nextn`), not the model: use the file with all layers"
+                )
+            }
             ModelError::Vocabulary { tokens, rows } => {
                 write!(
                     f,

@@ -6,13 +6,13 @@
 use std::cell::RefCell;
 
 use super::config::{
-    AttentionConfig, Config, EXPERTS_MAX, ExpertGroups, Experts, FfnConfig, Gating, HEAD_DIM_MAX, LAYERS_MAX,
-    LayerConfig, MixerConfig, QueryTemperature, WIDTH_MAX,
+    AttentionConfig, Config, DELTA_DIM_MAX, DeltaNetConfig, EXPERTS_MAX, ExpertGroups, Experts, FfnConfig, Gating,
+    HEAD_DIM_MAX, HeadOrder, LAYERS_MAX, LayerConfig, MixerConfig, QueryTemperature, TAPS_MAX, WIDTH_MAX,
 };
 use super::error::{ModelError, range};
 use super::rope::Rope;
 use crate::gguf::{Metadata, Value};
-use crate::kernels::QUERY_ROWS_MAX;
+use crate::kernels::{DELTA_STEP, QUERY_ROWS_MAX};
 
 /// Keys that switch on a feature with a number other than 0. An architecture that does not read one does not have it.
 const SWITCHES: [&str; 22] = [
@@ -184,6 +184,22 @@ impl<'m, 'a> Header<'m, 'a> {
         }
     }
 
+    /// A yes or no for each layer, in an array of at least as many.
+    fn flags(&self, suffix: &'static str) -> Result<Vec<bool>, ModelError> {
+        let Some(Value::Array(array)) = self.get(suffix) else {
+            return self.unsupported(suffix, "not an array".to_owned());
+        };
+        let flag = |value: Value<'_>| match value {
+            Value::Bool(flag) => Some(flag),
+            other => other.as_integer().map(|n| n != 0),
+        };
+        let flags: Option<Vec<bool>> = array.iter().take(self.n_layers).map(flag).collect();
+        match flags {
+            Some(flags) if flags.len() == self.n_layers => Ok(flags),
+            _ => self.unsupported(suffix, format!("an array of {} elements", array.len())),
+        }
+    }
+
     pub(super) fn unsupported<T>(&self, suffix: &str, value: String) -> Result<T, ModelError> {
         Err(ModelError::Unsupported { key: self.key(suffix), value })
     }
@@ -262,6 +278,7 @@ impl<'m, 'a> Header<'m, 'a> {
                     rope: Some(0),
                     scale: (key_dim as f32).sqrt().recip(),
                     temperature: None,
+                    gated: false,
                 }))
             }
         };
@@ -360,17 +377,7 @@ impl<'m, 'a> Header<'m, 'a> {
         }
         let layers: Vec<bool> = match self.get(key) {
             None => every(usual),
-            Some(Value::Array(array)) => {
-                let flag = |value: Value<'_>| match value {
-                    Value::Bool(flag) => Some(flag),
-                    other => other.as_integer().map(|n| n != 0),
-                };
-                let flags: Option<Vec<bool>> = array.iter().take(self.n_layers).map(flag).collect();
-                match flags {
-                    Some(flags) if flags.len() == self.n_layers => flags,
-                    _ => return self.unsupported(key, format!("an array of {} elements", array.len())),
-                }
-            }
+            Some(Value::Array(_)) => self.flags(key)?,
             Some(_) => every(self.count(key, LAYERS_MAX)?),
         };
         Ok(Some((len, layers)))
@@ -395,6 +402,42 @@ impl<'m, 'a> Header<'m, 'a> {
             }
         }
         Ok(())
+    }
+
+    /// The delta rule that the `ssm` keys tell of.
+    pub(super) fn delta_net(&self, order: HeadOrder) -> Result<DeltaNetConfig, ModelError> {
+        let n_key_heads = self.number("ssm.group_count", WIDTH_MAX)?;
+        let n_value_heads = self.number("ssm.time_step_rank", WIDTH_MAX)?;
+        let head_dim = self.number("ssm.state_size", DELTA_DIM_MAX)?;
+        let taps = self.number("ssm.conv_kernel", TAPS_MAX)?;
+        if taps < 2 {
+            return range("ssm.conv_kernel", taps, format!("2 to {TAPS_MAX}"));
+        }
+        if !head_dim.is_multiple_of(DELTA_STEP) {
+            return range("ssm.state_size", head_dim, format!("a multiple of {DELTA_STEP}, up to {DELTA_DIM_MAX}"));
+        }
+        if !n_value_heads.is_multiple_of(n_key_heads) {
+            let need = format!("a multiple of ssm.group_count, {n_key_heads}");
+            return range("ssm.time_step_rank", n_value_heads, need);
+        }
+        if 2 * (n_key_heads + n_value_heads) * head_dim > WIDTH_MAX {
+            return range("ssm.time_step_rank", n_value_heads, format!("heads of at most {WIDTH_MAX} values together"));
+        }
+        let inner = self.number("ssm.inner_size", WIDTH_MAX)?;
+        if inner != n_value_heads * head_dim {
+            let need = format!("ssm.time_step_rank times ssm.state_size, {}", n_value_heads * head_dim);
+            return range("ssm.inner_size", inner, need);
+        }
+        Ok(DeltaNetConfig { n_key_heads, n_value_heads, head_dim, order, taps })
+    }
+
+    /// Which layers are recurrent: as the file lists them, or all but every so many.
+    pub(super) fn recurrent_layers(&self, usual_interval: usize) -> Result<Vec<bool>, ModelError> {
+        let interval = self.optional("full_attention_interval", usual_interval, LAYERS_MAX)?;
+        match self.get("attention.recurrent_layers") {
+            None => Ok((1..=self.n_layers).map(|n| !n.is_multiple_of(interval)).collect()),
+            Some(_) => self.flags("attention.recurrent_layers"),
+        }
     }
 
     /// The scale of queries by position, if the file has one.

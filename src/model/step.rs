@@ -2,7 +2,7 @@
 //!
 //! Work on rows, except activations, runs on the calling thread if the rows are few; everything else is handed to the team,
 //! one barrier per operation. A pass is in [`pass`], the residual stream in [`stream`], heads in [`heads`] and
-//! [`attend`], convolutions in [`conv`], feed-forward parts in [`feed_forward`] and [`experts`], products in [`product`]; the
+//! [`attend`], convolutions in [`conv`], the delta rule in [`delta`], feed-forward parts in [`feed_forward`] and [`experts`], products in [`product`]; the
 //! memory of it all in [`buffers`].
 
 mod activations;
@@ -10,6 +10,7 @@ mod attend;
 mod buffers;
 mod carver;
 mod conv;
+mod delta;
 mod experts;
 mod feed_forward;
 mod heads;

@@ -2,14 +2,14 @@
 
 use std::ops::Range;
 
-use super::config::{AttentionConfig, Config, Experts, FfnConfig, LayerConfig, MixerConfig};
+use super::config::{AttentionConfig, Config, DeltaNetConfig, Experts, FfnConfig, LayerConfig, MixerConfig};
 use super::error::{ModelError, range};
 use super::weights::{
-    ALIGN, AttentionWeights, Embedding, FeedForward, Form, GatedFfn, Layer, Linear, Mixer, MoeFfn, Placement,
-    RopeFactors, SharedExpert, ShortConvWeights, Weight, Weights,
+    ALIGN, AttentionWeights, DeltaNetWeights, DeltaRates, Embedding, FeedForward, Form, GatedFfn, Layer, Linear, Mixer,
+    MoeFfn, Placement, RopeFactors, SharedExpert, ShortConvWeights, Weight, Weights,
 };
 use crate::gguf::TensorInfo;
-use crate::quant::WeightType;
+use crate::quant::{PANEL_ROWS, WeightType};
 
 /// Most tokens of a vocabulary.
 const VOCAB_MAX: u64 = 1 << 24;
@@ -41,6 +41,9 @@ pub(super) fn place(
     embedding: Embedding,
 ) -> Result<Weights, ModelError> {
     let mut finder = TensorFinder::new(tensors);
+    if config.n_layers_skipped > 0 && !tensors.iter().any(|tensor| tensor.name().starts_with("blk.0.")) {
+        return Err(ModelError::OnlyAhead { layers: config.n_layers_skipped });
+    }
     let e = config.n_embd;
     let n_vocab = finder.rows("token_embd.weight")?;
     let tied = !finder.has("output.weight");
@@ -235,6 +238,62 @@ impl<'t> TensorFinder<'t> {
         Ok(taken.into_array().expect("there are N parts"))
     }
 
+    /// Rows of one matrix whose tensor has `n_blocks` blocks of `block_rows`: those in `parts` of every block, one part of
+    /// all blocks after the other.
+    ///
+    /// # Errors
+    /// Parts that are not whole panels: what lies in panels cannot be cut within one.
+    fn weight_of_blocks(
+        &mut self,
+        name: &str,
+        (n_blocks, block_rows): (usize, usize),
+        parts: &[Range<usize>],
+        cols: usize,
+        factors: Option<usize>,
+    ) -> Result<Weight, ModelError> {
+        if let Some(part) = parts.iter().find(|part| !part.len().is_multiple_of(PANEL_ROWS)) {
+            return range(&format!("what `{name}` has of one head"), part.len(), format!("a multiple of {PANEL_ROWS}"));
+        }
+        let (index, ty) = self.of_shape(name, [1, n_blocks * block_rows, cols])?;
+        let first = self.bytes;
+        let mut rows = 0;
+        for part in parts {
+            let bytes = n_blocks * ty.matrix_bytes(part.len(), cols);
+            let (n_matrices, offset) = (n_blocks, self.bytes);
+            let weight = Weight {
+                ty,
+                form: Form::Panels,
+                rows: part.len(),
+                cols,
+                n_matrices,
+                n_used: n_matrices,
+                offset,
+                bytes,
+                factors,
+            };
+            self.placements.push(Placement { weight, tensor: index, first_row: part.start, tensor_rows: block_rows });
+            self.bytes += bytes;
+            rows += n_blocks * part.len();
+        }
+        let bytes = self.bytes - first;
+        self.bytes = self.bytes.next_multiple_of(ALIGN);
+        self.used[index] = true;
+        Ok(Weight { ty, form: Form::Panels, rows, cols, n_matrices: 1, n_used: 1, offset: first, bytes, factors })
+    }
+
+    /// The tensor of this name, if it has this shape: matrices, rows, columns.
+    fn of_shape(&self, name: &str, need: [usize; 3]) -> Result<(usize, WeightType), ModelError> {
+        let index = self.index(name).ok_or_else(|| ModelError::MissingTensor(name.to_owned()))?;
+        let tensor = &self.tensors[index];
+        let found = [tensor.dims[2] * tensor.dims[3], tensor.dims[1], tensor.dims[0]];
+        let need = need.map(|n| n as u64);
+        if found != need {
+            return Err(ModelError::Shape { tensor: name.to_owned(), found, need });
+        }
+        let no_kernels = || ModelError::TensorType { tensor: name.to_owned(), ty: tensor.ty.name() };
+        Ok((index, WeightType::of(tensor.ty).ok_or_else(no_kernels)?))
+    }
+
     /// Factors of the products of the matrices of `stem`, which the scales of NVFP4 alone cannot reach. What goes with them
     /// for multiplying in four bits (`input_scale`) has no use here.
     fn factors(&mut self, stem: &str, n_matrices: usize) -> Result<Option<usize>, ModelError> {
@@ -266,15 +325,7 @@ impl<'t> TensorFinder<'t> {
         own: Range<usize>,
         factors: Option<usize>,
     ) -> Result<Weight, ModelError> {
-        let index = self.index(name).ok_or_else(|| ModelError::MissingTensor(name.to_owned()))?;
-        let tensor = &self.tensors[index];
-        let found = [tensor.dims[2] * tensor.dims[3], tensor.dims[1], tensor.dims[0]];
-        let need = [matrices.count as u64, rows as u64, cols as u64];
-        if found != need {
-            return Err(ModelError::Shape { tensor: name.to_owned(), found, need });
-        }
-        let no_kernels = || ModelError::TensorType { tensor: name.to_owned(), ty: tensor.ty.name() };
-        let ty = WeightType::of(tensor.ty).ok_or_else(no_kernels)?;
+        let (index, ty) = self.of_shape(name, [matrices.count, rows, cols])?;
         let Matrices { count: n_matrices, used: n_used } = matrices;
         let (own_rows, tensor_rows) = (own.len(), rows);
         let bytes = match form {
@@ -382,6 +433,7 @@ impl LayerTensors<'_, '_> {
             v,
             qk_norms: self.qk_norms(&attention, qk_norms)?,
             sinks: None,
+            gate: None,
             output: self.linear("attn_output", e, attention.output_width())?,
         })))
     }
@@ -405,6 +457,73 @@ impl LayerTensors<'_, '_> {
             QkNorms::Whole => [attention.q_width(), attention.k_width()],
         };
         Ok(Some([self.vector("attn_q_norm", q_len)?, self.vector("attn_k_norm", k_len)?]))
+    }
+
+    /// Attention whose queries and gates are one tensor, `attn_q`: of every head the query, then the gate.
+    pub(super) fn gated_attention(&mut self, qk_norms: QkNorms) -> Result<Mixer, ModelError> {
+        let MixerConfig::Attention(attention) = self.layer.mixer else {
+            unreachable!("an architecture asks for the attention of layers that have it");
+        };
+        let (e, dim) = (self.config.n_embd, attention.key_dim);
+        let factors = self.finder.factors(&self.name("attn_q"), 1)?;
+        let mut of_heads = |rows: Range<usize>| {
+            let blocks = (attention.n_heads, 2 * dim);
+            let name = format!("blk.{}.attn_q.weight", self.index);
+            let weight = self.finder.weight_of_blocks(&name, blocks, &[rows], e, factors)?;
+            Ok::<_, ModelError>(Linear { weight, bias: None })
+        };
+        let (q, gate) = (of_heads(0..dim)?, of_heads(dim..2 * dim)?);
+        Ok(Mixer::Attention(Box::new(AttentionWeights {
+            q,
+            k: self.linear("attn_k", attention.k_width(), e)?,
+            v: self.linear("attn_v", attention.v_width(), e)?,
+            qk_norms: self.qk_norms(&attention, qk_norms)?,
+            sinks: None,
+            gate: Some(gate),
+            output: self.linear("attn_output", e, attention.output_width())?,
+        })))
+    }
+
+    /// The delta rule: `attn_qkv` and `attn_gate`, or both in `ssm_in`; `ssm_beta` and `ssm_alpha`, or both in `ssm_ba`;
+    /// `ssm_conv1d`, `ssm_dt`, `ssm_a`, `ssm_norm`, `ssm_out`.
+    pub(super) fn delta_net(&mut self, delta: &DeltaNetConfig) -> Result<Mixer, ModelError> {
+        let (e, n_value_heads) = (self.config.n_embd, delta.n_value_heads);
+        let [qkv, z] = match self.has("ssm_in.weight") {
+            true => self.delta_inputs_by_head(delta)?,
+            false => {
+                [self.linear("attn_qkv", delta.conv_width(), e)?, self.linear("attn_gate", delta.value_width(), e)?]
+            }
+        };
+        let rates = match self.has("ssm_ba.weight") {
+            true => DeltaRates::Together(self.linear("ssm_ba", 2 * n_value_heads, e)?),
+            false => DeltaRates::Apart {
+                strength: self.linear("ssm_beta", n_value_heads, e)?,
+                decay: self.linear("ssm_alpha", n_value_heads, e)?,
+            },
+        };
+        let conv = self.name("ssm_conv1d.weight");
+        Ok(Mixer::DeltaNet(Box::new(DeltaNetWeights {
+            qkv,
+            z,
+            rates,
+            conv: self.finder.take(&conv, Form::Vector, delta.conv_width(), delta.taps)?,
+            decay_bias: self.finder.vector(&self.name("ssm_dt.bias"), n_value_heads)?,
+            decay_factor: self.finder.vector(&self.name("ssm_a"), n_value_heads)?,
+            norm: self.vector("ssm_norm", delta.head_dim)?,
+            output: self.linear("ssm_out", e, delta.value_width())?,
+        })))
+    }
+
+    /// `ssm_in`: of every key head its query, its key, the values of its value heads, and what those are gated by.
+    fn delta_inputs_by_head(&mut self, delta: &DeltaNetConfig) -> Result<[Linear; 2], ModelError> {
+        let (name, e, dim) = (self.name("ssm_in.weight"), self.config.n_embd, delta.head_dim);
+        let values = delta.group() * dim;
+        let blocks = (delta.n_key_heads, 2 * dim + 2 * values);
+        let (v, z) = (2 * dim..2 * dim + values, 2 * dim + values..blocks.1);
+        let factors = self.finder.factors(&self.name("ssm_in"), 1)?;
+        let qkv = self.finder.weight_of_blocks(&name, blocks, &[0..dim, dim..2 * dim, v], e, factors)?;
+        let z = self.finder.weight_of_blocks(&name, blocks, &[z], e, factors)?;
+        Ok([qkv, z].map(|weight| Linear { weight, bias: None }))
     }
 
     /// The convolution: `shortconv.in_proj`, `.conv`, `.out_proj`.
@@ -462,6 +581,16 @@ impl LayerTensors<'_, '_> {
             }),
         };
         Ok(MoeFfn { experts: *experts, router, selection_bias, gate, up, down, shared })
+    }
+
+    /// The shared expert of every token and its gate must be there.
+    pub(super) fn require_gated_shared_expert(&self, ffn: &FeedForward) -> Result<(), ModelError> {
+        match ffn {
+            FeedForward::Experts(moe) if moe.shared.is_none_or(|shared| shared.gate.is_none()) => {
+                Err(ModelError::MissingTensor(self.name("ffn_gate_inp_shexp.weight")))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The bias that experts are chosen by must be there.

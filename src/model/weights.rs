@@ -142,6 +142,8 @@ pub struct AttentionWeights {
     /// RMSNorm of queries and of keys: for every head, or over the width of all heads.
     pub qk_norms: Option<[Weight; 2]>,
     pub sinks: Option<Weight>,
+    /// What results are multiplied by the sigmoid of, in layers that are gated.
+    pub gate: Option<Linear>,
     pub output: Linear,
 }
 
@@ -156,6 +158,41 @@ pub struct ShortConvWeights {
     pub out_proj: Linear,
 }
 
+/// The maps to the strength and the decay of every value head.
+#[derive(Clone, Copy, Debug)]
+pub enum DeltaRates {
+    /// One each, `[n_value_heads, n_embd]`.
+    Apart {
+        /// To strengths.
+        strength: Linear,
+        /// To decays.
+        decay: Linear,
+    },
+    /// Both in one, `[2 * n_value_heads, n_embd]`: for each key head the strengths of its value heads, then their decays.
+    Together(Linear),
+}
+
+/// The gated delta rule of one layer.
+#[derive(Clone, Copy, Debug)]
+pub struct DeltaNetWeights {
+    /// To queries, keys and values, `[conv_width, n_embd]`.
+    pub qkv: Linear,
+    /// To what results are gated by, `[value_width, n_embd]`.
+    pub z: Linear,
+    /// To strengths and decays.
+    pub rates: DeltaRates,
+    /// Of every channel of queries, keys and values, `[conv_width, taps]`, the oldest token first.
+    pub conv: Weight,
+    /// Added to what becomes decays, `[n_value_heads]`.
+    pub decay_bias: Weight,
+    /// Factor of the decays' logarithms, below 0, `[n_value_heads]`.
+    pub decay_factor: Weight,
+    /// The norm of every head's results, `[head_dim]`.
+    pub norm: Weight,
+    /// Back to the stream.
+    pub output: Linear,
+}
+
 /// How a layer mixes tokens.
 #[derive(Clone, Debug)]
 pub enum Mixer {
@@ -165,6 +202,8 @@ pub enum Mixer {
     Attention(Box<AttentionWeights>),
     /// A convolution.
     ShortConv(Box<ShortConvWeights>),
+    /// A gated delta rule.
+    DeltaNet(Box<DeltaNetWeights>),
     /// One matrix on the normed stream.
     Linear(Box<Linear>),
 }
@@ -176,6 +215,7 @@ impl Mixer {
             Mixer::None => None,
             Mixer::Attention(attention) => Some(&attention.output),
             Mixer::ShortConv(conv) => Some(&conv.out_proj),
+            Mixer::DeltaNet(delta) => Some(&delta.output),
             Mixer::Linear(linear) => Some(linear),
         }
     }

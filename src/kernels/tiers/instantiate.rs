@@ -38,7 +38,7 @@ pub(super) mod names {
     pub use crate::kernels::tier::Tier;
     pub use crate::kernels::tiers::entry::TierEntry;
     pub use crate::kernels::tiling::{PrefetchDistance, STREAM_TOKENS_MAX};
-    pub(in crate::kernels) use crate::kernels::{formats, peak, rowwise};
+    pub(in crate::kernels) use crate::kernels::{delta, formats, peak, rowwise};
     pub use crate::quant::{PANEL_ROWS, WeightType};
 }
 
@@ -267,6 +267,26 @@ macro_rules! tier {
             }
 
             $(#[target_feature(enable = $feature)])*
+            fn sigmoid_mul(gate: &[f32], x: &mut [f32]) {
+                rowwise::sigmoid_mul($token, gate, x)
+            }
+
+            $(#[target_feature(enable = $feature)])*
+            fn l2_norm_in_place(x: &mut [f32], eps: f32, scale: f32) {
+                rowwise::l2_norm_in_place($token, x, eps, scale)
+            }
+
+            $(#[target_feature(enable = $feature)])*
+            fn conv_silu(history: &mut [f32], weights: &[f32], x: &mut [f32]) {
+                delta::conv_silu($token, history, weights, x)
+            }
+
+            $(#[target_feature(enable = $feature)])*
+            fn delta_step(state: &mut [f32], (q, k): (&[f32], &[f32]), v: &mut [f32], rates: [f32; 2]) {
+                delta::delta_step($token, state, (q, k), v, rates)
+            }
+
+            $(#[target_feature(enable = $feature)])*
             fn rope_halves(x: &mut [f32], cos: &[f32], sin: &[f32]) {
                 rowwise::rope_halves($token, x, cos, sin)
             }
@@ -338,6 +358,10 @@ macro_rules! tier {
                 silu_mul,
                 gelu_mul,
                 swiglu_clamped,
+                sigmoid_mul,
+                l2_norm_in_place,
+                conv_silu,
+                delta_step,
                 rope_halves,
                 rope_pairs,
                 dots,

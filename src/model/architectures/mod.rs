@@ -16,7 +16,10 @@ mod openelm;
 mod phi3;
 mod qwen2;
 mod qwen3;
+mod qwen35;
+mod qwen35moe;
 mod qwen3moe;
+mod qwen3next;
 mod seed_oss;
 mod smollm3;
 
@@ -46,6 +49,9 @@ const ALL: &[&Architecture] = &[
     &glm4::ARCHITECTURE,
     &openelm::ARCHITECTURE,
     &deci::ARCHITECTURE,
+    &qwen35::ARCHITECTURE,
+    &qwen35moe::ARCHITECTURE,
+    &qwen3next::ARCHITECTURE,
 ];
 
 impl Architecture {

@@ -8,7 +8,7 @@ use super::buffers::Buffers;
 use super::lists::{Band, Lists, Ranged};
 use super::partials::Partials;
 use super::pass::ForwardPass;
-use super::rows::padded;
+use super::rows::{each_row, padded, share};
 use crate::bytes;
 use crate::kernels::{ActivationFormat, ActivationLayout, Kernels, KvHead, Partition, Queries, attend_scratch};
 use crate::model::cache::LayerPages;
@@ -77,6 +77,21 @@ impl Operands<'_> {
 }
 
 impl ForwardPass<'_, '_> {
+    /// Multiplies what attention has left in the activation records by the sigmoid of its gates.
+    pub fn gate_attention(&mut self, layer: usize) {
+        let (n, width, kernels) = (self.tokens.len(), self.attention_config(layer).output_width(), self.kernels);
+        let Buffers { acts, head_gates, .. } = &mut *self.buffers;
+        let (gates, layout) = (&**head_gates, acts.layout());
+        let records = acts.writable(layout, ActivationFormat::F32);
+        let partition = each_row(self.team, records, (n, layout.bytes(), layout.bytes()));
+        share(self.team, n, &|worker| {
+            while let Some(mut block) = partition.next_for(worker) {
+                let gates = &gates[block.row0 * padded(width)..][..width];
+                kernels.sigmoid_mul(gates, layout.values_mut(block.row(0)));
+            }
+        });
+    }
+
     /// Attends over the cache of layer `layer`; the result goes to the activation records. Every head may have a sink.
     pub fn attend(&mut self, layer: usize, attn: &AttentionWeights) {
         let begun = self.attention_time.is_some().then(Instant::now);

@@ -10,7 +10,7 @@ use super::rotation::Rotation;
 use super::routing::Routed;
 use super::rows::padded;
 use crate::kernels::{ActivationLayout, attend_scratch, partials_len};
-use crate::model::config::{AttentionConfig, Config, LayerConfig, MixerConfig};
+use crate::model::config::{AttentionConfig, Config, DeltaNetConfig, LayerConfig, MixerConfig};
 use crate::model::sequence::Sizes;
 
 /// Bytes of scratch for a pass of these sizes; `None` if they exceed 2^64.
@@ -34,8 +34,11 @@ pub struct Buffers<'a> {
     pub(super) k: &'a mut [f32],
     /// `[n_batch, padded(n_kv_heads * value_dim)]`.
     pub(super) v: &'a mut [f32],
+    /// What heads' results are gated by, `[n_batch, padded(n_heads * value_dim)]`.
+    pub(super) head_gates: &'a mut [f32],
     /// Gates and input of a convolution, `[n_batch, padded(3 * n_embd)]`.
     pub(super) conv: &'a mut [f32],
+    pub(super) delta: DeltaBuffers<'a>,
     /// `[n_batch, padded(n_ff)]`, as `up`.
     pub(super) gate: &'a mut [f32],
     pub(super) up: &'a mut [f32],
@@ -53,6 +56,36 @@ pub struct Buffers<'a> {
     pub(super) routed: Routed<'a>,
     /// One scratch buffer per worker; each worker locks its own.
     pub(super) workers: Vec<Mutex<WorkerScratch<'a>>>,
+}
+
+/// What a delta rule works with.
+pub(super) struct DeltaBuffers<'a> {
+    /// Queries, keys and values, `[n_batch, padded(conv_width)]`.
+    pub qkv: &'a mut [f32],
+    /// What results are gated by, `[n_batch, padded(value_width)]`.
+    pub z: &'a mut [f32],
+    /// Values on their way to results, as `z`.
+    pub out: &'a mut [f32],
+    /// What becomes strengths, `[n_batch, padded(n_value_heads)]`, or both, twice as wide; and decays.
+    pub strengths: &'a mut [f32],
+    pub decays: &'a mut [f32],
+    /// Decay and strength of every value head, `[n_batch, n_value_heads, 2]`.
+    pub rates: &'a mut [f32],
+}
+
+impl<'a> DeltaBuffers<'a> {
+    fn cut(carver: &mut Carver<'a>, config: &Config, n: usize) -> DeltaBuffers<'a> {
+        let values = n * padded(config.delta_net_max(DeltaNetConfig::value_width));
+        let heads = config.delta_net_max(|delta| delta.n_value_heads);
+        DeltaBuffers {
+            qkv: carver.take(n * padded(config.delta_net_max(DeltaNetConfig::conv_width))),
+            z: carver.take(values),
+            out: carver.take(values),
+            strengths: carver.take(n * padded(2 * heads)),
+            decays: carver.take(n * padded(heads)),
+            rates: carver.take(n * 2 * heads),
+        }
+    }
 }
 
 /// The scratch of one worker.
@@ -90,7 +123,9 @@ impl<'a> Buffers<'a> {
         let (n, e, n_ff) = (sizes.n_batch, config.n_embd, config.n_ff_dense());
         let widest = |number: fn(&AttentionConfig) -> usize| padded(config.attention_max(number));
         let has_conv = config.layers.iter().any(|layer| matches!(layer.mixer, MixerConfig::ShortConv { .. }));
-        let record = [e, config.attention_max(AttentionConfig::output_width), n_ff]
+        let gated_width = config.attention_max(|attention| if attention.gated { attention.output_width() } else { 0 });
+        let mixed = config.attention_max(AttentionConfig::output_width);
+        let record = [e, mixed, config.delta_net_max(DeltaNetConfig::value_width), n_ff]
             .map(|cols| ActivationLayout::new(cols).bytes())
             .into_iter()
             .max();
@@ -104,7 +139,9 @@ impl<'a> Buffers<'a> {
             q: carver.take(n * widest(AttentionConfig::q_width)),
             k: carver.take(n * widest(AttentionConfig::k_width)),
             v: carver.take(n * widest(AttentionConfig::v_width)),
+            head_gates: carver.take(n * padded(gated_width)),
             conv: carver.take(if has_conv { n * padded(3 * e) } else { 0 }),
+            delta: DeltaBuffers::cut(carver, config, n),
             gate: carver.take(n * padded(n_ff)),
             up: carver.take(n * padded(n_ff)),
             shared_gates: carver.take(if config.layers.iter().any(has_shared_expert) { n } else { 0 }),

@@ -74,12 +74,16 @@ impl ForwardPass<'_, '_> {
         self.buffers.lists.list_writes(self.slices);
     }
 
-    /// Q, K and V of the normed stream.
+    /// Q, K and V of the normed stream, and what results are gated by if they are.
     pub fn project_qkv(&mut self, attn: &AttentionWeights) {
         let (n, tools) = (self.tokens.len(), self.tools());
-        let Buffers { acts, q, k, v, workers, .. } = &mut *self.buffers;
+        let Buffers { acts, q, k, v, head_gates, workers, .. } = &mut *self.buffers;
         let products = [(&attn.q, &mut **q), (&attn.k, &mut **k), (&attn.v, &mut **v)];
-        multiply(tools, workers, (acts, n), products, false);
+        let Some(gate) = &attn.gate else {
+            return multiply(tools, workers, (acts, n), products, false);
+        };
+        let [q, k, v] = products;
+        multiply(tools, workers, (acts, n), [q, k, v, (gate, &mut **head_gates)], false);
     }
 
     /// RMSNorm of Q and K over all heads of a token together.

@@ -30,7 +30,7 @@ pub(super) fn scale_and_shift(block: &mut OutTile<'_, f32>, scale: f32, bias: Op
     }
 }
 
-/// Linear maps of `n` activation records by up to three matrices, or by one whose result is added, under one barrier. The
+/// Linear maps of `n` activation records by some matrices, or by one whose result is added, under one barrier. The
 /// activations are quantised once for each format the matrices need.
 pub(super) fn multiply<const N: usize>(
     Tools { kernels, team, region, tile }: Tools<'_>,

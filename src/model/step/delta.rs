@@ -1,0 +1,221 @@
+//! The gated delta rule of a layer (see [`crate::kernels`]), whose state is the last inputs of the convolution and a
+//! matrix for every value head.
+//!
+//! In a state come first, head by head of queries, keys and values, the inputs `[taps - 1][head_dim]`, the oldest token
+//! first; then, head by head of values and strip by strip of its columns, what it holds: `[head_dim][cols]`. Neither
+//! channels nor columns know of each other, so each is one worker's, for all tokens of all sequences.
+
+use super::buffers::{Buffers, DeltaBuffers};
+use super::pass::ForwardPass;
+use super::product::multiply;
+use super::routing::sigmoid;
+use super::rows::{each_row, padded, share};
+use crate::kernels::{ActivationFormat, ActivationLayout, OutTile, Partition, Zipped, strip_cols};
+use crate::model::cache::{NONE, PAGE_TOKENS};
+use crate::model::config::{DELTA_DIM_MAX, DeltaNetConfig, MixerConfig, TAPS_MAX};
+use crate::model::sequence::SequenceSlice;
+use crate::model::weights::{DeltaNetWeights, DeltaRates};
+
+impl ForwardPass<'_, '_> {
+    fn delta_config(&self, layer: usize) -> DeltaNetConfig {
+        match self.config.layers[layer].mixer {
+            MixerConfig::DeltaNet(delta) => delta,
+            _ => unreachable!("this layer has a delta rule"),
+        }
+    }
+
+    /// Queries, keys, values, gates and what becomes rates, of the normed stream.
+    pub fn project_delta(&mut self, delta: &DeltaNetWeights) {
+        let (n, tools) = (self.tokens.len(), self.tools());
+        let Buffers { acts, delta: DeltaBuffers { qkv, z, strengths, decays, .. }, workers, .. } = &mut *self.buffers;
+        let (qkv, z) = ((&delta.qkv, &mut **qkv), (&delta.z, &mut **z));
+        match &delta.rates {
+            DeltaRates::Together(both) => {
+                multiply(tools, workers, (acts, n), [qkv, z, (both, &mut **strengths)], false);
+            }
+            DeltaRates::Apart { strength, decay } => {
+                let products = [qkv, z, (strength, &mut **strengths), (decay, &mut **decays)];
+                multiply(tools, workers, (acts, n), products, false);
+            }
+        }
+    }
+
+    /// The convolution over queries, keys and values, each head of queries and keys then scaled to a length of its own; and
+    /// the rates, `strength = sigmoid(b)` and `decay = exp(factor * softplus(a + bias))`.
+    pub fn convolve_delta(&mut self, layer: usize, delta: &DeltaNetWeights) {
+        let config = self.delta_config(layer);
+        let (n, slices, kernels, team) = (self.tokens.len(), self.slices, self.kernels, self.team);
+        let DeltaNetConfig { n_key_heads, head_dim, taps, .. } = config;
+        let (width, eps) = (config.conv_width(), self.config.norm_eps);
+        let weights = delta.conv.values(self.region);
+        let DeltaBuffers { qkv, strengths, decays, rates, .. } = &mut self.buffers.delta;
+        let made_of = Rates {
+            config,
+            are_together: matches!(delta.rates, DeltaRates::Together(_)),
+            strengths,
+            decays,
+            bias: delta.decay_bias.values(self.region),
+            factor: delta.decay_factor.values(self.region),
+        };
+        let rates = each_row(team, rates, (n, 2 * config.n_value_heads, 2 * config.n_value_heads));
+        let (states, stride) = self.cache.layer_states_mut(layer);
+        let n_states = states.len().div_ceil(stride);
+        let kept = (taps - 1) * head_dim;
+        let heads = Zipped::new(
+            Partition::new(qkv, (n, width, padded(width)), (n.max(1), head_dim)).in_parts(team.size()),
+            Partition::new(states, (n_states, config.conv_state_len(), stride), (n_states, kept)),
+        );
+        team.run_dynamic(&|worker| {
+            let mut by_tap = [0.0; TAPS_MAX * DELTA_DIM_MAX];
+            let by_tap = &mut by_tap[..taps * head_dim];
+            while let Some((mut inputs, mut states)) = heads.next_for(worker) {
+                for (i, weights) in weights[inputs.col0 * taps..][..head_dim * taps].chunks_exact(taps).enumerate() {
+                    weights.iter().enumerate().for_each(|(tap, weight)| by_tap[tap * head_dim + i] = *weight);
+                }
+                // Queries are read with a factor of their own.
+                let length = match inputs.col0 / head_dim {
+                    head if head < n_key_heads => Some((head_dim as f32).sqrt().recip()),
+                    head if head < 2 * n_key_heads => Some(1.0),
+                    _ => None,
+                };
+                each_token(slices, &mut states, |token, history| {
+                    let row = inputs.row(token);
+                    kernels.conv_silu(history, by_tap, row);
+                    if let Some(length) = length {
+                        kernels.l2_norm_in_place(row, eps, length);
+                    }
+                });
+            }
+            while let Some(mut row) = rates.next_for(worker) {
+                made_of.write(row.row0, row.row(0));
+            }
+        });
+    }
+
+    /// The delta rule of every value head; leaves the state of every sequence, and a copy at the ends of pages that are to
+    /// have one.
+    pub fn delta_rule(&mut self, layer: usize) {
+        let config = self.delta_config(layer);
+        let (n, slices, kernels, team) = (self.tokens.len(), self.slices, self.kernels, self.team);
+        let DeltaNetConfig { head_dim, n_value_heads, .. } = config;
+        let (width, qkv_stride) = (config.value_width(), padded(config.conv_width()));
+        let cols = strip_cols(head_dim);
+        let DeltaBuffers { qkv, out, rates, .. } = &mut self.buffers.delta;
+        let (qkv, rates) = (&**qkv, &**rates);
+        let (states, stride) = self.cache.layer_states_mut(layer);
+        let n_states = states.len().div_ceil(stride);
+        let states = &mut states[config.conv_state_len()..];
+        let strips = Zipped::new(
+            Partition::new(out, (n, width, padded(width)), (n.max(1), cols)).in_parts(team.size()),
+            Partition::new(states, (n_states, config.delta_state_len(), stride), (n_states, head_dim * cols)),
+        );
+        team.run_dynamic(&|worker| {
+            while let Some((mut out, mut states)) = strips.next_for(worker) {
+                let (first, head) = (out.col0, out.col0 / head_dim);
+                let key_head = config.key_head(head);
+                each_token(slices, &mut states, |token, state| {
+                    let row = &qkv[token * qkv_stride..];
+                    let (queries, rest) = row.split_at(config.key_width());
+                    let (keys, values) = rest.split_at(config.key_width());
+                    let q = &queries[key_head * head_dim..][..head_dim];
+                    let k = &keys[key_head * head_dim..][..head_dim];
+                    let out = out.row(token);
+                    out.copy_from_slice(&values[first..][..cols]);
+                    let rates = &rates[(token * n_value_heads + head) * 2..][..2];
+                    kernels.delta_step(state, (q, k), out, [rates[0], rates[1]]);
+                });
+            }
+        });
+    }
+
+    /// `silu(z) * RMSNorm(results)`, head by head, into the activation records.
+    pub fn gate_delta(&mut self, layer: usize, delta: &DeltaNetWeights) {
+        let config = self.delta_config(layer);
+        let (n, kernels, team, eps) = (self.tokens.len(), self.kernels, self.team, self.config.norm_eps);
+        let (width, head_dim) = (config.value_width(), config.head_dim);
+        let norm = delta.norm.values(self.region);
+        let Buffers { acts, delta: DeltaBuffers { z, out, .. }, .. } = &mut *self.buffers;
+        let (z, results) = (&**z, &**out);
+        let layout = ActivationLayout::new(width);
+        let weight = &delta.output.weight;
+        // A factor meets values before they become anything else.
+        let format = match weight.factors {
+            Some(_) => ActivationFormat::F32,
+            None => kernels.activation_format(weight.ty, n),
+        };
+        let records = each_row(team, acts.writable(layout, format), (n, layout.bytes(), layout.bytes()));
+        share(team, n, &|worker| {
+            let mut normed = [0.0; DELTA_DIM_MAX];
+            let normed = &mut normed[..head_dim];
+            while let Some(mut block) = records.next_for(worker) {
+                let row = block.row0 * padded(width)..block.row0 * padded(width) + width;
+                let heads = z[row.clone()].chunks_exact(head_dim).zip(results[row].chunks_exact(head_dim));
+                let record = block.row(0);
+                for ((z, result), out) in heads.zip(layout.values_mut(record).chunks_exact_mut(head_dim)) {
+                    kernels.rms_norm(result, norm, eps, normed);
+                    kernels.silu_mul(z, normed, out);
+                }
+                kernels.quantise(layout, format, record);
+            }
+        });
+    }
+}
+
+/// Runs `step` with every token of every slice and its sequence's part of the state, whose rows are those of `states`: at
+/// first what the sequence goes on from, in the end what it has come to, with copies where they are wanted.
+fn each_token(slices: &[SequenceSlice<'_>], states: &mut OutTile<'_, f32>, mut step: impl FnMut(usize, &mut [f32])) {
+    for slice in slices {
+        let state = slice.state as usize;
+        match slice.state_before {
+            NONE => states.row(state).fill(0.0),
+            before if before != slice.state => states.copy_row(before as usize, state),
+            _ => {}
+        }
+        for i in 0..slice.n {
+            step(slice.first + i, states.row(state));
+            let end = slice.position + i + 1;
+            if end.is_multiple_of(PAGE_TOKENS) {
+                match slice.checkpoints.get(end / PAGE_TOKENS - 1) {
+                    None | Some(&NONE) => {}
+                    Some(&checkpoint) => states.copy_row(state, checkpoint as usize),
+                }
+            }
+        }
+    }
+}
+
+/// What strengths and decays are made of.
+struct Rates<'p> {
+    config: DeltaNetConfig,
+    are_together: bool,
+    /// `[n, padded(n_value_heads)]`, or both together, twice as wide.
+    strengths: &'p [f32],
+    decays: &'p [f32],
+    bias: &'p [f32],
+    factor: &'p [f32],
+}
+
+impl Rates<'_> {
+    /// Those of a token, `[n_value_heads, 2]`: decay and strength.
+    fn write(&self, token: usize, out: &mut [f32]) {
+        let n = self.config.n_value_heads;
+        for (head, out) in out.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+            let (strength, decay) = if self.are_together {
+                let group = self.config.group();
+                let row = &self.strengths[token * padded(2 * n)..];
+                let at = head / group * 2 * group + head % group;
+                (row[at], row[at + group])
+            } else {
+                let at = token * padded(n) + head;
+                (self.strengths[at], self.decays[at])
+            };
+            let rate = self.factor[head] * softplus(decay + self.bias[head]);
+            *out = [rate.exp(), sigmoid(strength)];
+        }
+    }
+}
+
+/// `ln(1 + e^x)`; above 20 that is `x`, to the precision of f32.
+fn softplus(x: f32) -> f32 {
+    if x > 20.0 { x } else { x.exp().ln_1p() }
+}
