@@ -8,14 +8,21 @@ mod common;
 use std::path::PathBuf;
 
 use brim::engine::Engine;
-use brim::kernels::{self, KvType, Tile};
+use brim::kernels::{self, Kernels, KvType, Tile};
 use brim::load::header::ModelFiles;
+use brim::model::config::DeltaNetConfig;
 use brim::model::{CachePlan, Model, Sizes};
 use common::engine::with_engine;
 use serde_json::json;
 
 /// Convolutions of three taps, and attention between them.
 const MODEL: &str = "lfm2-f32";
+/// A delta rule in most layers: with value heads that lie by key head and such that do not, and experts.
+const HYBRIDS: [&str; 3] = ["qwen35-f32", "qwen35moe-f32", "qwen3next-f32"];
+
+fn models() -> impl Iterator<Item = &'static str> {
+    [MODEL].into_iter().chain(HYBRIDS)
+}
 const PAGE: usize = 64;
 
 fn golden(name: &str) -> PathBuf {
@@ -50,6 +57,17 @@ fn the_plan_has_a_state_for_every_sequence_and_checkpoints_for_prefixes() {
     assert_eq!(plan.state_bytes, n_conv * (2 * model.config.n_embd * 4).next_multiple_of(64));
     assert_eq!((plan.n_live_states, plan.n_checkpoints), (3, 3 * 4096 / PAGE));
     assert_eq!(plan.states_bytes().unwrap(), ((3 + 3 * 4096 / PAGE) * plan.state_bytes) as u64);
+    // Of a delta rule three rows of its inputs, and a matrix for every value head.
+    for name in HYBRIDS {
+        let files = ModelFiles::open(golden(name)).unwrap();
+        let model = Model::from_tables(&files.metadata(), files.tensors()).unwrap();
+        let of_layer = |delta: &DeltaNetConfig| {
+            let (keys, values, dim) = (delta.n_key_heads, delta.n_value_heads, delta.head_dim);
+            (3 * (2 * keys + values) * dim + values * dim * dim) * 4
+        };
+        let bytes = model.config.delta_nets().map(of_layer).sum::<usize>();
+        assert!(bytes > 0 && CachePlan::new(&model.config, &sizes(3, 4096)).state_bytes == bytes, "{name}");
+    }
     // A model without such layers has none.
     let files = ModelFiles::open(golden("qwen3-f32")).unwrap();
     let model = Model::from_tables(&files.metadata(), files.tensors()).unwrap();
@@ -118,12 +136,12 @@ fn near(got: &[f32], expected: &[f32], what: &str) {
 #[test]
 fn chunks_of_any_length_leave_the_same_state() {
     let tokens = tokens(300);
-    for kernels in kernels::available() {
-        with_engine(&golden(MODEL), kernels, 128, |engine| {
+    for (name, kernels) in models().flat_map(|name| kernels::available().map(move |kernels| (name, kernels))) {
+        with_engine(&golden(name), kernels, 128, |engine| {
             let expected = feed(engine, &tokens, &[300]);
             for chunks in [&[1][..], &[2], &[3, 1], &[63, 65], &[64], &[127, 2, 1]] {
                 engine.rewind(0);
-                near(&feed(engine, &tokens, chunks), &expected, &format!("{kernels:?} {chunks:?}"));
+                near(&feed(engine, &tokens, chunks), &expected, &format!("{name} {kernels:?} {chunks:?}"));
             }
         });
     }
@@ -133,8 +151,14 @@ fn chunks_of_any_length_leave_the_same_state() {
 fn a_sequence_goes_back_to_the_last_end_of_a_page() {
     let kernels = kernels::select(None, None).unwrap();
     let tokens = tokens(300);
-    with_engine(&golden(MODEL), kernels, 128, |engine| {
-        let expected = feed(engine, &tokens, &[300]);
+    for name in models() {
+        goes_back(name, kernels, &tokens);
+    }
+}
+
+fn goes_back(name: &str, kernels: &'static Kernels, tokens: &[u32]) {
+    with_engine(&golden(name), kernels, 128, |engine| {
+        let expected = feed(engine, tokens, &[300]);
         for (position, left) in [(300, 300), (299, 256), (256, 256), (255, 192), (130, 128), (64, 64), (63, 0)] {
             assert_eq!(engine.rewind(position), left, "to {position}");
             if left < tokens.len() {

@@ -163,12 +163,13 @@ pub(super) fn measure(args: &Bench, settings: &Settings) -> Result<Value> {
             }
         }
     }
-    let attention = super::attention::measure(kernels, &pool, (room, &bed.scratch), args.repeat, args.json)?;
+    let attention = super::attention::measure(kernels, &pool, (&mut *room, &bed.scratch), args.repeat, args.json)?;
+    let delta = super::delta::measure(kernels, &pool, room, args.repeat, args.json)?;
     let peaks = all_peaks.spread();
     say(args, &format!("peaks: {peaks}"))?;
     Ok(json!({
         "tier": kernels.tier().name(), "threads": settings.threads(), "page_bytes": settings.page().bytes(),
-        "repetitions": args.repeat, "peaks": peaks.json(), "kernels": rows, "attention": attention,
+        "repetitions": args.repeat, "peaks": peaks.json(), "kernels": rows, "attention": attention, "delta": delta,
     }))
 }
 

@@ -5,6 +5,7 @@
 
 mod attention;
 mod ceilings;
+mod delta;
 mod figures;
 mod kernels;
 mod load;

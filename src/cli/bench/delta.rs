@@ -1,0 +1,111 @@
+//! The delta rule in `bench kernels`: many tokens over states that stay in a cache, as in prefill, and one token over
+//! states that come out of memory and go back to it, as in decode.
+
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use super::super::common::out;
+use super::ceilings::{PeakRounds, ReadRounds, STREAMED_BYTES};
+use super::figures::Spread;
+use crate::bytes;
+use crate::error::Result;
+use crate::kernels::{Kernels, Partition, Team, strip_cols};
+use crate::workers::Workers;
+
+/// Values of a head in published models.
+const HEAD_DIM: usize = 128;
+
+/// Values of a strip of a head's state.
+const STRIP: usize = HEAD_DIM * strip_cols(HEAD_DIM);
+
+/// Tokens that a strip meets in prefill.
+const PREFILL_TOKENS: usize = 512;
+
+/// Seconds for one token of one head, all workers together, by round.
+struct Case {
+    n_tokens: usize,
+    seconds: Vec<f64>,
+}
+
+impl Case {
+    fn is_decode(&self) -> bool {
+        self.n_tokens == 1
+    }
+
+    /// Every strip in `states` meets its tokens.
+    fn measure(&mut self, kernels: &Kernels, pool: &Workers, states: &mut [f32]) {
+        let n_strips = states.len() / STRIP;
+        let unit = [(HEAD_DIM as f32).sqrt().recip(); HEAD_DIM];
+        let strips = Partition::new(states, (n_strips, STRIP, STRIP), (1, STRIP)).in_parts(pool.size());
+        let begun = Instant::now();
+        pool.run_dynamic(&|worker| {
+            while let Some(mut strip) = strips.next_for(worker) {
+                for _ in 0..self.n_tokens {
+                    let mut values = [0.5; strip_cols(HEAD_DIM)];
+                    kernels.delta_step(strip.row(0), (&unit, &unit), &mut values, [0.5, 0.5]);
+                    std::hint::black_box(values);
+                }
+            }
+        });
+        let heads = (n_strips * STRIP / HEAD_DIM) as f64 / HEAD_DIM as f64;
+        self.seconds.push(begun.elapsed().as_secs_f64() / heads / self.n_tokens as f64);
+    }
+}
+
+/// Measures and reports; `room` is overwritten. Decode is left out where `room` is too small to lie beyond the caches.
+pub(super) fn measure(
+    kernels: &'static Kernels,
+    pool: &Workers,
+    room: &mut [u8],
+    repeat: u32,
+    quiet: bool,
+) -> Result<Vec<Value>> {
+    let mut cases = vec![Case { n_tokens: PREFILL_TOKENS, seconds: Vec::new() }];
+    if room.len() >= STREAMED_BYTES {
+        cases.push(Case { n_tokens: 1, seconds: Vec::new() });
+    }
+    room.fill(0);
+    let (mut peaks, mut read) = (PeakRounds::default(), ReadRounds::new(kernels));
+    for _ in 0..repeat {
+        peaks.measure(kernels, pool);
+        if cases.len() > 1 {
+            read.measure(pool, pool.size(), room);
+        }
+        for case in &mut cases {
+            let states: &mut [f32] = bytes::cast_mut(room);
+            let near = 64 * pool.size() * STRIP;
+            let len = if case.is_decode() { states.len() } else { near.min(states.len()) };
+            case.measure(kernels, pool, &mut states[..len]);
+        }
+    }
+    let peaks = peaks.spread();
+    // Both products, and what is added.
+    let gmacs_of_head = (3 * HEAD_DIM * HEAD_DIM) as f64 / 1e9;
+    // Read, and written.
+    let gb_of_head = (2 * 4 * HEAD_DIM * HEAD_DIM) as f64 / 1e9;
+    let report = |case: &Case| {
+        let rates: Vec<f64> = case.seconds.iter().map(|seconds| 1.0 / seconds).collect();
+        let rate = Spread::of(&rates);
+        let name = format!("delta_f32_{}", kernels.tier().name());
+        let (gmacs, gbs) = (gmacs_of_head * rate.median, gb_of_head * rate.median);
+        let of_read = case.is_decode().then(|| gbs / read.best().1.median);
+        if !quiet {
+            let (min, max) = (gmacs_of_head * rate.min, gmacs_of_head * rate.max);
+            let mut line = format!(
+                "{name:28} {:4} tokens, heads of {HEAD_DIM} {gmacs:7.1} GMAC/s ({min:.1}-{max:.1}) {:5.1} % of the f32 peak",
+                case.n_tokens,
+                gmacs / peaks.f32.median * 100.0,
+            );
+            if let Some(share) = of_read {
+                line.push_str(&format!(", {gbs:5.1} GB/s of states, both ways, {:5.1} % of reading", share * 100.0));
+            }
+            out(&line)?;
+        }
+        Ok(json!({
+            "kernel": name, "tokens": case.n_tokens, "head_dim": HEAD_DIM, "gmacs": gmacs,
+            "share_of_peak": gmacs / peaks.f32.median, "state_gbs": gbs, "share_of_read": of_read,
+        }))
+    };
+    cases.iter().map(report).collect()
+}
