@@ -2,8 +2,8 @@
 """Write small random-weight GGUF models: those of tests/golden/models, and larger ones for truth.py.
 
 Each model is wrong about everything but has the structure of a real one: grouped-query attention, both RoPE pairings,
-biases, norms of Q and K, frequency factors, sliding windows, sinks, experts, short convolutions, layers that differ, tied
-and untied outputs, every weight type.
+biases, norms of Q and K, frequency factors, sliding windows, sinks, experts, short convolutions, states that follow a delta
+rule, layers that differ, tied and untied outputs, every weight type.
 Weights are scaled so that attention is peaked and the next-token distribution is far from flat; a small error in a kernel
 then shows in the logits.
 
@@ -27,6 +27,8 @@ SCORE_STD = 2.5  # spread of attention scores: a few keys take most of the weigh
 LOGIT_STD = 3.5  # spread of logits: a few tokens take most of the probability
 ROUTER_STD = 1.5  # spread of the experts' scores: the best has a few times the weight of the next
 TIED_STD = 0.25  # tied embeddings are small, so that a token does not simply predict itself
+TAPS = 4  # of the convolution before a delta rule
+FORGOTTEN = 0.001, 0.7  # of the logarithm of a state with each token, by the slowest and the fastest head
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +69,14 @@ class Spec:
     l_cache: int = 0  # taps of a short convolution
     temperature: float = 0.0  # of attention, beyond the original context
     sections: tuple = ()  # of the rotated values: for positions of several dimensions, which text has not
+    state: int = 0  # width of a head of the delta rule, which most layers have in the place of attention
+    key_heads: int = 0  # of the delta rule, and the multiple of them that are its values
+    value_heads: int = 0
+    interval: int = 4  # the last of so many layers has attention
+    recurrent: tuple = ()  # or this says of each layer whether it has none
+    one_projection: bool = False  # of queries, keys, values and gates of the delta rule, as the first files had it
+    fused_experts: bool = False  # gate and up in one tensor
+    eps: float = 1e-5
     factors_of_products: bool = False  # what published files in NVFP4 have beside each matrix of a layer
     logit_std: float = LOGIT_STD
     golden: bool = True  # kept in tests/golden
@@ -192,6 +202,26 @@ SPECS |= {
 }
 
 
+# Attention with a gate in some layers, a delta rule in the others. In qwen35 and qwen35moe a head of values has the keys of the
+# head that is its number modulo theirs; in qwen3next the heads with the same keys stand side by side.
+SPECS |= {
+    "qwen35-f32": Spec("qwen35", 32, 48, 4, 2, 16, 4, T.F32, base=1e7, rope_dim=8, state=16, key_heads=2, value_heads=6,
+                       tokens=320),
+    # As many heads of values as of keys; an epsilon that is felt; the array is right where the interval is not.
+    "qwen35-nextn-f32": Spec("qwen35", 40, 56, 2, 1, 32, 3, T.F32, tied=False, base=1e7, rope_dim=16, state=32, key_heads=2,
+                             value_heads=2, recurrent=(True, False, True), nextn=1, eps=0.1, tokens=320),
+    "qwen35moe-f32": Spec("qwen35moe", 32, 20, 3, 1, 16, 4, T.F32, tied=False, base=1e7, rope_dim=8, experts=6, used=2,
+                          shared=1, state=16, key_heads=2, value_heads=4, tokens=320),
+    "qwen35moe-fused-f32": Spec("qwen35moe", 32, 12, 2, 2, 32, 2, T.F32, base=1e7, rope_dim=8, experts=5, used=3, shared=2,
+                                state=16, key_heads=1, value_heads=3, interval=2, nextn=1, fused_experts=True, tokens=320),
+    "qwen3next-f32": Spec("qwen3next", 32, 20, 4, 2, 16, 4, T.F32, tied=False, base=1e7, rope_dim=8, experts=5, used=2,
+                          shared=2, state=16, key_heads=2, value_heads=4, tokens=320),
+    "qwen3next-one-f32": Spec("qwen3next", 32, 16, 2, 1, 32, 2, T.F32, tied=False, base=1e7, rope_dim=16, experts=4, used=2,
+                              shared=1, state=16, key_heads=2, value_heads=6, interval=2, one_projection=True,
+                              tokens=320),
+}
+
+
 # One for each type, all of whose matrices have it: as wide as its blocks allow. Many tokens share the probability, so that a
 # distance is the mean over many of them and two equally true engines have much the same. Those of the types that a model
 # above has are not kept.
@@ -216,11 +246,13 @@ SPECS["llama-fused-nvfp4"] = Spec("llama", 128, 128, 4, 2, 32, 1, T.NVFP4, types
 def recipe(kind, spec):
     """Types in the manner of llama.cpp's files of these names."""
     if kind == "q4_k_m":
-        return T.Q4_K, {"output": T.Q6_K, "embd": T.Q6_K if spec.tied else T.Q4_K, "v": T.Q6_K, "down": T.Q6_K}
+        return T.Q4_K, {"output": T.Q6_K, "embd": T.Q6_K if spec.tied else T.Q4_K, "v": T.Q6_K, "down": T.Q6_K,
+                        "qkv.0": T.Q6_K}
     if kind == "iq4_xs":
-        return T.IQ4_XS, {"output": T.Q6_K, "embd": T.Q6_K if spec.tied else T.IQ4_XS, "v": T.Q5_K, "down.0": T.Q5_K}
+        return T.IQ4_XS, {"output": T.Q6_K, "embd": T.Q6_K if spec.tied else T.IQ4_XS, "v": T.Q5_K, "down.0": T.Q5_K,
+                          "qkv": T.Q5_K}
     if kind == "mxfp4":
-        return T.Q8_0, dict.fromkeys(("gate", "up", "down"), T.MXFP4)
+        return T.Q8_0, dict.fromkeys(("gate", "up", "gate_up", "down"), T.MXFP4)
     return T[kind.upper()], {}
 
 
@@ -228,16 +260,20 @@ def quantised(spec, kind):
     """The same at widths that hold whole blocks."""
     default, types = recipe(kind, spec)
     kv = tuple(2 if n else 0 for n in spec.kv) if isinstance(spec.kv, tuple) else 2
+    # Of states and experts each makes more of an error in a layer before it: two layers are enough.
+    layers, interval = (2, 2) if spec.state and spec.experts else (max(2, spec.layers), spec.interval)
     return dataclasses.replace(
-        spec, embd=256, ff=256, heads=4, kv=kv, head_dim=64, layers=max(2, spec.layers), default=default, types=types,
-        rope_dim=32 if spec.rope_dim else 0, window=spec.window and 64, dense_ff=spec.dense_ff and 512, golden=False)
+        spec, embd=256, ff=256, heads=4, kv=kv, head_dim=64, layers=layers, interval=interval, default=default, types=types,
+        rope_dim=32 if spec.rope_dim else 0, window=spec.window and 64, dense_ff=spec.dense_ff and 512, golden=False,
+        state=spec.state and 64, key_heads=spec.state and 2, value_heads=spec.state and 4)
 
 
 for _name in ["llama", "mixtral", "qwen2", "qwen3", "qwen3moe", "minimax-m2", "gpt-oss", "glm4moe", "gemma3", "phi3",
-              "lfm2", "lfm2moe", "mistral3", "smollm3", "seed_oss", "olmo2", "glm4"]:
+              "lfm2", "lfm2moe", "mistral3", "smollm3", "seed_oss", "olmo2", "glm4", "qwen35", "qwen35moe", "qwen3next"]:
     for _kind in ("q8_0", "q4_k_m", "iq4_xs"):
         SPECS[f"{_name}-wide-{_kind}"] = quantised(SPECS[f"{_name}-f32"], _kind)
-SPECS["gpt-oss-wide-mxfp4"] = quantised(SPECS["gpt-oss-f32"], "mxfp4")
+for _name, _spec in {"gpt-oss": "gpt-oss-f32", "qwen35moe": "qwen35moe-fused-f32", "qwen3next": "qwen3next-f32"}.items():
+    SPECS[f"{_name}-wide-mxfp4"] = quantised(SPECS[_spec], "mxfp4")
 
 
 # Layers of the sizes that published models have, a few of them.
@@ -249,6 +285,12 @@ SPECS |= {name: dataclasses.replace(spec, golden=False, large=True) for name, sp
                               shared=1, dense=1, dense_ff=10944, rope_dim=64, scale=1.0),
     "minimax-m2-shape": Spec("minimax-m2", 3072, 1536, 48, 8, 128, 2, T.Q8_0, tied=False, base=5e6, experts=12, used=8,
                              rope_dim=64),
+    "qwen3.5-4b-shape": Spec("qwen35", 2560, 9216, 16, 4, 256, 4, T.Q8_0, base=1e7, rope_dim=64, state=128, key_heads=16,
+                             value_heads=32),
+    "qwen3.6-35b-shape": Spec("qwen35moe", 2048, 512, 16, 2, 256, 4, T.Q8_0, tied=False, base=1e7, experts=16, used=8,
+                              shared=1, rope_dim=64, state=128, key_heads=16, value_heads=32),
+    "qwen3-next-80b-shape": Spec("qwen3next", 2048, 512, 16, 2, 256, 4, T.Q8_0, tied=False, base=1e7, experts=16, used=10,
+                                 shared=1, rope_dim=64, state=128, key_heads=16, value_heads=32),
     "phi3-mini-shape": Spec("phi3", 3072, 8192, 32, 32, 96, 2, T.Q8_0, tied=False),
 }.items()}
 
@@ -377,8 +419,27 @@ def of_layer(number, layer):
     return number[min(layer, len(number) - 1)] if isinstance(number, tuple) else number
 
 
+def recurrent(s, layer):
+    """Whether `layer` has a delta rule in the place of attention."""
+    if not s.state or layer >= s.layers:
+        return False
+    return s.recurrent[layer] if s.recurrent else (layer + 1) % s.interval != 0
+
+
 def header(w, s):
     """What only some architectures have."""
+    if s.state:
+        w.add_ssm_conv_kernel(TAPS)
+        w.add_ssm_state_size(s.state)
+        w.add_ssm_group_count(s.key_heads)
+        w.add_ssm_time_step_rank(s.value_heads)
+        w.add_ssm_inner_size(s.value_heads * s.state)
+        w.add_full_attention_interval(s.interval)
+    if s.recurrent:
+        w.add_array(f"{s.arch}.attention.recurrent_layers", [recurrent(s, i) for i in range(s.layers + s.nextn)])
+    if s.arch.startswith("qwen35"):
+        # Interleaved, and all of the pairs: 11, 11 and 10 of 32.
+        w.add_rope_dimension_sections([(s.rope_dim // 2 + 2 - i) // 3 for i in range(3)] + [0])
     if s.l_cache:
         w.add_shortconv_l_cache(s.l_cache)
     if s.temperature:
@@ -418,12 +479,15 @@ def write(name, path, seed):
     w.add_context_length(512)
     w.add_embedding_length(s.embd)
     per_layer = lambda n: [n] * (s.layers + s.nextn) if s.arrays and isinstance(n, int) else n
-    w.add_feed_forward_length(per_layer(s.dense_ff or (s.ff * max(1, s.used) if s.arch == "qwen3moe" else s.ff)))
+    if s.arch != "qwen35moe":
+        w.add_feed_forward_length(per_layer(s.dense_ff or (s.ff * max(1, s.used) if s.arch == "qwen3moe" else s.ff)))
     if s.experts:
         w.add_expert_count(s.experts)
         w.add_expert_used_count(s.used)
         if s.arch != "llama":
             w.add_expert_feed_forward_length(s.ff)
+        if s.state:
+            w.add_expert_shared_feed_forward_length(s.shared * s.ff)
     header(w, s)
     w.add_head_count(per_layer(s.heads))
     w.add_head_count_kv(per_layer(s.kv))
@@ -431,10 +495,10 @@ def write(name, path, seed):
     w.add_value_length(s.head_dim)
     w.add_rope_dimension_count(s.rope_dim or s.head_dim)
     w.add_rope_freq_base(s.base)
-    w.add_layer_norm_rms_eps(1e-5)
+    w.add_layer_norm_rms_eps(s.eps)
     tokens, kinds, merges = vocabulary(s.merges)
     w.add_tokenizer_model("gpt2")
-    w.add_tokenizer_pre("qwen2" if s.arch.startswith("qwen") else "llama-bpe")
+    w.add_tokenizer_pre("qwen35" if s.arch.startswith("qwen35") else "qwen2" if s.arch.startswith("qwen") else "llama-bpe")
     w.add_token_list(tokens)
     w.add_token_types(kinds)
     w.add_token_merges(merges)
@@ -477,8 +541,11 @@ def write(name, path, seed):
         w.add_tensor(b + "ffn_gate_inp.weight", router.astype(np.float32))
         # Wide enough that what gpt-oss clamps is clamped.
         wide, narrow = (4.0, 1 / 8) if s.arch == "gpt-oss" else (1.5, 1.0)
-        put_stack(b + "ffn_gate", "gate", i, s.ff, s.embd, wide * unit)
-        put_stack(b + "ffn_up", "up", i, s.ff, s.embd, wide * unit)
+        if s.fused_experts:
+            put_stack(b + "ffn_gate_up", "gate_up", i, 2 * s.ff, s.embd, wide * unit)
+        else:
+            put_stack(b + "ffn_gate", "gate", i, s.ff, s.embd, wide * unit)
+            put_stack(b + "ffn_up", "up", i, s.ff, s.embd, wide * unit)
         put_stack(b + "ffn_down", "down", i, s.embd, s.ff, narrow * s.ff ** -0.5)
         if s.arch in ("minimax-m2", "glm4moe", "lfm2moe"):
             vector(b + "exp_probs_b.bias", s.experts, 0.3)
@@ -489,6 +556,8 @@ def write(name, path, seed):
             vector(b + "ffn_down_exps.bias", (s.experts, s.embd), 0.2)
         if s.shared:
             put_ffn(b, i, "_shexp", s.shared * s.ff)
+        if s.state:
+            vector(b + "ffn_gate_inp_shexp.weight", s.embd, 1.5 * unit)
 
     def put_attention(b, i):
         heads, kv = of_layer(s.heads, i), of_layer(s.kv, i)
@@ -497,7 +566,8 @@ def write(name, path, seed):
         if s.arch in ("phi3", "openelm") or s.fused:
             put(b + "attn_qkv", "v", i, wide + 2 * narrow, s.embd, unit * sharp)
         else:
-            put(b + "attn_q", "q", i, wide, s.embd, unit if normed else unit * sharp)
+            # Rows of a head and of its gate in turn.
+            put(b + "attn_q", "q", i, 2 * wide if s.state else wide, s.embd, unit if normed else unit * sharp)
             put(b + "attn_k", "k", i, narrow, s.embd, unit if normed else unit * sharp)
             put(b + "attn_v", "v", i, narrow, s.embd, unit)
         for name, n in (("qkv", wide + 2 * narrow), ("q", wide), ("k", narrow), ("v", narrow)):
@@ -506,7 +576,7 @@ def write(name, path, seed):
         if normed:
             norm(b + "attn_q_norm", s.head_dim if per_head else wide, sharp)
             norm(b + "attn_k_norm", s.head_dim if per_head else narrow, sharp)
-        put(b + "attn_output", "o", i, s.embd, wide, wide ** -0.5)
+        put(b + "attn_output", "o", i, s.embd, wide, (2 if s.state else 1) * wide ** -0.5)
         if "output" in has:
             vector(b + "attn_output.bias", s.embd, 0.2)
         if s.arch == "gpt-oss":
@@ -517,6 +587,27 @@ def write(name, path, seed):
         # What lies further back counts as much: none of the taps is lost in rounding.
         w.add_tensor(b + "shortconv.conv.weight", (rng.standard_normal((s.embd, s.l_cache))).astype(np.float32))
         put(b + "shortconv.out_proj", "out", i, s.embd, s.embd, unit)
+
+    def put_delta_rule(b, i):
+        keys, values = s.key_heads * s.state, s.value_heads * s.state
+        if s.one_projection:
+            put(b + "ssm_in", "qkv", i, 2 * keys + 2 * values, s.embd, unit)
+        else:
+            put(b + "attn_qkv", "qkv", i, 2 * keys + values, s.embd, unit)
+            put(b + "attn_gate", "z", i, values, s.embd, unit)
+        vector(b + "ssm_conv1d.weight", (2 * keys + values, TAPS), 0.6)
+        if s.arch == "qwen3next":
+            put(b + "ssm_ba", "ba", i, 2 * s.value_heads, s.embd, unit)
+        else:
+            put(b + "ssm_beta", "beta", i, s.value_heads, s.embd, unit)
+            put(b + "ssm_alpha", "alpha", i, s.value_heads, s.embd, unit)
+        forgotten = rng.permutation(np.geomspace(*FORGOTTEN, s.value_heads))
+        a = rng.uniform(0.3, 4.0, s.value_heads)
+        w.add_tensor(b + "ssm_a", (-a).astype(np.float32))
+        w.add_tensor(b + "ssm_dt.bias", np.log(np.expm1(forgotten / a)).astype(np.float32))
+        # What is read of a state is so small that a large epsilon takes most of it.
+        norm(b + "ssm_norm", s.state, (1 + 200 * s.eps) ** 0.5)
+        put(b + "ssm_out", "out", i, s.embd, values, values ** -0.5)
 
     unit = s.embd ** -0.5
     per_head = s.arch.startswith("qwen3") or s.arch in ("gemma3", "lfm2", "lfm2moe", "openelm") or s.qk_norm
@@ -541,7 +632,9 @@ def write(name, path, seed):
         heads, kv, ff = of_layer(s.heads, i), of_layer(s.kv, i), of_layer(s.ff, i)
         if s.arch != "olmo2" and heads:
             norm(b + "attn_norm", s.embd, 1.0)
-        if kv:
+        if recurrent(s, i):
+            put_delta_rule(b, i)
+        elif kv:
             put_attention(b, i)
         elif s.l_cache:
             put_convolution(b, i)
@@ -551,7 +644,8 @@ def write(name, path, seed):
             norm(b + "post_attention_norm", s.embd, 1.0)
             norm(b + "post_ffw_norm", s.embd, 1.0)
         if s.arch != "olmo2" and ff:
-            norm(b + ("post_attention_norm" if s.arch in ("gpt-oss", "glm4moe", "seed_oss") else "ffn_norm"), s.embd, 1.0)
+            late = s.state or s.arch in ("gpt-oss", "glm4moe", "seed_oss")
+            norm(b + ("post_attention_norm" if late else "ffn_norm"), s.embd, 1.0)
         if s.arch in ("phi3", "glm4"):
             put(b + "ffn_up", "up", i, 2 * ff, s.embd, 1.5 * unit)
             put(b + "ffn_down", "down", i, s.embd, ff, ff ** -0.5)
