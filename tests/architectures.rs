@@ -147,6 +147,7 @@ fn layers_that_predict_ahead_are_left_out_in_every_architecture() {
 
 /// Element types of arrays.
 const U32: u32 = 4;
+const I32: u32 = 5;
 const BOOL: u32 = 7;
 
 fn words(numbers: &[u32]) -> Vec<u8> {
@@ -262,6 +263,12 @@ fn a_hybrid_may_list_its_recurrent_layers_and_has_sizes_that_fit() {
     refused(short, &["attention.recurrent_layers", "an array of 3 elements"]);
     refused(hybrid("qwen35", &[("attention.recurrent_layers", 1)]), &["recurrent_layers", "not an array"]);
     let is_refused = |key: &str, value: u32, parts: &[&str]| refused(hybrid("qwen35", &[(key, value)]), parts);
+    let sections = |of: [u32; 4]| {
+        hybrid("qwen35", &[("rope.dimension_count", 8)]).array("qwen35.rope.dimension_sections", I32, 4, &words(&of))
+    };
+    config(sections([2, 1, 1, 0])).unwrap();
+    refused(sections([1, 1, 1, 0]), &["rope.dimension_sections` = [1, 1, 1, 0] for 4 pairs"]);
+    refused(sections([2, 1, 1, 1]), &["dimension_sections"]);
     is_refused("ssm.state_size", 24, &["ssm.state_size is 24", "a multiple of 16"]);
     is_refused("ssm.state_size", 272, &["ssm.state_size is 272", "1 to 256"]);
     is_refused("ssm.time_step_rank", 5, &["ssm.time_step_rank is 5", "a multiple of ssm.group_count, 2"]);

@@ -431,6 +431,18 @@ impl<'m, 'a> Header<'m, 'a> {
         Ok(DeltaNetConfig { n_key_heads, n_value_heads, head_dim, order, taps })
     }
 
+    /// Refuses sections of the rotated pairs, in turn of time, height and width, that leave out a pair: it would not be
+    /// rotated. Where none is left out, text, whose three positions are the same, is rotated as if there were none.
+    pub(super) fn check_interleaved_sections(&self, n_pairs: usize) -> Result<(), ModelError> {
+        let suffix = "rope.dimension_sections";
+        let sections: Vec<i32> = self.meta.i32s(&self.key(suffix))?.into_iter().flat_map(|n| n.iter()).collect();
+        let covers = |pair: usize| sections.get(pair % 3).is_some_and(|&n| (pair as i64) < 3 * i64::from(n));
+        match (0..n_pairs).all(covers) || sections.iter().all(|&n| n == 0) {
+            true => Ok(()),
+            false => self.unsupported(suffix, format!("{sections:?} for {n_pairs} pairs")),
+        }
+    }
+
     /// Which layers are recurrent: as the file lists them, or all but every so many.
     pub(super) fn recurrent_layers(&self, usual_interval: usize) -> Result<Vec<bool>, ModelError> {
         let interval = self.optional("full_attention_interval", usual_interval, LAYERS_MAX)?;

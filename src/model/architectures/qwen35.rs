@@ -16,7 +16,9 @@ pub(super) const ARCHITECTURE: Architecture = Architecture { config, tensors, ..
 const ATTENTION_INTERVAL: usize = 4;
 
 fn config(header: &Header<'_, '_>) -> Result<Config, ModelError> {
-    hybrid(header, HeadOrder::Repeated)
+    let config = hybrid(header, HeadOrder::Repeated)?;
+    header.check_interleaved_sections(config.ropes[0].dim / 2)?;
+    Ok(config)
 }
 
 /// A decoder, some of whose layers have a delta rule and the others gated attention.

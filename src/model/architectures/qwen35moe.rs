@@ -13,7 +13,9 @@ pub(super) const ARCHITECTURE: Architecture =
     Architecture { config, tensors, ..Architecture::new("qwen35moe", qwen35::layer) };
 
 fn config(header: &Header<'_, '_>) -> Result<Config, ModelError> {
-    with_experts(header, HeadOrder::Repeated)
+    let config = with_experts(header, HeadOrder::Repeated)?;
+    header.check_interleaved_sections(config.ropes[0].dim / 2)?;
+    Ok(config)
 }
 
 /// The hybrid of `qwen35` with experts in every layer.
