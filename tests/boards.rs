@@ -71,6 +71,7 @@ fn made_of(board: &str) -> String {
     let workload = Workload {
         // Beyond the batch, so that it is seen.
         ctx_least: 4096,
+        checkpoints: serve.checkpoints.map(|checkpoints| checkpoints as usize),
         serving: Some(Serving::new(serve.slots, serve.kv_tokens)),
         ..Workload::default()
     };
@@ -127,9 +128,13 @@ fn what_is_shown_as_a_default_is_what_the_code_does_without_it() {
     }
     assert!(checked > 30, "only {checked} defaults were found");
     // It sees a wrong one.
-    for wrong in
-        ["[tile]\ntokens = 64", "[serve]\nslots = 5", "[memory]\nnuma = \"local\"", "[model]\nkv_type = \"q8_0\""]
-    {
+    for wrong in [
+        "[tile]\ntokens = 64",
+        "[serve]\nslots = 5",
+        "[serve]\ncheckpoints = 0",
+        "[memory]\nnuma = \"local\"",
+        "[model]\nkv_type = \"q8_0\"",
+    ] {
         assert_ne!(made_of(wrong), without, "{wrong}");
     }
 }

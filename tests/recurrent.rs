@@ -11,7 +11,7 @@ use brim::engine::Engine;
 use brim::kernels::{self, Kernels, KvType, Tile};
 use brim::load::header::ModelFiles;
 use brim::model::config::DeltaNetConfig;
-use brim::model::{CachePlan, Model, Sizes};
+use brim::model::{CachePlan, Config, Model, Sizes};
 use common::engine::with_engine;
 use serde_json::json;
 
@@ -40,6 +40,7 @@ fn sizes(sequences: usize, ctx: usize) -> Sizes {
         ctx,
         sequences,
         kv_tokens: sequences * ctx,
+        checkpoints: None,
         kv_type: KvType::F16,
         workers: 1,
         tile: Tile::default(),
@@ -73,6 +74,60 @@ fn the_plan_has_a_state_for_every_sequence_and_checkpoints_for_prefixes() {
     let model = Model::from_tables(&files.metadata(), files.tensors()).unwrap();
     let plan = CachePlan::new(&model.config, &sizes(3, 4096));
     assert_eq!((plan.n_states(), plan.states_bytes()), (0, Some(0)));
+}
+
+#[test]
+fn checkpoints_are_as_many_as_asked_for_at_most_one_for_each_page() {
+    let files = ModelFiles::open(golden(MODEL)).unwrap();
+    let mut config = Model::from_tables(&files.metadata(), files.tensors()).unwrap().config;
+    let n_pages = 3 * 4096 / PAGE;
+    let plan = |config: &Config, checkpoints| CachePlan::new(config, &Sizes { checkpoints, ..sizes(3, 4096) });
+    for (asked, kept) in [(0, 0), (7, 7), (n_pages, n_pages), (n_pages + 1, n_pages)] {
+        let plan = plan(&config, Some(asked));
+        assert_eq!((plan.n_checkpoints, plan.has_checkpoint_for_every_page()), (kept, kept == n_pages));
+        assert_eq!(plan.states_bytes().unwrap(), ((3 + kept) * plan.state_bytes) as u64);
+    }
+    // Of states that are large beside the pages there are 4 for each of three sequences and 4 more.
+    config.n_embd <<= 20;
+    assert_eq!(plan(&config, None).n_checkpoints, 16);
+    let short = Sizes { ctx: 512, kv_tokens: 512, ..sizes(3, 4096) };
+    assert_eq!(CachePlan::new(&config, &short).n_checkpoints, 8, "never more than pages");
+}
+
+#[test]
+fn options_say_how_many_checkpoints_there_are() {
+    let (model, of_another) = (cli::golden(MODEL), cli::golden("qwen3-f32"));
+    let words = ["plan", "--json", "--ctx", "4096", "--slots", "3"];
+    let dir = cli::Dir::new("checkpoints");
+    let board = dir.file("board.toml", "[serve]\ncheckpoints = 9\n");
+    let plan = |more: &[&str], env: Option<&str>| -> cli::Ran {
+        let mut command = cli::brim(&[&words[..], more].concat());
+        command.envs(env.map(|value| ("BRIM_CHECKPOINTS", value)));
+        command.output().unwrap().into()
+    };
+    let count = |ran: cli::Ran| ran.json()["states"]["checkpoints"].as_u64();
+    assert_eq!(count(plan(&["-m", &model, "--checkpoints", "5"], Some("7"))), Some(5));
+    assert_eq!(count(plan(&["-m", &model, "--board", &board], Some("7"))), Some(7));
+    let of_board = plan(&["-m", &model, "--board", &board], None);
+    assert!(of_board.stderr.is_empty(), "{of_board:?}");
+    assert_eq!(count(of_board), Some(9));
+    assert_eq!(count(plan(&["-m", &model, "--checkpoints", "0"], None)), Some(0));
+    let most = plan(&["-m", &model, "--checkpoints", "193"], None);
+    assert!(most.stderr.contains("193 checkpoints are asked for, and the KV cache has 192 pages"), "{most:?}");
+    assert_eq!(count(most), Some(192));
+    // What cannot be obeyed is said, and is no reason to stop.
+    let without = plan(&["-m", &of_another, "--checkpoints", "5"], None);
+    assert!(without.stderr.contains("checkpoints = 5 changes nothing: this model has no recurrent"), "{without:?}");
+    assert_eq!(count(without), None);
+    plan(&["-m", &model, "--checkpoints", "-1"], None).fails(2, &["--checkpoints"]);
+    plan(&["-m", &model], Some("few")).fails(2, &["BRIM_CHECKPOINTS=few"]);
+    // The context that fits is found with them: each is counted, in a region with the states of slots.
+    let fit = plan(&["-m", &model, "--checkpoints", "5"], None).json();
+    let each = fit["states"]["bytes_each"].as_u64().unwrap();
+    let region = fit["regions"].as_array().unwrap().iter().find(|region| region["name"] == "states").unwrap();
+    assert_eq!(region["bytes"].as_u64(), Some((3 + 5) * each));
+    let run = |n: &str| cli::run(&["run", "-m", &model, "--raw", "-p", "a b c", "-n", "4", "--checkpoints", n]).good();
+    assert_eq!(run("0"), run("4"));
 }
 
 #[test]

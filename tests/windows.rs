@@ -28,8 +28,8 @@ fn the_cache_keeps_the_window_and_a_pass_of_layers_that_have_one() {
     assert_eq!([0, 1, 2].map(|layer| model.config.window_of(layer)), [32, usize::MAX, 32]);
     let bytes = |sequences, n_batch, ctx, kv_type| {
         let tile = Tile::default();
-        let sizes =
-            Sizes { n_batch, n_logits: 1, ctx, sequences, kv_tokens: sequences * ctx, kv_type, workers: 1, tile };
+        let (kv_tokens, checkpoints) = (sequences * ctx, None);
+        let sizes = Sizes { n_batch, n_logits: 1, ctx, sequences, kv_tokens, checkpoints, kv_type, workers: 1, tile };
         CachePlan::new(&model.config, &sizes).pages_bytes().unwrap()
     };
     let position = 2 * 2 * 16 * 2;

@@ -292,6 +292,8 @@ pub struct ServeSection {
     pub slots: Option<u32>,
     /// Tokens that the KV cache holds for all of them together.
     pub kv_tokens: Option<u32>,
+    /// Checkpoints of recurrent states.
+    pub checkpoints: Option<u32>,
     /// File with the API keys, one a line.
     pub keys_file: Option<String>,
     /// The origin whose pages may talk to the server, or `*`.
@@ -375,6 +377,7 @@ impl Board {
             ("model.ctx", self.model.ctx.and_then(tokens), 1, 1 << 24),
             ("serve.slots", self.serve.slots, 1, 64),
             ("serve.kv_tokens", self.serve.kv_tokens, 1, 1 << 30),
+            ("serve.checkpoints", self.serve.checkpoints, 0, 1 << 24),
             ("serve.cache_mib", self.serve.cache_mib, 1, 1 << 20),
             ("serve.limits.connections", limits.connections, 1, 1 << 12),
             ("serve.limits.header_kib", limits.header_kib, 1, 256),
@@ -457,6 +460,7 @@ mod tests {
             ("[model]\nctx = -1", "line 2: invalid value"),
             ("[model]\nctx = 0", "model.ctx is 0"),
             ("[serve]\nslots = 65", "serve.slots is 65; it must be 1 to 64"),
+            ("[serve]\ncheckpoints = 16777217", "serve.checkpoints is 16777217; it must be 0 to 16777216"),
             ("[serve.limits]\nx = 4", "unknown key `x`"),
             ("[serve]\nlimits = { idle_s = 0 }", "serve.limits.idle_s is 0"),
         ] {

@@ -38,13 +38,15 @@ pub struct Workload {
     pub ctx_default: Option<usize>,
     /// Tokens of context that there must be, whatever the settings say.
     pub ctx_least: usize,
+    /// Checkpoints of recurrent states; `None`: as many as [`CachePlan`] makes by itself.
+    pub checkpoints: Option<usize>,
     /// Many sequences at once, for a [`Scheduler`](crate::engine::Scheduler); `None`: one.
     pub serving: Option<Serving>,
 }
 
 impl Default for Workload {
     fn default() -> Self {
-        Workload { n_logits: 1, ctx_default: None, ctx_least: 0, serving: None }
+        Workload { n_logits: 1, ctx_default: None, ctx_least: 0, checkpoints: None, serving: None }
     }
 }
 
@@ -102,7 +104,25 @@ impl<'s> Headers<'s> {
             return Err(Error::usage(format!("--ctx {ctx}: needs 1 to {CTX_MAX} tokens")));
         }
         let (sizes, plan) = self.regions(workload, ctx, kv_type)?;
+        self.warn_of_checkpoints(&sizes);
         Ok(Planned { sizes, plan, is_serving: workload.serving.is_some(), headers: self })
+    }
+
+    /// Says where there are not as many checkpoints as were asked for.
+    fn warn_of_checkpoints(&self, sizes: &Sizes) {
+        let (cache, name) = (CachePlan::new(&self.model.config, sizes), self.files.name());
+        match sizes.checkpoints {
+            Some(asked) if !cache.has_states() => log::warn!(
+                "{name}: checkpoints = {asked} changes nothing: this model has no recurrent layers, whose states they are \
+                 copies of; leave it out"
+            ),
+            Some(asked) if asked > cache.n_checkpoints => log::warn!(
+                "{name}: {asked} checkpoints are asked for, and the KV cache has {n} pages, each of which can have one: \
+                 there are {n} checkpoints",
+                n = cache.n_checkpoints
+            ),
+            _ => {}
+        }
     }
 
     /// Tokens of context, and the type of the KV cache.
@@ -185,6 +205,7 @@ impl<'s> Headers<'s> {
             ctx,
             sequences: 1,
             kv_tokens: ctx,
+            checkpoints: workload.checkpoints,
             kv_type,
             workers: settings.threads(),
             tile: settings.tile(),

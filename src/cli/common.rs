@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Write};
 use log::LevelFilter;
 
 use crate::error::{Error, Exit, Result};
-use crate::settings::{Overrides, Settings};
+use crate::settings::{Overrides, Settings, env_or};
 use crate::sys;
 
 /// The settings of a command that says as much as `usual` on stderr, and one level more with `-v`. Nothing else sets how
@@ -14,6 +14,12 @@ pub(super) fn resolve(overrides: &Overrides, usual: LevelFilter) -> Result<Setti
     let settings = Settings::resolve(overrides)?;
     log::set_max_level(if settings.verbose { usual.increment_severity() } else { usual });
     Ok(settings)
+}
+
+/// How many checkpoints there are to be, if anybody says so: the flag, else the environment, else the board.
+pub(super) fn checkpoints(flag: Option<u32>, settings: &Settings) -> Result<Option<usize>> {
+    let checkpoints = env_or(flag, "BRIM_CHECKPOINTS")?.or(settings.board.serve.checkpoints);
+    Ok(checkpoints.map(|checkpoints| checkpoints as usize))
 }
 
 /// Prints a result and a line break to stdout.

@@ -6,7 +6,7 @@ use log::LevelFilter;
 use serde_json::{Value, json};
 
 use super::args::Plan as PlanArgs;
-use super::common::{out, resolve};
+use super::common::{checkpoints, out, resolve};
 #[cfg(feature = "serve")]
 use crate::boot::MappedPlan;
 use crate::boot::{Headers, Planned, Serving, Workload};
@@ -107,6 +107,7 @@ pub fn execute(args: &PlanArgs) -> Result<()> {
         (None, None) => Workload::default(),
         _ => Serving::new(slots, kv_tokens).into(),
     };
+    let workload = Workload { checkpoints: checkpoints(args.checkpoints, &settings)?, ..workload };
     PlanReport::of(&Headers::read(&settings)?.plan(&workload)?).print(args.json)
 }
 
@@ -296,6 +297,7 @@ impl PlanReport {
     fn write_details(&self, f: &mut String) -> std::fmt::Result {
         let mut details = runs(&self.details);
         if let Some(States { bytes, slots, checkpoints }) = self.states {
+            details.push(("state, each".to_owned(), bytes));
             details.push((format!("states of slots: {slots}"), slots * bytes));
             details.push((format!("checkpoints: {checkpoints}"), checkpoints * bytes));
         }
@@ -457,7 +459,11 @@ mod tests {
         assert!(!report.table().contains("states") && report.json().get("states").is_none());
         report.states = Some(States { bytes: 3 << 10, slots: 2, checkpoints: 100 });
         let table = report.table();
-        for part in ["  states of slots: 2           6.0 KiB\n", "  checkpoints: 100           300.0 KiB\n"] {
+        for part in [
+            "  state, each                  3.0 KiB\n",
+            "  states of slots: 2           6.0 KiB\n",
+            "  checkpoints: 100           300.0 KiB\n",
+        ] {
             assert!(table.contains(part), "{part:?} not in\n{table}");
         }
         let states = json!({"bytes_each": 3072, "slots": 2, "slots_bytes": 6144, "checkpoints": 100,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use log::LevelFilter;
 
 use super::args::Run;
-use super::common::{note, put, resolve};
+use super::common::{checkpoints, note, put, resolve};
 use crate::boot::{Foundations, Headers, Workload};
 use crate::chat::{self, Message, Prompt, Renderer, Role, Time};
 use crate::engine::Engine;
@@ -42,7 +42,8 @@ pub fn execute(args: &Run) -> Result<()> {
         ));
     }
     let n_predict = env_or(args.n_predict, "BRIM_N_PREDICT")?.map_or(usize::MAX, |n| n as usize);
-    let planned = Headers::read(&settings)?.plan(&Workload::default())?;
+    let workload = Workload { checkpoints: checkpoints(args.checkpoints, &settings)?, ..Workload::default() };
+    let planned = Headers::read(&settings)?.plan(&workload)?;
     let metadata = planned.headers.files.metadata();
     let template = zygote.map(|zygote| template(&metadata, chosen.as_deref(), &settings, zygote));
     let template = template.transpose()?.flatten();

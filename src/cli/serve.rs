@@ -6,11 +6,11 @@ use std::sync::Arc;
 use log::LevelFilter;
 
 use super::args::Serve;
-use super::common::{announce, resolve};
+use super::common::{announce, checkpoints, resolve};
 use super::plan::PlanReport;
 use super::prompt_cache::PromptCache;
 use super::run;
-use crate::boot::{Foundations, Headers, Running, Serving};
+use crate::boot::{Foundations, Headers, Running, Serving, Workload};
 use crate::chat::Renderer;
 use crate::engine::Scheduler;
 use crate::error::Result;
@@ -47,7 +47,8 @@ pub fn execute(args: &Serve) -> Result<()> {
     let listeners = listen::open(&config.listen)?;
     let slots = env_or(args.slots, "BRIM_SLOTS")?.or(board.slots);
     let serving = Serving::new(slots, env_or(args.kv_tokens, "BRIM_KV_TOKENS")?.or(board.kv_tokens));
-    let planned = Headers::read(&settings)?.plan(&serving.into())?;
+    let workload = Workload { checkpoints: checkpoints(args.checkpoints, &settings)?, ..serving.into() };
+    let planned = Headers::read(&settings)?.plan(&workload)?;
     let chosen = env_or(args.chat_template.clone(), "BRIM_CHAT_TEMPLATE")?;
     let template = run::template(&planned.headers.files.metadata(), chosen.as_deref(), &settings, zygote.clone())?;
     match template.as_ref().map_or(Ok(()), Renderer::check) {

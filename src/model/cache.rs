@@ -26,6 +26,10 @@ pub const FULL: usize = 0;
 /// States start on a cache line.
 const STATE_ALIGN: usize = 64;
 
+/// Fewest checkpoints for each sequence, and for one more, where nobody says how many: a sequence goes on after its system
+/// prompt, its last prompt or its last answer, and one is left for what other sequences have in common.
+const CHECKPOINTS_LEAST: usize = 4;
+
 /// How a layer keeps keys and values: a page is `[n_kv_heads]{K, V}`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KvLayout {
@@ -142,17 +146,28 @@ impl CachePlan {
         });
         let layers = layers.collect();
         let mut plan = CachePlan { layers, pools, state_bytes, n_live_states: sizes.sequences, n_checkpoints: 0 };
-        plan.n_checkpoints = plan.checkpoints();
+        plan.n_checkpoints = plan.checkpoints(sizes.checkpoints);
         plan
     }
 
-    /// A checkpoint for every page, as long as they take no more than the pages do; one for each sequence at least.
-    fn checkpoints(&self) -> usize {
+    /// As many checkpoints as are asked for; else one for every page, as long as they take no more than the pages do, and
+    /// [`CHECKPOINTS_LEAST`] for each sequence. More than pages would never be used.
+    fn checkpoints(&self, asked: Option<usize>) -> usize {
         if self.state_bytes == 0 {
             return 0;
         }
-        let affordable = (self.page_bytes(FULL) as u128 * self.pools[FULL].n_pages as u128) / self.state_bytes as u128;
-        self.pools[FULL].n_pages.min((affordable as usize).max(self.n_live_states))
+        let n_pages = self.pools[FULL].n_pages;
+        let by_itself = || {
+            let affordable = (self.page_bytes(FULL) as u128 * n_pages as u128) / self.state_bytes as u128;
+            let least = CHECKPOINTS_LEAST * (self.n_live_states + 1);
+            usize::try_from(affordable).unwrap_or(usize::MAX).max(least)
+        };
+        n_pages.min(asked.unwrap_or_else(by_itself))
+    }
+
+    /// Whether there are so many checkpoints that every page can have one.
+    pub fn has_checkpoint_for_every_page(&self) -> bool {
+        self.n_checkpoints == self.pools[FULL].n_pages
     }
 
     /// The layers of a pool.

@@ -23,6 +23,9 @@ pub struct Sizes {
     pub sequences: usize,
     /// Positions that the KV cache holds, of all sequences together; rounded up to whole pages.
     pub kv_tokens: usize,
+    /// Checkpoints of recurrent states, at most one for each page; `None`: as many as the
+    /// plan makes by itself.
+    pub checkpoints: Option<usize>,
     /// How K and V are kept.
     pub kv_type: KvType,
     /// Workers of the team.

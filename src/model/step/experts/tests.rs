@@ -331,6 +331,7 @@ fn run(
         ctx: 16,
         sequences: 1,
         kv_tokens: 16,
+        checkpoints: None,
         kv_type: KvType::F16,
         workers: team.size(),
         tile,
