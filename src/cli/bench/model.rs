@@ -155,8 +155,9 @@ pub(super) fn measure(args: &Bench, settings: &Settings) -> Result<Value> {
         figures.read.measure(running.workers, settings.threads(), data);
         figures.peaks.measure(kernels, running.workers);
         for (i, (&n, rounds)) in prompts.iter().zip(&mut figures.prefill).enumerate() {
-            if engine.rewind(depth) < depth {
-                engine.feed(&random_tokens(depth, n_vocab, 3))?;
+            let left = engine.rewind(depth);
+            if left < depth {
+                engine.feed(&random_tokens(depth, n_vocab, 3)[left..])?;
             }
             let prompt = random_tokens(n, n_vocab, u64::from(round));
             feed(&mut engine, &prompt, n.max(1), rounds)?;
