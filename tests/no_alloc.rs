@@ -18,7 +18,7 @@ use brim::model::Embedding;
 use brim::sampling::SamplingParams;
 use brim::settings::{HeldWeights, Overrides, Settings};
 use brim::sys::alloc;
-use common::engine::{for_drafts, for_scheduler, with_embedding};
+use common::engine::{for_checkpoints, for_drafts, for_scheduler, with_embedding};
 
 #[global_allocator]
 static ALLOCATOR: alloc::Counting = alloc::Counting;
@@ -57,6 +57,16 @@ fn main() {
                 serve(&mut scheduler, &handle, &format!("{kernels:?} {:?} with drafts", path.file_stem()));
             });
         }
+    }
+    // Fewer checkpoints than pages, so that where they are left is chosen, and they take each other's place.
+    for n_checkpoints in [0, 1, 5] {
+        n_cases += 1;
+        let path = models_dir.join("lfm2-f32.gguf");
+        for_checkpoints(&path, kernels::select(None, None).unwrap(), (Some(8), 512), n_checkpoints, |core| {
+            let (scheduler, handle) = Scheduler::new(core, 16, vec![3]);
+            let mut scheduler = scheduler.with_message_starts(&[5, 64, 70]);
+            serve(&mut scheduler, &handle, &format!("lfm2-f32 with {n_checkpoints} checkpoints"));
+        });
     }
     println!("test result: ok. {} passed; 0 failed", n_cases);
 }
@@ -130,7 +140,8 @@ fn serve(scheduler: &mut Scheduler<'_>, handle: &EngineHandle, name: &str) {
     }
     let stats = handle.stats();
     assert_eq!(made, 0, "{made} allocations of the scheduler on {name}");
-    assert!(tokens > 100 && stats.finished > 5 && stats.cancelled > 0 && stats.tokens_reused > 0, "{stats:?}");
+    assert!(tokens > 100 && stats.finished > 5 && stats.cancelled > 0, "{stats:?}");
+    assert!(stats.tokens_reused > 0 || name.ends_with(" 0 checkpoints"), "{stats:?}");
     println!(
         "no_alloc {name}: 0 allocations in {rounds} rounds, {} finished, {} cancelled, {} tokens reused",
         stats.finished, stats.cancelled, stats.tokens_reused

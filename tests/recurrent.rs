@@ -6,13 +6,17 @@ mod cli;
 mod common;
 
 use std::path::PathBuf;
+use std::task::{Context, Poll, Waker};
 
-use brim::engine::Engine;
+use brim::engine::{
+    Engine, EngineHandle, Event, Finish, Generate, OutputKind, Request, Scheduler, Stats, Step, Ticket, Timings,
+};
 use brim::kernels::{self, Kernels, KvType, Tile};
 use brim::load::header::ModelFiles;
 use brim::model::config::DeltaNetConfig;
 use brim::model::{CachePlan, Config, Model, Sizes};
-use common::engine::with_engine;
+use brim::sampling::SamplingParams;
+use common::engine::{for_checkpoints, with_engine};
 use serde_json::json;
 
 /// Convolutions of three taps, and attention between them.
@@ -229,4 +233,276 @@ fn goes_back(name: &str, kernels: &'static Kernels, tokens: &[u32]) {
         engine.rewind(0);
         near(&feed(engine, &[&tokens[..128], &other].concat(), &[300]), &off, "another text");
     });
+}
+
+/// Begins a message in the prompts below; their other tokens are less.
+const MESSAGE: u32 = 250;
+
+/// `n` tokens of a text.
+fn words(text: u32, n: usize) -> Vec<u32> {
+    (0..n as u32).map(|i| (text * 31 + i * 7919 + i * i % 13) % 250).collect()
+}
+
+/// A message of `n` tokens.
+fn message(text: u32, n: usize) -> Vec<u32> {
+    [&[MESSAGE][..], &words(text, n - 1)].concat()
+}
+
+/// What came of a request.
+struct Answer {
+    steps: Vec<Step>,
+    timings: Timings,
+}
+
+impl Answer {
+    /// Tokens of the prompt that were computed.
+    fn computed(&self) -> usize {
+        (self.timings.prompt_tokens - self.timings.reused_tokens) as usize
+    }
+
+    fn tokens(&self) -> Vec<u32> {
+        self.steps.iter().map(|step| step.token).collect()
+    }
+}
+
+fn request(prompt: &[u32], max_tokens: usize) -> Box<Request> {
+    let sampling = SamplingParams { temp: 0.0, ..SamplingParams::default() };
+    let generate = Generate { max_tokens, sampling, ignore_eos: true, n_top_logprobs: Some(1), ..Generate::default() };
+    Box::new(Request { prompt: prompt.to_vec(), output: OutputKind::Tokens(generate) })
+}
+
+/// Takes what there is of an answer; true at its end.
+fn take(ticket: &mut Ticket, answer: &mut Answer) -> bool {
+    let mut cx = Context::from_waker(Waker::noop());
+    while let Poll::Ready(Some(event)) = ticket.poll_event(&mut cx) {
+        match event {
+            Event::Started { .. } => {}
+            Event::Step(step) => answer.steps.push(step),
+            Event::Finished(finish, timings) => {
+                assert_eq!(finish, Finish::Length);
+                answer.timings = timings;
+                return true;
+            }
+        }
+    }
+    false
+}
+
+/// A scheduler and its client on one thread.
+struct Served<'s, 'a> {
+    scheduler: &'s mut Scheduler<'a>,
+    handle: &'s EngineHandle,
+}
+
+impl Served<'_, '_> {
+    /// The answers to requests that come together.
+    fn ask_all(&mut self, prompts: &[Vec<u32>], n: usize) -> Vec<Answer> {
+        let mut tickets: Vec<Ticket> =
+            prompts.iter().map(|prompt| self.handle.submit(request(prompt, n)).unwrap()).collect();
+        let new = || Answer { steps: Vec::new(), timings: Timings::default() };
+        let mut answers: Vec<Answer> = prompts.iter().map(|_| new()).collect();
+        let mut is_over = vec![false; prompts.len()];
+        while is_over.contains(&false) {
+            self.scheduler.round();
+            for ((ticket, answer), is_over) in tickets.iter_mut().zip(&mut answers).zip(&mut is_over) {
+                *is_over = *is_over || take(ticket, answer);
+            }
+        }
+        answers
+    }
+
+    fn ask(&mut self, prompt: &[u32], n: usize) -> Answer {
+        self.ask_all(&[prompt.to_vec()], n).pop().unwrap()
+    }
+
+    fn stats(&self) -> Stats {
+        self.handle.stats()
+    }
+}
+
+/// Serves with so many checkpoints, after loading a saved cache if there is one; returns what `work` does, and the cache.
+fn serve<R>(checkpoints: usize, saved: Option<&[u8]>, work: impl FnOnce(&mut Served<'_, '_>) -> R) -> (R, Vec<u8>) {
+    let kernels = kernels::select(None, None).unwrap();
+    for_checkpoints(&golden(MODEL), kernels, (Some(2), 4096), checkpoints, |core| {
+        let (scheduler, handle) = Scheduler::new(core, 8, Vec::new());
+        let mut scheduler = scheduler.with_message_starts(&[MESSAGE]);
+        if let Some(saved) = saved {
+            scheduler.load_cache(saved, &[1; 32]).unwrap();
+        }
+        let result = work(&mut Served { scheduler: &mut scheduler, handle: &handle });
+        let mut out = Vec::new();
+        scheduler.save_cache(&mut out, u64::MAX, &[1; 32]).unwrap();
+        (result, out)
+    })
+}
+
+/// Holds an answer against what a sequence alone makes of the same tokens.
+fn check_alone(prompt: &[u32], answer: &Answer) {
+    let kernels = kernels::select(None, None).unwrap();
+    for_checkpoints(&golden(MODEL), kernels, (None, 4096), 0, |core| {
+        let mut engine = Engine::new(core);
+        let mut next = prompt.to_vec();
+        for step in &answer.steps {
+            let logits = engine.feed(&next).unwrap();
+            let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let total: f64 = logits.iter().map(|x| f64::from(x - top).exp()).sum();
+            let logprob = logits[step.token as usize] - top - total.ln() as f32;
+            assert!((step.logprob - logprob).abs() < 5e-3, "{} for {logprob}", step.logprob);
+            next = vec![step.token];
+        }
+    });
+}
+
+#[test]
+fn a_system_prompt_is_computed_once_with_three_checkpoints() {
+    let system = message(1, 2000);
+    let chat = |text| [&system[..], &message(text, 150), &[MESSAGE]].concat();
+    serve(3, None, |served| {
+        let first = served.ask(&chat(2), 70);
+        assert_eq!(first.computed(), 2151);
+        for text in 3..8 {
+            let answer = served.ask(&chat(text), 70);
+            // From the last end of a page before the user's message.
+            assert_eq!(answer.timings.reused_tokens as usize, 2000 / PAGE * PAGE, "{text}");
+            check_alone(&chat(text), &answer);
+            let stats = served.stats();
+            assert_eq!((stats.checkpoints, stats.checkpoints_used), (3, 3));
+            assert_eq!(stats.checkpoint_hits, u64::from(text) - 2);
+        }
+    });
+}
+
+#[test]
+fn a_retry_computes_a_page_at_most() {
+    for checkpoints in [2, 3] {
+        serve(checkpoints, None, |served| {
+            for n in [700, 704, 705] {
+                let prompt = [message(1, 200), words(n as u32, n - 200)].concat();
+                let first = served.ask(&prompt, 20);
+                let again = served.ask(&prompt, 20);
+                assert!(first.computed() > 400 && again.computed() <= PAGE, "{checkpoints}: {}", again.computed());
+                check_alone(&prompt, &again);
+            }
+        });
+    }
+}
+
+/// Turns of an agent: each request is the last one, its answer and `n` new tokens. Returns the last.
+fn turns(served: &mut Served<'_, '_>, mut prompt: Vec<u32>, texts: std::ops::Range<u32>) -> Vec<u32> {
+    let mut new = prompt.len();
+    for text in texts {
+        let answer = served.ask(&prompt, 20 + 13 * text as usize);
+        assert!(answer.computed() <= new + PAGE, "turn {text}: {} of {}", answer.computed(), prompt.len());
+        if text.is_multiple_of(3) {
+            check_alone(&prompt, &answer);
+        }
+        prompt.extend(answer.tokens());
+        // Some of them end with a page.
+        let more = 90 + text as usize;
+        new = more
+            + if text.is_multiple_of(2) {
+                (prompt.len() + more).next_multiple_of(PAGE) - prompt.len() - more
+            } else {
+                0
+            };
+        prompt.extend(message(text + 100, new));
+    }
+    prompt
+}
+
+#[test]
+fn an_agent_computes_what_is_new_and_a_page_at_most_also_after_a_restart() {
+    for checkpoints in [2, 3] {
+        let first = message(1, 500);
+        let (prompt, saved) = serve(checkpoints, None, |served| {
+            let prompt = turns(served, first, 0..10);
+            // Somebody else in between, whose prompt leaves at most half of them.
+            if checkpoints > 1 {
+                served.ask(&words(9, 100), 5);
+            }
+            prompt
+        });
+        let new = 110;
+        let (computed, again) = serve(checkpoints, Some(&saved), |served| {
+            let first = served.ask(&prompt, 10);
+            let again = served.ask(&prompt, 10);
+            check_alone(&prompt, &again);
+            assert_eq!(served.stats().checkpoint_hits, 2);
+            turns(served, prompt.clone(), 0..2);
+            (first.computed(), again.computed())
+        })
+        .0;
+        assert!(computed <= new + 2 * PAGE && again <= PAGE, "{checkpoints}: {computed} and {again}");
+    }
+}
+
+#[test]
+fn where_prompts_have_parted_once_the_third_goes_on() {
+    let common = words(1, 700);
+    let prompt = |text| [&common[..], &words(text, 300)].concat();
+    serve(3, None, |served| {
+        let computed = [2, 3, 4, 5].map(|text| served.ask(&prompt(text), 3).computed());
+        let left = 1000 - 700 / PAGE * PAGE;
+        assert_eq!(computed, [1000, 1000, left, left]);
+    });
+}
+
+#[test]
+fn without_checkpoints_every_prompt_is_computed_whole() {
+    let prompt = [message(1, 300), message(2, 100)].concat();
+    let (_, saved) = serve(0, None, |served| {
+        for _ in 0..3 {
+            let answer = served.ask(&prompt, 70);
+            assert_eq!(answer.computed(), 400);
+            check_alone(&prompt, &answer);
+        }
+        let stats = served.stats();
+        assert_eq!((stats.checkpoints, stats.checkpoints_taken, stats.checkpoint_hits), (0, 0, 0));
+    });
+    // Nothing goes on from any of its pages, so there is nothing to save.
+    assert!(saved.len() < 200, "{} bytes", saved.len());
+}
+
+#[test]
+fn a_saved_cache_has_the_pages_up_to_the_last_checkpoint_as_far_as_it_fits() {
+    let prompt = [message(1, 1000), message(2, 100)].concat();
+    // One checkpoint, at the end of the prompt: pages of the answer behind it are of no use.
+    let (_, whole) = serve(3, None, |served| served.ask(&prompt, 50));
+    for (checkpoints, expected) in [(3, 1088), (1, 960), (0, 0)] {
+        let (reused, _) = serve(checkpoints, Some(&whole), |served| served.ask(&prompt, 5).timings.reused_tokens);
+        assert_eq!(reused, expected, "{checkpoints}");
+    }
+    // Where not all of it fits, as much as ends with a checkpoint.
+    let kernels = kernels::select(None, None).unwrap();
+    for_checkpoints(&golden(MODEL), kernels, (Some(2), 4096), 3, |core| {
+        let (mut scheduler, _) = Scheduler::new(core, 8, Vec::new());
+        assert_eq!(scheduler.load_cache(&whole[..], &[1; 32]).unwrap(), 17);
+        let save = |cap: usize| {
+            let mut out = Vec::new();
+            (scheduler.save_cache(&mut out, cap as u64, &[1; 32]).unwrap(), out.len())
+        };
+        assert_eq!(save(whole.len()), (17, whole.len()));
+        let (n, bytes) = save(whole.len() - 1);
+        assert_eq!(n, 15);
+        assert_eq!((save(bytes).0, save(bytes - 1).0), (15, 0));
+    });
+}
+
+#[test]
+fn a_sequence_alone_goes_back_to_the_checkpoints_it_has() {
+    let kernels = kernels::select(None, None).unwrap();
+    let tokens = tokens(1000);
+    for (checkpoints, left) in [(0, 0), (1, 960), (4, 960)] {
+        for_checkpoints(&golden(MODEL), kernels, (None, 2048), checkpoints, |core| {
+            let mut engine = Engine::new(core);
+            let expected = feed(&mut engine, &tokens, &[1000]);
+            assert_eq!((engine.rewind(1000), engine.rewind(999)), (1000, left));
+            near(&feed(&mut engine, &tokens[left..], &[1]), &expected, "token by token");
+            // An answer of any length leaves the prompt's checkpoint where there is more than one.
+            feed(&mut engine, &tokens[..300], &[1]);
+            let left = engine.rewind(999);
+            assert_eq!(left, if checkpoints == 4 { 960 } else { 0 }, "{checkpoints}");
+            near(&feed(&mut engine, &tokens[left..], &[30]), &expected, "from there");
+        });
+    }
 }

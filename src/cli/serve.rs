@@ -75,7 +75,10 @@ pub fn execute(args: &Serve) -> Result<()> {
         let Running { core, tokenizer, loaded, mapped, identity, .. } = mapped.until_exit().start(base, &progress)?;
         let tokenizer: &'static Tokenizer<'static> = Box::leak(Box::new(tokenizer));
         let ends = (0..tokenizer.n_tokens()).filter(|&id| tokenizer.is_end_of_generation(id)).collect();
-        let (mut scheduler, engine) = Scheduler::new(core, queue, ends);
+        let starts_message = |&id: &u32| tokenizer.is_control(id) && !tokenizer.is_end_of_generation(id);
+        let starts: Vec<u32> = (0..tokenizer.n_tokens()).filter(starts_message).collect();
+        let (scheduler, engine) = Scheduler::new(core, queue, ends);
+        let mut scheduler = scheduler.with_message_starts(&starts);
         let cache = board.cache_dir.as_deref().zip(identity);
         let cache = cache.map(|(dir, identity)| PromptCache::new(dir, &name, board.cache_mib, identity));
         if let Some(cache) = &cache {

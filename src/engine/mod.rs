@@ -12,6 +12,7 @@ mod saved;
 mod scheduler;
 mod single;
 mod stats;
+mod stops;
 
 pub use channel::EVENTS_MAX;
 pub use core::Core;

@@ -6,10 +6,12 @@
 //!
 //! Pages lie in pools ([`CachePlan`]). Layers with a sliding window have pools of their own, whose pages a sequence gives back
 //! once the window has moved on. Recurrent layers have states: one is every running sequence's own, the others are
-//! *checkpoints*, copies of it at ends of pages. A published page of the full pool knows the pages of windows with the same
+//! *checkpoints*, copies of it at ends of pages: of all pages if there are enough, else of those that [`Stops`] names. A
+//! published page of the full pool knows the pages of windows with the same
 //! tokens and the checkpoint at its end, its *attachments*, as long as they are there. A prefix can be continued where the
 //! pages of the last window before its end and, with recurrent layers, the checkpoint at its end are still there.
 
+use super::stops::{Stop, Stops};
 use crate::model::SequenceSlice;
 use crate::model::cache::{CachePlan, FULL, NONE, PAGE_TOKENS, POOLS_MAX};
 
@@ -149,6 +151,30 @@ pub(super) struct Pages<'a> {
     /// First nodes of the buckets, by hash; a power of two of them.
     buckets: Vec<u32>,
     serials: u64,
+    /// Every page can have a checkpoint.
+    keeps_all: bool,
+    n_checkpoints: usize,
+    /// Checkpoints that have been attached to a page so far.
+    n_taken: u64,
+}
+
+/// The checkpoint that a sequence has left while generating, in place of which it leaves the next.
+#[derive(Clone, Copy)]
+struct Rolling {
+    /// The page of the sequence at whose end it is.
+    index: usize,
+    id: u32,
+    /// That of the page it has been published with.
+    serial: u64,
+}
+
+/// What a sequence has taken over of what others have published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Adopted {
+    /// That of the last page.
+    pub serial: u64,
+    /// Pages from the sequence's beginning that others have computed, even if it cannot continue after them.
+    pub shared: usize,
 }
 
 /// The pages of one sequence, and its state.
@@ -165,6 +191,7 @@ pub(super) struct Table {
     state_position: usize,
     /// The checkpoint that it goes on from instead, held until a pass has done so.
     resumed: u32,
+    rolling: Option<Rolling>,
     has_checkpoints: bool,
 }
 
@@ -180,6 +207,7 @@ impl Table {
             state: if plan.has_states() { slot as u32 } else { NONE },
             state_position: 0,
             resumed: NONE,
+            rolling: None,
             has_checkpoints: plan.has_states(),
         }
     }
@@ -187,6 +215,12 @@ impl Table {
     /// Pages of all positions that it has.
     pub fn len(&self) -> usize {
         self.len
+    }
+
+    /// The checkpoint of its own that it goes on from at `position`, by its page.
+    fn stands_on(&self, position: usize) -> Option<usize> {
+        let is_elsewhere = self.state_position != position && self.resumed == NONE;
+        (position / PAGE_TOKENS).checked_sub(1).filter(|_| is_elsewhere)
     }
 
     /// Its part of a pass: `n` tokens from `position` on, the first of which is token `first` of the pass.
@@ -226,6 +260,9 @@ impl<'a> Pages<'a> {
             tokens,
             buckets: vec![NONE; n_nodes.next_power_of_two()],
             serials: ROOT,
+            keeps_all: plan.has_checkpoint_for_every_page(),
+            n_checkpoints: plan.n_checkpoints,
+            n_taken: 0,
         }
     }
 
@@ -233,6 +270,12 @@ impl<'a> Pages<'a> {
     pub fn counts(&self) -> [usize; 3] {
         let pool = &self.full;
         [pool.owners.len() - pool.available(), pool.n_idle, pool.owners.len()]
+    }
+
+    /// Checkpoints that there are, that hold a state, and that have been published so far.
+    pub fn checkpoint_counts(&self) -> [u64; 3] {
+        let free = self.checkpoints().map_or(0, |list| self.attachments[list].pool.free.len());
+        [self.n_checkpoints as u64, (self.n_checkpoints - free) as u64, self.n_taken]
     }
 
     /// Pages of all positions that can still be had.
@@ -293,9 +336,9 @@ impl<'a> Pages<'a> {
     }
 
     /// Gives a table the pages for `n` more positions after the first `position`, and places for the states at the ends of
-    /// pages as long as there are any; takes back what its windows have passed. False if there are not enough pages; what it
-    /// has then is still its own.
-    pub fn extend(&mut self, table: &mut Table, position: usize, n: usize) -> bool {
+    /// pages, of all or of those that `stops` name, as long as there are any; takes back what its windows have passed. False
+    /// if there are not enough pages; what it has then is still its own.
+    pub fn extend(&mut self, table: &mut Table, position: usize, n: usize, stops: &Stops) -> bool {
         self.release_passed(table, position);
         while table.len < (position + n).div_ceil(PAGE_TOKENS) {
             let Some(page) = self.take() else { return false };
@@ -312,12 +355,50 @@ impl<'a> Pages<'a> {
         }
         if let Some(list) = self.checkpoints() {
             for index in position / PAGE_TOKENS..(position + n) / PAGE_TOKENS {
+                let stop = if self.keeps_all { Some(Stop::Kept) } else { stops.after(index + 1) };
+                let Some(stop) = stop else { continue };
+                if stop == Stop::Rolling {
+                    self.drop_rolling(table, list, position);
+                }
                 if table.pages[1 + list][index] == NONE {
-                    table.pages[1 + list][index] = self.take_attached(list).unwrap_or(NONE);
+                    table.pages[1 + list][index] = self.take_checkpoint(table, list, position);
+                }
+                let id = table.pages[1 + list][index];
+                if stop == Stop::Rolling && id != NONE {
+                    table.rolling = Some(Rolling { index, id, serial: ROOT });
                 }
             }
         }
         true
+    }
+
+    /// A place for a checkpoint of a table at `position`: a free one, else the one used longest ago, else the table's own
+    /// first, unless it goes on from that; [`NONE`] if sequences hold all of them.
+    fn take_checkpoint(&mut self, table: &mut Table, list: usize, position: usize) -> u32 {
+        if let Some(id) = self.take_attached(list) {
+            return id;
+        }
+        let stands_on = table.stands_on(position);
+        let is_spare = |index: &usize| table.pages[1 + list][*index] != NONE && Some(*index) != stands_on;
+        let Some(index) = (0..table.len).find(is_spare) else { return NONE };
+        self.release_attached(table, list, index);
+        self.take_attached(list).unwrap_or(NONE)
+    }
+
+    /// Gives up the checkpoint that a table has left while generating, unless somebody goes on from it.
+    fn drop_rolling(&mut self, table: &mut Table, list: usize, position: usize) {
+        let Some(Rolling { index, id, serial }) = table.rolling.take() else { return };
+        if table.pages[1 + list][index] == id {
+            if table.stands_on(position) != Some(index) {
+                self.release_attached(table, list, index);
+            }
+            return;
+        }
+        let page = self.attachments[list].page_of[id as usize];
+        let is_mine = page != NONE && self.nodes[page as usize].serial == serial;
+        if is_mine && self.attachments[list].pool.owners[id as usize] == 0 {
+            self.detach(list, page);
+        }
     }
 
     /// A pass has brought a table's sequence to `position`, and its state with it.
@@ -365,6 +446,7 @@ impl<'a> Pages<'a> {
             self.release(page);
         }
         table.first_kept.iter_mut().for_each(|first| *first = (*first).min(table.len));
+        table.rolling = table.rolling.filter(|rolling| rolling.index < position / PAGE_TOKENS);
         let Some(list) = self.checkpoints() else { return };
         if !position.is_multiple_of(PAGE_TOKENS) && position < table.state_position {
             self.release_attached(table, list, position / PAGE_TOKENS);
@@ -429,17 +511,24 @@ impl<'a> Pages<'a> {
             let there = self.nodes[page as usize].attached[list];
             if there == NONE {
                 self.attach(list, page, mine);
+                self.n_taken += u64::from(self.checkpoints() == Some(list));
             } else if there != mine {
                 self.attachments[list].pool.retain(there);
                 table.pages[1 + list][index] = there;
                 self.release_id(list, mine);
             }
         }
+        let serial = self.nodes[page as usize].serial;
         // Whoever goes on after this page finds its checkpoint there.
         if let Some(list) = self.checkpoints() {
+            if let Some(rolling) = table.rolling.as_mut().filter(|rolling| rolling.index == index) {
+                rolling.serial = serial;
+                // That of another sequence is not this one's to give up.
+                table.rolling = table.rolling.filter(|rolling| rolling.id == table.pages[1 + list][index]);
+            }
             self.release_attached(table, list, index);
         }
-        self.nodes[page as usize].serial
+        serial
     }
 
     fn attach(&mut self, list: usize, page: u32, id: u32) {
@@ -492,6 +581,11 @@ impl<'a> Pages<'a> {
         std::iter::successors(step(&pool.head()), step).take_while(|page| *page != pool.head())
     }
 
+    /// Whether a sequence that has a page, and what its windows see before its end, can go on after it.
+    pub fn can_go_on_after(&self, page: u32) -> bool {
+        self.checkpoints().is_none_or(|list| self.nodes[page as usize].attached[list] != NONE)
+    }
+
     /// What is known of a page.
     pub fn node(&self, page: u32) -> Node {
         self.nodes[page as usize]
@@ -535,9 +629,8 @@ impl<'a> Pages<'a> {
     }
 
     /// Appends to a table, which holds whole pages up to `serial`, as many published pages as its sequence can continue
-    /// after, of those that hold the next of `tokens`, whole pages of the sequence from its start. Returns the serial of the
-    /// last.
-    pub fn adopt(&mut self, table: &mut Table, serial: u64, tokens: &[u32]) -> u64 {
+    /// after, of those that hold the next of `tokens`, whole pages of the sequence from its start.
+    pub fn adopt(&mut self, table: &mut Table, serial: u64, tokens: &[u32]) -> Adopted {
         let (held, mut parent, mut end) = (table.len, serial, table.len);
         for tokens in tokens.chunks_exact(PAGE_TOKENS).skip(held) {
             let Some(page) = self.find(parent, tokens) else { break };
@@ -545,11 +638,12 @@ impl<'a> Pages<'a> {
             parent = self.nodes[page as usize].serial;
             end += 1;
         }
+        let shared = end;
         while end > held && !self.is_complete(table, held, end) {
             end -= 1;
         }
         if end == held {
-            return serial;
+            return Adopted { serial, shared };
         }
         for index in held..end {
             let page = table.pages[FULL][index];
@@ -570,7 +664,7 @@ impl<'a> Pages<'a> {
             (table.resumed, table.state_position) = (last.attached[list], 0);
         }
         self.release_passed(table, end * PAGE_TOKENS);
-        last.serial
+        Adopted { serial: last.serial, shared }
     }
 
     /// Whether all is there to continue after `end` pages, of which the table holds `held` and the others are published.

@@ -3,6 +3,8 @@
 //! Little-endian: magic, identity of the model, numbers of the layout, number of pages; then page by page, the one used last
 //! first and each after the one that it continues: which page that is (counted in the file), what is attached to it (bit by
 //! bit: pages of each pool of windows, and a checkpoint), the tokens, K and V of all layers, the attachments; at the end the SHA-256 of everything before it.
+//!
+//! Of a model with recurrent layers, pages behind the last checkpoint of a prefix are left out: nothing goes on from them.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -136,22 +138,7 @@ impl Scheduler<'_> {
         let Scheduler { core, pages, .. } = self;
         let layout = self.layout();
         let fixed = (MAGIC.len() + identity.len() + layout.len() + 4 + 32) as u64;
-        let head = (2 + PAGE_TOKENS as u64) * 4;
-        let (mut chosen, mut index_of, mut total) = (Vec::new(), HashMap::from([(ROOT, NONE)]), fixed);
-        for page in pages.idle_newest_first() {
-            let node = pages.node(page);
-            let attached = |list| if node.attached[list] == NONE { 0 } else { attachment_bytes(&core.cache, list) };
-            let attached: u64 = (0..pages.n_attachments()).map(attached).sum();
-            let bytes = head + core.cache.plan().page_bytes(FULL) as u64 + attached;
-            // What it continues is newer, unless somebody is using it.
-            let Some(&parent) = index_of.get(&node.parent) else { continue };
-            if total + bytes > cap_bytes {
-                break;
-            }
-            total += bytes;
-            index_of.insert(node.serial, chosen.len() as u32);
-            chosen.push((page, parent));
-        }
+        let chosen = self.choose_pages(cap_bytes.saturating_sub(fixed));
         let mut out = Digested { stream: BufWriter::new(out), digest: Sha256::new() };
         out.put(&MAGIC)?;
         out.put(identity)?;
@@ -174,6 +161,50 @@ impl Scheduler<'_> {
         stream.write_all(&digest.finalize())?;
         stream.flush()?;
         Ok(chosen.len())
+    }
+
+    /// The pages to save, at most `cap_bytes`, each with the index of the one that it continues: a page that can be gone on
+    /// from, used last first, behind those before it that are not there yet.
+    fn choose_pages(&self, cap_bytes: u64) -> Vec<(u32, u32)> {
+        let Scheduler { core, pages, .. } = self;
+        let bytes_of = |page: u32| {
+            let node = pages.node(page);
+            let attached = |list| if node.attached[list] == NONE { 0 } else { attachment_bytes(&core.cache, list) };
+            let attached: u64 = (0..pages.n_attachments()).map(attached).sum();
+            (2 + PAGE_TOKENS as u64) * 4 + core.cache.plan().page_bytes(FULL) as u64 + attached
+        };
+        let (mut chosen, mut total) = (Vec::new(), 0);
+        let (mut index_of, mut page_of) = (HashMap::from([(ROOT, NONE)]), HashMap::new());
+        let mut chain = Vec::new();
+        for page in pages.idle_newest_first() {
+            page_of.insert(pages.node(page).serial, page);
+            if !pages.can_go_on_after(page) {
+                continue;
+            }
+            let (mut end, mut bytes) = (Some(page), 0);
+            chain.clear();
+            while let Some(page) = end {
+                bytes += bytes_of(page);
+                chain.push(page);
+                let parent = pages.node(page).parent;
+                if total + bytes > cap_bytes || index_of.contains_key(&parent) {
+                    break;
+                }
+                // What it continues is newer, unless somebody is using it.
+                end = page_of.get(&parent).copied();
+            }
+            if end.is_none() || total + bytes > cap_bytes {
+                continue;
+            }
+            total += bytes;
+            for &page in chain.iter().rev() {
+                let node = pages.node(page);
+                let parent = index_of[&node.parent];
+                index_of.insert(node.serial, chosen.len() as u32);
+                chosen.push((page, parent));
+            }
+        }
+        chosen
     }
 
     /// Takes over what [`Scheduler::save_cache`] has written, as much as there is room for; returns the number of pages.

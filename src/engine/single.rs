@@ -5,7 +5,9 @@ use std::time::Duration;
 use super::core::Core;
 use super::error::EngineError;
 use super::pages::{Pages, Table};
+use super::stops::{StopRules, Stops};
 use crate::kernels::Kernels;
+use crate::model::cache::PAGE_TOKENS;
 use crate::model::{ForwardPass, Model, OutputRows};
 
 /// A sequence: tokens go in, logits come out.
@@ -15,6 +17,9 @@ pub struct Engine<'a> {
     pages: Pages<'a>,
     table: Table,
     position: usize,
+    stop_rules: StopRules,
+    /// Of what is being fed.
+    stops: Stops,
 }
 
 impl<'a> Engine<'a> {
@@ -22,7 +27,8 @@ impl<'a> Engine<'a> {
     pub fn new(core: Core<'a>) -> Engine<'a> {
         let pages = Pages::new(core.cache.plan(), &mut []);
         let table = Table::new(core.cache.plan(), core.sizes.ctx, 0);
-        Engine { core, pages, table, position: 0 }
+        let stop_rules = StopRules::new(core.cache.plan());
+        Engine { core, pages, table, position: 0, stop_rules, stops: Stops::default() }
     }
 
     /// Positions of the context.
@@ -67,7 +73,7 @@ impl<'a> Engine<'a> {
     /// # Panics
     /// If there are no tokens.
     pub fn feed(&mut self, tokens: &[u32]) -> Result<&mut [f32], EngineError> {
-        self.check(tokens)?;
+        self.begin(tokens)?;
         let n_batch = self.core.sizes.n_batch;
         let last_batch = tokens.len().div_ceil(n_batch) - 1;
         for batch in tokens[..last_batch * n_batch].chunks_exact(n_batch) {
@@ -86,7 +92,7 @@ impl<'a> Engine<'a> {
     /// # Errors
     /// As [`Engine::feed`].
     pub fn feed_all(&mut self, tokens: &[u32], mut each: impl FnMut(usize, &[f32])) -> Result<(), EngineError> {
-        self.check(tokens)?;
+        self.begin(tokens)?;
         let n_vocab = self.core.model.weights.n_vocab();
         let (n_batch, n_logits) = (self.core.sizes.n_batch, self.core.sizes.n_logits);
         for (b, batch) in tokens.chunks(n_batch).enumerate() {
@@ -105,7 +111,8 @@ impl<'a> Engine<'a> {
         Ok(())
     }
 
-    fn check(&self, tokens: &[u32]) -> Result<(), EngineError> {
+    /// Whether it can take these tokens; it makes ready to do so.
+    fn begin(&mut self, tokens: &[u32]) -> Result<(), EngineError> {
         assert!(!tokens.is_empty());
         let n_vocab = self.core.model.weights.n_vocab();
         if let Some(&id) = tokens.iter().find(|&&id| id as usize >= n_vocab) {
@@ -113,7 +120,10 @@ impl<'a> Engine<'a> {
         }
         match self.position + tokens.len() {
             need if need > self.ctx() => Err(EngineError::ContextFull { need, ctx: self.ctx() }),
-            _ => Ok(()),
+            end => {
+                self.stops = self.stop_rules.of_feed(self.position / PAGE_TOKENS, tokens.len(), end);
+                Ok(())
+            }
         }
     }
 
@@ -123,7 +133,7 @@ impl<'a> Engine<'a> {
         output_rows: OutputRows<'_>,
         finish: impl FnOnce(&mut ForwardPass<'_, 'a>, &Model),
     ) -> Result<(), EngineError> {
-        let has_pages = self.pages.extend(&mut self.table, self.position, tokens.len());
+        let has_pages = self.pages.extend(&mut self.table, self.position, tokens.len(), &self.stops);
         assert!(has_pages, "the cache has pages for the whole context");
         let slice = self.table.slice(0, tokens.len(), self.position);
         self.core.pass(tokens, &[slice], output_rows, finish)?;

@@ -56,6 +56,14 @@ pub struct Stats {
     pub kv_pages_cached: u64,
     /// Pages there are.
     pub kv_pages: u64,
+    /// Checkpoints of recurrent states there are.
+    pub checkpoints: u64,
+    /// Checkpoints that hold a state.
+    pub checkpoints_used: u64,
+    /// Checkpoints that were left for later requests.
+    pub checkpoints_taken: u64,
+    /// Requests that went on from a checkpoint.
+    pub checkpoint_hits: u64,
 }
 
 /// Counters that the engine writes and anybody reads.
@@ -64,7 +72,7 @@ pub(super) struct Counters {
     /// A [`SlotState`] in the high bits, tokens in the context in the low 32.
     slots: [AtomicU64; SLOTS_MAX],
     pub(super) tokens_in: AtomicU64,
-    pub(super) tokens_reused: AtomicU64,
+    tokens_reused: AtomicU64,
     pub(super) tokens_out: AtomicU64,
     pub(super) steps: AtomicU64,
     pub(super) finished: AtomicU64,
@@ -75,6 +83,10 @@ pub(super) struct Counters {
     pub(super) kv_pages_used: AtomicU64,
     pub(super) kv_pages_cached: AtomicU64,
     pub(super) kv_pages: AtomicU64,
+    pub(super) checkpoints: AtomicU64,
+    pub(super) checkpoints_used: AtomicU64,
+    pub(super) checkpoints_taken: AtomicU64,
+    checkpoint_hits: AtomicU64,
 }
 
 impl Counters {
@@ -94,6 +106,10 @@ impl Counters {
             kv_pages_used: zero(),
             kv_pages_cached: zero(),
             kv_pages: zero(),
+            checkpoints: zero(),
+            checkpoints_used: zero(),
+            checkpoints_taken: zero(),
+            checkpoint_hits: zero(),
         }
     }
 
@@ -104,6 +120,12 @@ impl Counters {
 
     pub(super) fn set_slot(&self, slot: usize, state: SlotState, tokens: usize) {
         self.slots[slot].store((state as u64) << 32 | tokens as u64, Ordering::Relaxed);
+    }
+
+    /// So many tokens of a prompt were in the cache already; `is_hit`: it is the request's first time, from a checkpoint.
+    pub(super) fn count_reuse(&self, tokens: usize, is_hit: bool) {
+        self.tokens_reused.fetch_add(tokens as u64, Ordering::Relaxed);
+        self.checkpoint_hits.fetch_add(u64::from(is_hit), Ordering::Relaxed);
     }
 
     /// All of them now.
@@ -129,6 +151,10 @@ impl Counters {
             kv_pages_used: load(&self.kv_pages_used),
             kv_pages_cached: load(&self.kv_pages_cached),
             kv_pages: load(&self.kv_pages),
+            checkpoints: load(&self.checkpoints),
+            checkpoints_used: load(&self.checkpoints_used),
+            checkpoints_taken: load(&self.checkpoints_taken),
+            checkpoint_hits: load(&self.checkpoint_hits),
         }
     }
 }

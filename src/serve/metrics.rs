@@ -118,6 +118,25 @@ impl Metrics {
                     "KV-cache pages kept in case their prefix comes again.",
                     stats.kv_pages_cached as f64,
                 ),
+                (
+                    "brim_checkpoints",
+                    "gauge",
+                    "Checkpoints of recurrent states; 0 where the model has none.",
+                    stats.checkpoints as f64,
+                ),
+                ("brim_checkpoints_used", "gauge", "Checkpoints that hold a state.", stats.checkpoints_used as f64),
+                (
+                    "brim_checkpoints_taken_total",
+                    "counter",
+                    "Checkpoints left for later prompts.",
+                    stats.checkpoints_taken as f64,
+                ),
+                (
+                    "brim_checkpoint_hits_total",
+                    "counter",
+                    "Sequences that went on from a checkpoint.",
+                    stats.checkpoint_hits as f64,
+                ),
             ] {
                 one(name, kind, help, value);
             }

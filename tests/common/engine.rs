@@ -55,6 +55,21 @@ pub fn for_drafts<R>(
     own(path, kernels, (128, embedding, Some((slots, kv_tokens, DRAFT_MAX))), work)
 }
 
+/// A core for a scheduler of so many slots, or for an engine, with a context of `ctx` tokens for each sequence and so many
+/// checkpoints.
+pub fn for_checkpoints<R>(
+    path: &Path,
+    kernels: &'static Kernels,
+    (slots, ctx): (Option<usize>, u32),
+    checkpoints: usize,
+    work: impl FnOnce(Core<'_>) -> R,
+) -> R {
+    let mut settings = settings(path, kernels, 128);
+    settings.ctx = Some(board::Ctx::Tokens(ctx));
+    let serving = slots.map(|slots| Serving { slots, kv_tokens: None, drafts: 0 });
+    start(&settings, &Workload { checkpoints: Some(checkpoints), serving, ..Workload::default() }, work)
+}
+
 /// The settings of a test: no environment and no board speak, every CPU has a worker.
 pub fn settings(path: &Path, kernels: &'static Kernels, n_batch: usize) -> Settings {
     let topology = Topology::probe().unwrap();
@@ -78,11 +93,15 @@ fn own<R>(
     work: impl FnOnce(Core<'_>) -> R,
 ) -> R {
     let mut settings = settings(path, kernels, n_batch);
+    let serving = serving.map(|(slots, kv_tokens, drafts)| Serving { slots, kv_tokens: Some(kv_tokens), drafts });
     if embedding == Embedding::InFile {
         settings.board.memory.embedding = board::EmbeddingPlace::Disk;
     }
-    let serving = serving.map(|(slots, kv_tokens, drafts)| Serving { slots, kv_tokens: Some(kv_tokens), drafts });
-    let planned = Headers::read(&settings).unwrap().plan(&Workload { n_logits: 8, serving, ..Workload::default() });
+    start(&settings, &Workload { n_logits: 8, serving, ..Workload::default() }, work)
+}
+
+fn start<R>(settings: &Settings, workload: &Workload, work: impl FnOnce(Core<'_>) -> R) -> R {
+    let planned = Headers::read(settings).unwrap().plan(workload);
     let mut base = Foundations::default();
     let running = planned.unwrap().map().unwrap().start(&mut base, &Progress::default()).unwrap();
     work(running.core)

@@ -22,9 +22,10 @@ use super::channel::{Channel, Submission};
 use super::core::Core;
 use super::drafter::Drafter;
 use super::handle::EngineHandle;
-use super::pages::{Pages, ROOT, Table};
+use super::pages::{Adopted, Pages, ROOT, Table};
 use super::request::{Event, Finish, RequestLimits, Timings};
 use super::stats::SlotState;
+use super::stops::{StopRules, Uncomputed};
 use crate::bytes;
 use crate::model::cache::{CachePlan, FULL, PAGE_TOKENS};
 use crate::model::{Config, Sizes};
@@ -54,6 +55,7 @@ pub struct Scheduler<'a> {
     draft_max: usize,
     /// Which of the slots that generate is the first to draft.
     next_draft: usize,
+    stop_rules: StopRules,
 }
 
 /// Tokens of one pass and rows of logits, [`Sizes::n_batch`] and [`Sizes::n_logits`]: beside a whole chunk of a prompt, all
@@ -103,6 +105,7 @@ impl<'a> Scheduler<'a> {
         seen.fill(0);
         let plan = core.cache.plan();
         let pages = Pages::new(plan, bytes::cast_mut(page_tokens));
+        let stop_rules = StopRules::new(plan);
         let histories = bytes::cast_mut::<u32>(histories).chunks_exact_mut(sizes.ctx);
         let unmasked = bytes::cast_mut::<f32>(unmasked).chunks_exact_mut(n_vocab);
         let slots = histories.zip(unmasked).enumerate().map(|(slot, (history, unmasked))| Slot {
@@ -136,6 +139,7 @@ impl<'a> Scheduler<'a> {
             drafter: None,
             draft_max: sizes.n_logits - slots.len(),
             next_draft: 0,
+            stop_rules,
             slots,
             core,
         };
@@ -150,6 +154,14 @@ impl<'a> Scheduler<'a> {
     pub fn with_drafter(mut self, drafter: Box<dyn Drafter + 'a>) -> Self {
         assert!(self.draft_max > 0, "the plan has no room for drafts");
         self.drafter = Some(drafter);
+        self
+    }
+
+    /// Takes these tokens for those that begin a message, before which checkpoints of recurrent layers are left: control
+    /// tokens that do not end generation.
+    #[must_use]
+    pub fn with_message_starts(mut self, tokens: &[u32]) -> Self {
+        self.stop_rules.set_message_starts(tokens);
         self
     }
 
@@ -184,6 +196,10 @@ impl<'a> Scheduler<'a> {
         counters.kv_pages_used.store(used as u64, Relaxed);
         counters.kv_pages_cached.store(kept as u64, Relaxed);
         counters.kv_pages.store(all as u64, Relaxed);
+        let [all, used, taken] = self.pages.checkpoint_counts();
+        counters.checkpoints.store(all, Relaxed);
+        counters.checkpoints_used.store(used, Relaxed);
+        counters.checkpoints_taken.store(taken, Relaxed);
     }
 
     /// Frees the slots of clients that have gone.
@@ -205,7 +221,7 @@ impl<'a> Scheduler<'a> {
             }
             let owed: usize = self.slots.iter().map(Slot::pages_owed).sum();
             let Slot { table, history, outcome, work, .. } = &mut self.slots[index];
-            let serial = self.pages.adopt(table, ROOT, reusable(&submission.request));
+            let Adopted { serial, shared } = self.pages.adopt(table, ROOT, reusable(&submission.request));
             let reused = table.len() * PAGE_TOKENS;
             if self.pages.available() + table.len() < owed + pages_max(&submission.request) {
                 self.pages.truncate(table, 0);
@@ -221,8 +237,9 @@ impl<'a> Scheduler<'a> {
                 prompt.iter().for_each(|&token| sampler.accept(token));
             }
             self.channel.send(submission.mailbox, Event::Started { reused_tokens: reused as u32 });
-            self.channel.counters.tokens_reused.fetch_add(reused as u64, Relaxed);
-            *work = Some(Work::new(submission, reused, serial));
+            self.channel.counters.count_reuse(reused, reused > 0 && self.core.cache.plan().has_states());
+            let stops = self.stop_rules.of_prompt(Uncomputed { prompt, held: table.len(), shared });
+            *work = Some(Work::new(submission, reused, serial, stops));
         }
     }
 

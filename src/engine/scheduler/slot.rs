@@ -8,6 +8,7 @@ use super::super::drafter::DRAFT_MAX;
 use super::super::error::EngineError;
 use super::super::pages::Table;
 use super::super::request::{Generate, OutputKind, Pooling, Request, Step, TOP_LOGPROBS_MAX, Timings};
+use super::super::stops::Stops;
 use crate::model::cache::PAGE_TOKENS;
 use crate::sampling::{Candidate, Constraints, Sampler, SamplerScratch, SamplingError, logprobs};
 
@@ -39,6 +40,8 @@ pub(super) struct Work {
     /// Pages that are published, and the serial of the last.
     pub published: usize,
     pub serial: u64,
+    /// Where it leaves checkpoints.
+    pub stops: Stops,
     /// The logits of the last token wait for their mask.
     pub awaits_mask: bool,
     pub reused: usize,
@@ -71,7 +74,7 @@ pub(super) struct DrawScratch<'a> {
 
 impl Work {
     /// `reused` tokens of the prompt are in the cache already: whole pages, of which the last is `serial`.
-    pub fn new(submission: Submission, reused: usize, serial: u64) -> Work {
+    pub fn new(submission: Submission, reused: usize, serial: u64, stops: Stops) -> Work {
         let now = Instant::now();
         Work {
             verified: submission.request.prompt.len(),
@@ -81,6 +84,7 @@ impl Work {
             drafts_failed: false,
             published: reused / PAGE_TOKENS,
             serial,
+            stops,
             awaits_mask: false,
             reused,
             begun: now,

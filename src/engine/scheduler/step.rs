@@ -13,8 +13,10 @@ use std::time::Instant;
 
 use super::super::drafter::DRAFT_MAX;
 use super::super::error::EngineError;
+use super::super::pages::Adopted;
 use super::super::request::{Event, Finish, Generate, OutputKind, SLOTS_MAX};
 use super::super::stats::SlotState;
+use super::super::stops::Uncomputed;
 use super::Scheduler;
 use super::batch::Part;
 use super::slot::{Slot, reusable};
@@ -116,10 +118,16 @@ impl Scheduler<'_> {
             }
             // Others may have computed meanwhile what comes next.
             if work.fed == table.len() * PAGE_TOKENS && work.published == table.len() {
-                work.serial = self.pages.adopt(table, work.serial, reusable(&work.submission.request));
+                let request = &work.submission.request;
+                let Adopted { serial, shared } = self.pages.adopt(table, work.serial, reusable(request));
                 let reused = table.len() * PAGE_TOKENS - work.fed;
-                (work.fed, work.published, work.reused) = (work.fed + reused, table.len(), work.reused + reused);
-                self.channel.counters.tokens_reused.fetch_add(reused as u64, Relaxed);
+                if reused > 0 {
+                    let uncomputed = Uncomputed { prompt: &request.prompt, held: table.len(), shared };
+                    work.stops = self.stop_rules.of_prompt(uncomputed);
+                    self.channel.counters.count_reuse(reused, work.reused == 0 && self.core.cache.plan().has_states());
+                }
+                (work.serial, work.fed, work.published) = (serial, work.fed + reused, table.len());
+                work.reused += reused;
             }
             let mut n = work.pending().min(budget);
             if n < work.pending() {
@@ -148,7 +156,10 @@ impl Scheduler<'_> {
         let Slot { work, table, history, .. } = &mut self.slots[index];
         let Some(work) = work else { return };
         let tokens = &history[work.fed..work.fed + n + work.drafted];
-        assert!(self.pages.extend(table, work.fed, tokens.len()), "admission has seen to it that there are pages");
+        assert!(
+            self.pages.extend(table, work.fed, tokens.len(), &work.stops),
+            "admission has seen to it that there are pages"
+        );
         self.batch.push(index, tokens, work.rows_of(n), work.generate().is_some());
     }
 
