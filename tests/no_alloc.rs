@@ -28,7 +28,14 @@ fn main() {
     std::hint::black_box(vec![0u8; 100]);
     assert!(alloc::calls() > before, "the counter does not count");
     let models_dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models");
-    let models = ["qwen3-mixed.gguf", "qwen3moe-q4_k.gguf", "gpt-oss-f32.gguf", "gemma3-f32.gguf", "llama-q4_k.gguf"];
+    let models = [
+        "qwen3-mixed.gguf",
+        "qwen3moe-q4_k.gguf",
+        "gpt-oss-f32.gguf",
+        "gemma3-f32.gguf",
+        "qwen35moe-f32.gguf",
+        "llama-q4_k.gguf",
+    ];
     let models = models.map(|name| models_dir.join(name));
     let cases = models.iter().flat_map(|path| kernels::available().map(move |kernels| (path, kernels)));
     // The last model is untied: its embedding table can stay in the file.

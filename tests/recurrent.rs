@@ -24,6 +24,9 @@ const MODEL: &str = "lfm2-f32";
 /// A delta rule in most layers: with value heads that lie by key head and such that do not, and experts.
 const HYBRIDS: [&str; 3] = ["qwen35-f32", "qwen35moe-f32", "qwen3next-f32"];
 
+/// What is served with few checkpoints.
+const MODELS_SERVED: [&str; 2] = [MODEL, HYBRIDS[2]];
+
 fn models() -> impl Iterator<Item = &'static str> {
     [MODEL].into_iter().chain(HYBRIDS)
 }
@@ -321,9 +324,14 @@ impl Served<'_, '_> {
 }
 
 /// Serves with so many checkpoints, after loading a saved cache if there is one; returns what `work` does, and the cache.
-fn serve<R>(checkpoints: usize, saved: Option<&[u8]>, work: impl FnOnce(&mut Served<'_, '_>) -> R) -> (R, Vec<u8>) {
+fn serve<R>(
+    name: &str,
+    checkpoints: usize,
+    saved: Option<&[u8]>,
+    work: impl FnOnce(&mut Served<'_, '_>) -> R,
+) -> (R, Vec<u8>) {
     let kernels = kernels::select(None, None).unwrap();
-    for_checkpoints(&golden(MODEL), kernels, (Some(2), 4096), checkpoints, |core| {
+    for_checkpoints(&golden(name), kernels, (Some(2), 4096), checkpoints, |core| {
         let (scheduler, handle) = Scheduler::new(core, 8, Vec::new());
         let mut scheduler = scheduler.with_message_starts(&[MESSAGE]);
         if let Some(saved) = saved {
@@ -337,9 +345,9 @@ fn serve<R>(checkpoints: usize, saved: Option<&[u8]>, work: impl FnOnce(&mut Ser
 }
 
 /// Holds an answer against what a sequence alone makes of the same tokens.
-fn check_alone(prompt: &[u32], answer: &Answer) {
+fn check_alone(name: &str, prompt: &[u32], answer: &Answer) {
     let kernels = kernels::select(None, None).unwrap();
-    for_checkpoints(&golden(MODEL), kernels, (None, 4096), 0, |core| {
+    for_checkpoints(&golden(name), kernels, (None, 4096), 0, |core| {
         let mut engine = Engine::new(core);
         let mut next = prompt.to_vec();
         for step in &answer.steps {
@@ -355,16 +363,20 @@ fn check_alone(prompt: &[u32], answer: &Answer) {
 
 #[test]
 fn a_system_prompt_is_computed_once_with_three_checkpoints() {
+    MODELS_SERVED.iter().for_each(|name| a_system_prompt_is_computed_once_with_three_checkpoints_of(name));
+}
+
+fn a_system_prompt_is_computed_once_with_three_checkpoints_of(name: &str) {
     let system = message(1, 2000);
     let chat = |text| [&system[..], &message(text, 150), &[MESSAGE]].concat();
-    serve(3, None, |served| {
+    serve(name, 3, None, |served| {
         let first = served.ask(&chat(2), 70);
         assert_eq!(first.computed(), 2151);
         for text in 3..8 {
             let answer = served.ask(&chat(text), 70);
             // From the last end of a page before the user's message.
             assert_eq!(answer.timings.reused_tokens as usize, 2000 / PAGE * PAGE, "{text}");
-            check_alone(&chat(text), &answer);
+            check_alone(name, &chat(text), &answer);
             let stats = served.stats();
             assert_eq!((stats.checkpoints, stats.checkpoints_used), (3, 3));
             assert_eq!(stats.checkpoint_hits, u64::from(text) - 2);
@@ -374,27 +386,31 @@ fn a_system_prompt_is_computed_once_with_three_checkpoints() {
 
 #[test]
 fn a_retry_computes_a_page_at_most() {
+    MODELS_SERVED.iter().for_each(|name| a_retry_computes_a_page_at_most_of(name));
+}
+
+fn a_retry_computes_a_page_at_most_of(name: &str) {
     for checkpoints in [2, 3] {
-        serve(checkpoints, None, |served| {
+        serve(name, checkpoints, None, |served| {
             for n in [700, 704, 705] {
                 let prompt = [message(1, 200), words(n as u32, n - 200)].concat();
                 let first = served.ask(&prompt, 20);
                 let again = served.ask(&prompt, 20);
                 assert!(first.computed() > 400 && again.computed() <= PAGE, "{checkpoints}: {}", again.computed());
-                check_alone(&prompt, &again);
+                check_alone(name, &prompt, &again);
             }
         });
     }
 }
 
 /// Turns of an agent: each request is the last one, its answer and `n` new tokens. Returns the last.
-fn turns(served: &mut Served<'_, '_>, mut prompt: Vec<u32>, texts: std::ops::Range<u32>) -> Vec<u32> {
+fn turns(name: &str, served: &mut Served<'_, '_>, mut prompt: Vec<u32>, texts: std::ops::Range<u32>) -> Vec<u32> {
     let mut new = prompt.len();
     for text in texts {
         let answer = served.ask(&prompt, 20 + 13 * text as usize);
         assert!(answer.computed() <= new + PAGE, "turn {text}: {} of {}", answer.computed(), prompt.len());
         if text.is_multiple_of(3) {
-            check_alone(&prompt, &answer);
+            check_alone(name, &prompt, &answer);
         }
         prompt.extend(answer.tokens());
         // Some of them end with a page.
@@ -412,10 +428,16 @@ fn turns(served: &mut Served<'_, '_>, mut prompt: Vec<u32>, texts: std::ops::Ran
 
 #[test]
 fn an_agent_computes_what_is_new_and_a_page_at_most_also_after_a_restart() {
+    MODELS_SERVED
+        .iter()
+        .for_each(|name| an_agent_computes_what_is_new_and_a_page_at_most_also_after_a_restart_of(name));
+}
+
+fn an_agent_computes_what_is_new_and_a_page_at_most_also_after_a_restart_of(name: &str) {
     for checkpoints in [2, 3] {
         let first = message(1, 500);
-        let (prompt, saved) = serve(checkpoints, None, |served| {
-            let prompt = turns(served, first, 0..10);
+        let (prompt, saved) = serve(name, checkpoints, None, |served| {
+            let prompt = turns(name, served, first, 0..10);
             // Somebody else in between, whose prompt leaves at most half of them.
             if checkpoints > 1 {
                 served.ask(&words(9, 100), 5);
@@ -423,12 +445,12 @@ fn an_agent_computes_what_is_new_and_a_page_at_most_also_after_a_restart() {
             prompt
         });
         let new = 110;
-        let (computed, again) = serve(checkpoints, Some(&saved), |served| {
+        let (computed, again) = serve(name, checkpoints, Some(&saved), |served| {
             let first = served.ask(&prompt, 10);
             let again = served.ask(&prompt, 10);
-            check_alone(&prompt, &again);
+            check_alone(name, &prompt, &again);
             assert_eq!(served.stats().checkpoint_hits, 2);
-            turns(served, prompt.clone(), 0..2);
+            turns(name, served, prompt.clone(), 0..2);
             (first.computed(), again.computed())
         })
         .0;
@@ -438,9 +460,13 @@ fn an_agent_computes_what_is_new_and_a_page_at_most_also_after_a_restart() {
 
 #[test]
 fn where_prompts_have_parted_once_the_third_goes_on() {
+    MODELS_SERVED.iter().for_each(|name| where_prompts_have_parted_once_the_third_goes_on_of(name));
+}
+
+fn where_prompts_have_parted_once_the_third_goes_on_of(name: &str) {
     let common = words(1, 700);
     let prompt = |text| [&common[..], &words(text, 300)].concat();
-    serve(3, None, |served| {
+    serve(name, 3, None, |served| {
         let computed = [2, 3, 4, 5].map(|text| served.ask(&prompt(text), 3).computed());
         let left = 1000 - 700 / PAGE * PAGE;
         assert_eq!(computed, [1000, 1000, left, left]);
@@ -449,12 +475,16 @@ fn where_prompts_have_parted_once_the_third_goes_on() {
 
 #[test]
 fn without_checkpoints_every_prompt_is_computed_whole() {
+    MODELS_SERVED.iter().for_each(|name| without_checkpoints_every_prompt_is_computed_whole_of(name));
+}
+
+fn without_checkpoints_every_prompt_is_computed_whole_of(name: &str) {
     let prompt = [message(1, 300), message(2, 100)].concat();
-    let (_, saved) = serve(0, None, |served| {
+    let (_, saved) = serve(name, 0, None, |served| {
         for _ in 0..3 {
             let answer = served.ask(&prompt, 70);
             assert_eq!(answer.computed(), 400);
-            check_alone(&prompt, &answer);
+            check_alone(name, &prompt, &answer);
         }
         let stats = served.stats();
         assert_eq!((stats.checkpoints, stats.checkpoints_taken, stats.checkpoint_hits), (0, 0, 0));
@@ -465,16 +495,22 @@ fn without_checkpoints_every_prompt_is_computed_whole() {
 
 #[test]
 fn a_saved_cache_has_the_pages_up_to_the_last_checkpoint_as_far_as_it_fits() {
+    MODELS_SERVED
+        .iter()
+        .for_each(|name| a_saved_cache_has_the_pages_up_to_the_last_checkpoint_as_far_as_it_fits_of(name));
+}
+
+fn a_saved_cache_has_the_pages_up_to_the_last_checkpoint_as_far_as_it_fits_of(name: &str) {
     let prompt = [message(1, 1000), message(2, 100)].concat();
     // One checkpoint, at the end of the prompt: pages of the answer behind it are of no use.
-    let (_, whole) = serve(3, None, |served| served.ask(&prompt, 50));
+    let (_, whole) = serve(name, 3, None, |served| served.ask(&prompt, 50));
     for (checkpoints, expected) in [(3, 1088), (1, 960), (0, 0)] {
-        let (reused, _) = serve(checkpoints, Some(&whole), |served| served.ask(&prompt, 5).timings.reused_tokens);
+        let (reused, _) = serve(name, checkpoints, Some(&whole), |served| served.ask(&prompt, 5).timings.reused_tokens);
         assert_eq!(reused, expected, "{checkpoints}");
     }
     // Where not all of it fits, as much as ends with a checkpoint.
     let kernels = kernels::select(None, None).unwrap();
-    for_checkpoints(&golden(MODEL), kernels, (Some(2), 4096), 3, |core| {
+    for_checkpoints(&golden(name), kernels, (Some(2), 4096), 3, |core| {
         let (mut scheduler, _) = Scheduler::new(core, 8, Vec::new());
         assert_eq!(scheduler.load_cache(&whole[..], &[1; 32]).unwrap(), 17);
         let save = |cap: usize| {
@@ -490,10 +526,14 @@ fn a_saved_cache_has_the_pages_up_to_the_last_checkpoint_as_far_as_it_fits() {
 
 #[test]
 fn a_sequence_alone_goes_back_to_the_checkpoints_it_has() {
+    MODELS_SERVED.iter().for_each(|name| a_sequence_alone_goes_back_to_the_checkpoints_it_has_of(name));
+}
+
+fn a_sequence_alone_goes_back_to_the_checkpoints_it_has_of(name: &str) {
     let kernels = kernels::select(None, None).unwrap();
     let tokens = tokens(1000);
     for (checkpoints, left) in [(0, 0), (1, 960), (4, 960)] {
-        for_checkpoints(&golden(MODEL), kernels, (None, 2048), checkpoints, |core| {
+        for_checkpoints(&golden(name), kernels, (None, 2048), checkpoints, |core| {
             let mut engine = Engine::new(core);
             let expected = feed(&mut engine, &tokens, &[1000]);
             assert_eq!((engine.rewind(1000), engine.rewind(999)), (1000, left));
