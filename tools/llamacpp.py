@@ -79,10 +79,19 @@ class Context:
     def clear(self):
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self.raw), True)
 
-    def truncate(self, n):
-        """Forgets all but the first `n` tokens."""
-        if not llama_cpp.llama_memory_seq_rm(llama_cpp.llama_get_memory(self.raw), 0, n, -1):
-            raise EngineError(f"llama.cpp does not forget what follows {n} tokens")
+    def keep(self):
+        """A copy of what the context holds, for `restore`: recurrent models cannot forget just the last tokens."""
+        size = llama_cpp.llama_state_seq_get_size(self.raw, 0)
+        kept = (ctypes.c_uint8 * size)()
+        if llama_cpp.llama_state_seq_get_data(self.raw, kept, size, 0) != size:
+            raise EngineError("llama.cpp does not give away what its context holds")
+        return kept
+
+    def restore(self, kept):
+        """Back to what the context held."""
+        self.clear()
+        if llama_cpp.llama_state_seq_set_data(self.raw, kept, len(kept), 0) != len(kept):
+            raise EngineError("llama.cpp does not take back what its context held")
 
     def decode(self, tokens, start, every=False):
         """Runs `tokens` at positions `start..`; logits of every token, or of the last only."""
@@ -152,8 +161,9 @@ def speeds(path, prompt, steps, threads, depth=0):
         ctx.decode(ids[:1], 16)
         ctx.clear()
         feed(0, depth)
+        kept = ctx.keep() if depth else None
         while True:
-            ctx.truncate(depth)
+            ctx.restore(kept) if depth else ctx.clear()
             began = time.perf_counter()
             feed(depth, prompt)
             filled = time.perf_counter()

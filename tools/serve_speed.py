@@ -2,7 +2,8 @@
 """`brim serve` under load, over HTTP, on this machine.
 
   serve_speed.py streams --brim target/release/brim -m MODEL.gguf [--clients 1,2,4,8] [--hugepages] [--peer-python PATH]
-  serve_speed.py prefix  --brim target/release/brim -m MODEL.gguf [--prompt 2000] [--hugepages]
+  serve_speed.py prefix  --brim target/release/brim -m MODEL.gguf [--prompt 2000] [--chat] [--hugepages]
+  serve_speed.py agent   --brim target/release/brim -m MODEL.gguf [--turns 10] [--hugepages]
 
 `streams`: so many clients at a time, each of which reads one stream. Given are the tokens per second of all together from
 the moment everybody has a first token, the time to the first token, the time between events (median and the worst of a
@@ -13,7 +14,12 @@ sequences and with one each; the faster one counts. Exit code 0 when eight strea
 three times one, and 1.5 times llama.cpp.
 
 `prefix`: the time to the first token of a long prompt, of another with the same beginning, and again after a restart with
-a saved cache. Exit code 0 when both are at most a tenth of the first.
+a saved cache. Exit code 0 when both are at most a tenth of the first. With --chat the beginning is a system prompt, and
+what differs a message of the user; the model's template says how that is written.
+
+`agent`: turns of which each is the last one, its answer and some 200 new tokens; after the last the server is started anew
+with its saved cache, and one more follows. Exit code 0 when every turn but the first computes no more of its prompt than
+what is new and 64 tokens. Answers are one word over and over, so that their text has the tokens that were drawn.
 
 The client is this script: one thread that reads sockets and looks at what came when all is over. It takes some
 milliseconds of CPU per hundred tokens. --hugepages needs a pool that is large enough; this script leaves the pool alone.
@@ -54,12 +60,24 @@ class Server:
         host, port = self.address.rsplit(":", 1)
         return socket.create_connection((host, int(port)))
 
-    def request(self, **body):
+    def request(self, path="/v1/completions", **body):
         """The bytes of a request for a stream of a completion."""
         body = {"stream": True, "stream_options": {"include_usage": True}, "ignore_eos": True, **body}
         body = json.dumps(body).encode()
-        head = f"POST /v1/completions HTTP/1.1\r\nhost: {self.address}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        head = f"POST {path} HTTP/1.1\r\nhost: {self.address}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
         return head.encode() + body
+
+    def token_of(self, text):
+        """The token that `text` is."""
+        body = json.dumps({"content": text}).encode()
+        head = f"POST /tokenize HTTP/1.1\r\nhost: {self.address}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        with self.connect() as connection:
+            connection.sendall(head.encode() + body)
+            answer = b"".join(iter(lambda: connection.recv(1 << 16), b""))
+        tokens = json.loads(answer.split(b"\r\n\r\n", 1)[1])["tokens"]
+        if len(tokens) != 1:
+            raise OSError(f"{text!r} is {len(tokens)} tokens")
+        return tokens[0]
 
     def cpu_seconds(self):
         """{thread: seconds of CPU}; threads of one name are added up."""
@@ -100,10 +118,15 @@ class Stream:
         whole = b"".join(piece for _, piece in self.pieces)
         if not whole.startswith(b"HTTP/1.1 200 "):
             raise OSError(f"the server answered {whole[:400]!r}")
-        self.events = [at for at, piece in self.pieces if b'"text"' in piece]
-        usages = [json.loads(line[6:]) for line in whole.split(b"\n") if line.startswith(b"data: {") and b'"usage":{' in line]
-        self.tokens = usages[-1]["usage"]["completion_tokens"]
+        self.events = [at for at, piece in self.pieces if b'"text"' in piece or b'"content":' in piece]
+        chunks = [json.loads(line[6:]) for line in whole.split(b"\n") if line.startswith(b"data: {")]
+        self.usage = next(chunk["usage"] for chunk in reversed(chunks) if chunk.get("usage"))
+        self.tokens = self.usage["completion_tokens"]
+        self.text = "".join(choice.get("text", "") for chunk in chunks for choice in chunk["choices"])
         return self
+
+    def reused(self):
+        return self.usage["prompt_tokens_details"]["cached_tokens"]
 
 
 def read_all(streams):
@@ -197,10 +220,16 @@ def streams(a):
 
 def prefix(a):
     def first_token(server, question):
-        body = {"prompt": words(1, a.prompt) + question, "max_tokens": 2, "temperature": 0}
-        stream = read_all([Stream(server, server.request(**body))])[0]
-        usage = json.loads(next(line[6:] for _, piece in stream.pieces for line in piece.split(b"\n") if b'"usage":{' in line))["usage"]
-        return stream.events[0] - stream.began, usage
+        body = {"max_tokens": 2, "temperature": 0}
+        if a.chat:
+            messages = [{"role": "system", "content": words(1, a.prompt)}, {"role": "user", "content": question}]
+            request = server.request("/v1/chat/completions", messages=messages, **body)
+        else:
+            request = server.request(prompt=words(1, a.prompt) + question, **body)
+        stream = read_all([Stream(server, request)])[0]
+        # An answer may have no text; its first event comes with its first token all the same.
+        first = stream.events[0] if stream.events else stream.pieces[-1][0]
+        return first - stream.began, stream
 
     with tempfile.TemporaryDirectory() as cache:
         board = os.path.join(cache, "board.toml")
@@ -213,10 +242,39 @@ def prefix(a):
         server = Server(a, more, board)
         lines.append(("with the same beginning, after a restart", *first_token(server, " five six")))
         server.stop()
-    for name, seconds, usage in lines:
-        cached = usage["prompt_tokens_details"]["cached_tokens"]
-        print(f"{name}: {usage['prompt_tokens']} tokens, {cached} of them reused, first token after {seconds:.3f} s = {seconds / lines[0][1]:.1%}")
+    for name, seconds, stream in lines:
+        print(f"{name}: {stream.usage['prompt_tokens']} tokens, {stream.reused()} of them reused, first token after {seconds:.3f} s = {seconds / lines[0][1]:.1%}")
     return int(max(lines[1][1], lines[2][1]) > 0.1 * lines[0][1])
+
+
+def agent(a):
+    def turn(server, prompt, word):
+        body = {"prompt": prompt, "max_tokens": 100, "temperature": 0, "logit_bias": {str(word): 100}}
+        return read_all([Stream(server, server.request(**body))])[0]
+
+    with tempfile.TemporaryDirectory() as cache:
+        board = os.path.join(cache, "board.toml")
+        with open(board, "w") as file:
+            file.write(f"[serve]\ncache_dir = {json.dumps(cache)}\n")
+        more = ["--slots", "1", "--ctx", "16384"]
+        server = Server(a, more, board)
+        word = server.token_of(" one")
+        prompt, known, holds = words(1, 300), 0, True
+        for number in range(a.turns + 1):
+            if number == a.turns:
+                server.stop()
+                server = Server(a, more, board)
+            stream = turn(server, prompt, word)
+            total, computed = stream.usage["prompt_tokens"], stream.usage["prompt_tokens"] - stream.reused()
+            first = stream.events[0] - stream.began
+            restarted = ", after a restart" if number == a.turns else ""
+            print(f"turn {number + 1}{restarted}: {total} tokens, {total - known} of them new, {computed} computed, first token after {first:.3f} s")
+            holds &= number == 0 or computed <= total - known + 64
+            # What was drawn last is not in the cache.
+            known = total + stream.tokens
+            prompt += stream.text + " " + words(100 + number, 70)
+        server.stop()
+    return int(not holds)
 
 
 def peer(a):
@@ -230,12 +288,14 @@ def peer(a):
 
 def main():
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    args.add_argument("what", choices=["streams", "prefix", "peer"], metavar="streams|prefix")
+    args.add_argument("what", choices=["streams", "prefix", "agent", "peer"], metavar="streams|prefix|agent")
     args.add_argument("--brim", help="the binary")
     args.add_argument("-m", "--model", required=True, help="GGUF file")
     args.add_argument("--clients", default="1,2,4,8", help="streams at a time (1,2,4,8)")
     args.add_argument("-n", "--tokens", type=int, default=64, help="tokens of a stream (64)")
     args.add_argument("--prompt", type=int, default=700, help="words of the long prompt, of about three tokens each (700)")
+    args.add_argument("--chat", action="store_true", help="the long prompt is a system prompt")
+    args.add_argument("--turns", type=int, default=10, help="turns of an agent (10)")
     args.add_argument("-t", "--threads", type=int, help="of both engines (as many as brim takes)")
     args.add_argument("-r", "--rounds", type=int, default=1, help="rounds, of which the median counts (1)")
     args.add_argument("--sample", action="store_true", help="draw tokens with the defaults, not the likeliest")
@@ -245,7 +305,7 @@ def main():
     a = args.parse_args()
     if a.what != "peer" and not a.brim:
         args.error("--brim is needed")
-    return {"streams": streams, "prefix": prefix, "peer": peer}[a.what](a)
+    return {"streams": streams, "prefix": prefix, "agent": agent, "peer": peer}[a.what](a)
 
 
 if __name__ == "__main__":
