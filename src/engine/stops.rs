@@ -11,9 +11,9 @@
 //! 4. before its last four: a client that changes its last message, or takes back a turn, goes on from there;
 //! 5. every [`INTERVAL_TOKENS`], where none of these is near.
 //!
-//! Only messages and intervals that are not computed yet count. While a sequence generates, it leaves one after every page,
-//! in place of the one before, so that an answer of any length takes one: the request that continues the conversation goes
-//! on from it. What has not been used for longest makes room.
+//! Only what is not computed yet when the prompt gets its slot counts. While a sequence generates, it leaves one after every
+//! page, in place of the one before, so that an answer of any length takes one: the request that continues the conversation
+//! goes on from it. What has not been used for longest makes room.
 
 use crate::model::cache::{CachePlan, PAGE_TOKENS};
 
@@ -48,6 +48,11 @@ pub(super) struct Stops {
 }
 
 impl Stops {
+    /// There is to be one after so many pages too; false if there is no room for it.
+    pub fn insert(&mut self, pages: usize) -> bool {
+        self.after(pages).is_some() || self.kept.push(pages).is_ok()
+    }
+
     /// Whether there is a checkpoint after `pages` pages.
     pub fn after(&self, pages: usize) -> Option<Stop> {
         match pages > self.rolling_from {
@@ -81,6 +86,11 @@ impl StopRules {
     pub fn new(plan: &CachePlan) -> StopRules {
         let most = if plan.has_checkpoint_for_every_page() { 0 } else { plan.n_checkpoints.div_ceil(2) };
         StopRules { most: most.min(STOPS_MAX), message_starts: Vec::new() }
+    }
+
+    /// Whether a prompt leaves checkpoints, and not after every page.
+    pub fn are_selective(&self) -> bool {
+        self.most > 0
     }
 
     /// From here on these tokens begin messages.

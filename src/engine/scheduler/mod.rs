@@ -31,7 +31,7 @@ use crate::model::cache::{CachePlan, FULL, PAGE_TOKENS};
 use crate::model::{Config, Sizes};
 use crate::sampling::Candidate;
 use batch::Batch;
-use slot::{DrawScratch, Outcome, Slot, Work, pages_max, reusable};
+use slot::{DrawScratch, Leader, Outcome, Slot, Work, pages_max, reusable};
 
 /// Serves requests until it is told to stop.
 pub struct Scheduler<'a> {
@@ -240,6 +240,28 @@ impl<'a> Scheduler<'a> {
             self.channel.counters.count_reuse(reused, reused > 0 && self.core.cache.plan().has_states());
             let stops = self.stop_rules.of_prompt(Uncomputed { prompt, held: table.len(), shared });
             *work = Some(Work::new(submission, reused, serial, stops));
+            self.find_leader(index);
+        }
+    }
+
+    /// Where not every page has a checkpoint, of prompts that begin alike and come together the first computes what they have
+    /// in common and leaves one at its end, and the others wait for it: each would compute all of it otherwise. Who is
+    /// waited for came before, so that nobody waits for himself.
+    fn find_leader(&mut self, index: usize) {
+        let Some(work) = self.slots[index].work.as_ref().filter(|_| self.stop_rules.are_selective()) else { return };
+        let (held, tokens) = (work.fed / PAGE_TOKENS, reusable(&work.submission.request));
+        let in_common = |slot: usize| {
+            let leader = self.slots[slot].work.as_ref().filter(|leader| slot != index && leader.is_prefilling())?;
+            let prompt = &leader.submission.request.prompt;
+            let pages = tokens.chunks_exact(PAGE_TOKENS).zip(prompt.chunks_exact(PAGE_TOKENS));
+            let pages = pages.take_while(|(mine, other)| mine == other).count();
+            (pages > held && pages * PAGE_TOKENS > leader.fed).then_some(Leader { slot, pages })
+        };
+        let leader = (0..self.slots.len()).filter_map(in_common).max_by_key(|leader| leader.pages);
+        let Some(Leader { slot, pages }) = leader else { return };
+        let has_stop = self.slots[slot].work.as_mut().is_some_and(|leader| leader.stops.insert(pages));
+        if let Some(work) = &mut self.slots[index].work {
+            work.leader = leader.filter(|_| has_stop);
         }
     }
 
@@ -265,9 +287,14 @@ impl<'a> Scheduler<'a> {
 
     /// Frees a slot; what it has published stays until its place is needed.
     fn finish(&mut self, index: usize, finish: Finish) {
-        let Slot { work, table, outcome, .. } = &mut self.slots[index];
+        let Slot { work, table, .. } = &mut self.slots[index];
         let Some(work) = work.take() else { return };
         self.pages.truncate(table, 0);
+        let followers = self.slots.iter_mut().filter_map(|slot| slot.work.as_mut());
+        for follower in followers.filter(|work| work.leader.is_some_and(|leader| leader.slot == index)) {
+            follower.leader = None;
+        }
+        let outcome = &mut self.slots[index].outcome;
         // What the client has allocated, the client frees.
         let Outcome { mask, embedding, .. } = std::mem::take(outcome.get_mut().expect("nobody panics while drawing"));
         if let Some(mask) = mask {

@@ -42,12 +42,22 @@ pub(super) struct Work {
     pub serial: u64,
     /// Where it leaves checkpoints.
     pub stops: Stops,
+    /// Who computes what both begin with, while this one waits.
+    pub leader: Option<Leader>,
     /// The logits of the last token wait for their mask.
     pub awaits_mask: bool,
     pub reused: usize,
     pub begun: Instant,
     pub first: Option<Instant>,
     pub last: Instant,
+}
+
+/// A sequence that begins alike and came before.
+#[derive(Clone, Copy)]
+pub(super) struct Leader {
+    pub slot: usize,
+    /// After so many pages it leaves a checkpoint, from which both can go on.
+    pub pages: usize,
 }
 
 /// What a slot makes of the last pass, and with what.
@@ -85,6 +95,7 @@ impl Work {
             published: reused / PAGE_TOKENS,
             serial,
             stops,
+            leader: None,
             awaits_mask: false,
             reused,
             begun: now,

@@ -13,13 +13,11 @@ use std::time::Instant;
 
 use super::super::drafter::DRAFT_MAX;
 use super::super::error::EngineError;
-use super::super::pages::Adopted;
 use super::super::request::{Event, Finish, Generate, OutputKind, SLOTS_MAX};
 use super::super::stats::SlotState;
-use super::super::stops::Uncomputed;
 use super::Scheduler;
 use super::batch::Part;
-use super::slot::{Slot, reusable};
+use super::slot::{Leader, Slot, reusable};
 use crate::kernels::STREAM_TOKENS_MAX;
 use crate::model::cache::PAGE_TOKENS;
 use crate::model::{OutputRows, SequenceSlice};
@@ -111,6 +109,9 @@ impl Scheduler<'_> {
         let mut is_first = true;
         let mut embeddings: heapless::Vec<(usize, usize), SLOTS_MAX> = heapless::Vec::new();
         for index in (0..n_slots).map(|i| (first + i) % n_slots) {
+            if self.waits_for_leader(index) {
+                continue;
+            }
             let Slot { work, table, .. } = &mut self.slots[index];
             let Some(work) = work.as_mut().filter(|work| work.is_prefilling()) else { continue };
             if budget == 0 {
@@ -118,15 +119,11 @@ impl Scheduler<'_> {
             }
             // Others may have computed meanwhile what comes next.
             if work.fed == table.len() * PAGE_TOKENS && work.published == table.len() {
-                let request = &work.submission.request;
-                let Adopted { serial, shared } = self.pages.adopt(table, work.serial, reusable(request));
+                work.serial = self.pages.adopt(table, work.serial, reusable(&work.submission.request)).serial;
                 let reused = table.len() * PAGE_TOKENS - work.fed;
-                if reused > 0 {
-                    let uncomputed = Uncomputed { prompt: &request.prompt, held: table.len(), shared };
-                    work.stops = self.stop_rules.of_prompt(uncomputed);
-                    self.channel.counters.count_reuse(reused, work.reused == 0 && self.core.cache.plan().has_states());
-                }
-                (work.serial, work.fed, work.published) = (serial, work.fed + reused, table.len());
+                let is_hit = reused > 0 && work.reused == 0 && self.core.cache.plan().has_states();
+                self.channel.counters.count_reuse(reused, is_hit);
+                (work.fed, work.published) = (work.fed + reused, table.len());
                 work.reused += reused;
             }
             let mut n = work.pending().min(budget);
@@ -148,6 +145,15 @@ impl Scheduler<'_> {
         for (index, n) in embeddings {
             self.add_part(index, n);
         }
+    }
+
+    /// Whether another is about to leave the checkpoint that a slot goes on from.
+    fn waits_for_leader(&self, index: usize) -> bool {
+        let leader = self.slots[index].work.as_ref().and_then(|work| work.leader);
+        leader.is_some_and(|Leader { slot, pages }| {
+            let leader = self.slots[slot].work.as_ref().filter(|leader| leader.is_prefilling());
+            leader.is_some_and(|leader| leader.fed < pages * PAGE_TOKENS)
+        })
     }
 
     /// Takes the next `n` certain tokens of a slot and all that are drafted into the batch, and sees to it that it has pages
