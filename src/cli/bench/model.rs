@@ -14,7 +14,7 @@ use crate::kernels::{Kernels, KvType};
 use crate::load::Progress;
 use crate::memory::PageKind;
 use crate::model::config::AttentionConfig;
-use crate::model::{Config, Form, Sizes, Weight, Weights};
+use crate::model::{CachePlan, Config, Form, Sizes, Weight, Weights};
 use crate::quant::WeightType;
 use crate::settings::Settings;
 use crate::sys::file::{PageAccount, page_account};
@@ -55,11 +55,14 @@ struct Cost<'a> {
     config: &'a Config,
     weights: &'a Weights,
     kv_type: KvType,
+    /// Of the states of recurrent layers, read and written with every token.
+    state_bytes: usize,
 }
 
 impl<'a> Cost<'a> {
     fn new(config: &'a Config, weights: &'a Weights, sizes: &Sizes) -> Self {
-        Cost { config, weights, kv_type: sizes.kv_type }
+        let state_bytes = 2 * CachePlan::new(config, sizes).state_bytes;
+        Cost { config, weights, kv_type: sizes.kv_type, state_bytes }
     }
 
     /// Positions that a token sees, itself among them: the mean over `n` tokens from `first` on.
@@ -276,7 +279,11 @@ impl Report<'_> {
         let context = Cost::mean_context(self.depth + self.prompts[0], self.n_gen);
         let (weight_bytes, kv_bytes) = (cost.weights.bytes_per_token as f64, cost.kv_bytes(context));
         let (speed, bare) = (rounds.speed(self.n_gen, false), rounds.speed(self.n_gen, true));
-        let share = speed.median * (weight_bytes + kv_bytes) / 1e9 / read.median;
+        let share = speed.median * (weight_bytes + kv_bytes + cost.state_bytes as f64) / 1e9 / read.median;
+        let states = match cost.state_bytes {
+            0 => String::new(),
+            bytes => format!(", {} of states, read and written", Human(bytes as u64)),
+        };
         let of_time = rounds.attention_share();
         let kernels = self.kernel_names(cost.weights, 1);
         self.say(&format!(
@@ -286,7 +293,7 @@ impl Report<'_> {
             share * 100.0
         ))?;
         self.say(&format!(
-            "  {} of weights per token and {} of KV ({context:.0} positions); attention takes {:.1} % of the time; \
+            "  {} of weights per token and {} of KV ({context:.0} positions){states}; attention takes {:.1} % of the time; \
              {:.2} tokens/s without",
             Human(weight_bytes as u64),
             Human(kv_bytes as u64),
@@ -298,6 +305,7 @@ impl Report<'_> {
             "tokens": self.n_gen, "tokens_per_second": speed.median, "min": speed.min, "max": speed.max,
             "share_of_ceiling": share, "read_way": by.to_string(), "mean_context": context,
             "weight_bytes_per_token": weight_bytes, "kv_bytes_per_token": kv_bytes,
+            "state_bytes_per_token": cost.state_bytes,
             "attention_share_of_time": of_time, "tokens_per_second_without_attention": bare.median,
             "kernels": kernels,
         }))
