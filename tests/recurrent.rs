@@ -129,10 +129,10 @@ fn options_say_how_many_checkpoints_there_are() {
     plan(&["-m", &model, "--checkpoints", "-1"], None).fails(2, &["--checkpoints"]);
     plan(&["-m", &model], Some("few")).fails(2, &["BRIM_CHECKPOINTS=few"]);
     // The context that fits is found with them: each is counted, in a region with the states of slots.
-    let fit = plan(&["-m", &model, "--checkpoints", "5"], None).json();
+    let fit = cli::run(&["plan", "--json", "--fit", "--slots", "3", "-m", &model, "--checkpoints", "5"]).json();
     let each = fit["states"]["bytes_each"].as_u64().unwrap();
     let region = fit["regions"].as_array().unwrap().iter().find(|region| region["name"] == "states").unwrap();
-    assert_eq!(region["bytes"].as_u64(), Some((3 + 5) * each));
+    assert_eq!((fit["states"]["checkpoints"].as_u64(), region["bytes"].as_u64()), (Some(5), Some((3 + 5) * each)));
     let run = |n: &str| cli::run(&["run", "-m", &model, "--raw", "-p", "a b c", "-n", "4", "--checkpoints", n]).good();
     assert_eq!(run("0"), run("4"));
 }
