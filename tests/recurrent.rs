@@ -475,15 +475,19 @@ fn where_prompts_have_parted_once_the_third_goes_on_of(name: &str) {
 
 #[test]
 fn of_prompts_that_come_together_one_computes_what_they_have_in_common() {
+    MODELS_SERVED.iter().for_each(|name| of_prompts_that_come_together(name));
+}
+
+fn of_prompts_that_come_together(name: &str) {
     let common = words(1, 1000);
     let prompt = |text| [&common[..], &words(text, 200)].concat();
     let left = 1200 - 1000 / PAGE * PAGE;
     for checkpoints in [3, 5] {
-        serve(checkpoints, None, |served| {
+        serve(name, checkpoints, None, |served| {
             let prompts = [prompt(2), prompt(3)];
             let answers = served.ask_all(&prompts, 10);
             assert_eq!([answers[0].computed(), answers[1].computed()], [1200, left], "{checkpoints}");
-            prompts.iter().zip(&answers).for_each(|(prompt, answer)| check_alone(prompt, answer));
+            prompts.iter().zip(&answers).for_each(|(prompt, answer)| check_alone(name, prompt, answer));
             // The same text, from its last end of a page; and one after the other once there is no slot for all.
             let answers = served.ask_all(&[words(4, 700), words(4, 700), words(4, 700)], 10);
             let computed: Vec<usize> = answers.iter().map(Answer::computed).collect();
@@ -491,7 +495,7 @@ fn of_prompts_that_come_together_one_computes_what_they_have_in_common() {
         });
     }
     // Who waits goes on when the other has gone.
-    serve(3, None, |served| {
+    serve(name, 3, None, |served| {
         let first = served.handle.submit(request(&prompt(5), 10)).unwrap();
         let mut second = served.handle.submit(request(&prompt(6), 10)).unwrap();
         assert!(served.scheduler.round() && served.scheduler.round());
@@ -501,7 +505,7 @@ fn of_prompts_that_come_together_one_computes_what_they_have_in_common() {
             assert!(served.scheduler.round());
         }
         assert!(answer.computed() > left);
-        check_alone(&prompt(6), &answer);
+        check_alone(name, &prompt(6), &answer);
     });
 }
 

@@ -289,7 +289,13 @@ impl ActivationRows<'_> {
 ///
 /// Rounded by at most half a scale: that of i16 is in [`super::activations16`], that of int8 `max|x| / 127` per 32 or 256 columns.
 #[inline(always)]
-pub fn quantise<S: Simd>(s: S, layout: ActivationLayout, kind: ActivationFormat, record: &mut [u8]) {
+pub fn quantise<S: Simd>(
+    s: S,
+    layout: ActivationLayout,
+    kind: ActivationFormat,
+    record: &mut [u8],
+    of_block: impl Fn(ActivationFormat, &[f32], &mut [u8]),
+) {
     assert!(record.len() >= layout.bytes);
     let (values, blocks) = record.split_at_mut(layout.blocks);
     let values: &[f32] = bytes::cast(&values[..layout.cols * 4]);
@@ -302,7 +308,7 @@ pub fn quantise<S: Simd>(s: S, layout: ActivationLayout, kind: ActivationFormat,
         }
         ActivationFormat::Q8x32 | ActivationFormat::Q8x256 => {
             for (values, block) in values.chunks(SUPER).zip(blocks.chunks_exact_mut(BLOCK_BYTES)) {
-                quantise_block(s, kind, values, block);
+                of_block(kind, values, block);
             }
         }
     }

@@ -44,7 +44,7 @@ pub fn delta_step<S: Simd>(s: S, state: &mut [f32], (q, k): (&[f32], &[f32]), v:
     }
     let kq = s.sum(dot);
     let wide = VECTORS * S::LANES;
-    let whole = cols / wide * wide;
+    let whole = if S::FAST { cols / wide * wide } else { 0 };
     for at in (0..whole).step_by(wide) {
         columns::<S, VECTORS>(s, state, (cols, at), (q, k, kq), v, rates);
     }

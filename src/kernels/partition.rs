@@ -248,9 +248,10 @@ impl<'a, T> Zipped<'a, T> {
     /// The next block of each for `worker`.
     pub fn next_for(&self, worker: usize) -> Option<(OutTile<'a, T>, OutTile<'a, T>)> {
         let (index, count) = self.first.draw(worker, self.first.parts)?;
-        // SAFETY: the counters of the first hand out every number once, and nobody draws from the second, which has as many
-        // blocks.
-        Some(unsafe { (self.first.block(index, count), self.second.block(index, count)) })
+        // SAFETY: the counters of the first hand out every number once.
+        let first = unsafe { self.first.block(index, count) };
+        // SAFETY: nobody draws from the second, which has as many blocks.
+        Some((first, unsafe { self.second.block(index, count) }))
     }
 }
 

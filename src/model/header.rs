@@ -436,7 +436,8 @@ impl<'m, 'a> Header<'m, 'a> {
     pub(super) fn check_interleaved_sections(&self, n_pairs: usize) -> Result<(), ModelError> {
         let suffix = "rope.dimension_sections";
         let sections: Vec<i32> = self.meta.i32s(&self.key(suffix))?.into_iter().flat_map(|n| n.iter()).collect();
-        let covers = |pair: usize| sections.get(pair % 3).is_some_and(|&n| (pair as i64) < 3 * i64::from(n));
+        let pairs_of = |axis: usize| sections.get(axis).map_or(0, |&n| usize::try_from(n).unwrap_or(0));
+        let covers = |pair: usize| pair < 3 * pairs_of(pair % 3);
         match (0..n_pairs).all(covers) || sections.iter().all(|&n| n == 0) {
             true => Ok(()),
             false => self.unsupported(suffix, format!("{sections:?} for {n_pairs} pairs")),

@@ -1,4 +1,4 @@
-//! The scalar tier: 16 lanes as plain arrays, any CPU.
+//! The scalar tier: 8 lanes as plain arrays, any CPU.
 
 use super::{Dot, NoByteTables, Simd};
 
@@ -6,7 +6,7 @@ use super::{Dot, NoByteTables, Simd};
 #[derive(Clone, Copy)]
 pub struct Scalar;
 
-const N: usize = 16;
+const N: usize = 8;
 
 #[inline(always)]
 fn zip<T: Copy, U: Copy, R>(a: [T; N], b: [U; N], f: impl Fn(T, U) -> R) -> [R; N] {

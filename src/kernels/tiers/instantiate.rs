@@ -206,7 +206,7 @@ macro_rules! tier {
 
             $(#[target_feature(enable = $feature)])*
             fn quantise(layout: ActivationLayout, kind: ActivationFormat, record: &mut [u8]) {
-                quantise_row($token, layout, kind, record)
+                quantise_row($token, layout, kind, record, |kind, values, block| quantise_block(kind, values, block))
             }
 
             $(#[target_feature(enable = $feature)])*
@@ -393,4 +393,4 @@ pub(super) fn always() -> bool {
     true
 }
 
-tier!(scalar, Tier::Scalar, Scalar, Scalar, [], always, finished, V = 1, N = 2, NS = 2, NF = 2, NH = 2);
+tier!(scalar, Tier::Scalar, Scalar, Scalar, [], always, finished, V = 2, N = 2, NS = 2, NF = 2, NH = 2);

@@ -4,7 +4,7 @@ use std::sync::Mutex;
 
 use super::activations::ActivationBuffer;
 use super::buffers::WorkerScratch;
-use crate::kernels::{ActivationFormat, Activations, Kernels, Matrix, OutTile, Team, Tile};
+use crate::kernels::{ActivationFormat, Activations, Kernels, Matrix, OutTile, Partition, Team, Tile};
 use crate::model::weights::Linear;
 
 /// What products are made with.
@@ -33,13 +33,30 @@ pub(super) fn scale_and_shift(block: &mut OutTile<'_, f32>, scale: f32, bias: Op
 /// Linear maps of `n` activation records by some matrices, or by one whose result is added, under one barrier. The
 /// activations are quantised once for each format the matrices need.
 pub(super) fn multiply<const N: usize>(
-    Tools { kernels, team, region, tile }: Tools<'_>,
+    tools: Tools<'_>,
     workers: &[Mutex<WorkerScratch<'_>>],
-    (records, n): (&mut ActivationBuffer<'_>, usize),
+    records: (&mut ActivationBuffer<'_>, usize),
     products: [(&Linear, &mut [f32]); N],
     accumulate: bool,
 ) {
-    assert!(N == 1 || !accumulate);
+    const { assert!(N <= PRODUCTS_MAX) };
+    multiply_some(tools, workers, records, products.into_iter().collect(), accumulate);
+}
+
+/// Most products that share their activations: queries, keys, values, and what results are gated by.
+const PRODUCTS_MAX: usize = 4;
+
+type Products<'o, T> = heapless::Vec<(&'o Linear, T), PRODUCTS_MAX>;
+
+/// [`multiply`] for any number of products: one copy of it in the binary.
+fn multiply_some<'o>(
+    Tools { kernels, team, region, tile }: Tools<'_>,
+    workers: &[Mutex<WorkerScratch<'_>>],
+    (records, n): (&mut ActivationBuffer<'_>, usize),
+    products: Products<'o, &'o mut [f32]>,
+    accumulate: bool,
+) {
+    assert!(products.len() == 1 || !accumulate);
     let layout = records.layout();
     let cols = layout.cols();
     let added_factor = if accumulate { products[0].0.weight.factor_of(region, 0) } else { 1.0 };
@@ -50,10 +67,11 @@ pub(super) fn multiply<const N: usize>(
             layout.values_mut(record).iter_mut().for_each(|x| *x *= added_factor);
         }
     }
-    let formats: [ActivationFormat; N] = std::array::from_fn(|i| kernels.activation_format(products[i].0.weight.ty, n));
-    let jobs = products.map(|(linear, out)| (linear, kernels.share(out, n, linear.weight.rows, team.size())));
+    let format_of = |linear: &Linear| kernels.activation_format(linear.weight.ty, n);
+    let share = |(linear, out): (&'o Linear, _)| (linear, kernels.share(out, n, linear.weight.rows, team.size()));
+    let jobs: Products<'o, Partition<'o, f32>> = products.into_iter().map(share).collect();
     for format in records.format().and_others() {
-        if !formats.contains(&format) {
+        if !jobs.iter().any(|(linear, _)| format_of(linear) == format) {
             continue;
         }
         records.ensure((kernels, team), n, format);
@@ -62,9 +80,7 @@ pub(super) fn multiply<const N: usize>(
             let Ok(mut scratch) = workers[worker].lock() else { return };
             // Of every product what is one's own comes first: only who is done with all of it takes from others.
             for parts in [1, team.size()] {
-                for (linear, partition) in
-                    jobs.iter().filter(|(map, _)| kernels.activation_format(map.weight.ty, n) == format)
-                {
+                for (linear, partition) in jobs.iter().filter(|(linear, _)| format_of(linear) == format) {
                     let w = &linear.weight;
                     assert_eq!(w.cols, cols, "the records are as wide as the matrix");
                     let matrix = Matrix { panels: w.of(region), panel_bytes: w.ty.panel_bytes(cols), cols };
