@@ -118,7 +118,9 @@ class Stream:
         whole = b"".join(piece for _, piece in self.pieces)
         if not whole.startswith(b"HTTP/1.1 200 "):
             raise OSError(f"the server answered {whole[:400]!r}")
-        self.events = [at for at, piece in self.pieces if b'"text"' in piece or b'"content":' in piece]
+        # The first event of a chat says who speaks, with an empty text.
+        of_chat = lambda piece: b'"content":"' in piece and b'"content":""' not in piece
+        self.events = [at for at, piece in self.pieces if b'"text"' in piece or of_chat(piece)]
         chunks = [json.loads(line[6:]) for line in whole.split(b"\n") if line.startswith(b"data: {")]
         self.usage = next(chunk["usage"] for chunk in reversed(chunks) if chunk.get("usage"))
         self.tokens = self.usage["completion_tokens"]
