@@ -304,7 +304,9 @@ impl Simd for Scalar {
     #[inline(always)]
     fn alternate<const PER_GROUP: usize>(self, x: [Self::I; 2]) -> [Self::I; 2] {
         let lane = |i: usize| i / (2 * PER_GROUP) * 2 * PER_GROUP + i % 2 * PER_GROUP + i % (2 * PER_GROUP) / 2;
-        x.map(|x| std::array::from_fn(|i| x[lane(i)]))
+        // Groups of eight lie in two vectors.
+        let x = x.as_flattened();
+        [std::array::from_fn(|i| x[lane(i)]), std::array::from_fn(|i| x[lane(i + N)])]
     }
     #[inline(always)]
     fn zipped_pairs(self, sums: [Self::I; 2]) -> Self::I {

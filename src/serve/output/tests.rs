@@ -85,6 +85,15 @@ fn families_with_tags() {
         "ok",
         std::slice::from_ref(&call),
     );
+    // As the template of Qwen3.5 writes an answer, whose prompt ends with `<think>`.
+    let later = ("weather", json!({"city": "Köln\n(Deutz)", "days": 2}));
+    check(
+        &Expect { thinking: true, ..expect(Family::QwenXml, true) },
+        "Two places.\n</think>\n\nBoth:\n\n<tool_call>\n<function=weather>\n<parameter=city>\n12\n</parameter>\n<parameter=days>\n3\n</parameter>\n</function>\n</tool_call>\n<tool_call>\n<function=weather>\n<parameter=city>\nKöln\n(Deutz)\n</parameter>\n<parameter=days>\n2\n</parameter>\n</function>\n</tool_call>",
+        "Two places.",
+        "Both:",
+        &[call.clone(), later],
+    );
     check(
         &expect(Family::Glm, true),
         "<think></think>\n<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>12</arg_value>\n<arg_key>days</arg_key>\n<arg_value>3</arg_value>\n</tool_call>",
