@@ -146,7 +146,7 @@ Run {
     /// most tokens to generate (default: until the model stops or the context is full)
     #[argh(option, short = 'n')]
     pub n_predict: Option<u32>,
-    /// checkpoints of recurrent states, after which later prompts go on (default: as many as the KV cache allows)
+    /// checkpoints of recurrent states, after which later prompts go on (default: as `brim plan` shows)
     #[argh(option)]
     pub checkpoints: Option<u32>,
     /// take the prompt as it is, without the chat template
@@ -193,7 +193,7 @@ Serve {
     /// tokens the KV cache holds for all of them together (default: slots times --ctx)
     #[argh(option)]
     pub kv_tokens: Option<u32>,
-    /// checkpoints of recurrent states, after which later prompts go on (default: as many as the KV cache allows)
+    /// checkpoints of recurrent states, after which later prompts go on (default: as `brim plan` shows)
     #[argh(option)]
     pub checkpoints: Option<u32>,
     /// file with the API keys, one a line (default: nobody needs one)
@@ -243,7 +243,7 @@ Plan {
     /// plan for `brim serve` with a KV cache of so many tokens
     #[argh(option)]
     pub kv_tokens: Option<u32>,
-    /// checkpoints of recurrent states, after which later prompts go on (default: as many as the KV cache allows)
+    /// checkpoints of recurrent states, after which later prompts go on (default: as `brim plan` shows)
     #[argh(option)]
     pub checkpoints: Option<u32>,
     /// one JSON document on stdout

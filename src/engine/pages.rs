@@ -609,6 +609,24 @@ impl<'a> Pages<'a> {
         Some(page)
     }
 
+    /// Whether a checkpoint is among these attachments, bit by bit.
+    pub fn checkpoint_of(&self, mask: u32) -> bool {
+        self.checkpoints().is_some_and(|list| mask >> list & 1 == 1)
+    }
+
+    /// Whether there is a checkpoint that holds nothing.
+    pub fn has_free_checkpoint(&self) -> bool {
+        self.checkpoints().is_some_and(|list| !self.attachments[list].pool.free.is_empty())
+    }
+
+    /// Gives up the checkpoint at the end of a published page, which nobody goes on from; false if there is none.
+    pub fn give_up_checkpoint(&mut self, page: u32) -> bool {
+        let Some(list) = self.checkpoints() else { return false };
+        let has_one = self.nodes[page as usize].attached[list] != NONE;
+        self.detach(list, page);
+        has_one
+    }
+
     /// Ends the ownership that [`Pages::take_saved`] has begun.
     pub fn give_back(&mut self, page: u32) {
         for (Attachment { pool, .. }, &id) in self.attachments.iter_mut().zip(&self.nodes[page as usize].attached) {

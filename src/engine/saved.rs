@@ -261,12 +261,16 @@ fn read_pages(
     taken: &mut Vec<(u32, u64)>,
 ) -> Result<(), CacheError> {
     let n_pages = input.get_word()?;
+    // Of each page of the file the one before it.
+    let mut parents = Vec::new();
+    let is_of_use = !cache.plan().has_states() || cache.plan().n_checkpoints > 0;
     for index in 0..n_pages {
         let (parent, mask) = (input.get_word()?, input.get_word()?);
         let mut tokens = [0u32; PAGE_TOKENS];
         for token in &mut tokens {
             *token = input.get_word()?;
         }
+        parents.push(parent);
         let parent = match parent {
             NONE => Some(ROOT),
             parent if parent < index => Some(taken[parent as usize].1).filter(|serial| *serial != ROOT),
@@ -274,6 +278,13 @@ fn read_pages(
         };
         if mask >> pages.n_attachments() != 0 || tokens.iter().any(|token| *token as usize >= n_vocab) {
             return Err(CacheError::Page(index));
+        }
+        let parent = parent.filter(|_| is_of_use);
+        if parent.is_some() && pages.checkpoint_of(mask) && !pages.has_free_checkpoint() {
+            // Of one prefix the last checkpoints are worth most, and come last.
+            let before = |at: u32| Some(parents[at as usize]).filter(|at| *at != NONE);
+            let before: Vec<u32> = std::iter::successors(before(index), |&at| before(at)).collect();
+            before.iter().rev().find(|&&at| pages.give_up_checkpoint(taken[at as usize].0));
         }
         let Some(page) = parent.and_then(|parent| pages.take_saved(parent, &tokens, mask)) else {
             taken.push((NONE, ROOT));

@@ -150,17 +150,17 @@ impl CachePlan {
         plan
     }
 
-    /// As many checkpoints as are asked for; else one for every page, as long as they take no more than the pages do, and
-    /// [`CHECKPOINTS_LEAST`] for each sequence. More than pages would never be used.
+    /// As many checkpoints as are asked for; else one for every page where a state takes no more than a page does, and where
+    /// it takes more [`CHECKPOINTS_LEAST`] for each sequence and as many again: memory that is better spent on context. More
+    /// than pages would never be used.
     fn checkpoints(&self, asked: Option<usize>) -> usize {
         if self.state_bytes == 0 {
             return 0;
         }
         let n_pages = self.pools[FULL].n_pages;
-        let by_itself = || {
-            let affordable = (self.page_bytes(FULL) as u128 * n_pages as u128) / self.state_bytes as u128;
-            let least = CHECKPOINTS_LEAST * (self.n_live_states + 1);
-            usize::try_from(affordable).unwrap_or(usize::MAX).max(least)
+        let by_itself = || match self.state_bytes <= self.page_bytes(FULL) {
+            true => n_pages,
+            false => CHECKPOINTS_LEAST * (self.n_live_states + 1),
         };
         n_pages.min(asked.unwrap_or_else(by_itself))
     }

@@ -242,7 +242,9 @@ impl Choice {
                     self.ticket = None;
                     return Err(ApiError::internal(format!("generation failed: {e}")));
                 }
-                Some(Event::Finished(finish, _)) => {
+                Some(Event::Finished(finish, timings)) => {
+                    // More than at the start, if others have computed it meanwhile.
+                    usage.cached = usage.cached.max(timings.reused_tokens as usize);
                     let reason = if finish == Finish::Length { Reason::Length } else { Reason::Stop };
                     self.finish(reason, batch);
                 }

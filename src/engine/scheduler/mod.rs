@@ -246,12 +246,13 @@ impl<'a> Scheduler<'a> {
 
     /// Where not every page has a checkpoint, of prompts that begin alike and come together the first computes what they have
     /// in common and leaves one at its end, and the others wait for it: each would compute all of it otherwise. Who is
-    /// waited for came before, so that nobody waits for himself.
+    /// waited for does not wait: nobody waits for more than what he has in common with somebody.
     fn find_leader(&mut self, index: usize) {
         let Some(work) = self.slots[index].work.as_ref().filter(|_| self.stop_rules.are_selective()) else { return };
         let (held, tokens) = (work.fed / PAGE_TOKENS, reusable(&work.submission.request));
         let in_common = |slot: usize| {
-            let leader = self.slots[slot].work.as_ref().filter(|leader| slot != index && leader.is_prefilling())?;
+            let leads = |work: &&Work| slot != index && work.is_prefilling() && work.leader.is_none();
+            let leader = self.slots[slot].work.as_ref().filter(leads)?;
             let prompt = &leader.submission.request.prompt;
             let pages = tokens.chunks_exact(PAGE_TOKENS).zip(prompt.chunks_exact(PAGE_TOKENS));
             let pages = pages.take_while(|(mine, other)| mine == other).count();
