@@ -260,7 +260,7 @@ fn a_hybrid_may_list_its_recurrent_layers_and_has_sizes_that_fit() {
     let interval = config(hybrid("qwen35", &[("full_attention_interval", 3)])).unwrap();
     assert!([2, 5, 8, 11].iter().all(|&layer| interval.layers[layer].attention().is_some()));
     let short = hybrid("qwen35", &[]).array("qwen35.attention.recurrent_layers", BOOL, 3, &flags[..3]);
-    refused(short, &["attention.recurrent_layers", "an array of 3 elements"]);
+    refused(short, &["attention.recurrent_layers is an array of 3 elements", "a yes or no for each of 12 layers"]);
     refused(hybrid("qwen35", &[("attention.recurrent_layers", 1)]), &["recurrent_layers", "not an array"]);
     let is_refused = |key: &str, value: u32, parts: &[&str]| refused(hybrid("qwen35", &[(key, value)]), parts);
     let sections = |of: [u32; 4]| {

@@ -610,7 +610,7 @@ impl<'a> Pages<'a> {
     }
 
     /// Whether a checkpoint is among these attachments, bit by bit.
-    pub fn checkpoint_of(&self, mask: u32) -> bool {
+    pub fn has_checkpoint(&self, mask: u32) -> bool {
         self.checkpoints().is_some_and(|list| mask >> list & 1 == 1)
     }
 

@@ -280,7 +280,7 @@ fn read_pages(
             return Err(CacheError::Page(index));
         }
         let parent = parent.filter(|_| is_of_use);
-        if parent.is_some() && pages.checkpoint_of(mask) && !pages.has_free_checkpoint() {
+        if parent.is_some() && pages.has_checkpoint(mask) && !pages.has_free_checkpoint() {
             // Of one prefix the last checkpoints are worth most, and come last.
             let before = |at: u32| Some(parents[at as usize]).filter(|at| *at != NONE);
             let before: Vec<u32> = std::iter::successors(before(index), |&at| before(at)).collect();

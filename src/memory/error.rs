@@ -175,7 +175,9 @@ impl fmt::Display for MemoryError {
                 if *keep_free_bytes > 0 {
                     write!(f, " of which {} must stay free (memory.keep_free_mib)", Human(*keep_free_bytes))?;
                 }
-                f.write_str("; stop other processes, lower --ctx, --slots or --checkpoints, or choose a smaller model")
+                f.write_str(
+                    "; stop other processes, lower --ctx, have fewer slots or checkpoints, or choose a smaller model",
+                )
             }
             MemoryError::NotPopulated(error) => error.fmt(f),
             MemoryError::Map { bytes, cause } => {

@@ -186,9 +186,8 @@ impl<'m, 'a> Header<'m, 'a> {
 
     /// A yes or no for each layer, in an array of at least as many.
     fn flags(&self, suffix: &'static str) -> Result<Vec<bool>, ModelError> {
-        let Some(Value::Array(array)) = self.get(suffix) else {
-            return self.unsupported(suffix, "not an array".to_owned());
-        };
+        let need = format!("a yes or no for each of {} layers", self.n_layers);
+        let Some(Value::Array(array)) = self.get(suffix) else { return range(suffix, "not an array", need) };
         let flag = |value: Value<'_>| match value {
             Value::Bool(flag) => Some(flag),
             other => other.as_integer().map(|n| n != 0),
@@ -196,7 +195,7 @@ impl<'m, 'a> Header<'m, 'a> {
         let flags: Option<Vec<bool>> = array.iter().take(self.n_layers).map(flag).collect();
         match flags {
             Some(flags) if flags.len() == self.n_layers => Ok(flags),
-            _ => self.unsupported(suffix, format!("an array of {} elements", array.len())),
+            _ => range(suffix, format!("an array of {} elements", array.len()), need),
         }
     }
 

@@ -10,7 +10,7 @@ use super::pass::ForwardPass;
 use super::product::multiply;
 use super::routing::sigmoid;
 use super::rows::{each_row, padded, share};
-use crate::kernels::{ActivationFormat, ActivationLayout, OutTile, Partition, Zipped, strip_cols};
+use crate::kernels::{ActivationLayout, OutTile, Partition, Zipped, strip_cols};
 use crate::model::cache::{NONE, PAGE_TOKENS};
 use crate::model::config::{DELTA_DIM_MAX, DeltaNetConfig, MixerConfig, TAPS_MAX};
 use crate::model::sequence::SequenceSlice;
@@ -137,12 +137,7 @@ impl ForwardPass<'_, '_> {
         let Buffers { acts, delta: DeltaBuffers { z, out, .. }, .. } = &mut *self.buffers;
         let (z, results) = (&**z, &**out);
         let layout = ActivationLayout::new(width);
-        let weight = &delta.output.weight;
-        // A factor meets values before they become anything else.
-        let format = match weight.factors {
-            Some(_) => ActivationFormat::F32,
-            None => kernels.activation_format(weight.ty, n),
-        };
+        let format = kernels.activation_format(delta.output.weight.ty, n);
         let records = each_row(team, acts.writable(layout, format), (n, layout.bytes(), layout.bytes()));
         share(team, n, &|worker| {
             let mut normed = [0.0; DELTA_DIM_MAX];
