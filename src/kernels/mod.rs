@@ -36,6 +36,7 @@ pub use delta::{DELTA_STEP, strip_cols};
 pub use matmul::Matrix;
 pub use partition::{OutTile, Partition, Team, Zipped};
 pub use peak::ReadWay;
+pub use rowwise::{Activation, NormKind, RowNorm};
 pub use table::Kernels;
 pub use tier::Tier;
 pub use tiers::{TierError, available, select};

@@ -1,61 +1,134 @@
-//! Work on single rows: norm, rotary embedding, gated activation. Lengths need not be whole vectors.
+//! Work on single rows: norms, rotary embedding, activations. Lengths need not be whole vectors.
 
 use super::simd::{Simd, exp};
+use crate::quant::PANEL_ROWS;
 
-/// `1 / sqrt(mean(x^2) + eps)`, the factor of RMSNorm (arXiv:1910.07467).
+/// Lanes of the widest vector.
+const LANES_MAX: usize = PANEL_ROWS;
+
+/// What is taken out of a row before its weights meet it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NormKind {
+    /// Its root mean square (RMSNorm, arXiv:1910.07467).
+    Rms,
+    /// Its mean, then its deviation (LayerNorm, arXiv:1607.06450).
+    Layer,
+}
+
+/// A norm of rows: `(x - mean) / sqrt(mean((x - mean)^2) + eps) * weight + bias`; the mean is 0 in RMSNorm.
+#[derive(Clone, Copy, Debug)]
+pub struct RowNorm<'a> {
+    /// Which.
+    pub kind: NormKind,
+    /// As long as a row; ones if there are none.
+    pub weight: Option<&'a [f32]>,
+    /// As long as a row; zeros if there are none.
+    pub bias: Option<&'a [f32]>,
+    /// Added under the root.
+    pub eps: f32,
+}
+
+impl<'a> RowNorm<'a> {
+    /// RMSNorm with weights.
+    pub fn rms(weight: &'a [f32], eps: f32) -> RowNorm<'a> {
+        RowNorm { kind: NormKind::Rms, weight: Some(weight), bias: None, eps }
+    }
+
+    fn assert_length(&self, n: usize) {
+        assert!([self.weight, self.bias].into_iter().flatten().all(|values| values.len() == n));
+    }
+}
+
+/// `1 / sqrt(mean((x - mean)^2) + eps)`.
 #[inline(always)]
-fn rms_factor<S: Simd>(s: S, x: &[f32], eps: f32) -> f32 {
+fn inverse_deviation<S: Simd>(s: S, x: &[f32], mean: f32, eps: f32) -> f32 {
     let mut squares = s.splat(0.0);
     for x in x.chunks_exact(S::LANES) {
-        let x = s.load(x);
+        let x = s.sub(s.load(x), s.splat(mean));
         squares = s.fma(x, x, squares);
     }
-    let tail: f32 = x[x.len() / S::LANES * S::LANES..].iter().map(|x| x * x).sum();
+    let tail: f32 = x[x.len() / S::LANES * S::LANES..].iter().map(|x| (x - mean) * (x - mean)).sum();
     1.0 / ((s.sum(squares) + tail) / x.len() as f32 + eps).sqrt()
 }
 
-/// `out = x * rms_factor(x) * weight`.
+/// What is taken from every value of a row, and what the rest is multiplied by.
 #[inline(always)]
-pub fn rms_norm<S: Simd>(s: S, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
-    assert!(x.len() == weight.len() && x.len() == out.len());
-    let factor = rms_factor(s, x, eps);
+fn terms<S: Simd>(s: S, x: &[f32], norm: &RowNorm<'_>) -> (f32, f32) {
+    let mean = match norm.kind {
+        NormKind::Rms => 0.0,
+        NormKind::Layer => {
+            let mut sum = s.splat(0.0);
+            for x in x.chunks_exact(S::LANES) {
+                sum = s.add(sum, s.load(x));
+            }
+            let tail: f32 = x[x.len() / S::LANES * S::LANES..].iter().sum();
+            (s.sum(sum) + tail) / x.len() as f32
+        }
+    };
+    (mean, inverse_deviation(s, x, mean, norm.eps))
+}
+
+/// The norm of the values `x` of a row, from the `at`th on.
+#[inline(always)]
+fn normed<S: Simd>(s: S, x: &[f32], norm: &RowNorm<'_>, (mean, factor): (f32, f32), at: usize) -> S::F {
+    let mut y = s.mul(s.sub(s.load(x), s.splat(mean)), s.splat(factor));
+    if let Some(weight) = norm.weight {
+        y = s.mul(y, s.load(&weight[at..]));
+    }
+    if let Some(bias) = norm.bias {
+        y = s.add(y, s.load(&bias[at..]));
+    }
+    y
+}
+
+/// The same of one value.
+#[inline(always)]
+fn normed_one(x: f32, norm: &RowNorm<'_>, (mean, factor): (f32, f32), at: usize) -> f32 {
+    let y = (x - mean) * factor * norm.weight.map_or(1.0, |weight| weight[at]);
+    y + norm.bias.map_or(0.0, |bias| bias[at])
+}
+
+/// `out = norm(x)`.
+#[inline(always)]
+pub fn norm<S: Simd>(s: S, x: &[f32], norm: &RowNorm<'_>, out: &mut [f32]) {
+    assert!(x.len() == out.len());
+    norm.assert_length(x.len());
+    let terms = terms(s, x, norm);
     let whole = x.len() / S::LANES * S::LANES;
     for at in (0..whole).step_by(S::LANES) {
-        let scaled = s.mul(s.load(&x[at..]), s.splat(factor));
-        s.store(s.mul(scaled, s.load(&weight[at..])), &mut out[at..]);
+        s.store(normed(s, &x[at..], norm, terms, at), &mut out[at..]);
     }
     for at in whole..x.len() {
-        out[at] = x[at] * factor * weight[at];
+        out[at] = normed_one(x[at], norm, terms, at);
     }
 }
 
-/// `out += x * rms_factor(x) * weight`.
+/// `out += norm(x)`.
 #[inline(always)]
-pub fn add_rms_norm<S: Simd>(s: S, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
-    assert!(x.len() == weight.len() && x.len() == out.len());
-    let factor = rms_factor(s, x, eps);
+pub fn add_norm<S: Simd>(s: S, x: &[f32], norm: &RowNorm<'_>, out: &mut [f32]) {
+    assert!(x.len() == out.len());
+    norm.assert_length(x.len());
+    let terms = terms(s, x, norm);
     let whole = x.len() / S::LANES * S::LANES;
     for at in (0..whole).step_by(S::LANES) {
-        let scaled = s.mul(s.load(&x[at..]), s.splat(factor));
-        s.store(s.fma(scaled, s.load(&weight[at..]), s.load(&out[at..])), &mut out[at..]);
+        s.store(s.add(normed(s, &x[at..], norm, terms, at), s.load(&out[at..])), &mut out[at..]);
     }
     for at in whole..x.len() {
-        out[at] += x[at] * factor * weight[at];
+        out[at] += normed_one(x[at], norm, terms, at);
     }
 }
 
-/// `x *= rms_factor(x) * weight`.
+/// `x = norm(x)`.
 #[inline(always)]
-pub fn rms_norm_in_place<S: Simd>(s: S, x: &mut [f32], weight: &[f32], eps: f32) {
-    assert!(x.len() == weight.len());
-    let factor = rms_factor(s, x, eps);
+pub fn norm_in_place<S: Simd>(s: S, x: &mut [f32], norm: &RowNorm<'_>) {
+    norm.assert_length(x.len());
+    let terms = terms(s, x, norm);
     let whole = x.len() / S::LANES * S::LANES;
     for at in (0..whole).step_by(S::LANES) {
-        let scaled = s.mul(s.load(&x[at..]), s.splat(factor));
-        s.store(s.mul(scaled, s.load(&weight[at..])), &mut x[at..]);
+        s.store(normed(s, &x[at..], norm, terms, at), &mut x[at..]);
     }
     for at in whole..x.len() {
-        x[at] *= factor * weight[at];
+        x[at] = normed_one(x[at], norm, terms, at);
     }
 }
 
@@ -77,7 +150,7 @@ pub fn silu<S: Simd>(s: S, x: S::F) -> S::F {
 pub fn l2_norm_in_place<S: Simd>(s: S, x: &mut [f32], eps: f32, scale: f32) {
     let n = x.len() as f32;
     // The factor of RMSNorm has the mean of squares in the place of their sum.
-    let factor = rms_factor(s, x, eps / n) * scale / n.sqrt();
+    let factor = inverse_deviation(s, x, 0.0, eps / n) * scale / n.sqrt();
     x.iter_mut().for_each(|x| *x *= factor);
 }
 
@@ -100,62 +173,74 @@ fn least<S: Simd>(s: S, a: S::F, b: f32) -> S::F {
     s.sub(s.splat(0.0), s.max(s.sub(s.splat(0.0), a), s.splat(-b)))
 }
 
-/// `out = silu(gate) * up`, `silu(g) = g / (1 + e^-g)` (SwiGLU, arXiv:2002.05202).
-#[inline(always)]
-pub fn silu_mul<S: Simd>(s: S, gate: &[f32], up: &[f32], out: &mut [f32]) {
-    assert!(gate.len() == up.len() && gate.len() == out.len());
-    let whole = gate.len() / S::LANES * S::LANES;
-    for at in (0..whole).step_by(S::LANES) {
-        let g = s.load(&gate[at..]);
-        s.store(s.mul(silu(s, g), s.load(&up[at..])), &mut out[at..]);
-    }
-    for at in whole..gate.len() {
-        out[at] = gate[at] / (1.0 + (-gate[at]).exp()) * up[at];
-    }
+/// What a feed-forward layer makes of its gate, or of what goes up where there is no gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// `g / (1 + e^-g)`; with a gate that is SwiGLU (arXiv:2002.05202).
+    Silu,
+    /// GELU in its form with tanh (arXiv:1606.08415); with a gate GeGLU.
+    Gelu,
+    /// `max(g, 0)`.
+    Relu,
+    /// `max(g, 0)^2` (arXiv:2109.08668).
+    ReluSquared,
+    /// `g / (1 + e^-(1.702 g)) * (u + 1)` with `g = min(gate, 7)` and `u` = `up` within -7 and 7: gpt-oss.
+    SwigluClamped,
 }
 
-/// `2 * sqrt(2 / pi)`, and the same times 0.044715: `gelu(g) = g / (1 + e^-(A g + B g^3))` (the form with tanh of
-/// arXiv:1606.08415, as `1 + tanh(u) = 2 / (1 + e^-2u)`).
+/// `2 * sqrt(2 / pi)`, and the same times 0.044715: `gelu(g) = g / (1 + e^-(A g + B g^3))`, as
+/// `1 + tanh(u) = 2 / (1 + e^-2u)`.
 const GELU_A: f32 = 1.595_769;
 const GELU_B: f32 = 0.071_354_814;
-
-/// `out = gelu(gate) * up` (GeGLU, arXiv:2002.05202).
-#[inline(always)]
-pub fn gelu_mul<S: Simd>(s: S, gate: &[f32], up: &[f32], out: &mut [f32]) {
-    assert!(gate.len() == up.len() && gate.len() == out.len());
-    let whole = gate.len() / S::LANES * S::LANES;
-    for at in (0..whole).step_by(S::LANES) {
-        let g = s.load(&gate[at..]);
-        let y = s.mul(g, s.fma(s.mul(g, g), s.splat(GELU_B), s.splat(GELU_A)));
-        s.store(s.mul(times_sigmoid(s, g, y), s.load(&up[at..])), &mut out[at..]);
-    }
-    for at in whole..gate.len() {
-        let g = gate[at];
-        out[at] = g / (1.0 + (-g * (GELU_A + GELU_B * g * g)).exp()) * up[at];
-    }
-}
 
 /// Slope of the sigmoid and bound on its arguments in gpt-oss.
 const OSS_ALPHA: f32 = 1.702;
 const OSS_LIMIT: f32 = 7.0;
 
-/// `out = g / (1 + e^-(1.702 g)) * (u + 1)` with `g = min(gate, 7)` and `u` = `up` within -7 and 7: the clamped SwiGLU of
-/// gpt-oss.
+/// `out = activation(gate) * up`, or `activation(gate)` without an `up`.
 #[inline(always)]
-pub fn swiglu_clamped<S: Simd>(s: S, gate: &[f32], up: &[f32], out: &mut [f32]) {
-    let n = out.len();
-    assert!(gate.len() == n && up.len() == n);
-    let whole = n / S::LANES * S::LANES;
-    for at in (0..whole).step_by(S::LANES) {
-        let g = least(s, s.load(&gate[at..]), OSS_LIMIT);
-        let u = least(s, s.load(&up[at..]), OSS_LIMIT);
-        let u = s.add(s.max(u, s.splat(-OSS_LIMIT)), s.splat(1.0));
-        s.store(s.mul(times_sigmoid(s, g, s.mul(g, s.splat(OSS_ALPHA))), u), &mut out[at..]);
+pub fn activate<S: Simd>(s: S, activation: Activation, gate: &[f32], up: Option<&[f32]>, out: &mut [f32]) {
+    match activation {
+        Activation::Silu => map_rows(s, gate, up, out, |g, u| s.mul(silu(s, g), u)),
+        Activation::Gelu => map_rows(s, gate, up, out, |g, u| {
+            let y = s.mul(g, s.fma(s.mul(g, g), s.splat(GELU_B), s.splat(GELU_A)));
+            s.mul(times_sigmoid(s, g, y), u)
+        }),
+        Activation::Relu => map_rows(s, gate, up, out, |g, u| s.mul(s.max(g, s.splat(0.0)), u)),
+        Activation::ReluSquared => map_rows(s, gate, up, out, |g, u| {
+            let g = s.max(g, s.splat(0.0));
+            s.mul(s.mul(g, g), u)
+        }),
+        Activation::SwigluClamped => map_rows(s, gate, up, out, |g, u| {
+            let g = least(s, g, OSS_LIMIT);
+            let u = s.add(s.max(least(s, u, OSS_LIMIT), s.splat(-OSS_LIMIT)), s.splat(1.0));
+            s.mul(times_sigmoid(s, g, s.mul(g, s.splat(OSS_ALPHA))), u)
+        }),
     }
-    for at in whole..n {
-        let g = gate[at].min(OSS_LIMIT);
-        let u = up[at].clamp(-OSS_LIMIT, OSS_LIMIT);
-        out[at] = g / (1.0 + (-OSS_ALPHA * g).exp()) * (u + 1.0);
+}
+
+/// `out[i] = each(gate[i], up[i])`, vector by vector; without an `up` there are ones.
+#[inline(always)]
+fn map_rows<S: Simd>(s: S, gate: &[f32], up: Option<&[f32]>, out: &mut [f32], each: impl Fn(S::F, S::F) -> S::F) {
+    let n = out.len();
+    assert!(gate.len() == n && up.is_none_or(|up| up.len() == n));
+    let whole = n / S::LANES * S::LANES;
+    let mut at = 0;
+    while at < whole {
+        let u = up.map_or(s.splat(1.0), |up| s.load(&up[at..]));
+        s.store(each(s.load(&gate[at..]), u), &mut out[at..]);
+        at += S::LANES;
+    }
+    if whole < n {
+        // The rest in vectors of their own, so that every value goes the same way.
+        let mut rest = [[0.0; LANES_MAX], [1.0; LANES_MAX], [0.0; LANES_MAX]];
+        rest[0][..n - whole].copy_from_slice(&gate[whole..]);
+        if let Some(up) = up {
+            rest[1][..n - whole].copy_from_slice(&up[whole..]);
+        }
+        let [gate, up, results] = &mut rest;
+        s.store(each(s.load(gate), s.load(up)), results);
+        out[whole..].copy_from_slice(&results[..n - whole]);
     }
 }
 

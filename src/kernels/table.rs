@@ -15,6 +15,7 @@ use super::matmul::Matrix;
 use super::matmul::unpacked::{ProductKind, Unpack};
 use super::partition::{OutTile, Partition};
 use super::peak::ReadWay;
+use super::rowwise::{Activation, RowNorm};
 use super::tier::Tier;
 use super::tiling::{PrefetchDistance, STREAM_TOKENS_MAX, Tile, row_stride};
 use crate::quant::{PANEL_ROWS, SUPER, WeightType};
@@ -69,12 +70,10 @@ pub struct Kernels {
     pub(super) attend: AttendFn,
     pub(super) store_key: unsafe fn(KvType, &[f32], &mut [u8], usize),
     pub(super) store_value: unsafe fn(KvType, &[f32], &mut [u8]),
-    pub(super) rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
-    pub(super) add_rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
-    pub(super) rms_norm_in_place: unsafe fn(&mut [f32], &[f32], f32),
-    pub(super) silu_mul: unsafe fn(&[f32], &[f32], &mut [f32]),
-    pub(super) gelu_mul: unsafe fn(&[f32], &[f32], &mut [f32]),
-    pub(super) swiglu_clamped: unsafe fn(&[f32], &[f32], &mut [f32]),
+    pub(super) norm: unsafe fn(&[f32], &RowNorm<'_>, &mut [f32]),
+    pub(super) add_norm: unsafe fn(&[f32], &RowNorm<'_>, &mut [f32]),
+    pub(super) norm_in_place: unsafe fn(&mut [f32], &RowNorm<'_>),
+    pub(super) activate: unsafe fn(Activation, &[f32], Option<&[f32]>, &mut [f32]),
     pub(super) sigmoid_mul: unsafe fn(&[f32], &mut [f32]),
     pub(super) l2_norm_in_place: unsafe fn(&mut [f32], f32, f32),
     pub(super) conv_silu: unsafe fn(&mut [f32], &[f32], &mut [f32]),
@@ -260,34 +259,24 @@ impl Kernels {
         through_probe!(self.store_value(kv_type, value, row))
     }
 
-    /// RMSNorm of one row.
-    pub fn rms_norm(&self, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
-        through_probe!(self.rms_norm(x, weight, eps, out))
+    /// `out = norm(x)`.
+    pub fn norm(&self, x: &[f32], norm: &RowNorm<'_>, out: &mut [f32]) {
+        through_probe!(self.norm(x, norm, out))
     }
 
-    /// RMSNorm of one row, added to `out`.
-    pub fn add_rms_norm(&self, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
-        through_probe!(self.add_rms_norm(x, weight, eps, out))
+    /// `out += norm(x)`.
+    pub fn add_norm(&self, x: &[f32], norm: &RowNorm<'_>, out: &mut [f32]) {
+        through_probe!(self.add_norm(x, norm, out))
     }
 
-    /// RMSNorm of one row where it is.
-    pub fn rms_norm_in_place(&self, x: &mut [f32], weight: &[f32], eps: f32) {
-        through_probe!(self.rms_norm_in_place(x, weight, eps))
+    /// `x = norm(x)`.
+    pub fn norm_in_place(&self, x: &mut [f32], norm: &RowNorm<'_>) {
+        through_probe!(self.norm_in_place(x, norm))
     }
 
-    /// SwiGLU of one row.
-    pub fn silu_mul(&self, gate: &[f32], up: &[f32], out: &mut [f32]) {
-        through_probe!(self.silu_mul(gate, up, out))
-    }
-
-    /// GeGLU of one row, with the GELU that is made of tanh.
-    pub fn gelu_mul(&self, gate: &[f32], up: &[f32], out: &mut [f32]) {
-        through_probe!(self.gelu_mul(gate, up, out))
-    }
-
-    /// The clamped SwiGLU of gpt-oss of one row.
-    pub fn swiglu_clamped(&self, gate: &[f32], up: &[f32], out: &mut [f32]) {
-        through_probe!(self.swiglu_clamped(gate, up, out))
+    /// `out = activation(gate) * up`, or `activation(gate)` without an `up`.
+    pub fn activate(&self, activation: Activation, gate: &[f32], up: Option<&[f32]>, out: &mut [f32]) {
+        through_probe!(self.activate(activation, gate, up, out))
     }
 
     /// `x *= sigmoid(gate)` of one row.

@@ -228,6 +228,30 @@ fn int8_products_are_the_same_on_every_tier() {
     }
 }
 
+/// LayerNorm with and without weights and bias, against f64.
+fn check_layer_norm(kernels: &Kernels, x: &[f32], weight: &[f32]) {
+    let n = x.len();
+    let bias: Vec<f32> = weight.iter().map(|w| 0.5 - w).collect();
+    let mean = x.iter().map(|x| f64::from(*x)).sum::<f64>() / n as f64;
+    let squares = x.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>() / n as f64;
+    for (weight, bias) in [(None, None), (Some(weight), None), (Some(weight), Some(&*bias))] {
+        let norm = RowNorm { kind: NormKind::Layer, weight, bias, eps: 1e-3 };
+        let (mut out, mut sum, mut placed) = (vec![0.0; n], vec![1.0; n], x.to_vec());
+        kernels.norm(x, &norm, &mut out);
+        kernels.add_norm(x, &norm, &mut sum);
+        kernels.norm_in_place(&mut placed, &norm);
+        for i in 0..n {
+            let scaled = (f64::from(x[i]) - mean) / (squares + 1e-3).sqrt() * f64::from(weight.map_or(1.0, |w| w[i]));
+            let want = scaled + f64::from(bias.map_or(0.0, |b| b[i]));
+            // The mean is rounded at the size of what it is the mean of.
+            let bound = 1e-5 * want.abs() + 1e-5;
+            assert!((f64::from(out[i]) - want).abs() <= bound, "layer norm {n} {i}: {} {want}", out[i]);
+            assert!((f64::from(sum[i]) - want - 1.0).abs() <= bound, "added layer norm {n} {i}");
+            assert_eq!(placed[i], out[i], "layer norm in place {n} {i}");
+        }
+    }
+}
+
 #[test]
 fn rows_agree_with_f64() {
     for kernels in tiers() {
@@ -236,23 +260,25 @@ fn rows_agree_with_f64() {
             let x: Vec<f32> = (0..n).map(|_| random.unit() * 20.0).collect();
             let w: Vec<f32> = (0..n).map(|_| random.unit()).collect();
             let mut out = vec![0f32; n];
-            kernels.rms_norm(&x, &w, 1e-5, &mut out);
+            let norm = RowNorm::rms(&w, 1e-5);
+            kernels.norm(&x, &norm, &mut out);
             let mean = x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() / n as f64;
             for i in 0..n {
                 let want = f64::from(x[i]) / (mean + 1e-5).sqrt() * f64::from(w[i]);
                 assert!((f64::from(out[i]) - want).abs() <= 1e-5 * want.abs() + 1e-7, "norm {n} {i}");
             }
+            check_layer_norm(kernels, &x, &w);
             let mut sum = w.clone();
-            kernels.add_rms_norm(&x, &w, 1e-5, &mut sum);
+            kernels.add_norm(&x, &norm, &mut sum);
             let mut normed = x.clone();
-            kernels.rms_norm_in_place(&mut normed, &w, 1e-5);
+            kernels.norm_in_place(&mut normed, &norm);
             for i in 0..n {
                 assert!((sum[i] - w[i] - out[i]).abs() <= 1e-6 * (out[i].abs() + 1.0), "added norm {n} {i}");
                 assert!((normed[i] - out[i]).abs() <= 1e-6 * out[i].abs(), "norm in place {n} {i}");
             }
             let up = w.clone();
             let mut gated = vec![0f32; n];
-            kernels.gelu_mul(&x, &up, &mut gated);
+            kernels.activate(Activation::Gelu, &x, Some(&up), &mut gated);
             for i in 0..n {
                 let g = f64::from(x[i]);
                 let tanh = ((2.0 / std::f64::consts::PI).sqrt() * (g + 0.044715 * g.powi(3))).tanh();
@@ -266,7 +292,7 @@ fn rows_agree_with_f64() {
             }
             // Some beyond either bound.
             let wide: Vec<f32> = (0..n).map(|_| random.unit() * 9.0).collect();
-            kernels.swiglu_clamped(&x, &wide, &mut gated);
+            kernels.activate(Activation::SwigluClamped, &x, Some(&wide), &mut gated);
             for i in 0..n {
                 let (g, u) = (f64::from(x[i]).min(7.0), f64::from(wide[i]).clamp(-7.0, 7.0));
                 let want = g / (1.0 + (-1.702 * g).exp()) * (u + 1.0);
@@ -274,7 +300,7 @@ fn rows_agree_with_f64() {
                 let bound = 4e-6 * want.abs() + 8.0 * 6e-8 * g.abs() + 1e-9;
                 assert!((f64::from(gated[i]) - want).abs() <= bound, "clamped {n} {i}: {} {want}", gated[i]);
             }
-            kernels.silu_mul(&x, &up, &mut out);
+            kernels.activate(Activation::Silu, &x, Some(&up), &mut out);
             for i in 0..n {
                 let g = f64::from(x[i]);
                 let want = g / (1.0 + (-g).exp()) * f64::from(up[i]);
@@ -283,6 +309,14 @@ fn rows_agree_with_f64() {
                     "silu {n} {i}: {} {want}",
                     out[i]
                 );
+            }
+            for (activation, power) in [(Activation::Relu, 1), (Activation::ReluSquared, 2)] {
+                kernels.activate(activation, &x, Some(&up), &mut out);
+                kernels.activate(activation, &x, None, &mut gated);
+                for i in 0..n {
+                    let want = x[i].max(0.0).powi(power);
+                    assert_eq!((gated[i], out[i]), (want, want * up[i]), "{activation:?} {n} {i}");
+                }
             }
             let mut product = up.clone();
             kernels.sigmoid_mul(&x, &mut product);
@@ -317,9 +351,9 @@ fn rows_agree_with_f64() {
             }
         }
         let mut out = [0f32; 4];
-        kernels.silu_mul(&[1000.0, -1000.0, 0.0, 88.0], &[1.0; 4], &mut out);
+        kernels.activate(Activation::Silu, &[1000.0, -1000.0, 0.0, 88.0], None, &mut out);
         assert_eq!((out[0], out[1].abs() < 1e-30, out[2]), (1000.0, true, 0.0));
-        kernels.gelu_mul(&[1000.0, -1000.0, 0.0, -11.0], &[1.0; 4], &mut out);
+        kernels.activate(Activation::Gelu, &[1000.0, -1000.0, 0.0, -11.0], None, &mut out);
         assert_eq!((out[0], out[1].abs() < 1e-30, out[2], out[3].abs() < 1e-30), (1000.0, true, 0.0, true));
     }
 }

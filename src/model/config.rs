@@ -1,6 +1,7 @@
 //! What a model is: the numbers of its header, layer by layer.
 
 use super::rope::Rope;
+use crate::kernels::NormKind;
 
 /// How the scores of a router become weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +74,8 @@ pub struct AttentionConfig {
     pub temperature: Option<QueryTemperature>,
     /// Whether results are multiplied by the sigmoid of a projection of their own.
     pub gated: bool,
+    /// Queries, keys and values are kept within plus and minus this.
+    pub clamp: Option<f32>,
 }
 
 impl AttentionConfig {
@@ -247,6 +250,17 @@ impl LayerConfig {
     }
 }
 
+/// What happens to embeddings before the first layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EmbeddingNorm {
+    /// Nothing.
+    None,
+    /// A norm without weights.
+    Plain,
+    /// A norm with the weights of `token_embd_norm`.
+    Weighted,
+}
+
 /// The numbers of a model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -258,13 +272,25 @@ pub struct Config {
     pub n_embd: usize,
     /// The rotations that layers refer to; the first is that of full attention.
     pub ropes: Vec<Rope>,
-    /// Whether what layers add to the stream is normed first.
-    pub post_norms: bool,
+    /// Which norms the stream meets.
+    pub norm: NormKind,
+    /// Whether what layers add to the stream is held aside first, to be normed or scaled, or until something else is added.
+    pub has_branch: bool,
     /// Factor of the rows of the embedding.
     pub embedding_scale: f32,
+    /// The norm of embeddings.
+    pub embedding_norm: EmbeddingNorm,
+    /// Whether a vector is added to the embedding at each of the positions that the model was trained for.
+    pub learned_positions: bool,
+    /// Whether feed-forward parts have a gate.
+    pub gated_ffn: bool,
+    /// Factor of what layers add to the stream.
+    pub residual_scale: f32,
+    /// Factor of logits.
+    pub logit_scale: f32,
     /// Logits are squeezed into plus and minus this, `cap * tanh(logit / cap)`.
     pub logit_cap: Option<f32>,
-    /// Added under the root of every RMSNorm.
+    /// Added under the root of every norm.
     pub norm_eps: f32,
     /// Context length the model was trained for.
     pub ctx_train: usize,
@@ -294,6 +320,11 @@ impl Config {
     /// Layers that are run.
     pub fn n_layers(&self) -> usize {
         self.layers.len()
+    }
+
+    /// Whether a pass holds rows aside from the stream: what layers add, or what is known of a position.
+    pub fn holds_aside(&self) -> bool {
+        self.has_branch || self.learned_positions || self.residual_scale != 1.0
     }
 
     /// Positions that a token sees in the attention of `layer`; `usize::MAX` for all.

@@ -6,13 +6,14 @@
 use std::cell::RefCell;
 
 use super::config::{
-    AttentionConfig, Config, DELTA_DIM_MAX, DeltaNetConfig, EXPERTS_MAX, ExpertGroups, Experts, FfnConfig, Gating,
-    HEAD_DIM_MAX, HeadOrder, LAYERS_MAX, LayerConfig, MixerConfig, QueryTemperature, TAPS_MAX, WIDTH_MAX,
+    AttentionConfig, Config, DELTA_DIM_MAX, DeltaNetConfig, EXPERTS_MAX, EmbeddingNorm, ExpertGroups, Experts,
+    FfnConfig, Gating, HEAD_DIM_MAX, HeadOrder, LAYERS_MAX, LayerConfig, MixerConfig, QueryTemperature, TAPS_MAX,
+    WIDTH_MAX,
 };
 use super::error::{ModelError, range};
 use super::rope::Rope;
 use crate::gguf::{Metadata, Value};
-use crate::kernels::{DELTA_STEP, QUERY_ROWS_MAX};
+use crate::kernels::{DELTA_STEP, NormKind, QUERY_ROWS_MAX};
 
 /// Keys that switch on a feature with a number other than 0. An architecture that does not read one does not have it.
 const SWITCHES: [&str; 22] = [
@@ -254,9 +255,12 @@ impl<'m, 'a> Header<'m, 'a> {
         }
         let ctx_train = self.optional("context_length", 4096, 1 << 30)?;
         let rope = Rope::from_metadata(self.meta, self.name, key_dim, ctx_train)?;
-        let norm_eps = self.float("attention.layer_norm_rms_epsilon")?.unwrap_or(1e-5);
+        let norm_eps = match self.float("attention.layer_norm_rms_epsilon")? {
+            Some(eps) => eps,
+            None => self.float("attention.layer_norm_epsilon")?.unwrap_or(1e-5),
+        };
         if norm_eps >= 1.0 {
-            return range("attention.layer_norm_rms_epsilon", norm_eps, "a number below 1".to_owned());
+            return range("the epsilon of norms", norm_eps, "a number below 1".to_owned());
         }
         let n_ff = self.per_layer("feed_forward_length", WIDTH_MAX)?.unwrap_or_else(|| vec![0; self.n_layers]);
         let attention = |layer: usize| match (n_heads[layer], n_kv_heads[layer]) {
@@ -278,6 +282,7 @@ impl<'m, 'a> Header<'m, 'a> {
                     scale: (key_dim as f32).sqrt().recip(),
                     temperature: None,
                     gated: false,
+                    clamp: None,
                 }))
             }
         };
@@ -293,8 +298,14 @@ impl<'m, 'a> Header<'m, 'a> {
             n_layers_skipped: self.n_layers_skipped,
             n_embd,
             ropes: vec![rope],
-            post_norms: false,
+            norm: NormKind::Rms,
+            has_branch: false,
             embedding_scale: 1.0,
+            embedding_norm: EmbeddingNorm::None,
+            learned_positions: false,
+            gated_ffn: true,
+            residual_scale: 1.0,
+            logit_scale: 1.0,
             logit_cap: None,
             norm_eps,
             ctx_train,

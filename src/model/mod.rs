@@ -130,7 +130,7 @@ impl Model {
     /// # Errors
     /// A row of an embedding table in a file that cannot be read: no sequence has changed then.
     pub fn forward(&self, pass: &mut ForwardPass<'_, '_>) -> Result<(), RowError> {
-        pass.embed(&self.weights.embedding)?;
+        pass.embed(&self.weights)?;
         pass.locate();
         for (index, weights) in self.weights.layers.iter().enumerate() {
             (self.architecture.layer)(pass, index, weights);

@@ -23,7 +23,7 @@ mod routing;
 mod rows;
 mod stream;
 
+pub use crate::kernels::Activation;
 pub use buffers::{Buffers, scratch_bytes};
-pub use feed_forward::Activation;
 pub use heads::Pairing;
 pub use pass::{ForwardPass, OutputRows};

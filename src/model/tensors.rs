@@ -2,13 +2,16 @@
 
 use std::ops::Range;
 
-use super::config::{AttentionConfig, Config, DeltaNetConfig, Experts, FfnConfig, LayerConfig, MixerConfig};
+use super::config::{
+    AttentionConfig, Config, DeltaNetConfig, EmbeddingNorm, Experts, FfnConfig, LayerConfig, MixerConfig,
+};
 use super::error::{ModelError, range};
 use super::weights::{
-    ALIGN, AttentionWeights, DeltaNetWeights, DeltaRates, Embedding, FeedForward, Form, GatedFfn, Layer, Linear, Mixer,
-    MoeFfn, Placement, RopeFactors, SharedExpert, ShortConvWeights, Weight, Weights,
+    ALIGN, AttentionWeights, DeltaNetWeights, DeltaRates, DenseFfn, Embedding, FeedForward, Form, Layer, Linear, Mixer,
+    MoeFfn, Norm, Placement, RopeFactors, SharedExpert, ShortConvWeights, Weight, Weights,
 };
 use crate::gguf::TensorInfo;
+use crate::kernels::NormKind;
 use crate::quant::{PANEL_ROWS, WeightType};
 
 /// Most tokens of a vocabulary.
@@ -53,12 +56,21 @@ pub(super) fn place(
         Embedding::InFile => Form::File,
     };
     let embedding = finder.take("token_embd.weight", form, n_vocab, e)?;
+    let positions = match config.learned_positions {
+        true => Some(finder.take("position_embd.weight", Form::Rows, config.ctx_train, e)?),
+        false => None,
+    };
+    let embedding_norm = match config.embedding_norm {
+        EmbeddingNorm::None => None,
+        EmbeddingNorm::Plain => Some(config.plain_norm(e)),
+        EmbeddingNorm::Weighted => Some(finder.norm(config, "token_embd_norm", e)?),
+    };
     let (mut layers, mut layer_offsets) = (Vec::new(), vec![finder.bytes()]);
     for i in 0..config.n_layers() {
         layers.push(finder.layer(config, layer, i)?);
         layer_offsets.push(finder.bytes());
     }
-    let output_norm = finder.vector(&format!("{output_norm}.weight"), e)?;
+    let output_norm = finder.norm(config, output_norm, e)?;
     let output = match tied {
         true => Linear { weight: embedding, bias: finder.optional_vector("output.bias", n_vocab)? },
         false => finder.linear("output", n_vocab, e)?,
@@ -75,6 +87,8 @@ pub(super) fn place(
         bytes_per_token: matrices.map(|w| w.bytes_per_token()).sum::<usize>() + embedding.ty.row_bytes(e),
         macs_per_token: layer_macs - output_macs,
         embedding,
+        positions,
+        embedding_norm,
         output_norm,
         output,
         rope_factors,
@@ -170,6 +184,16 @@ impl<'t> TensorFinder<'t> {
 
     pub(super) fn optional_vector(&mut self, name: &str, len: usize) -> Result<Option<Weight>, ModelError> {
         if self.has(name) { self.vector(name, len).map(Some) } else { Ok(None) }
+    }
+
+    /// A norm of the model's kind, with a bias where the file has one.
+    pub(super) fn norm(&mut self, config: &Config, name: &str, len: usize) -> Result<Norm, ModelError> {
+        let weight = Some(self.vector(&format!("{name}.weight"), len)?);
+        let bias = match config.norm {
+            NormKind::Rms => None,
+            NormKind::Layer => self.optional_vector(&format!("{name}.bias"), len)?,
+        };
+        Ok(Norm { weight, bias, ..config.plain_norm(len) })
     }
 
     /// A tensor of one matrix, or of some vectors of `cols` values.
@@ -376,9 +400,24 @@ impl LayerTensors<'_, '_> {
         }
     }
 
-    /// The weights of an RMSNorm over the residual stream.
-    pub(super) fn norm(&mut self, name: &str) -> Result<Option<Weight>, ModelError> {
-        self.vector(name, self.config.n_embd).map(Some)
+    /// A norm of the residual stream.
+    pub(super) fn norm(&mut self, name: &str) -> Result<Option<Norm>, ModelError> {
+        self.norm_of(name, self.config.n_embd).map(Some)
+    }
+
+    /// The same where the file has it.
+    pub(super) fn norm_if_there(&mut self, name: &str) -> Result<Option<Norm>, ModelError> {
+        if self.has(&format!("{name}.weight")) { self.norm(name) } else { Ok(None) }
+    }
+
+    /// A norm without weights.
+    pub(super) fn plain_norm(&self) -> Norm {
+        self.config.plain_norm(self.config.n_embd)
+    }
+
+    /// A norm of rows of `len` values.
+    pub(super) fn norm_of(&mut self, name: &str, len: usize) -> Result<Norm, ModelError> {
+        self.finder.norm(self.config, &self.name(name), len)
     }
 
     /// A vector, `name.weight`.
@@ -449,14 +488,14 @@ impl LayerTensors<'_, '_> {
         Ok(parts)
     }
 
-    fn qk_norms(&mut self, attention: &AttentionConfig, norms: QkNorms) -> Result<Option<[Weight; 2]>, ModelError> {
+    fn qk_norms(&mut self, attention: &AttentionConfig, norms: QkNorms) -> Result<Option<[Norm; 2]>, ModelError> {
         let [q_len, k_len] = match norms {
             QkNorms::None => return Ok(None),
             QkNorms::PerHeadIfThere if !self.has("attn_q_norm.weight") => return Ok(None),
             QkNorms::PerHead | QkNorms::PerHeadIfThere => [attention.key_dim; 2],
             QkNorms::Whole => [attention.q_width(), attention.k_width()],
         };
-        Ok(Some([self.vector("attn_q_norm", q_len)?, self.vector("attn_k_norm", k_len)?]))
+        Ok(Some([self.norm_of("attn_q_norm", q_len)?, self.norm_of("attn_k_norm", k_len)?]))
     }
 
     /// Attention whose queries and gates are one tensor, `attn_q`: of every head the query, then the gate.
@@ -540,7 +579,7 @@ impl LayerTensors<'_, '_> {
     pub(super) fn feed_forward(&mut self) -> Result<FeedForward, ModelError> {
         match self.layer.ffn {
             FfnConfig::None => Ok(FeedForward::None),
-            FfnConfig::Dense { n_ff } => Ok(FeedForward::Dense(Box::new(self.gated("", n_ff)?))),
+            FfnConfig::Dense { n_ff } => Ok(FeedForward::Dense(Box::new(self.dense("", n_ff)?))),
             FfnConfig::Experts(experts) => Ok(FeedForward::Experts(Box::new(self.experts(&experts)?))),
         }
     }
@@ -550,13 +589,16 @@ impl LayerTensors<'_, '_> {
         let FfnConfig::Dense { n_ff } = self.layer.ffn else { return self.feed_forward() };
         let e = self.config.n_embd;
         let [gate, up] = self.finder.linear_parts(&self.name("ffn_up"), [n_ff; 2], e)?;
-        Ok(FeedForward::Dense(Box::new(GatedFfn { gate, up, down: self.linear("ffn_down", e, n_ff)? })))
+        Ok(FeedForward::Dense(Box::new(DenseFfn { gate: Some(gate), up, down: self.linear("ffn_down", e, n_ff)? })))
     }
 
-    fn gated(&mut self, suffix: &str, n_ff: usize) -> Result<GatedFfn, ModelError> {
+    fn dense(&mut self, suffix: &str, n_ff: usize) -> Result<DenseFfn, ModelError> {
         let e = self.config.n_embd;
-        Ok(GatedFfn {
-            gate: self.linear(&format!("ffn_gate{suffix}"), n_ff, e)?,
+        Ok(DenseFfn {
+            gate: match self.config.gated_ffn {
+                true => Some(self.linear(&format!("ffn_gate{suffix}"), n_ff, e)?),
+                false => None,
+            },
             up: self.linear(&format!("ffn_up{suffix}"), n_ff, e)?,
             down: self.linear(&format!("ffn_down{suffix}"), e, n_ff)?,
         })
@@ -565,18 +607,23 @@ impl LayerTensors<'_, '_> {
     fn experts(&mut self, experts: &Experts) -> Result<MoeFfn, ModelError> {
         let (e, f) = (self.config.n_embd, experts.n_ff);
         let router = self.linear("ffn_gate_inp", experts.count, e)?;
-        let [gate, up] = match self.has("ffn_gate_up_exps.weight") {
-            true => self.finder.expert_parts(&self.name("ffn_gate_up_exps"), experts, [f; 2], e)?,
-            false => {
-                [self.expert_linear("ffn_gate_exps", experts, f, e)?, self.expert_linear("ffn_up_exps", experts, f, e)?]
+        let (gate, up) = match self.config.gated_ffn {
+            true if self.has("ffn_gate_up_exps.weight") => {
+                let [gate, up] = self.finder.expert_parts(&self.name("ffn_gate_up_exps"), experts, [f; 2], e)?;
+                (Some(gate), up)
             }
+            true => {
+                let gate = self.expert_linear("ffn_gate_exps", experts, f, e)?;
+                (Some(gate), self.expert_linear("ffn_up_exps", experts, f, e)?)
+            }
+            false => (None, self.expert_linear("ffn_up_exps", experts, f, e)?),
         };
         let down = self.expert_linear("ffn_down_exps", experts, e, f)?;
         let selection_bias = self.finder.optional_vector(&self.name("exp_probs_b.bias"), experts.count)?;
         let shared = match experts.n_ff_shared {
             0 => None,
             width => Some(SharedExpert {
-                ffn: self.gated("_shexp", width)?,
+                ffn: self.dense("_shexp", width)?,
                 gate: self.finder.optional_vector(&self.name("ffn_gate_inp_shexp.weight"), e)?,
             }),
         };

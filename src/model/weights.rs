@@ -2,8 +2,9 @@
 
 use sha2::{Digest, Sha256};
 
-use super::config::Experts;
+use super::config::{Config, Experts};
 use crate::bytes;
+use crate::kernels::{NormKind, RowNorm};
 use crate::quant::{PANEL_ROWS, WeightType};
 
 /// Every weight starts on a cache line.
@@ -132,6 +133,36 @@ impl Linear {
     }
 }
 
+/// A norm of rows of `len` values.
+#[derive(Clone, Copy, Debug)]
+pub struct Norm {
+    /// Which.
+    pub kind: NormKind,
+    /// Ones if there are none.
+    pub weight: Option<Weight>,
+    /// Zeros if there are none.
+    pub bias: Option<Weight>,
+    /// Values of a row.
+    pub len: usize,
+    /// Added under the root.
+    pub eps: f32,
+}
+
+impl Config {
+    /// A norm of this model without weights.
+    pub(super) fn plain_norm(&self, len: usize) -> Norm {
+        Norm { kind: self.norm, weight: None, bias: None, len, eps: self.norm_eps }
+    }
+}
+
+impl Norm {
+    /// With the values of its weights.
+    pub fn of<'a>(&self, region: &'a [u8]) -> RowNorm<'a> {
+        let values = |weight: &Option<Weight>| weight.as_ref().map(|weight| weight.values(region));
+        RowNorm { kind: self.kind, weight: values(&self.weight), bias: values(&self.bias), eps: self.eps }
+    }
+}
+
 /// Attention: projections of the normed stream to queries, keys and values, and of the heads' results back.
 #[derive(Clone, Copy, Debug)]
 #[allow(missing_docs, reason = "the names of the tensors")]
@@ -139,8 +170,8 @@ pub struct AttentionWeights {
     pub q: Linear,
     pub k: Linear,
     pub v: Linear,
-    /// RMSNorm of queries and of keys: for every head, or over the width of all heads.
-    pub qk_norms: Option<[Weight; 2]>,
+    /// Norms of queries and of keys: for every head, or over the width of all heads.
+    pub qk_norms: Option<[Norm; 2]>,
     pub sinks: Option<Weight>,
     /// What results are multiplied by the sigmoid of, in layers that are gated.
     pub gate: Option<Linear>,
@@ -221,20 +252,27 @@ impl Mixer {
     }
 }
 
-/// A gated feed-forward layer: `down(activation(gate(x)) * up(x))`.
+/// A feed-forward layer: `down(activation(gate(x)) * up(x))`, or `down(activation(up(x)))` without a gate.
 #[derive(Clone, Copy, Debug)]
 #[allow(missing_docs, reason = "the names of the tensors")]
-pub struct GatedFfn {
-    pub gate: Linear,
+pub struct DenseFfn {
+    pub gate: Option<Linear>,
     pub up: Linear,
     pub down: Linear,
+}
+
+impl DenseFfn {
+    /// The matrix that the stream meets first.
+    pub fn first(&self) -> &Weight {
+        &self.gate.as_ref().unwrap_or(&self.up).weight
+    }
 }
 
 /// The expert that every token meets.
 #[derive(Clone, Copy, Debug)]
 pub struct SharedExpert {
     /// The expert.
-    pub ffn: GatedFfn,
+    pub ffn: DenseFfn,
     /// Its output is multiplied by the sigmoid of the stream's dot product with this, `[n_embd]`.
     pub gate: Option<Weight>,
 }
@@ -248,8 +286,8 @@ pub struct MoeFfn {
     pub router: Linear,
     /// Added to what scores have become, to choose by.
     pub selection_bias: Option<Weight>,
-    /// All gate maps.
-    pub gate: Linear,
+    /// All gate maps, if experts have gates.
+    pub gate: Option<Linear>,
     /// All up maps.
     pub up: Linear,
     /// All down maps.
@@ -264,7 +302,7 @@ pub enum FeedForward {
     /// There is none.
     None,
     /// One for all tokens.
-    Dense(Box<GatedFfn>),
+    Dense(Box<DenseFfn>),
     /// A few of many for each token.
     Experts(Box<MoeFfn>),
 }
@@ -274,7 +312,7 @@ impl FeedForward {
     pub(super) fn first(&self) -> Option<&Weight> {
         match self {
             FeedForward::None => None,
-            FeedForward::Dense(ffn) => Some(&ffn.gate.weight),
+            FeedForward::Dense(ffn) => Some(ffn.first()),
             FeedForward::Experts(moe) => Some(&moe.router.weight),
         }
     }
@@ -284,17 +322,17 @@ impl FeedForward {
 #[derive(Clone, Debug)]
 pub struct Layer {
     /// The norm of what the mixer reads.
-    pub attn_norm: Option<Weight>,
+    pub attn_norm: Option<Norm>,
     /// How it mixes tokens.
     pub mixer: Mixer,
     /// The norm of what the mixer adds to the stream.
-    pub attn_post_norm: Option<Weight>,
+    pub attn_post_norm: Option<Norm>,
     /// The norm of what the feed-forward part reads.
-    pub ffn_norm: Option<Weight>,
+    pub ffn_norm: Option<Norm>,
     /// The feed-forward part.
     pub ffn: FeedForward,
     /// The norm of what the feed-forward part adds to the stream.
-    pub ffn_post_norm: Option<Weight>,
+    pub ffn_post_norm: Option<Norm>,
 }
 
 impl Layer {
@@ -307,7 +345,7 @@ impl Layer {
     }
 
     /// The feed-forward part of an architecture without experts.
-    pub(super) fn dense(&self) -> &GatedFfn {
+    pub(super) fn dense(&self) -> &DenseFfn {
         match &self.ffn {
             FeedForward::Dense(ffn) => ffn,
             _ => unreachable!("Header::decoder gives every layer a dense feed-forward part"),
@@ -340,8 +378,12 @@ impl RopeFactors {
 pub struct Weights {
     /// The embedding table; in panels where it is the output matrix as well.
     pub embedding: Weight,
+    /// What is added to the embedding of a token at each position, `[ctx_train, n_embd]`.
+    pub positions: Option<Weight>,
+    /// The norm of embeddings.
+    pub embedding_norm: Option<Norm>,
     /// The last norm.
-    pub output_norm: Weight,
+    pub output_norm: Norm,
     /// The output matrix: the embedding itself where the file has no other.
     pub output: Linear,
     /// Divisors of the rotary frequencies.

@@ -33,6 +33,7 @@ pub(super) mod names {
     pub use crate::kernels::partition::OutTile;
     pub use crate::kernels::peak::ReadWay;
     pub use crate::kernels::repack::panel as repack_rows;
+    pub use crate::kernels::rowwise::{Activation, RowNorm};
     pub use crate::kernels::simd::Simd;
     pub use crate::kernels::table::{DEDICATED_TYPES, Dedicated, Kernels};
     pub use crate::kernels::tier::Tier;
@@ -237,33 +238,23 @@ macro_rules! tier {
             }
 
             $(#[target_feature(enable = $feature)])*
-            fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
-                rowwise::rms_norm($token, x, weight, eps, out)
+            fn norm(x: &[f32], norm: &RowNorm<'_>, out: &mut [f32]) {
+                rowwise::norm($token, x, norm, out)
             }
 
             $(#[target_feature(enable = $feature)])*
-            fn add_rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
-                rowwise::add_rms_norm($token, x, weight, eps, out)
+            fn add_norm(x: &[f32], norm: &RowNorm<'_>, out: &mut [f32]) {
+                rowwise::add_norm($token, x, norm, out)
             }
 
             $(#[target_feature(enable = $feature)])*
-            fn rms_norm_in_place(x: &mut [f32], weight: &[f32], eps: f32) {
-                rowwise::rms_norm_in_place($token, x, weight, eps)
+            fn norm_in_place(x: &mut [f32], norm: &RowNorm<'_>) {
+                rowwise::norm_in_place($token, x, norm)
             }
 
             $(#[target_feature(enable = $feature)])*
-            fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
-                rowwise::silu_mul($token, gate, up, out)
-            }
-
-            $(#[target_feature(enable = $feature)])*
-            fn gelu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
-                rowwise::gelu_mul($token, gate, up, out)
-            }
-
-            $(#[target_feature(enable = $feature)])*
-            fn swiglu_clamped(gate: &[f32], up: &[f32], out: &mut [f32]) {
-                rowwise::swiglu_clamped($token, gate, up, out)
+            fn activate(activation: Activation, gate: &[f32], up: Option<&[f32]>, out: &mut [f32]) {
+                rowwise::activate($token, activation, gate, up, out)
             }
 
             $(#[target_feature(enable = $feature)])*
@@ -352,12 +343,10 @@ macro_rules! tier {
                 attend,
                 store_key,
                 store_value,
-                rms_norm,
-                add_rms_norm,
-                rms_norm_in_place,
-                silu_mul,
-                gelu_mul,
-                swiglu_clamped,
+                norm,
+                add_norm,
+                norm_in_place,
+                activate,
                 sigmoid_mul,
                 l2_norm_in_place,
                 conv_silu,

@@ -14,7 +14,7 @@ pub(super) const ARCHITECTURE: Architecture = Architecture { config, tensors, ..
 
 fn config(header: &Header<'_, '_>) -> Result<Config, ModelError> {
     let mut config = header.decoder()?;
-    config.post_norms = true;
+    config.has_branch = true;
     config.embedding_scale = (config.n_embd as f32).sqrt();
     config.logit_cap = header.positive("final_logit_softcapping")?;
     // Of the published sizes the one with 62 layers alone scales by the width of the stream.
@@ -51,8 +51,8 @@ fn layer(pass: &mut ForwardPass<'_, '_>, index: usize, w: &Layer) {
     pass.add_normed_product(&attn.output, &w.attn_post_norm);
 
     let ffn = w.dense();
-    pass.norm(&w.ffn_norm, &ffn.gate.weight);
+    pass.norm(&w.ffn_norm, ffn.first());
     pass.project_gate_up(ffn);
-    pass.activate(ffn, Activation::Geglu);
+    pass.activate(ffn, Activation::Gelu);
     pass.add_normed_product(&ffn.down, &w.ffn_post_norm);
 }

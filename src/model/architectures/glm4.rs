@@ -12,7 +12,7 @@ use crate::model::weights::Layer;
 pub(super) const ARCHITECTURE: Architecture = Architecture { config, tensors, ..Architecture::new("glm4", layer) };
 
 fn config(header: &Header<'_, '_>) -> Result<Config, ModelError> {
-    Ok(Config { post_norms: true, ..header.decoder()? })
+    Ok(Config { has_branch: true, ..header.decoder()? })
 }
 
 fn tensors(find: &mut LayerTensors<'_, '_>) -> Result<Layer, ModelError> {
@@ -38,8 +38,8 @@ fn layer(pass: &mut ForwardPass<'_, '_>, index: usize, w: &Layer) {
     pass.add_normed_product(&attn.output, &w.attn_post_norm);
 
     let ffn = w.dense();
-    pass.norm(&w.ffn_norm, &ffn.gate.weight);
+    pass.norm(&w.ffn_norm, ffn.first());
     pass.project_gate_up(ffn);
-    pass.activate(ffn, Activation::Swiglu);
+    pass.activate(ffn, Activation::Silu);
     pass.add_normed_product(&ffn.down, &w.ffn_post_norm);
 }

@@ -60,5 +60,5 @@ fn layer(pass: &mut ForwardPass<'_, '_>, index: usize, w: &Layer) {
         }
     }
 
-    pass.add_feed_forward(&w.ffn_norm, &w.ffn, Activation::Swiglu);
+    pass.add_feed_forward(&w.ffn_norm, &w.ffn, Activation::Silu);
 }

@@ -28,5 +28,5 @@ pub(super) fn layer(pass: &mut ForwardPass<'_, '_>, index: usize, w: &Layer) {
     pass.keep_output_rows(index);
     pass.add_product(&attn.output);
 
-    pass.add_feed_forward(&w.ffn_norm, &w.ffn, Activation::Swiglu);
+    pass.add_feed_forward(&w.ffn_norm, &w.ffn, Activation::Silu);
 }

@@ -14,7 +14,7 @@ pub(super) const ARCHITECTURE: Architecture = Architecture { config, tensors, ..
 
 fn config(header: &Header<'_, '_>) -> Result<Config, ModelError> {
     let mut config = header.decoder()?;
-    config.post_norms = true;
+    config.has_branch = true;
     if let Some(windows) = header.windows(4)? {
         header.set_windows(&mut config, windows, |full: &Rope, _| full.unscaled(full.base))?;
     }
@@ -44,8 +44,8 @@ fn layer(pass: &mut ForwardPass<'_, '_>, index: usize, w: &Layer) {
     pass.add_normed_product(&attn.output, &w.attn_post_norm);
 
     let ffn = w.dense();
-    pass.norm(&w.ffn_norm, &ffn.gate.weight);
+    pass.norm(&w.ffn_norm, ffn.first());
     pass.project_gate_up(ffn);
-    pass.activate(ffn, Activation::Swiglu);
+    pass.activate(ffn, Activation::Silu);
     pass.add_normed_product(&ffn.down, &w.ffn_post_norm);
 }

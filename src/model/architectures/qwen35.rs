@@ -74,5 +74,5 @@ pub(super) fn layer(pass: &mut ForwardPass<'_, '_>, index: usize, w: &Layer) {
         }
     }
 
-    pass.add_feed_forward(&w.ffn_norm, &w.ffn, Activation::Swiglu);
+    pass.add_feed_forward(&w.ffn_norm, &w.ffn, Activation::Silu);
 }

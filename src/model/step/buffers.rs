@@ -24,7 +24,7 @@ pub fn scratch_bytes(config: &Config, n_vocab: usize, sizes: &Sizes) -> Option<u
 pub struct Buffers<'a> {
     /// Residual stream, `[n_batch, padded(n_embd)]`.
     pub(super) x: &'a mut [f32],
-    /// What is normed before it is added to the stream, `[n_batch, padded(n_embd)]`, in architectures that do so.
+    /// What is held aside before it is added to the stream, `[n_batch, padded(n_embd)]`, in architectures that do so.
     pub(super) branch: &'a mut [f32],
     /// Activations on their way into whatever matrix comes next.
     pub(super) acts: ActivationBuffer<'a>,
@@ -134,7 +134,7 @@ impl<'a> Buffers<'a> {
         let [kernel_bytes, gathered_bytes] = worker_bytes(config, sizes);
         Buffers {
             x: carver.take(n * padded(e)),
-            branch: carver.take(if config.post_norms { n * padded(e) } else { 0 }),
+            branch: carver.take(if config.holds_aside() { n * padded(e) } else { 0 }),
             acts: ActivationBuffer::new(carver.take(n.max(sizes.n_logits) * record.unwrap_or(0))),
             q: carver.take(n * widest(AttentionConfig::q_width)),
             k: carver.take(n * widest(AttentionConfig::k_width)),

@@ -10,7 +10,7 @@ use super::pass::ForwardPass;
 use super::product::multiply;
 use super::routing::sigmoid;
 use super::rows::{each_row, padded, share};
-use crate::kernels::{ActivationLayout, OutTile, Partition, Zipped, strip_cols};
+use crate::kernels::{Activation, ActivationLayout, OutTile, Partition, RowNorm, Zipped, strip_cols};
 use crate::model::cache::{NONE, PAGE_TOKENS};
 use crate::model::config::{DELTA_DIM_MAX, DeltaNetConfig, MixerConfig, TAPS_MAX};
 use crate::model::sequence::SequenceSlice;
@@ -131,9 +131,9 @@ impl ForwardPass<'_, '_> {
     /// `silu(z) * RMSNorm(results)`, head by head, into the activation records.
     pub fn gate_delta(&mut self, layer: usize, delta: &DeltaNetWeights) {
         let config = self.delta_config(layer);
-        let (n, kernels, team, eps) = (self.tokens.len(), self.kernels, self.team, self.config.norm_eps);
+        let (n, kernels, team) = (self.tokens.len(), self.kernels, self.team);
         let (width, head_dim) = (config.value_width(), config.head_dim);
-        let norm = delta.norm.values(self.region);
+        let norm = RowNorm::rms(delta.norm.values(self.region), self.config.norm_eps);
         let Buffers { acts, delta: DeltaBuffers { z, out, .. }, .. } = &mut *self.buffers;
         let (z, results) = (&**z, &**out);
         let layout = ActivationLayout::new(width);
@@ -147,8 +147,8 @@ impl ForwardPass<'_, '_> {
                 let heads = z[row.clone()].chunks_exact(head_dim).zip(results[row].chunks_exact(head_dim));
                 let record = block.row(0);
                 for ((z, result), out) in heads.zip(layout.values_mut(record).chunks_exact_mut(head_dim)) {
-                    kernels.rms_norm(result, norm, eps, normed);
-                    kernels.silu_mul(z, normed, out);
+                    kernels.norm(result, &norm, normed);
+                    kernels.activate(Activation::Silu, z, Some(normed), out);
                 }
                 kernels.quantise(layout, format, record);
             }

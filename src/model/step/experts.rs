@@ -8,12 +8,13 @@ use std::sync::Mutex;
 
 use super::activations::ActivationBuffer;
 use super::buffers::{Buffers, WorkerScratch};
-use super::feed_forward::Activation;
 use super::pass::ForwardPass;
 use super::product::{Tools, multiply, scale_and_shift};
 use super::routing::{Scores, choose, selection_keys, sigmoid};
 use super::rows::{each_row, padded, share};
-use crate::kernels::{ActivationFormat, ActivationLayout, Activations, Matrix, Partition, STREAM_TOKENS_MAX};
+use crate::kernels::{
+    Activation, ActivationFormat, ActivationLayout, Activations, Matrix, Partition, STREAM_TOKENS_MAX,
+};
 use crate::model::config::{EXPERTS_MAX, Experts};
 use crate::model::weights::{Linear, MoeFfn, Weight};
 use crate::quant::PANEL_ROWS;
@@ -42,7 +43,8 @@ impl ForwardPass<'_, '_> {
         routed.sort(n, experts);
     }
 
-    /// Gate and up projections of the normed stream, which stays in the activation records, at every token's experts.
+    /// Gate, if there are any, and up projections of the normed stream, which stays in the activation records, at every
+    /// token's experts.
     pub fn project_experts(&mut self, moe: &MoeFfn) {
         let (n, tools) = (self.n_rows, self.tools());
         let Buffers { acts, routed, workers, .. } = &mut *self.buffers;
@@ -51,25 +53,30 @@ impl ForwardPass<'_, '_> {
             cuts: &routed.cuts[..=routed.n_groups],
             token_of: Some(routed.token_of),
         };
-        multiply_groups(tools, workers, (acts, n), &groups, [&moe.gate, &moe.up], routed.wide);
+        match &moe.gate {
+            Some(gate) => multiply_groups(tools, workers, (acts, n), &groups, [gate, &moe.up], routed.wide),
+            None => multiply_groups(tools, workers, (acts, n), &groups, [&moe.up], routed.wide),
+        }
     }
 
     /// `sum_k weight_k * down_k(activation(gate_k, up_k))` over each token's experts, added to the residual stream.
     pub fn add_experts(&mut self, moe: &MoeFfn, activation: Activation) {
-        let experts = moe.experts;
+        let (experts, residual_scale) = (moe.experts, self.config.residual_scale);
         let Experts { count, used, n_ff: f, .. } = experts;
         let (n, e, kernels) = (self.n_rows, self.config.n_embd, self.kernels);
         let layout = ActivationLayout::new(f);
         let (tools, format) = (self.tools(), kernels.activation_format(moe.down.weight.ty, n * used));
         let Buffers { x, routed, workers, .. } = &mut *self.buffers;
         let cuts = &routed.cuts[..=routed.n_groups];
-        let wide = &*routed.wide;
+        let (wide, is_gated) = (&*routed.wide, moe.gate.is_some());
         let rows = |bytes, cols, block| Partition::grouped(bytes, (cols, layout.bytes()), (cuts, 1), block);
         routed.hidden.write((kernels, self.team), (layout, format), rows, |(group, row), cols, out| {
-            // The rows of gate, then those of up, before them twice as many rows as before the group.
-            let at = |rows: u32| &wide[(row + rows as usize) * padded(f)..][..f];
-            let (gate, up) = (&at(cuts[group])[cols.clone()], &at(cuts[group + 1])[cols]);
-            activation.apply(kernels, gate, up, out);
+            let at = |rows: u32| &wide[(row + rows as usize) * padded(f)..][cols.clone()];
+            match is_gated {
+                // The rows of gate, then those of up, before them twice as many rows as before the group.
+                true => kernels.activate(activation, at(cuts[group]), Some(at(cuts[group + 1])), out),
+                false => kernels.activate(activation, at(0), None, out),
+            }
         });
         let groups = Groups { expert_of: routed.expert_of, cuts, token_of: None };
         multiply_groups(tools, workers, (&mut routed.hidden, n * used), &groups, [&moe.down], routed.wide);
@@ -81,7 +88,7 @@ impl ForwardPass<'_, '_> {
                 let (chosen, row_of) = (&chosen[token * used..][..used], &row_of[token * used..][..used]);
                 let scores = &scores[token * padded(count)..][..count];
                 Scores(scores).weights(&experts, chosen, |i, weight| {
-                    let result = &results[row_of[i] as usize * padded(e)..][..e];
+                    let (result, weight) = (&results[row_of[i] as usize * padded(e)..][..e], weight * residual_scale);
                     block.row(0).iter_mut().zip(result).for_each(|(x, y)| *x += weight * y);
                 });
             }

@@ -5,7 +5,7 @@ use super::pass::ForwardPass;
 use super::product::multiply;
 use super::rotation::Rotation;
 use super::rows::{each_row, padded, share};
-use crate::kernels::{Kernels, Partition};
+use crate::kernels::{Kernels, Partition, RowNorm};
 use crate::model::cache::{LayerPages, PAGE_TOKENS};
 use crate::model::config::{HEAD_DIM_MAX, QueryTemperature};
 use crate::model::weights::AttentionWeights;
@@ -23,8 +23,9 @@ pub enum Pairing {
 /// What is done to a head between its projection and attention.
 struct HeadSteps<'s> {
     kernels: &'s Kernels,
-    eps: f32,
-    norm: Option<&'s [f32]>,
+    /// Values are kept within plus and minus this.
+    clamp: Option<f32>,
+    norm: Option<RowNorm<'s>>,
     /// `None` in a layer that does not rotate.
     rotation: Option<(&'s Rotation<'s>, Pairing)>,
 }
@@ -42,19 +43,24 @@ impl HeadSteps<'_> {
 
     /// Norm and rotation where it lies.
     fn prepare(&self, head: &mut [f32], token: usize) {
-        if let Some(norm) = self.norm {
-            self.kernels.rms_norm_in_place(head, norm, self.eps);
+        clamp(self.clamp, head);
+        if let Some(norm) = &self.norm {
+            self.kernels.norm_in_place(head, norm);
         }
         self.rotate(head, token);
     }
 
-    /// Norm and rotation on the way.
+    /// The same of a copy.
     fn prepare_into(&self, head: &[f32], out: &mut [f32], token: usize) {
-        match self.norm {
-            Some(norm) => self.kernels.rms_norm(head, norm, self.eps, out),
-            None => out.copy_from_slice(head),
-        }
-        self.rotate(out, token);
+        out.copy_from_slice(head);
+        self.prepare(out, token);
+    }
+}
+
+/// Keeps values within plus and minus a limit, if there is one.
+fn clamp(limit: Option<f32>, x: &mut [f32]) {
+    if let Some(limit) = limit {
+        x.iter_mut().for_each(|x| *x = x.clamp(-limit, limit));
     }
 }
 
@@ -86,19 +92,19 @@ impl ForwardPass<'_, '_> {
         multiply(tools, workers, (acts, n), [q, k, v, (gate, &mut **head_gates)], false);
     }
 
-    /// RMSNorm of Q and K over all heads of a token together.
+    /// The norms of Q and K over all heads of a token together.
     pub fn norm_qk(&mut self, attn: &AttentionWeights) {
         let norms = attn.qk_norms.as_ref().expect("the architecture has norms of Q and K");
-        let (n, eps, kernels, team) = (self.tokens.len(), self.config.norm_eps, self.kernels, self.team);
+        let (n, kernels, team) = (self.tokens.len(), self.kernels, self.team);
         let Buffers { q, k, .. } = &mut *self.buffers;
         let [(q_norm, q), (k_norm, k)] = [(&norms[0], &mut **q), (&norms[1], &mut **k)]
-            .map(|(norm, x)| (norm.values(self.region), each_row(team, x, (n, norm.cols, padded(norm.cols)))));
+            .map(|(norm, x)| (norm.of(self.region), each_row(team, x, (n, norm.len, padded(norm.len)))));
         share(team, n, &|worker| {
             while let Some(mut block) = q.next_for(worker) {
-                kernels.rms_norm_in_place(block.row(0), q_norm, eps);
+                kernels.norm_in_place(block.row(0), &q_norm);
             }
             while let Some(mut block) = k.next_for(worker) {
-                kernels.rms_norm_in_place(block.row(0), k_norm, eps);
+                kernels.norm_in_place(block.row(0), &k_norm);
             }
         });
     }
@@ -112,8 +118,8 @@ impl ForwardPass<'_, '_> {
         let Buffers { q, k, v, rotations, lists, .. } = &mut *self.buffers;
         let rotation = config.rope.map(|rope| (&rotations[rope], pairing));
         let steps = |i: usize| {
-            let norm = attn.qk_norms.as_ref().map(|norms| &norms[i]).filter(|norm| norm.cols == key_dim);
-            HeadSteps { kernels, eps: self.config.norm_eps, norm: norm.map(|norm| norm.values(self.region)), rotation }
+            let norm = attn.qk_norms.as_ref().map(|norms| &norms[i]).filter(|norm| norm.len == key_dim);
+            HeadSteps { kernels, clamp: config.clamp, norm: norm.map(|norm| norm.of(self.region)), rotation }
         };
         let [q_steps, k_steps] = [steps(0), steps(1)];
         let (q_width, group) = (config.q_width(), config.group());
@@ -143,7 +149,10 @@ impl ForwardPass<'_, '_> {
                     k_steps.prepare_into(key, &mut ready[..key_dim], token);
                     layout.store_key(kernels, &ready[..key_dim], key_bytes, at);
                     let value = &values.0[token * values.1 + head * config.value_dim..][..config.value_dim];
-                    layout.store_value(kernels, value, value_bytes, at);
+                    let ready = &mut ready[..config.value_dim];
+                    ready.copy_from_slice(value);
+                    clamp(config.clamp, ready);
+                    layout.store_value(kernels, ready, value_bytes, at);
                 }
             }
             while let Some(mut block) = queries.next_for(worker) {

@@ -6,9 +6,9 @@ use super::buffers::Buffers;
 use super::pass::{ForwardPass, OutputRows};
 use super::product::multiply;
 use super::rows::{each_row, padded, share};
-use crate::kernels::{ActivationLayout, Partition};
+use crate::kernels::{ActivationFormat, ActivationLayout, Partition};
 use crate::load::rows::RowError;
-use crate::model::weights::{Form, Linear, Weight};
+use crate::model::weights::{Form, Linear, Norm, Weight, Weights};
 use crate::quant::PANEL_ROWS;
 
 impl ForwardPass<'_, '_> {
@@ -16,10 +16,21 @@ impl ForwardPass<'_, '_> {
     ///
     /// # Errors
     /// A row of a table in a file that cannot be read.
-    pub fn embed(&mut self, table: &Weight) -> Result<(), RowError> {
-        if table.form == Form::File {
-            return self.embed_from_file(table);
+    pub fn embed(&mut self, weights: &Weights) -> Result<(), RowError> {
+        match weights.embedding.form {
+            Form::File => self.embed_from_file(&weights.embedding)?,
+            _ => self.embed_from_memory(&weights.embedding),
         }
+        if let Some(positions) = &weights.positions {
+            self.add_positions(positions);
+        }
+        if let Some(norm) = &weights.embedding_norm {
+            self.norm_embeddings(norm);
+        }
+        Ok(())
+    }
+
+    fn embed_from_memory(&mut self, table: &Weight) {
         let (n, e) = (self.tokens.len(), self.config.n_embd);
         let (tokens, data, ty) = (self.tokens, table.of(self.region), table.ty);
         let scale = self.config.embedding_scale;
@@ -41,7 +52,30 @@ impl ForwardPass<'_, '_> {
                 }
             }
         });
-        Ok(())
+    }
+
+    /// Adds what the model has learned of each token's position; the context is no longer than that.
+    fn add_positions(&mut self, table: &Weight) {
+        let (e, ty, rows) = (self.config.n_embd, table.ty, table.of(self.region));
+        // A row of the branch, which layers have not begun to use.
+        let row = &mut self.buffers.branch[..e];
+        for slice in self.slices {
+            for (i, x) in self.buffers.x[slice.first * padded(e)..].chunks_mut(padded(e)).take(slice.n).enumerate() {
+                ty.decode_row(&rows[(slice.position + i) * ty.row_bytes(e)..][..ty.row_bytes(e)], row);
+                x.iter_mut().zip(&*row).for_each(|(x, position)| *x += position);
+            }
+        }
+    }
+
+    fn norm_embeddings(&mut self, norm: &Norm) {
+        let (n, e, kernels) = (self.tokens.len(), self.config.n_embd, self.kernels);
+        let norm = norm.of(self.region);
+        let partition = each_row(self.team, self.buffers.x, (n, e, padded(e)));
+        share(self.team, n, &|worker| {
+            while let Some(mut block) = partition.next_for(worker) {
+                kernels.norm_in_place(block.row(0), &norm);
+            }
+        });
     }
 
     fn embed_from_file(&mut self, table: &Weight) -> Result<(), RowError> {
@@ -82,18 +116,18 @@ impl ForwardPass<'_, '_> {
         self.n_rows = tokens.len().max(1);
     }
 
-    /// RMSNorm of the residual stream, or the stream itself without a norm, into the activation records, which meet `next`
+    /// The norm of the residual stream, or the stream itself without one, into the activation records, which meet `next`
     /// first.
-    pub fn norm(&mut self, norm: &Option<Weight>, next: &Weight) {
-        self.norm_rows(norm.as_ref(), 0..self.n_rows, next);
+    pub fn norm(&mut self, norm: &Option<Norm>, next: &Weight) {
+        let format = self.kernels.activation_format(next.ty, self.n_rows);
+        self.norm_rows(norm.as_ref(), 0..self.n_rows, format);
     }
 
-    fn norm_rows(&mut self, norm: Option<&Weight>, rows: Range<usize>, next: &Weight) {
+    fn norm_rows(&mut self, norm: Option<&Norm>, rows: Range<usize>, format: ActivationFormat) {
         let (e, n, first) = (self.config.n_embd, rows.len(), rows.start);
-        let format = self.kernels.activation_format(next.ty, n);
         let layout = ActivationLayout::new(e);
-        let norm = norm.map(|norm| norm.values(self.region));
-        let (kernels, eps) = (self.kernels, self.config.norm_eps);
+        let norm = norm.map(|norm| norm.of(self.region));
+        let kernels = self.kernels;
         let Buffers { x, acts, .. } = &mut *self.buffers;
         let x = &**x;
         let partition = each_row(self.team, acts.writable(layout, format), (n, layout.bytes(), layout.bytes()));
@@ -101,8 +135,8 @@ impl ForwardPass<'_, '_> {
             while let Some(mut block) = partition.next_for(worker) {
                 let x = &x[(first + block.row0) * padded(e)..][..e];
                 let out = layout.values_mut(block.row(0));
-                match norm {
-                    Some(norm) => kernels.rms_norm(x, norm, eps, out),
+                match &norm {
+                    Some(norm) => kernels.norm(x, norm, out),
                     None => out.copy_from_slice(x),
                 }
                 kernels.quantise(layout, format, block.row(0));
@@ -110,26 +144,47 @@ impl ForwardPass<'_, '_> {
         });
     }
 
-    /// The linear map of the activation records, added to the residual stream.
+    /// The linear map of the activation records, scaled as everything that layers add, added to the residual stream.
     pub fn add_product(&mut self, map: &Linear) {
+        if self.config.residual_scale != 1.0 {
+            self.hold_product(map);
+            return self.add_held();
+        }
         let (n, tools) = (self.n_rows, self.tools());
         let Buffers { x, acts, workers, .. } = &mut *self.buffers;
         multiply(tools, workers, (acts, n), [(map, &mut **x)], true);
     }
 
-    /// The RMSNorm of the linear map of the activation records, added to the residual stream.
-    pub fn add_normed_product(&mut self, map: &Linear, norm: &Option<Weight>) {
-        let norm = norm.as_ref().expect("the architecture has norms of what is added");
-        let (n, e, kernels, eps) = (self.n_rows, self.config.n_embd, self.kernels, self.config.norm_eps);
-        let tools = self.tools();
-        let Buffers { x, branch, acts, workers, .. } = &mut *self.buffers;
+    /// The linear map of the activation records, held aside until [`ForwardPass::add_held`]: the residual stream stays as it
+    /// was before.
+    pub fn hold_product(&mut self, map: &Linear) {
+        let (n, tools) = (self.n_rows, self.tools());
+        let Buffers { branch, acts, workers, .. } = &mut *self.buffers;
         multiply(tools, workers, (acts, n), [(map, &mut **branch)], false);
-        let (branch, norm) = (&**branch, norm.values(self.region));
+    }
+
+    /// Adds what is held aside to the residual stream, scaled as everything that layers add.
+    pub fn add_held(&mut self) {
+        let scale = self.config.residual_scale;
+        self.add_each_held(|held, x| x.iter_mut().zip(held).for_each(|(x, held)| *x += scale * held));
+    }
+
+    /// The norm of the linear map of the activation records, added to the residual stream.
+    pub fn add_normed_product(&mut self, map: &Linear, norm: &Option<Norm>) {
+        let norm = norm.as_ref().expect("the architecture has norms of what is added").of(self.region);
+        self.hold_product(map);
+        let kernels = self.kernels;
+        self.add_each_held(|held, x| kernels.add_norm(held, &norm, x));
+    }
+
+    fn add_each_held(&mut self, add: impl Fn(&[f32], &mut [f32]) + Sync) {
+        let (n, e) = (self.n_rows, self.config.n_embd);
+        let Buffers { x, branch, .. } = &mut *self.buffers;
+        let branch = &**branch;
         let partition = each_row(self.team, x, (n, e, padded(e)));
         share(self.team, n, &|worker| {
             while let Some(mut block) = partition.next_for(worker) {
-                let branch = &branch[block.row0 * padded(e)..][..e];
-                kernels.add_rms_norm(branch, norm, eps, block.row(0));
+                add(&branch[block.row0 * padded(e)..][..e], block.row(0));
             }
         });
     }
@@ -138,19 +193,26 @@ impl ForwardPass<'_, '_> {
     ///
     /// # Panics
     /// If more rows are asked for than the buffers were sized for, or than there are.
-    pub fn logits(&mut self, (norm, output): (&Weight, &Linear), rows: Range<usize>) -> &mut [f32] {
+    pub fn logits(&mut self, (norm, output): (&Norm, &Linear), rows: Range<usize>) -> &mut [f32] {
         let (n, width) = (rows.len(), padded(output.weight.rows));
         assert!(n * width <= self.buffers.logits.len() && rows.end <= self.n_rows);
-        self.norm_rows(Some(norm), rows, &output.weight);
+        let format = self.kernels.activation_format(output.weight.ty, n);
+        self.norm_rows(Some(norm), rows, format);
         let tools = self.tools();
         let Buffers { acts, logits, workers, .. } = &mut *self.buffers;
         multiply(tools, workers, (acts, n), [(output, &mut **logits)], false);
         let logits = &mut self.buffers.logits[..n * width];
-        if let Some(cap) = self.config.logit_cap {
+        let (scale, cap) = (self.config.logit_scale, self.config.logit_cap);
+        if scale != 1.0 || cap.is_some() {
             let partition = Partition::new(logits, (1, n * width, n * width), (1, 1024));
             self.team.run_dynamic(&|_| {
                 while let Some(mut block) = partition.next() {
-                    block.row(0).iter_mut().for_each(|x| *x = cap * (*x / cap).tanh());
+                    block.row(0).iter_mut().for_each(|x| {
+                        *x *= scale;
+                        if let Some(cap) = cap {
+                            *x = cap * (*x / cap).tanh();
+                        }
+                    });
                 }
             });
         }
@@ -161,10 +223,10 @@ impl ForwardPass<'_, '_> {
     ///
     /// # Panics
     /// If more rows are asked for than there are.
-    pub fn hidden_states(&mut self, norm: &Weight, rows: Range<usize>, each: impl FnMut(&[f32])) {
+    pub fn hidden_states(&mut self, norm: &Norm, rows: Range<usize>, each: impl FnMut(&[f32])) {
         let (n, layout) = (rows.len(), ActivationLayout::new(self.config.n_embd));
         assert!(rows.end <= self.n_rows);
-        self.norm_rows(Some(norm), rows, norm);
+        self.norm_rows(Some(norm), rows, ActivationFormat::F32);
         self.buffers.acts.bytes.chunks_exact(layout.bytes()).take(n).map(|record| layout.values(record)).for_each(each);
     }
 }

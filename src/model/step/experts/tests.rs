@@ -4,12 +4,12 @@ use super::super::pass::OutputRows;
 use super::super::routing::{GROUP_ROWS_MAX, Routed};
 use super::*;
 use crate::bytes;
-use crate::kernels::{self, Kernels, KvType, Team, Tile};
+use crate::kernels::{self, Kernels, KvType, NormKind, Team, Tile};
 use crate::model::cache::{Cache, CachePlan};
-use crate::model::config::{Config, ExpertGroups, FfnConfig, Gating, LayerConfig, MixerConfig};
+use crate::model::config::{Config, EmbeddingNorm, ExpertGroups, FfnConfig, Gating, LayerConfig, MixerConfig};
 use crate::model::sequence::Sizes;
 use crate::model::step::scratch_bytes;
-use crate::model::weights::{Form, GatedFfn, SharedExpert, Weight};
+use crate::model::weights::{DenseFfn, Form, SharedExpert, Weight};
 use crate::quant::WeightType;
 
 const E: usize = 48;
@@ -44,10 +44,10 @@ const PLAIN: Kind = Kind {
     router_bias: false,
     selection_bias: false,
     gated_shared: false,
-    activation: Activation::Swiglu,
+    activation: Activation::Silu,
 };
 
-fn kinds() -> [Kind; 9] {
+fn kinds() -> [Kind; 10] {
     let of = |gating, normalised, scale| Experts { gating, normalised, scale, ..EXPERTS };
     let sigmoid =
         |normalised, scale| Kind { experts: of(Gating::Sigmoid, normalised, scale), selection_bias: true, ..PLAIN };
@@ -71,6 +71,7 @@ fn kinds() -> [Kind; 9] {
             activation: Activation::SwigluClamped,
             ..PLAIN
         },
+        Kind { activation: Activation::ReluSquared, ..PLAIN },
     ]
 }
 
@@ -190,12 +191,12 @@ impl Layer {
             experts: kind.experts,
             router: Linear { weight: self.router.1, bias: kind.router_bias.then_some(self.router_bias.1) },
             selection_bias: kind.selection_bias.then_some(self.selection_bias.1),
-            gate: biased(self.gate.1, 0),
+            gate: (kind.activation != Activation::ReluSquared).then(|| biased(self.gate.1, 0)),
             up: biased(self.up.1, 1),
             down: biased(self.down.1, 2),
             shared: kind
                 .gated_shared
-                .then_some(SharedExpert { ffn: GatedFfn { gate, up, down }, gate: Some(shared_gate) }),
+                .then_some(SharedExpert { ffn: DenseFfn { gate: Some(gate), up, down }, gate: Some(shared_gate) }),
         }
     }
 
@@ -251,14 +252,16 @@ impl Layer {
                 let (gx, ux, size) = (dot(g, &x), dot(u, &x), (sum_abs(g, &x), sum_abs(u, &x)));
                 match kind.activation {
                     // silu(g) <= |g| and its slope is below 1.1.
-                    Activation::Swiglu => (gx / (1.0 + (-gx).exp()) * ux, 2.1 * size.0 * size.1),
-                    Activation::Geglu => unreachable!("no experts have it"),
+                    Activation::Silu => (gx / (1.0 + (-gx).exp()) * ux, 2.1 * size.0 * size.1),
+                    // Without a gate.
+                    Activation::ReluSquared => (ux.max(0.0).powi(2), 2.1 * size.1 * size.1),
                     Activation::SwigluClamped => {
                         let gx = (gx + bias(0, row)).min(7.0);
                         let ux = (ux + bias(1, row)).clamp(-7.0, 7.0);
                         let size = (size.0 + bias(0, row).abs(), size.1 + bias(1, row).abs() + 1.0);
                         (gx / (1.0 + (-1.702 * gx).exp()) * (ux + 1.0), 2.1 * size.0 * size.1)
                     }
+                    Activation::Gelu | Activation::Relu => unreachable!("no experts have it"),
                 }
             };
             let hidden = gate.chunks(E).zip(up.chunks(E)).enumerate().map(|(row, (g, u))| hidden(row, g, u));
@@ -318,7 +321,13 @@ fn run(
         n_layers_skipped: 0,
         n_embd: E,
         ropes: Vec::new(),
-        post_norms: false,
+        norm: NormKind::Rms,
+        has_branch: false,
+        embedding_norm: EmbeddingNorm::None,
+        learned_positions: false,
+        gated_ffn: true,
+        residual_scale: 1.0,
+        logit_scale: 1.0,
         embedding_scale: 1.0,
         logit_cap: None,
         norm_eps: 1e-5,
