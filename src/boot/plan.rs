@@ -141,10 +141,16 @@ impl<'s> Headers<'s> {
                 let smaller = if may_shrink { self.longest(workload, KvType::Q8_0)? } else { 0 };
                 let (ctx, kv_type) = if smaller > longest { (smaller, KvType::Q8_0) } else { (longest, kv_type) };
                 // Where not even the shortest fits, mapping it says what is missing.
-                (ctx.max(CTX_STEP), kv_type)
+                (ctx.max(CTX_STEP).min(self.model.config.ctx_max()), kv_type)
             }
         };
-        Ok((ctx.max(workload.ctx_least), kv_type))
+        let (ctx, most) = (ctx.max(workload.ctx_least), self.model.config.ctx_max());
+        if ctx > most {
+            let text =
+                format!("{ctx} tokens of context: this model has learned {most} positions and knows none beyond them");
+            return Err(Error::usage(format!("{text}; ask for at most {most} with --ctx")));
+        }
+        Ok((ctx, kv_type))
     }
 
     /// The longest context that fits this box right now, at most what the model was trained for.

@@ -1,7 +1,7 @@
 //! What a model is: the numbers of its header, layer by layer.
 
 use super::rope::Rope;
-use crate::kernels::NormKind;
+use crate::kernels::{Activation, NormKind};
 
 /// How the scores of a router become weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -250,6 +250,36 @@ impl LayerConfig {
     }
 }
 
+/// Which values of a head are rotated together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pairing {
+    /// `(2i, 2i + 1)`
+    Neighbours,
+    /// `(i, i + rope_dim / 2)`
+    Halves,
+}
+
+/// Whether the feed-forward part of a layer sees what attention has added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Residual {
+    /// It does.
+    InTurn,
+    /// Both see the stream before the layer; the feed-forward part through its own norm if it has one, else through that of
+    /// attention.
+    Parallel,
+}
+
+/// What differs between layers that are much the same, where the architecture does not write its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Style {
+    /// How heads are rotated.
+    pub pairing: Pairing,
+    /// Of the feed-forward part.
+    pub activation: Activation,
+    /// In which order.
+    pub residual: Residual,
+}
+
 /// What happens to embeddings before the first layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EmbeddingNorm {
@@ -272,6 +302,8 @@ pub struct Config {
     pub n_embd: usize,
     /// The rotations that layers refer to; the first is that of full attention.
     pub ropes: Vec<Rope>,
+    /// How layers are made that are not written out.
+    pub style: Style,
     /// Which norms the stream meets.
     pub norm: NormKind,
     /// Whether what layers add to the stream is held aside first, to be normed or scaled, or until something else is added.
@@ -322,9 +354,17 @@ impl Config {
         self.layers.len()
     }
 
+    /// Most positions that a sequence can have.
+    pub fn ctx_max(&self) -> usize {
+        if self.learned_positions { self.ctx_train } else { usize::MAX }
+    }
+
     /// Whether a pass holds rows aside from the stream: what layers add, or what is known of a position.
     pub fn holds_aside(&self) -> bool {
-        self.has_branch || self.learned_positions || self.residual_scale != 1.0
+        self.has_branch
+            || self.learned_positions
+            || self.residual_scale != 1.0
+            || self.style.residual == Residual::Parallel
     }
 
     /// Positions that a token sees in the attention of `layer`; `usize::MAX` for all.

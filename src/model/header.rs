@@ -7,13 +7,13 @@ use std::cell::RefCell;
 
 use super::config::{
     AttentionConfig, Config, DELTA_DIM_MAX, DeltaNetConfig, EXPERTS_MAX, EmbeddingNorm, ExpertGroups, Experts,
-    FfnConfig, Gating, HEAD_DIM_MAX, HeadOrder, LAYERS_MAX, LayerConfig, MixerConfig, QueryTemperature, TAPS_MAX,
-    WIDTH_MAX,
+    FfnConfig, Gating, HEAD_DIM_MAX, HeadOrder, LAYERS_MAX, LayerConfig, MixerConfig, Pairing, QueryTemperature,
+    Residual, Style, TAPS_MAX, WIDTH_MAX,
 };
 use super::error::{ModelError, range};
 use super::rope::Rope;
 use crate::gguf::{Metadata, Value};
-use crate::kernels::{DELTA_STEP, NormKind, QUERY_ROWS_MAX};
+use crate::kernels::{Activation, DELTA_STEP, NormKind, QUERY_ROWS_MAX};
 
 /// Keys that switch on a feature with a number other than 0. An architecture that does not read one does not have it.
 const SWITCHES: [&str; 22] = [
@@ -298,6 +298,7 @@ impl<'m, 'a> Header<'m, 'a> {
             n_layers_skipped: self.n_layers_skipped,
             n_embd,
             ropes: vec![rope],
+            style: Style { pairing: Pairing::Neighbours, activation: Activation::Silu, residual: Residual::InTurn },
             norm: NormKind::Rms,
             has_branch: false,
             embedding_scale: 1.0,

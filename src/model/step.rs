@@ -24,6 +24,6 @@ mod rows;
 mod stream;
 
 pub use crate::kernels::Activation;
+pub use crate::model::config::Pairing;
 pub use buffers::{Buffers, scratch_bytes};
-pub use heads::Pairing;
 pub use pass::{ForwardPass, OutputRows};

@@ -172,6 +172,8 @@ pub struct AttentionWeights {
     pub v: Linear,
     /// Norms of queries and of keys: for every head, or over the width of all heads.
     pub qk_norms: Option<[Norm; 2]>,
+    /// Whether those norms are over the width of all heads.
+    pub qk_norms_are_whole: bool,
     pub sinks: Option<Weight>,
     /// What results are multiplied by the sigmoid of, in layers that are gated.
     pub gate: Option<Linear>,

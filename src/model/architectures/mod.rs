@@ -3,6 +3,7 @@
 //! A new one is a file with an `ARCHITECTURE`, and a line in [`ALL`]; `src/README.md` says how.
 
 mod deci;
+mod decoder;
 mod gemma3;
 mod glm4;
 mod glm4moe;

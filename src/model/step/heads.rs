@@ -7,18 +7,9 @@ use super::rotation::Rotation;
 use super::rows::{each_row, padded, share};
 use crate::kernels::{Kernels, Partition, RowNorm};
 use crate::model::cache::{LayerPages, PAGE_TOKENS};
-use crate::model::config::{HEAD_DIM_MAX, QueryTemperature};
+use crate::model::config::{HEAD_DIM_MAX, Pairing, QueryTemperature};
 use crate::model::weights::AttentionWeights;
 use crate::quant::PANEL_ROWS;
-
-/// Which values of a head are rotated together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pairing {
-    /// `(2i, 2i + 1)`
-    Neighbours,
-    /// `(i, i + rope_dim / 2)`
-    Halves,
-}
 
 /// What is done to a head between its projection and attention.
 struct HeadSteps<'s> {
@@ -118,7 +109,7 @@ impl ForwardPass<'_, '_> {
         let Buffers { q, k, v, rotations, lists, .. } = &mut *self.buffers;
         let rotation = config.rope.map(|rope| (&rotations[rope], pairing));
         let steps = |i: usize| {
-            let norm = attn.qk_norms.as_ref().map(|norms| &norms[i]).filter(|norm| norm.len == key_dim);
+            let norm = attn.qk_norms.as_ref().map(|norms| &norms[i]).filter(|_| !attn.qk_norms_are_whole);
             HeadSteps { kernels, clamp: config.clamp, norm: norm.map(|norm| norm.of(self.region)), rotation }
         };
         let [q_steps, k_steps] = [steps(0), steps(1)];

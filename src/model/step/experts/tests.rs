@@ -6,7 +6,9 @@ use super::*;
 use crate::bytes;
 use crate::kernels::{self, Kernels, KvType, NormKind, Team, Tile};
 use crate::model::cache::{Cache, CachePlan};
-use crate::model::config::{Config, EmbeddingNorm, ExpertGroups, FfnConfig, Gating, LayerConfig, MixerConfig};
+use crate::model::config::{
+    Config, EmbeddingNorm, ExpertGroups, FfnConfig, Gating, LayerConfig, MixerConfig, Pairing, Residual, Style,
+};
 use crate::model::sequence::Sizes;
 use crate::model::step::scratch_bytes;
 use crate::model::weights::{DenseFfn, Form, SharedExpert, Weight};
@@ -321,6 +323,7 @@ fn run(
         n_layers_skipped: 0,
         n_embd: E,
         ropes: Vec::new(),
+        style: Style { pairing: Pairing::Neighbours, activation: Activation::Silu, residual: Residual::InTurn },
         norm: NormKind::Rms,
         has_branch: false,
         embedding_norm: EmbeddingNorm::None,
