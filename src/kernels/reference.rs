@@ -19,11 +19,15 @@ pub(super) fn attend(
     q: &[f32],
     (keys, values): (&[f32], &[f32]),
     seen: Range<usize>,
-    scale: f32,
+    (scale, slope): (f32, f32),
     sink: Option<f32>,
 ) -> Vec<f64> {
     let d = q.len();
-    let dot = |i: usize| (0..d).map(|j| f64::from(q[j]) * f64::from(keys[i * d + j])).sum::<f64>() * f64::from(scale);
+    let last = seen.end - 1;
+    let dot = |i: usize| {
+        let dot: f64 = (0..d).map(|j| f64::from(q[j]) * f64::from(keys[i * d + j])).sum();
+        dot * f64::from(scale) - f64::from(slope) * (last - i) as f64
+    };
     let sink = sink.map_or(f64::NEG_INFINITY, f64::from);
     let scores: Vec<f64> = seen.clone().map(dot).collect();
     let top = scores.iter().copied().fold(sink, f64::max);

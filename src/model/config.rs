@@ -76,9 +76,23 @@ pub struct AttentionConfig {
     pub gated: bool,
     /// Queries, keys and values are kept within plus and minus this.
     pub clamp: Option<f32>,
+    /// Greatest exponent of the slopes by which scores fall with distance, if they do (ALiBi).
+    pub alibi: Option<f32>,
 }
 
 impl AttentionConfig {
+    /// What a score loses for every position between query and key, by head: with `n` the greatest power of two among
+    /// `n_heads` and `b` the bias, the powers 1 to `n` of `2^(-b / n)`, then the odd ones of its root (ALiBi,
+    /// arXiv:2108.12409).
+    pub fn alibi_slope(&self, head: usize) -> f32 {
+        let Some(bias) = self.alibi else { return 0.0 };
+        let n = (1 << self.n_heads.ilog2()) as f32;
+        match head as f32 {
+            head if head < n => (-bias / n * (head + 1.0)).exp2(),
+            head => (-bias / 2.0 / n * (2.0 * (head - n) + 1.0)).exp2(),
+        }
+    }
+
     /// Query heads per key and value head.
     pub fn group(&self) -> usize {
         self.n_heads / self.n_kv_heads
@@ -357,6 +371,20 @@ impl Config {
     /// Most positions that a sequence can have.
     pub fn ctx_max(&self) -> usize {
         if self.learned_positions { self.ctx_train } else { usize::MAX }
+    }
+
+    /// Lets scores fall with distance, by slopes of this greatest exponent, in the place of rotation.
+    pub(super) fn set_alibi(&mut self, bias: f32) {
+        self.do_not_rotate();
+        self.layers
+            .iter_mut()
+            .filter_map(LayerConfig::attention_mut)
+            .for_each(|attention| attention.alibi = Some(bias));
+    }
+
+    /// Leaves heads as they are: positions are known in another way.
+    pub(super) fn do_not_rotate(&mut self) {
+        self.layers.iter_mut().filter_map(LayerConfig::attention_mut).for_each(|attention| attention.rope = None);
     }
 
     /// Whether a pass holds rows aside from the stream: what layers add, or what is known of a position.

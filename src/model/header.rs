@@ -283,6 +283,7 @@ impl<'m, 'a> Header<'m, 'a> {
                     temperature: None,
                     gated: false,
                     clamp: None,
+                    alibi: None,
                 }))
             }
         };

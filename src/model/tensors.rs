@@ -384,7 +384,7 @@ impl LayerTensors<'_, '_> {
         format!("blk.{}.{name}", self.index)
     }
 
-    fn has(&self, name: &str) -> bool {
+    pub(super) fn has(&self, name: &str) -> bool {
         self.finder.has(&self.name(name))
     }
 

@@ -60,6 +60,7 @@ impl Case {
             position: self.keys - self.n_tokens,
             window: usize::MAX,
             scale: (HEAD_DIM as f32).sqrt().recip(),
+            slopes: None,
             sinks: None,
         };
         // A cache of one head and one sequence, its pages in order.

@@ -41,6 +41,16 @@ fn take<'a, T: Pod>(scratch: &mut &'a mut [f32], n: usize) -> &'a mut [T] {
     bytes::cast_mut(bytes::floats_as_bytes(taken))
 }
 
+/// Takes from the scores of a tile, exponents of 2, `slope` for every position that a key lies before the query, which is
+/// `ahead` of the first key (ALiBi, arXiv:2108.12409).
+#[inline(always)]
+fn lean(scores: &mut [f32; KEY_TILE], slope: f32, ahead: f32) {
+    let slope = slope * std::f32::consts::LOG2_E;
+    for (key, score) in scores.iter_mut().enumerate() {
+        *score += slope * (key as f32 - ahead);
+    }
+}
+
 /// Rows are worked on in blocks of `N`; the last is filled up with queries of zero, whose results nobody reads.
 #[inline(always)]
 fn attend_rows<S: Simd, const N: usize, const STREAMED: bool>(
@@ -128,6 +138,9 @@ fn attend_rows<S: Simd, const N: usize, const STREAMED: bool>(
             }
             for (row, scores) in scores.iter_mut().enumerate().take(n_rows - block * N) {
                 let row = block * N + row;
+                if let Some(slopes) = queries.slopes {
+                    lean(scores, slopes[row % group], (queries.position + row / group) as f32 - first as f32);
+                }
                 let state = (&mut tops[row], &mut totals[row * S::LANES..][..S::LANES]);
                 weights(s, scores, hidden(row)..seen(row), state, &mut sums[row * padded..][..padded]);
             }

@@ -14,6 +14,7 @@ struct Case {
     position: usize,
     window: usize,
     scale: f32,
+    slopes: Option<Vec<f32>>,
     sinks: Option<Vec<f32>>,
     kv_type: KvType,
     k: Vec<f32>,
@@ -79,7 +80,8 @@ impl Case {
         }
         let pages = (0..n_pages).map(page_of).collect();
         let scale = (d as f32).sqrt().recip();
-        Case { d, value_dim, group, n_tokens, position, window, scale, sinks: None, kv_type, k, v, q, bytes, pages }
+        let (slopes, sinks) = (None, None);
+        Case { d, value_dim, group, n_tokens, position, window, scale, slopes, sinks, kv_type, k, v, q, bytes, pages }
     }
 
     /// The same with sinks as large as scores are, some below and some above them.
@@ -88,10 +90,16 @@ impl Case {
         self
     }
 
+    /// The same with scores that fall with distance, a little or at once.
+    fn with_slopes(mut self) -> Case {
+        self.slopes = Some((0..self.group).map(|head| 0.7 * 0.25f32.powi(head as i32)).collect());
+        self
+    }
+
     fn queries(&self) -> Queries<'_> {
         let &Case { group, n_tokens, position, window, scale, .. } = self;
-        let sinks = self.sinks.as_deref();
-        Queries { values: &self.q, stride: self.stride(), group, n_tokens, position, window, scale, sinks }
+        let (slopes, sinks) = (self.slopes.as_deref(), self.sinks.as_deref());
+        Queries { values: &self.q, stride: self.stride(), group, n_tokens, position, window, scale, slopes, sinks }
     }
 
     fn kv(&self) -> KvHead<'_> {
@@ -142,7 +150,8 @@ impl Case {
         let q = &self.q[token * self.stride() + head * d..][..d];
         let end = position + token + 1;
         let sink = self.sinks.as_ref().map(|sinks| sinks[head]);
-        reference::attend(q, (&self.k, &self.v), end.saturating_sub(window)..end, scale, sink)
+        let slope = self.slopes.as_ref().map_or(0.0, |slopes| slopes[head]);
+        reference::attend(q, (&self.k, &self.v), end.saturating_sub(window)..end, (scale, slope), sink)
     }
 
     fn check(&self, kernels: &Kernels, got: &[f32]) {
@@ -191,6 +200,18 @@ fn agrees_with_f64() {
             for kv_type in types(shape.0) {
                 let case = Case::new(kernels, kv_type, shape, 2.0);
                 case.check(kernels, &case.run(kernels, usize::MAX / 2));
+            }
+        }
+    }
+}
+
+#[test]
+fn scores_that_fall_with_distance_agree_with_f64() {
+    for kernels in tiers() {
+        for shape in [(64, 4, 1, 200), (32, 1, 70, 63), (16, 6, 5, 130)] {
+            let case = Case::new(kernels, KvType::F16, shape, 2.0).with_slopes();
+            for range_len in [usize::MAX / 2, KEY_TILE] {
+                case.check(kernels, &case.run(kernels, range_len));
             }
         }
     }

@@ -8,6 +8,7 @@ mod gemma3;
 mod glm4;
 mod glm4moe;
 mod gpt_oss;
+mod gpts;
 mod lfm2;
 mod llama;
 mod minimax_m2;
@@ -53,6 +54,17 @@ const ALL: &[&Architecture] = &[
     &qwen35::ARCHITECTURE,
     &qwen35moe::ARCHITECTURE,
     &qwen3next::ARCHITECTURE,
+    &gpts::GPT2,
+    &gpts::STARCODER,
+    &gpts::STARCODER2,
+    &gpts::CODESHELL,
+    &gpts::GPTNEOX,
+    &gpts::PHI2,
+    &gpts::FALCON,
+    &gpts::BLOOM,
+    &gpts::MPT,
+    &gpts::JAIS,
+    &gpts::REFACT,
 ];
 
 impl Architecture {

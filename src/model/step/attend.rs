@@ -26,6 +26,7 @@ struct Operands<'a> {
     /// Values of `q` from token to token.
     q_stride: usize,
     sinks: Option<&'a [f32]>,
+    slopes: Option<&'a [f32]>,
 }
 
 impl Operands<'_> {
@@ -54,6 +55,7 @@ impl Operands<'_> {
             position: of_slice.position + first - of_slice.first,
             window: self.config.window_len(),
             scale: self.config.scale,
+            slopes: self.slopes.map(|slopes| &slopes[head * group..][..group]),
             sinks: self.sinks.map(|sinks| &sinks[head * group..][..group]),
         }
     }
@@ -107,8 +109,10 @@ impl ForwardPass<'_, '_> {
         let (slices, kernels, team) = (self.slices, self.kernels, self.team);
         let sinks = attn.sinks.as_ref().map(|sinks| sinks.values(self.region));
         let cache = self.cache.pages(layer);
-        let Buffers { acts, q, workers, partials, lists, .. } = &mut *self.buffers;
-        let operands = Operands { kernels, config, slices, cache, q, q_stride: padded(config.q_width()), sinks };
+        let Buffers { acts, q, workers, partials, lists, slopes, .. } = &mut *self.buffers;
+        let slopes = config.alibi.map(|_| &**slopes);
+        let operands =
+            Operands { kernels, config, slices, cache, q, q_stride: padded(config.q_width()), sinks, slopes };
         let layout = ActivationLayout::new(config.output_width());
         let acts = acts.writable(layout, ActivationFormat::F32);
         lists.list_bands(slices, (heads, group, config.window_len()), team.size());

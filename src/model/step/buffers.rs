@@ -48,6 +48,8 @@ pub struct Buffers<'a> {
     pub(super) rotations: Vec<Rotation<'a>>,
     /// `[n_logits, padded(n_vocab)]`.
     pub(super) logits: &'a mut [f32],
+    /// What scores lose with distance, by head, in models where they do; all their layers are alike.
+    pub(super) slopes: &'a mut [f32],
     /// Results of key ranges, one buffer per sequence and KV head.
     pub(super) partials: Vec<Mutex<Partials<'a>>>,
     /// Which part of a pass is where; as long as a pass can need.
@@ -152,6 +154,7 @@ impl<'a> Buffers<'a> {
                 .map(|(i, rope)| Rotation::cut(carver, rope, sizes, rope_factors.filter(|_| i == 0)))
                 .collect(),
             logits: carver.take(sizes.n_logits * padded(n_vocab)),
+            slopes: cut_slopes(carver, config),
             partials: (0..n_partials)
                 .map(|_| Mutex::new(Partials { done: 0, rows: carver.take(partials_len) }))
                 .collect(),
@@ -175,6 +178,13 @@ impl<'a> Buffers<'a> {
     pub fn logits_stride(&self, n_vocab: usize) -> usize {
         padded(n_vocab)
     }
+}
+
+fn cut_slopes<'a>(carver: &mut Carver<'a>, config: &Config) -> &'a mut [f32] {
+    let Some(attention) = config.attentions().find(|attention| attention.alibi.is_some()) else { return &mut [] };
+    let slopes = carver.take(attention.n_heads);
+    slopes.iter_mut().enumerate().for_each(|(head, slope)| *slope = attention.alibi_slope(head));
+    slopes
 }
 
 fn has_shared_expert(layer: &LayerConfig) -> bool {
