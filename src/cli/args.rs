@@ -30,6 +30,8 @@ pub enum Command {
     Plan(Plan),
     /// metadata and tensors of a GGUF file
     Inspect(Inspect),
+    /// the architectures that run
+    Models(Models),
     /// what this box has and how to mend it
     Doctor(Doctor),
     /// measures this box against its own ceilings
@@ -313,6 +315,18 @@ pub struct Inspect {
     /// one JSON document on stdout
     #[argh(switch)]
     pub json: bool,
+}
+
+/// Lists the architectures by their names in `general.architecture`: those that run, and why others do not.
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "models")]
+pub struct Models {
+    /// one JSON document on stdout
+    #[argh(switch)]
+    pub json: bool,
+    /// a table in Markdown, as README has it
+    #[argh(switch)]
+    pub markdown: bool,
 }
 
 /// Reports huge-page pools, HVO, cgroup limits, CPU tier and cores; each finding with the line that mends it.

@@ -8,6 +8,7 @@ mod doctor;
 mod eval;
 mod hold;
 mod inspect;
+mod models;
 pub mod plan;
 #[cfg(feature = "serve")]
 mod prompt_cache;
@@ -60,6 +61,7 @@ fn execute(command: Command) -> Result<()> {
         Command::Eval(args) => eval::execute(&args),
         Command::Hold(args) => hold::execute(&args),
         Command::Inspect(args) => inspect::execute(&args),
+        Command::Models(args) => models::execute(&args),
         Command::Plan(args) => plan::execute(&args),
         Command::Run(args) => run::execute(&args),
         #[cfg(feature = "demo")]

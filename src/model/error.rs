@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::known::Known;
 use crate::error::{Error, Exit};
 use crate::gguf::GgufError;
 
@@ -14,8 +15,8 @@ pub enum ModelError {
     Arch {
         /// Found.
         name: String,
-        /// Those that run.
-        known: Vec<&'static str>,
+        /// What is known of it.
+        known: Option<&'static Known>,
     },
     /// A number out of its range.
     Range {
@@ -71,12 +72,18 @@ impl fmt::Display for ModelError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ModelError::Gguf(e) => e.fmt(f),
-            ModelError::Arch { name, known } => write!(
+            ModelError::Arch { name, known: None } => write!(
                 f,
-                "architecture `{name}` is not supported: this version runs {}; convert the model to one of these or use \
-                 another file",
-                known.join(", ")
+                "architecture `{name}` is not supported, and not known either: `brim models` lists those that run; use a \
+                 file of one of them"
             ),
+            ModelError::Arch { name, known: Some(known) } => {
+                write!(f, "architecture `{name}` ({}) is not supported: {}", known.models, known.lacks)?;
+                if !known.nearest.is_empty() {
+                    write!(f, "; the nearest that runs is `{}`", known.nearest)?;
+                }
+                f.write_str("; `brim models` lists those that run")
+            }
             ModelError::Range { what, found, need } => {
                 write!(f, "{what} is {found}, needed: {need}; the file is damaged or not meant for inference")
             }

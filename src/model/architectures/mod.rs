@@ -31,6 +31,7 @@ use crate::model::cache::check_windows;
 use crate::model::config::{Config, FfnConfig, WIDTH_MAX};
 use crate::model::error::ModelError;
 use crate::model::header::Header;
+use crate::model::known::Known;
 
 /// All architectures.
 const ALL: &[&Architecture] = &[
@@ -81,7 +82,7 @@ impl Architecture {
         let name = meta.required_str("general.architecture")?;
         Architecture::all().find(|architecture| architecture.name == name).ok_or_else(|| ModelError::Arch {
             name: name.chars().take(64).collect(),
-            known: Architecture::all().map(|architecture| architecture.name).collect(),
+            known: Known::of(name),
         })
     }
 
@@ -98,5 +99,25 @@ impl Architecture {
             header.number("feed_forward_length", WIDTH_MAX)?;
         }
         Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_architecture_is_known_and_what_does_not_run_says_why() {
+        for architecture in ALL {
+            let known = Known::of(architecture.name);
+            assert!(known.is_some_and(Known::runs), "{} runs, and the list does not say so", architecture.name);
+        }
+        for (i, known) in Known::all().iter().enumerate() {
+            let name = known.name;
+            assert!(Known::all()[..i].iter().all(|other| other.name != name), "{name} is listed twice");
+            assert_eq!(known.runs(), ALL.iter().any(|architecture| architecture.name == name), "{name}");
+            let nearest = known.nearest;
+            assert!(nearest.is_empty() || Known::of(nearest).is_some_and(Known::runs), "{nearest} does not run");
+        }
     }
 }
