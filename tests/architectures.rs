@@ -51,11 +51,10 @@ fn refused(file: Gguf, parts: &[&str]) {
 }
 
 #[test]
-fn an_unknown_architecture_is_refused_with_the_list_of_those_there_are() {
-    refused(
-        header("rwkv7"),
-        &["`rwkv7`", "llama, qwen2, qwen3, qwen3moe, minimax-m2, gpt-oss, glm4moe, gemma3, phi3, lfm2"],
-    );
+fn what_does_not_run_is_refused_with_what_is_missing_and_what_is_nearest() {
+    refused(header("rwkv7"), &["`rwkv7` (RWKV-7)", "time mixing", "nearest that runs is `mamba2`", "`brim models`"]);
+    refused(header("deepseek4"), &["compressed caches", "`deepseek2`"]);
+    refused(header("never-seen"), &["`never-seen`", "not known", "`brim models`"]);
 }
 
 #[test]
@@ -300,4 +299,26 @@ fn smollm3_does_not_rotate_every_fourth_layer_and_mistral3_scales_its_queries() 
     assert_eq!(attention(&mistral3, 3).temperature, Some(QueryTemperature { beta: 0.1, length: 16_384 }));
     assert_eq!(mistral3.ropes[0].magnitude, 1.0);
     assert_eq!(attention(&config(header("mistral3")).unwrap(), 0).temperature, None);
+}
+
+#[test]
+fn numbers_may_be_arrays_of_one() {
+    let of_one = |file: Gguf, key: &str, n: u32| file.array(&format!("qwen3moe.{key}"), 4, 1, &n.to_le_bytes());
+    let plain = Gguf::new().str("general.architecture", "qwen3moe").u32("qwen3moe.block_count", 2);
+    let numbers = [
+        ("embedding_length", 32),
+        ("feed_forward_length", 48),
+        ("attention.head_count", 4),
+        ("attention.head_count_kv", 2),
+        ("attention.key_length", 8),
+        ("expert_count", 4),
+        ("expert_used_count", 2),
+        ("expert_feed_forward_length", 24),
+    ];
+    let config = config(numbers.into_iter().fold(plain, |file, (key, n)| of_one(file, key, n))).unwrap();
+    for layer in 0..2 {
+        let attention = attention(&config, layer);
+        assert_eq!((attention.n_heads, attention.n_kv_heads, attention.key_dim), (4, 2, 8));
+        assert_eq!((experts(&config, layer).n_ff, experts(&config, layer).count), (24, 4));
+    }
 }

@@ -20,7 +20,7 @@ fn code_0_version_and_help() {
     assert_eq!(run(&["--version"]).good(), format!("brim {}\n", env!("CARGO_PKG_VERSION")));
     assert_eq!(run(&["-V"]).good(), run(&["--version"]).good());
     let help = run(&["--help"]).good();
-    for command in ["run", "plan", "inspect", "doctor", "bench", "eval", "tokenize", "selftest"] {
+    for command in ["run", "plan", "inspect", "models", "doctor", "bench", "eval", "tokenize", "selftest"] {
         assert!(help.contains(command), "{command} is missing in {help}");
         let help = run(&[command, "--help"]).good();
         assert!(help.contains(&format!("brim {command}")), "{help}");
@@ -198,8 +198,8 @@ fn code_4_files_that_are_no_model() {
         (dir.file("big.gguf", big_endian), &["big-endian", "needs little-endian", "without --bigendian"]),
         (dir.file("count.gguf", damaged_count), &["18446744073709551615", "cannot load it"]),
         (
-            dir.file("arch.gguf", patched(arch, b"mamba")),
-            &["`mamba` is not supported", "llama, qwen2, qwen3, qwen3moe, minimax-m2, gpt-oss, glm4moe, gemma3, phi3"],
+            dir.file("arch.gguf", patched(arch, b"rwkv7")),
+            &["`rwkv7` (RWKV-7) is not supported", "time mixing", "nearest that runs", "`brim models`"],
         ),
     ];
     for (model, parts) in &cases {
@@ -208,7 +208,7 @@ fn code_4_files_that_are_no_model() {
         run(&["run", "-p", "a", "-m", model]).fails(4, &parts);
         // An architecture this version cannot run can still be looked at.
         match model.ends_with("arch.gguf") {
-            true => assert!(run(&["inspect", model]).good().contains("mamba")),
+            true => assert!(run(&["inspect", model]).good().contains("rwkv7")),
             false => run(&["inspect", model]).fails(4, &parts),
         }
     }

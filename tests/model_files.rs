@@ -79,3 +79,21 @@ fn a_header_beyond_the_limit_and_a_large_file_of_zeros_are_refused() {
     File::options().write(true).open(&zeros).unwrap().set_len(300 << 20).unwrap();
     assert!(ModelFiles::open(zeros).unwrap_err().to_string().contains("starts with zeros"));
 }
+
+#[test]
+fn special_tokens_that_are_not_there_are_none() {
+    let file = Gguf::new()
+        .str("tokenizer.ggml.model", "gpt2")
+        .strings("tokenizer.ggml.tokens", &["a", "b", "ab"])
+        .u32("tokenizer.ggml.bos_token_id", 2)
+        .u32("tokenizer.ggml.eos_token_id", 3)
+        .u32("tokenizer.ggml.padding_token_id", u32::MAX)
+        .raw(b"tokenizer.ggml.eom_token_id", 5, &(-1i32).to_le_bytes())
+        .tensor("t", &[8], 0, &[7; 32]);
+    let files = ModelFiles::embedded("file", Box::leak(file.build().into_boxed_slice())).unwrap();
+    let source = brim::tokenizer::source_from(&files.metadata(), None).unwrap();
+    assert_eq!((source.bos, source.eos, source.pad, source.eom), (Some(2), None, None, None));
+    let said = brim::tokenizer::stray_ids(&files.metadata());
+    assert_eq!(said.len(), 1);
+    assert!(said[0].contains("eos_token_id") && said[0].contains("is 3") && said[0].contains("3 tokens"), "{said:?}");
+}

@@ -65,6 +65,9 @@ impl<'s> Headers<'s> {
                 files.name()
             );
         }
+        for stray in tokenizer::stray_ids(&files.metadata()) {
+            log::warn!("{}: {stray}", files.name());
+        }
         let source = vocabulary(&files, settings)?;
         let vocab_bytes = tokenizer::region_bytes(&source).map_err(|e| Error::from(e).at(files.name()))?;
         Ok(Headers { files, model, kernels, settings, vocab_bytes })

@@ -92,7 +92,8 @@ pub fn template(
 ) -> Result<Option<Renderer>> {
     const KEY: &str = "tokenizer.chat_template";
     let key = chosen.map_or(KEY.to_owned(), |chosen| format!("{KEY}.{chosen}"));
-    if let Some(source) = metadata.str(&key)? {
+    // An empty one is none.
+    if let Some(source) = metadata.str(&key)?.filter(|source| !source.trim().is_empty()) {
         return Ok(Some(match settings.model {
             None => Renderer::trusted(source, chosen)?,
             Some(_) => Renderer::confined(source, chosen, zygote),

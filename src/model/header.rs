@@ -115,14 +115,27 @@ impl<'m, 'a> Header<'m, 'a> {
 
     /// A number that must be there, 1 to `max`.
     pub(super) fn number(&self, suffix: &'static str, max: usize) -> Result<usize, ModelError> {
-        self.accept(suffix);
-        in_range(suffix, self.meta.required_u32(&self.key(suffix))?, max)
+        match self.single(suffix)? {
+            Some(found) => in_range(suffix, found, max),
+            None => in_range(suffix, self.meta.required_u32(&self.key(suffix))?, max),
+        }
+    }
+
+    /// A number that may be an array of one.
+    fn single(&self, suffix: &'static str) -> Result<Option<u32>, ModelError> {
+        let only = |value: Value<'a>| match value {
+            Value::Array(array) if array.len() == 1 => array.iter().next()?.as_integer(),
+            _ => None,
+        };
+        match self.get(suffix).and_then(only).map(u32::try_from) {
+            Some(Ok(found)) => Ok(Some(found)),
+            _ => Ok(self.meta.u32(&self.key(suffix))?),
+        }
     }
 
     /// A number that must be 1 to `max` if it is there.
     pub(super) fn optional(&self, suffix: &'static str, default: usize, max: usize) -> Result<usize, ModelError> {
-        self.accept(suffix);
-        match self.meta.u32(&self.key(suffix))? {
+        match self.single(suffix)? {
             Some(found) => in_range(suffix, found, max),
             None => Ok(default),
         }
@@ -130,8 +143,7 @@ impl<'m, 'a> Header<'m, 'a> {
 
     /// A number up to `max`, 0 without the key.
     pub(super) fn count(&self, suffix: &'static str, max: usize) -> Result<usize, ModelError> {
-        self.accept(suffix);
-        match self.meta.u32(&self.key(suffix))?.unwrap_or(0) {
+        match self.single(suffix)?.unwrap_or(0) {
             0 => Ok(0),
             found => in_range(suffix, found, max),
         }

@@ -17,7 +17,7 @@ mod unicode;
 
 pub use decode::Decoder;
 pub use error::{Named, TokenizerError};
-pub use source::{VocabSource, source_from};
+pub use source::{VocabSource, source_from, stray_ids};
 
 use bpe::Units;
 use pre::Splitter;

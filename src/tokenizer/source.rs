@@ -56,15 +56,61 @@ pub struct VocabSource<'a> {
     pub add_space_prefix: Option<bool>,
 }
 
-/// The vocabulary of a model file; `pre` replaces the file's pre-tokenizer.
+/// Keys that name a special token.
+const ID_KEYS: [&str; 16] = [
+    "bos_token_id",
+    "eos_token_id",
+    "eot_token_id",
+    "eom_token_id",
+    "unknown_token_id",
+    "seperator_token_id",
+    "padding_token_id",
+    "fim_pre_token_id",
+    "fim_suf_token_id",
+    "fim_mid_token_id",
+    "fim_pad_token_id",
+    "fim_rep_token_id",
+    "fim_sep_token_id",
+    "prefix_token_id",
+    "suffix_token_id",
+    "middle_token_id",
+];
+
+/// The id that a key states; converters write -1 where there is no such token.
+fn stated_id(metadata: &Metadata<'_>, key: &str) -> Result<Option<u64>> {
+    let none = |id: i128| id == -1 || id == i128::from(u32::MAX);
+    match metadata.get(key).and_then(|value| value.as_integer()) {
+        Some(id) if none(id) => Ok(None),
+        _ => Ok(metadata.u64(key)?),
+    }
+}
+
+/// What is said about special tokens that lie outside of the vocabulary, and that are left out for it.
+pub fn stray_ids(metadata: &Metadata<'_>) -> Vec<String> {
+    let Ok(Some(tokens)) = metadata.strings("tokenizer.ggml.tokens") else { return Vec::new() };
+    let stray = |name: &&str| {
+        let id = stated_id(metadata, &format!("tokenizer.ggml.{name}")).ok()??;
+        let n_tokens = tokens.len();
+        let text = || {
+            format!("`tokenizer.ggml.{name}` is {id}, and there are {n_tokens} tokens: the file counts as having none")
+        };
+        (id >= n_tokens as u64).then(text)
+    };
+    ID_KEYS.iter().filter_map(stray).collect()
+}
+
+/// The vocabulary of a model file; ids of special tokens that are not in it are left out; `pre` replaces the file's pre-tokenizer.
 ///
 /// # Errors
 /// If the file has no vocabulary, or a key of it has the wrong type; a usage error if `pre` is not known or the
 /// vocabulary has no pre-tokenizer.
 pub fn source_from<'a>(metadata: &Metadata<'a>, pre: Option<&'a str>) -> Result<VocabSource<'a>> {
     let missing = |key| Error::from(TokenizerError::Missing(key));
-    // Converters write -1 where there is no such token.
-    let id = |key: &str| metadata.u32(key).map(|id| id.filter(|&id| id != u32::MAX));
+    let tokens = metadata.strings("tokenizer.ggml.tokens")?.ok_or(missing("tokenizer.ggml.tokens"))?;
+    let id = |key: &str| match stated_id(metadata, key)? {
+        Some(id) if id < tokens.len() as u64 => Ok::<_, Error>(Some(id as u32)),
+        _ => Ok(None),
+    };
     let model = metadata.str("tokenizer.ggml.model")?.ok_or(missing("tokenizer.ggml.model"))?;
     match pre {
         Some(name) if model != "gpt2" => {
@@ -81,7 +127,7 @@ pub fn source_from<'a>(metadata: &Metadata<'a>, pre: Option<&'a str>) -> Result<
         model,
         pre: if pre.is_some() { pre } else { metadata.str("tokenizer.ggml.pre")? },
         name: metadata.str("general.name").unwrap_or(None),
-        tokens: metadata.strings("tokenizer.ggml.tokens")?.ok_or(missing("tokenizer.ggml.tokens"))?,
+        tokens,
         scores: metadata.f32s("tokenizer.ggml.scores")?.map(|scores| scores.bytes()),
         types: metadata.i32s("tokenizer.ggml.token_type")?.map(|types| types.bytes()),
         merges: metadata.strings("tokenizer.ggml.merges")?,

@@ -3,17 +3,18 @@ from tiny.builder import Model
 
 
 def gpt(f, embd=40, layers=2, heads=5, kv=5, head_dim=8, ff=60, tied=True, positions=False, embd_norm=False, ffn_norm=True,
-        attn_norm_2=False, fused=True, biases=True, gated=False, layer_norm=True, rope_dim=None, output_bias=False, keys=()):
+        attn_norm_2=False, fused=True, biases=True, gated=False, layer_norm=True, rope_dim=None, output_bias=False, norm_biases=True,
+        keys=()):
     """One of them. `fused`: Q, K and V are one tensor."""
     eps = {"attention__layer_norm_epsilon": 1e-5, "eps": None} if layer_norm else {}
     f.header(embd, layers, heads, kv, head_dim, ff, rope_dim=rope_dim, base=1e4, **eps, **dict(keys))
     bias = 0.3 if biases else 0.0
-    norm_bias = bias if layer_norm else 0.0
+    norm_bias = 0.3 if layer_norm and norm_biases else 0.0
     f.ends(embd, tied, bias=norm_bias)
     if output_bias:
         f.vector("output.bias", f.n_vocab, 0.5)
     if positions:
-        f.matrix("position_embd", 512, embd, 0.4 * (0.25 if tied else 1.0) * embd ** 0.5)
+        f.matrix("position_embd", 512, embd, (0.3 if tied else 1.0) * embd ** 0.5)
     if embd_norm:
         f.norm("token_embd_norm", embd, 0.5, norm_bias)
     for b in (f"blk.{i}." for i in range(layers)):
@@ -43,7 +44,7 @@ MODELS = {
         "heads": 4, "kv": 2, "head_dim": 10, "tied": False, "ffn_norm": False, "attn_norm_2": True, "biases": False}),
     # Heads that are no power of two.
     "bloom-f32": Model("bloom", gpt, {"heads": 6, "kv": 6, "embd": 48, "embd_norm": True}),
-    "mpt-f32": Model("mpt", gpt, {"biases": False, "keys": {
+    "mpt-f32": Model("mpt", gpt, {"biases": False, "norm_biases": False, "keys": {
         "attention__max_alibi_bias": 8.0, "attention__clamp_kqv": 1.5}}),
     "jais-f32": Model("jais", gpt, {"tied": False, "gated": True, "heads": 10, "kv": 10, "head_dim": 4, "keys": {
         "attention__max_alibi_bias": 8.0}}),

@@ -80,10 +80,9 @@ impl Architecture {
     /// One that is not there.
     pub(super) fn of(meta: &Metadata<'_>) -> Result<&'static Architecture, ModelError> {
         let name = meta.required_str("general.architecture")?;
-        Architecture::all().find(|architecture| architecture.name == name).ok_or_else(|| ModelError::Arch {
-            name: name.chars().take(64).collect(),
-            known: Known::of(name),
-        })
+        Architecture::all()
+            .find(|architecture| architecture.name == name)
+            .ok_or_else(|| ModelError::Arch { name: name.chars().take(64).collect(), known: Known::of(name) })
     }
 
     /// Reads and checks the numbers of a header.
