@@ -254,17 +254,22 @@ fn a_process_says_what_the_same_template_says_here() {
 
 /// A small model that has this chat template.
 fn model(template: &str) -> Vec<u8> {
+    model_with(&[("tokenizer.chat_template", template)])
+}
+
+/// A small model that has these texts in its header.
+fn model_with(texts: &[(&str, &str)]) -> Vec<u8> {
     let model = std::fs::read(golden("llama-f32")).unwrap();
     let text = |key: &str, value: &str| {
         [gguf::string(key.as_bytes()), 8u32.to_le_bytes().into(), gguf::string(value.as_bytes())].concat()
     };
-    let mut more = text("tokenizer.chat_template", template);
+    let mut more: Vec<u8> = texts.iter().flat_map(|(key, value)| text(key, value)).collect();
     // So long that tensors stay aligned.
     let fill = (more.len() + text("general.comment", "").len()).next_multiple_of(32)
         - (more.len() + text("general.comment", "").len());
     more.extend(text("general.comment", &" ".repeat(fill)));
     // Magic, version, number of tensors, number of keys, keys.
-    let n_keys = u64::from_le_bytes(model[16..24].try_into().unwrap()) + 2;
+    let n_keys = u64::from_le_bytes(model[16..24].try_into().unwrap()) + 1 + texts.len() as u64;
     [&model[..16], &n_keys.to_le_bytes(), &more, &model[24..]].concat()
 }
 
@@ -376,6 +381,41 @@ mod server {
             ("in", format!("{BIG}{{% for i in range(100000) %}}{{% if 'x' in s %}}{{% endif %}}{{% endfor %}}")),
             ("title", endless()),
         ]
+    }
+
+    #[test]
+    fn chats_with_tools_have_the_template_that_files_have_for_them() {
+        let dir = Dir::new("two-templates");
+        let template = "{{ messages[0].content }}";
+        let file = model_with(&[
+            ("tokenizer.chat_template", template),
+            (
+                "tokenizer.chat_template.tool_use",
+                "{% for t in tools %}{{ t.function.name }} {% endfor %}{{ messages[0].content }}",
+            ),
+        ]);
+        let path = dir.file("model.gguf", file);
+        let server = Server::start(&["-m", &path]);
+        let mut body = json!({"messages": [{"role": "user", "content": "abc"}], "max_tokens": 1});
+        let tokens = |answer: Answer| answer.json()["usage"]["prompt_tokens"].as_u64().unwrap();
+        let without = tokens(server.post("/v1/chat/completions", &body));
+        body["tools"] = json!([{"type": "function", "function": {"name": "fetch", "parameters": {"type": "object"}}}]);
+        let with = tokens(server.post("/v1/chat/completions", &body));
+        assert_eq!(with, without + "fetch ".len() as u64);
+        assert_eq!(server.stop(), Some(0));
+        // Who asks for a template means all chats.
+        let own = dir.file("own.jinja", template);
+        let server = Server::start(&["-m", &path, "--chat-template", &own]);
+        let answer = server.post("/v1/chat/completions", &body);
+        assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (400, Some("tools_not_supported")));
+    }
+
+    #[test]
+    fn an_empty_template_is_none() {
+        let dir = Dir::new("empty-template");
+        let server = Server::start(&["-m", &dir.file("model.gguf", model(" "))]);
+        let answer = say(&server, "abc");
+        assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (400, Some("no_chat_template")));
     }
 
     #[test]

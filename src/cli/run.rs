@@ -82,6 +82,14 @@ pub fn execute(args: &Run) -> Result<()> {
     Ok(())
 }
 
+/// Whether the model has a chat template of this name.
+pub fn has_template(metadata: &Metadata<'_>, name: &str) -> Result<bool> {
+    Ok(metadata.str(&format!("{TEMPLATE_KEY}.{name}"))?.is_some_and(|source| !source.trim().is_empty()))
+}
+
+/// The key of the model's own template; with a name behind it that of a further one.
+const TEMPLATE_KEY: &str = "tokenizer.chat_template";
+
 /// The chat template: a file, one that the model or brim has under this name, or the model's own. What comes with brim is
 /// trusted.
 pub fn template(
@@ -90,8 +98,7 @@ pub fn template(
     settings: &Settings,
     zygote: zygote::SharedZygote,
 ) -> Result<Option<Renderer>> {
-    const KEY: &str = "tokenizer.chat_template";
-    let key = chosen.map_or(KEY.to_owned(), |chosen| format!("{KEY}.{chosen}"));
+    let key = chosen.map_or(TEMPLATE_KEY.to_owned(), |chosen| format!("{TEMPLATE_KEY}.{chosen}"));
     // An empty one is none.
     if let Some(source) = metadata.str(&key)?.filter(|source| !source.trim().is_empty()) {
         return Ok(Some(match settings.model {

@@ -20,6 +20,9 @@ use crate::serve::{self, Loaded, MappedPages, host, listen};
 use crate::settings::{env_or, env_or_switch};
 use crate::tokenizer::Tokenizer;
 
+/// The template that some files have for chats with tools (`tokenizer.chat_template.tool_use`).
+const TOOL_TEMPLATE: &str = "tool_use";
+
 /// Executes `brim serve`.
 ///
 /// # Errors
@@ -55,6 +58,16 @@ pub fn execute(args: &Serve) -> Result<()> {
         Err(e) if e.is_unavailable() => log::warn!("chats will get 503: {e}"),
         checked => checked?,
     }
+    // A template that was asked for is meant for all chats.
+    let own_tool_template =
+        || run::template(&planned.headers.files.metadata(), Some(TOOL_TEMPLATE), &settings, zygote.clone());
+    let tool_template = match chosen {
+        None if run::has_template(&planned.headers.files.metadata(), TOOL_TEMPLATE)? => own_tool_template()?,
+        _ => None,
+    };
+    if let Some(template) = &tool_template {
+        template.check().or_else(|e| if e.is_unavailable() { Ok(()) } else { Err(e) })?;
+    }
     let name = match env_or(args.name.clone(), "BRIM_NAME")? {
         Some(name) => name,
         None => name_of(settings.model.as_deref()),
@@ -87,7 +100,7 @@ pub fn execute(args: &Serve) -> Result<()> {
         announce(&format!("ready: {name} after {:.2} s", loaded.elapsed.as_secs_f64()));
         let pages = MappedPages { bytes: mapped.plan.page().bytes(), is_fallback: mapped.is_fallback };
         let facts = report.mapped(&mapped).json();
-        server.ready(Loaded { engine, tokenizer, template, name, pages, facts });
+        server.ready(Loaded { engine, tokenizer, template, tool_template, name, pages, facts });
         scheduler.run();
         if let Some(cache) = &cache {
             cache.save(&scheduler);

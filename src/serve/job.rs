@@ -259,10 +259,6 @@ impl Chat {
     /// 400 where the model has no template, or the template refuses the chat or takes too much; 503 where the system has
     /// no process for it; see also [`Job::new`].
     pub async fn into_job(self, served: &Served, options: Options) -> Result<Job, ApiError> {
-        let Some(template) = &served.template else {
-            let text = "this model has no chat template; use /v1/completions, or start the server with --chat-template";
-            return Err(ApiError::bad(text).code("no_chat_template"));
-        };
         if self.messages.is_empty() {
             let text = format!("{} is empty; at least one message is needed", self.field);
             return Err(ApiError::field(self.field, text));
@@ -276,7 +272,11 @@ impl Chat {
                 return Err(ApiError::field("tool_choice", text));
             }
         }
-        if !offered.is_empty() && !served.takes_tools {
+        let Some(template) = served.template(!offered.is_empty()) else {
+            let text = "this model has no chat template; use /v1/completions, or start the server with --chat-template";
+            return Err(ApiError::bad(text).code("no_chat_template"));
+        };
+        if !offered.is_empty() && !template.takes_tools {
             let text = "tools: the chat template of this model does not support tools; leave them out";
             return Err(ApiError::field("tools", text).code("tools_not_supported"));
         }
@@ -305,13 +305,13 @@ impl Chat {
                 ));
             }
             (ToolChoice::Required | ToolChoice::Named(_), OutputFormat::Text) => {
-                Some((Grammar::Text(call_grammar(served.family, &offered)?), "tools"))
+                Some((Grammar::Text(call_grammar(template.family, &offered)?), "tools"))
             }
             (_, OutputFormat::Grammar(grammar, param)) => Some((grammar, param)),
             (_, OutputFormat::Text) => None,
         };
-        let thinking = served.thinks && text.trim_end().ends_with("<think>");
-        let expect = Expect { family: served.family, tools: Rc::new(offered), thinks: served.thinks, thinking };
+        let thinking = template.thinks && text.trim_end().ends_with("<think>");
+        let expect = Expect { family: template.family, tools: Rc::new(offered), thinks: template.thinks, thinking };
         if served.config_log_prompts {
             log::info!("prompt: {text:?}");
         }

@@ -24,6 +24,8 @@ pub struct Loaded {
     pub tokenizer: &'static Tokenizer<'static>,
     /// The chat template, if there is one.
     pub template: Option<Renderer>,
+    /// The one for chats with tools, if they have one of their own.
+    pub tool_template: Option<Renderer>,
     /// The name that clients see.
     pub name: String,
     /// The pages that its memory has.
@@ -41,6 +43,27 @@ pub struct MappedPages {
     pub is_fallback: bool,
 }
 
+/// A chat template, and what is seen in it.
+pub struct Template {
+    renderer: Arc<Renderer>,
+    /// How it writes tool calls.
+    pub family: Family,
+    /// It has a place for tools.
+    pub takes_tools: bool,
+    /// It has thoughts.
+    pub thinks: bool,
+}
+
+impl Template {
+    fn of(renderer: Renderer) -> Template {
+        let mentions = |word: &str| renderer.mentions(word);
+        let family = Family::of(mentions);
+        let takes_tools = mentions("tools");
+        let thinks = family != Family::Harmony && (mentions("<think>") || mentions("</think>"));
+        Template { family, takes_tools, thinks, renderer: Arc::new(renderer) }
+    }
+}
+
 /// The loaded model.
 pub struct Served {
     /// The way to the engine.
@@ -48,15 +71,11 @@ pub struct Served {
     /// Text to tokens and back.
     pub tokenizer: &'static Tokenizer<'static>,
     /// The chat template, if there is one.
-    pub template: Option<Arc<Renderer>>,
+    template: Option<Template>,
+    /// The one for chats with tools, if they have one of their own.
+    tool_template: Option<Template>,
     /// The name that clients see.
     pub name: String,
-    /// How the template writes tool calls.
-    pub family: Family,
-    /// The template has a place for tools.
-    pub takes_tools: bool,
-    /// The template has thoughts.
-    pub thinks: bool,
     /// The token that begins a text, as templates write it.
     pub bos: String,
     /// The token that ends it.
@@ -92,19 +111,12 @@ impl Served {
         zygote: Option<Arc<Zygote>>,
         log_prompts: bool,
     ) -> Served {
-        let Loaded { engine, tokenizer, template, name, pages, facts } = loaded;
-        let mentions = |word: &str| template.as_ref().is_some_and(|template| template.mentions(word));
-        let family = Family::of(mentions);
-        let takes_tools = mentions("tools");
-        let thinks = family != Family::Harmony && (mentions("<think>") || mentions("</think>"));
+        let Loaded { engine, tokenizer, template, tool_template, name, pages, facts } = loaded;
         let text =
             |id: Option<u32>| id.map(|id| String::from_utf8_lossy(tokenizer.text(id)).into_owned()).unwrap_or_default();
         let limits = engine.limits();
         let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos());
         Served {
-            family,
-            takes_tools,
-            thinks,
             bos: text(tokenizer.bos()),
             eos: text(tokenizer.eos()),
             masks: Masks::new(tokenizer, texts.clone(), zygote, limits.slots + limits.queue),
@@ -115,7 +127,8 @@ impl Served {
             renders,
             engine,
             tokenizer,
-            template: template.map(Arc::new),
+            template: template.map(Template::of),
+            tool_template: tool_template.map(Template::of),
             name,
             pages,
             facts,
@@ -125,6 +138,11 @@ impl Served {
     /// What the engine can do.
     pub fn limits(&self) -> RequestLimits {
         self.engine.limits()
+    }
+
+    /// The chat template for a chat with or without tools.
+    pub fn template(&self, has_tools: bool) -> Option<&Template> {
+        self.tool_template.as_ref().filter(|_| has_tools).or(self.template.as_ref())
     }
 
     /// A seed for a request that brings none.
@@ -141,11 +159,11 @@ impl Served {
     /// As [`Background::run`]; inside, what the template says.
     pub async fn render(
         &self,
-        template: &Arc<Renderer>,
+        template: &Template,
         prompt: &Prompt<'_>,
     ) -> Result<Result<String, ChatError>, ApiError> {
-        let (template, written) = (Arc::clone(template), prompt.written());
-        self.renders.run(move || template.render(&written)).await
+        let (renderer, written) = (Arc::clone(&template.renderer), prompt.written());
+        self.renders.run(move || renderer.render(&written)).await
     }
 
     /// The tokens of a whole prompt, as [`Tokenizer::encode_prompt`] puts them together.

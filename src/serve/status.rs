@@ -67,7 +67,7 @@ pub fn status(app: &App) -> Value {
         status["steps"] = stats.steps.into();
         status["kv_pages"] =
             json!({"all": stats.kv_pages, "used": stats.kv_pages_used, "cached": stats.kv_pages_cached});
-        status["has_template"] = served.template.is_some().into();
+        status["has_template"] = served.template(false).is_some().into();
     }
     status
 }

@@ -16,7 +16,7 @@ def gpt(f, embd=40, layers=2, heads=5, kv=5, head_dim=8, ff=60, tied=True, posit
     if positions:
         f.matrix("position_embd", 512, embd, (0.3 if tied else 1.0) * embd ** 0.5)
     if embd_norm:
-        f.norm("token_embd_norm", embd, 0.5, norm_bias)
+        f.norm("token_embd_norm", embd, 1.0, norm_bias)
     for b in (f"blk.{i}." for i in range(layers)):
         f.norm(f"{b}attn_norm", embd, 1.0, norm_bias)
         if attn_norm_2:
@@ -43,7 +43,7 @@ MODELS = {
     "falcon-two-norms-f32": Model("falcon", gpt, {
         "heads": 4, "kv": 2, "head_dim": 10, "tied": False, "ffn_norm": False, "attn_norm_2": True, "biases": False}),
     # Heads that are no power of two.
-    "bloom-f32": Model("bloom", gpt, {"heads": 6, "kv": 6, "embd": 48, "embd_norm": True}),
+    "bloom-f32": Model("bloom", gpt, {"heads": 6, "kv": 6, "embd": 48, "layers": 3, "embd_norm": True}),
     "mpt-f32": Model("mpt", gpt, {"biases": False, "norm_biases": False, "keys": {
         "attention__max_alibi_bias": 8.0, "attention__clamp_kqv": 1.5}}),
     "jais-f32": Model("jais", gpt, {"tied": False, "gated": True, "heads": 10, "kv": 10, "head_dim": 4, "keys": {
