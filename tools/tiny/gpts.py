@@ -42,10 +42,10 @@ MODELS = {
     "falcon-f32": Model("falcon", gpt, {"kv": 1, "ffn_norm": False, "biases": False}),
     "falcon-two-norms-f32": Model("falcon", gpt, {
         "heads": 4, "kv": 2, "head_dim": 10, "tied": False, "ffn_norm": False, "attn_norm_2": True, "biases": False}),
-    # Heads that are no power of two.
-    "bloom-f32": Model("bloom", gpt, {"heads": 6, "kv": 6, "embd": 48, "layers": 3, "embd_norm": True}),
+    "bloom-f32": Model("bloom", gpt, {"heads": 4, "kv": 4, "head_dim": 10, "embd_norm": True, "tied": False}),
     "mpt-f32": Model("mpt", gpt, {"biases": False, "norm_biases": False, "keys": {
         "attention__max_alibi_bias": 8.0, "attention__clamp_kqv": 1.5}}),
+    # Heads that are no power of two.
     "jais-f32": Model("jais", gpt, {"tied": False, "gated": True, "heads": 10, "kv": 10, "head_dim": 4, "keys": {
         "attention__max_alibi_bias": 8.0}}),
     "refact-f32": Model("refact", gpt, {
