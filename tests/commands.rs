@@ -3,6 +3,8 @@
 
 #[path = "common/cli.rs"]
 mod cli;
+#[path = "common/gguf.rs"]
+mod gguf;
 #[path = "common/pool.rs"]
 mod pool;
 
@@ -44,6 +46,34 @@ fn same_seed_same_text() {
     let texts = ["1", "2", "3", "4"].map(|seed| text("4", seed));
     assert_eq!(texts[0], text("4", "1"));
     assert!(texts.iter().any(|other| *other != texts[0]), "four seeds, one text: {texts:?}");
+}
+
+#[test]
+fn a_file_may_say_how_its_tokens_are_drawn() {
+    let dir = Dir::new("sampling");
+    let f32s = |key: &'static str, x: f32| (key, 6u32, x.to_le_bytes().to_vec());
+    let of = |name: &str, keys: &[(&str, u32, Vec<u8>)]| {
+        dir.file(name, gguf::with_keys(&std::fs::read(golden("llama-f32")).unwrap(), keys))
+    };
+    let text = |model: &str, more: &[&str]| {
+        run(&[&["run", "-m", model, "--raw", "-p", "A text", "-n", "24", "--seed", "5"], more].concat())
+    };
+    let plain = of("plain.gguf", &[]);
+    let greedy = text(&plain, &["--temp", "0"]).good();
+    let cold = of("cold.gguf", &[f32s("general.sampling.temp", 0.0)]);
+    assert_eq!(text(&cold, &[]).good(), greedy);
+    let usual = text(&plain, &[]).good();
+    assert_ne!(usual, greedy);
+    assert_eq!(text(&cold, &["--temp", "0.8"]).good(), usual, "an option beats the file");
+    let top = of("top.gguf", &[("general.sampling.top_k", 5, 1i32.to_le_bytes().to_vec())]);
+    assert_eq!(text(&top, &[]).good(), greedy);
+    // What cannot be had is said.
+    let odd = of("odd.gguf", &[f32s("general.sampling.top_p", 7.0), f32s("general.sampling.xtc_probability", 0.5)]);
+    let ran = text(&odd, &[]);
+    assert_eq!(ran.good(), usual);
+    for part in ["`general.sampling.top_p` is out of its range", "`general.sampling.xtc_probability` asks for what"] {
+        assert!(ran.stderr.contains(part), "{ran:?}");
+    }
 }
 
 #[test]

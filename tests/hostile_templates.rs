@@ -259,18 +259,8 @@ fn model(template: &str) -> Vec<u8> {
 
 /// A small model that has these texts in its header.
 fn model_with(texts: &[(&str, &str)]) -> Vec<u8> {
-    let model = std::fs::read(golden("llama-f32")).unwrap();
-    let text = |key: &str, value: &str| {
-        [gguf::string(key.as_bytes()), 8u32.to_le_bytes().into(), gguf::string(value.as_bytes())].concat()
-    };
-    let mut more: Vec<u8> = texts.iter().flat_map(|(key, value)| text(key, value)).collect();
-    // So long that tensors stay aligned.
-    let fill = (more.len() + text("general.comment", "").len()).next_multiple_of(32)
-        - (more.len() + text("general.comment", "").len());
-    more.extend(text("general.comment", &" ".repeat(fill)));
-    // Magic, version, number of tensors, number of keys, keys.
-    let n_keys = u64::from_le_bytes(model[16..24].try_into().unwrap()) + 1 + texts.len() as u64;
-    [&model[..16], &n_keys.to_le_bytes(), &more, &model[24..]].concat()
+    let keys: Vec<_> = texts.iter().map(|(key, value)| (*key, 8, gguf::string(value.as_bytes()))).collect();
+    gguf::with_keys(&std::fs::read(golden("llama-f32")).unwrap(), &keys)
 }
 
 #[test]

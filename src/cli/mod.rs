@@ -13,6 +13,7 @@ pub mod plan;
 #[cfg(feature = "serve")]
 mod prompt_cache;
 mod run;
+mod sampling;
 #[cfg(feature = "demo")]
 mod selftest;
 #[cfg(feature = "serve")]

@@ -8,6 +8,7 @@ use log::LevelFilter;
 
 use super::args::Run;
 use super::common::{checkpoints, note, put, resolve};
+use super::sampling;
 use crate::boot::{Foundations, Headers, Workload};
 use crate::chat::{self, Message, Prompt, Renderer, Role, Time};
 use crate::engine::Engine;
@@ -29,7 +30,9 @@ pub fn execute(args: &Run) -> Result<()> {
     let raw = env_or_switch(args.raw, "BRIM_RAW")?.unwrap_or(false);
     // Before anything is read or mapped: it is a copy of this process.
     let zygote = (!raw).then(chat::process::zygote);
-    let sampler = Sampler::new(sampling_params(args, settings.model.is_none())?)?;
+    // Options that are out of range are refused before anything is read.
+    let usual = SamplingParams { temp: if settings.model.is_none() { 0.0 } else { 0.8 }, ..SamplingParams::default() };
+    Sampler::new(sampling_params(args, usual)?)?;
     let prompt = prompt(args)?;
     let system = env_or(args.system.clone(), "BRIM_SYSTEM")?;
     if raw && system.is_some() {
@@ -45,6 +48,8 @@ pub fn execute(args: &Run) -> Result<()> {
     let workload = Workload { checkpoints: checkpoints(args.checkpoints, &settings)?, ..Workload::default() };
     let planned = Headers::read(&settings)?.plan(&workload)?;
     let metadata = planned.headers.files.metadata();
+    let usual = sampling::defaults(&metadata, planned.headers.files.name(), usual);
+    let sampler = Sampler::new(sampling_params(args, usual)?)?;
     let template = zygote.map(|zygote| template(&metadata, chosen.as_deref(), &settings, zygote));
     let template = template.transpose()?.flatten();
     template.as_ref().map_or(Ok(()), Renderer::check)?;
@@ -82,13 +87,8 @@ pub fn execute(args: &Run) -> Result<()> {
     Ok(())
 }
 
-/// Whether the model has a chat template of this name.
-pub fn has_template(metadata: &Metadata<'_>, name: &str) -> Result<bool> {
-    Ok(metadata.str(&format!("{TEMPLATE_KEY}.{name}"))?.is_some_and(|source| !source.trim().is_empty()))
-}
-
 /// The key of the model's own template; with a name behind it that of a further one.
-const TEMPLATE_KEY: &str = "tokenizer.chat_template";
+pub const TEMPLATE_KEY: &str = "tokenizer.chat_template";
 
 /// The chat template: a file, one that the model or brim has under this name, or the model's own. What comes with brim is
 /// trusted.
@@ -119,9 +119,8 @@ pub fn template(
     Ok(Some(Renderer::confined(&source, Some(chosen), zygote)))
 }
 
-/// The sampler's parameters; the demo model answers the same way every time unless told otherwise.
-fn sampling_params(args: &Run, is_demo: bool) -> Result<SamplingParams> {
-    let default = SamplingParams { temp: if is_demo { 0.0 } else { 0.8 }, ..SamplingParams::default() };
+/// The sampler's parameters: the options, and `default` for the others.
+fn sampling_params(args: &Run, default: SamplingParams) -> Result<SamplingParams> {
     Ok(SamplingParams {
         temp: env_or(args.temp, "BRIM_TEMP")?.unwrap_or(default.temp),
         top_k: env_or(args.top_k, "BRIM_TOP_K")?.unwrap_or(default.top_k),

@@ -9,12 +9,14 @@ use super::args::Serve;
 use super::common::{announce, checkpoints, resolve};
 use super::plan::PlanReport;
 use super::prompt_cache::PromptCache;
-use super::run;
+use super::{run, sampling};
 use crate::boot::{Foundations, Headers, Running, Serving, Workload};
 use crate::chat::Renderer;
 use crate::engine::Scheduler;
 use crate::error::Result;
+use crate::gguf::Metadata;
 use crate::load::Progress;
+use crate::sampling::SamplingParams;
 use crate::serve::config::{ClientLimits, LISTEN_DEFAULT, ServerConfig};
 use crate::serve::{self, Loaded, MappedPages, host, listen};
 use crate::settings::{env_or, env_or_switch};
@@ -62,7 +64,7 @@ pub fn execute(args: &Serve) -> Result<()> {
     let own_tool_template =
         || run::template(&planned.headers.files.metadata(), Some(TOOL_TEMPLATE), &settings, zygote.clone());
     let tool_template = match chosen {
-        None if run::has_template(&planned.headers.files.metadata(), TOOL_TEMPLATE)? => own_tool_template()?,
+        None if has_template(&planned.headers.files.metadata(), TOOL_TEMPLATE)? => own_tool_template()?,
         _ => None,
     };
     if let Some(template) = &tool_template {
@@ -72,6 +74,8 @@ pub fn execute(args: &Serve) -> Result<()> {
         Some(name) => name,
         None => name_of(settings.model.as_deref()),
     };
+    let sampling =
+        sampling::defaults(&planned.headers.files.metadata(), planned.headers.files.name(), SamplingParams::default());
     let report = PlanReport::of(&planned);
     for listener in &listeners {
         let address = listener.address();
@@ -100,7 +104,7 @@ pub fn execute(args: &Serve) -> Result<()> {
         announce(&format!("ready: {name} after {:.2} s", loaded.elapsed.as_secs_f64()));
         let pages = MappedPages { bytes: mapped.plan.page().bytes(), is_fallback: mapped.is_fallback };
         let facts = report.mapped(&mapped).json();
-        server.ready(Loaded { engine, tokenizer, template, tool_template, name, pages, facts });
+        server.ready(Loaded { engine, tokenizer, template, tool_template, sampling, name, pages, facts });
         scheduler.run();
         if let Some(cache) = &cache {
             cache.save(&scheduler);
@@ -109,6 +113,11 @@ pub fn execute(args: &Serve) -> Result<()> {
     });
     server.join();
     served
+}
+
+/// Whether the model has a chat template of this name.
+fn has_template(metadata: &Metadata<'_>, name: &str) -> Result<bool> {
+    Ok(metadata.str(&format!("{}.{name}", run::TEMPLATE_KEY))?.is_some_and(|source| !source.trim().is_empty()))
 }
 
 /// The name of a model that was given none: that of its file, without what says which part of a set it is.

@@ -71,7 +71,7 @@ impl Options {
     /// # Errors
     /// 400 with the field.
     pub fn read(fields: &Fields<'_>, served: &Served, interface: Interface) -> Result<Options, ApiError> {
-        let default = SamplingParams::default();
+        let default = served.sampling;
         let seed = fields.integer("seed", i64::MIN, i64::MAX)?;
         let sampling = SamplingParams {
             temp: fields.number("temperature", 0.0, 2.0)?.unwrap_or(default.temp),

@@ -13,6 +13,7 @@ use super::masks::Masks;
 use super::output::Family;
 use crate::chat::{ChatError, Prompt, Renderer};
 use crate::engine::{EngineHandle, RequestLimits};
+use crate::sampling::SamplingParams;
 use crate::sys::zygote::Zygote;
 use crate::tokenizer::{PromptForm, Tokenizer};
 
@@ -26,6 +27,8 @@ pub struct Loaded {
     pub template: Option<Renderer>,
     /// The one for chats with tools, if they have one of their own.
     pub tool_template: Option<Renderer>,
+    /// How tokens are drawn where a request does not say.
+    pub sampling: SamplingParams,
     /// The name that clients see.
     pub name: String,
     /// The pages that its memory has.
@@ -74,6 +77,8 @@ pub struct Served {
     template: Option<Template>,
     /// The one for chats with tools, if they have one of their own.
     tool_template: Option<Template>,
+    /// How tokens are drawn where a request does not say.
+    pub sampling: SamplingParams,
     /// The name that clients see.
     pub name: String,
     /// The token that begins a text, as templates write it.
@@ -111,7 +116,7 @@ impl Served {
         zygote: Option<Arc<Zygote>>,
         log_prompts: bool,
     ) -> Served {
-        let Loaded { engine, tokenizer, template, tool_template, name, pages, facts } = loaded;
+        let Loaded { engine, tokenizer, template, tool_template, sampling, name, pages, facts } = loaded;
         let text =
             |id: Option<u32>| id.map(|id| String::from_utf8_lossy(tokenizer.text(id)).into_owned()).unwrap_or_default();
         let limits = engine.limits();
@@ -129,6 +134,7 @@ impl Served {
             tokenizer,
             template: template.map(Template::of),
             tool_template: tool_template.map(Template::of),
+            sampling,
             name,
             pages,
             facts,

@@ -125,3 +125,18 @@ impl Gguf {
         out
     }
 }
+
+/// A file with further keys in front of its own, each with its type.
+#[allow(dead_code)]
+pub fn with_keys(model: &[u8], keys: &[(&str, u32, Vec<u8>)]) -> Vec<u8> {
+    let written =
+        |key: &str, ty: u32, value: &[u8]| [string(key.as_bytes()), ty.to_le_bytes().into(), value.to_vec()].concat();
+    let mut more: Vec<u8> = keys.iter().flat_map(|(key, ty, value)| written(key, *ty, value)).collect();
+    // So long that tensors stay aligned.
+    let comment = |n: usize| written("general.comment", 8, &string(&vec![b' '; n]));
+    let fill = (more.len() + comment(0).len()).next_multiple_of(32) - (more.len() + comment(0).len());
+    more.extend(comment(fill));
+    // Magic, version, number of tensors, number of keys, keys.
+    let n_keys = u64::from_le_bytes(model[16..24].try_into().unwrap()) + 1 + keys.len() as u64;
+    [&model[..16], &n_keys.to_le_bytes(), &more, &model[24..]].concat()
+}
