@@ -8,6 +8,8 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use brim::kernels;
+use brim::load::header::ModelFiles;
+use brim::model::Architecture;
 use common::engine::with_engine;
 
 fn dir() -> PathBuf {
@@ -27,6 +29,22 @@ fn kl(exact: &[f32], got: &[f32]) -> f64 {
     };
     let (p, q) = (log_softmax(exact), log_softmax(got));
     p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum()
+}
+
+#[test]
+fn every_architecture_has_a_golden() {
+    let files: Vec<PathBuf> = std::fs::read_dir(dir()).unwrap().map(|e| e.unwrap().path()).collect();
+    let models = files.iter().filter(|path| path.to_string_lossy().ends_with("-f32.gguf"));
+    let of = |path: &PathBuf| {
+        let files = ModelFiles::open(path.to_str().unwrap()).unwrap();
+        files.metadata().str("general.architecture").unwrap().unwrap().to_owned()
+    };
+    let proven: Vec<String> = models.map(of).collect();
+    let lacking: Vec<&str> = Architecture::all()
+        .map(|architecture| architecture.name)
+        .filter(|name| !proven.iter().any(|proven| proven == name))
+        .collect();
+    assert!(lacking.is_empty(), "no golden in F32 of {lacking:?}");
 }
 
 #[test]

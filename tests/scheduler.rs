@@ -184,6 +184,26 @@ fn eight_interleaved_get_what_each_gets_alone_on_every_tier() {
     }
 }
 
+/// Every architecture: models of F32 in `tests/golden` are of all of them.
+#[test]
+fn four_at_once_get_what_each_gets_alone_whatever_the_architecture() {
+    let models = std::fs::read_dir(golden("x").parent().unwrap()).unwrap().map(|entry| entry.unwrap().path());
+    let models: Vec<PathBuf> = models.filter(|path| path.to_string_lossy().ends_with("-f32.gguf")).collect();
+    assert!(models.len() > 50, "golden models are missing");
+    for path in models {
+        let prompts: Vec<Vec<u32>> = (0..).zip([5, 130, 64, 200]).map(|(i, n)| tokens(i, n)).collect();
+        let answers = serve_on((&path, best(), SLOTS, SLOTS * 512), |handle| {
+            let submit = |prompt: &Vec<u32>| handle.submit(greedy(prompt.clone(), 12)).unwrap();
+            let tickets: Vec<Ticket> = prompts.iter().map(submit).collect();
+            tickets.into_iter().map(collect).collect::<Vec<_>>()
+        });
+        for (prompt, answer) in prompts.iter().zip(&answers) {
+            assert_eq!((answer.finish, answer.steps.len()), (Finish::Length, 12), "{path:?}");
+            check_alone(&path, best(), prompt, answer, NOISE);
+        }
+    }
+}
+
 #[test]
 fn a_client_that_goes_frees_its_slot_and_nobody_else_notices() {
     let name = "qwen3-f32";
