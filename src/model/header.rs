@@ -247,6 +247,18 @@ impl<'m, 'a> Header<'m, 'a> {
         self.layered(Headless::Allowed)
     }
 
+    /// What is added under the root of norms: that of RMSNorm, else that of LayerNorm.
+    fn norm_eps(&self) -> Result<f32, ModelError> {
+        for key in ["attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon"] {
+            match self.float(key)? {
+                Some(eps) if eps >= 1.0 => return range(key, eps, "a number below 1".to_owned()),
+                Some(eps) => return Ok(eps),
+                None => {}
+            }
+        }
+        Ok(1e-5)
+    }
+
     fn layered(&self, headless: Headless) -> Result<Config, ModelError> {
         let n_embd = self.number("embedding_length", WIDTH_MAX)?;
         let Some(n_heads) = self.per_layer("attention.head_count", WIDTH_MAX)? else {
@@ -267,13 +279,7 @@ impl<'m, 'a> Header<'m, 'a> {
         }
         let ctx_train = self.optional("context_length", 4096, 1 << 30)?;
         let rope = Rope::from_metadata(self.meta, self.name, key_dim, ctx_train)?;
-        let norm_eps = match self.float("attention.layer_norm_rms_epsilon")? {
-            Some(eps) => eps,
-            None => self.float("attention.layer_norm_epsilon")?.unwrap_or(1e-5),
-        };
-        if norm_eps >= 1.0 {
-            return range("the epsilon of norms", norm_eps, "a number below 1".to_owned());
-        }
+        let norm_eps = self.norm_eps()?;
         let n_ff = self.per_layer("feed_forward_length", WIDTH_MAX)?.unwrap_or_else(|| vec![0; self.n_layers]);
         let attention = |layer: usize| match (n_heads[layer], n_kv_heads[layer]) {
             (0, _) if headless == Headless::Allowed => Ok(MixerConfig::None),
