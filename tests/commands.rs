@@ -77,6 +77,21 @@ fn a_file_may_say_how_its_tokens_are_drawn() {
 }
 
 #[test]
+fn the_list_of_architectures_is_that_of_the_pages() {
+    let table = run(&["models", "--markdown"]).good();
+    for page in ["README.md", "tests/golden/README.md"] {
+        let text = std::fs::read_to_string(format!("{}/{page}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+        assert!(text.contains(&table), "{page} lacks what `brim models --markdown` writes:\n{table}");
+    }
+    let list = run(&["models", "--json"]).json();
+    let list = list["architectures"].as_array().unwrap();
+    assert!(list.iter().filter(|one| one["runs"] == true).count() >= 75, "fewer than 75 run");
+    assert!(list.iter().all(|one| one["runs"] == true || one["lacks"] != ""));
+    assert!(run(&["models"]).good().contains("architectures run"));
+    run(&["models", "--json", "--markdown"]).fails(2, &["one of them"]);
+}
+
+#[test]
 fn n_predict_and_a_full_context_end_the_answer() {
     let ran = run(&["run", "-p", QUESTION, "-n", "3"]);
     assert!(ran.stderr.contains("answer 3 tokens"), "{ran:?}");
