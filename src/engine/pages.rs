@@ -13,7 +13,7 @@
 
 use super::stops::{Stop, Stops};
 use crate::model::SequenceSlice;
-use crate::model::cache::{CachePlan, FULL, NONE, PAGE_TOKENS, POOLS_MAX};
+use crate::model::cache::{CachePlan, FULL, NONE, PAGE_TOKENS, POOLS_MAX, Window};
 
 /// What stands before the first page of every sequence.
 pub(super) const ROOT: u64 = 0;
@@ -123,20 +123,20 @@ const UNPUBLISHED: Node = Node { serial: ROOT, parent: ROOT, attached: [NONE; AT
 /// What goes with the pages of the full pool.
 struct Attachment {
     pool: Pool,
-    /// Positions that tokens see in the layers of these pages; `None`: it is checkpoints.
-    window: Option<usize>,
+    /// Which positions tokens see in the layers of these pages; `None`: it is checkpoints.
+    window: Option<Window>,
     /// The published page that each belongs to.
     page_of: Vec<u32>,
 }
 
 impl Attachment {
-    fn new(pool: Pool, window: Option<usize>) -> Attachment {
+    fn new(pool: Pool, window: Option<Window>) -> Attachment {
         Attachment { page_of: vec![NONE; pool.owners.len()], pool, window }
     }
 
     /// The first page of a sequence that a token at `position` sees.
     fn first_seen(&self, position: usize) -> usize {
-        (position + 1).saturating_sub(self.window.unwrap_or(usize::MAX)) / PAGE_TOKENS
+        self.window.unwrap_or(Window::ALL).first(position) / PAGE_TOKENS
     }
 }
 

@@ -29,8 +29,8 @@ mod tiling;
 
 pub use activations::{ActivationFormat, ActivationLayout, Activations, BLOCK_BYTES};
 pub use attention::{
-    KEY_TILE, KvHead, KvType, QUERY_ROWS_MAX, Queries, RANGE_KEYS_MIN, RowResult, attend_scratch, key_ranges, merge,
-    partials_len,
+    KEY_TILE, KvHead, KvType, QUERY_ROWS_MAX, Queries, RANGE_KEYS_MIN, RowResult, Window, attend_scratch, key_ranges,
+    merge, partials_len,
 };
 pub use delta::{DELTA_STEP, strip_cols};
 pub use matmul::Matrix;

@@ -174,7 +174,7 @@ fn least<S: Simd>(s: S, a: S::F, b: f32) -> S::F {
 }
 
 /// What a feed-forward layer makes of its gate, or of what goes up where there is no gate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Activation {
     /// `g / (1 + e^-g)`; with a gate that is SwiGLU (arXiv:2002.05202).
     Silu,
@@ -186,6 +186,10 @@ pub enum Activation {
     ReluSquared,
     /// `g / (1 + e^-(1.702 g)) * (u + 1)` with `g = min(gate, 7)` and `u` = `up` within -7 and 7: gpt-oss.
     SwigluClamped,
+    /// `g / (1 + e^-g) * u` with `g` at most this and `u` within plus and minus it.
+    SwigluOfLimited(f32),
+    /// `g / (1 + e^-g)`, which is at most this, times `u`, which is within plus and minus it.
+    LimitedSwiglu(f32),
 }
 
 /// `2 * sqrt(2 / pi)`, and the same times 0.044715: `gelu(g) = g / (1 + e^-(A g + B g^3))`, as
@@ -215,6 +219,12 @@ pub fn activate<S: Simd>(s: S, activation: Activation, gate: &[f32], up: Option<
             let g = least(s, g, OSS_LIMIT);
             let u = s.add(s.max(least(s, u, OSS_LIMIT), s.splat(-OSS_LIMIT)), s.splat(1.0));
             s.mul(times_sigmoid(s, g, s.mul(g, s.splat(OSS_ALPHA))), u)
+        }),
+        Activation::SwigluOfLimited(limit) => map_rows(s, gate, up, out, |g, u| {
+            s.mul(silu(s, least(s, g, limit)), s.max(least(s, u, limit), s.splat(-limit)))
+        }),
+        Activation::LimitedSwiglu(limit) => map_rows(s, gate, up, out, |g, u| {
+            s.mul(least(s, silu(s, g), limit), s.max(least(s, u, limit), s.splat(-limit)))
         }),
     }
 }

@@ -241,7 +241,7 @@ impl Kernels {
         put: &mut dyn FnMut(RowResult<'_>),
     ) {
         assert!((1..=QUERY_ROWS_MAX).contains(&queries.rows()), "{} query rows", queries.rows());
-        assert!(keys.start.is_multiple_of(KEY_TILE) && keys.end <= queries.keys() && queries.window > 0);
+        assert!(keys.start.is_multiple_of(KEY_TILE) && keys.end <= queries.keys() && queries.window.span() > 0);
         assert!(queries.sinks.is_none_or(|sinks| sinks.len() == queries.group));
         assert!(keys.end.div_ceil(KEY_TILE) <= kv.pages.len(), "{} keys in {} pages", keys.end, kv.pages.len());
         assert!(scratch.len() >= attend_scratch(kv.key_dim.max(kv.value_dim)));

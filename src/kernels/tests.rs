@@ -300,6 +300,16 @@ fn rows_agree_with_f64() {
                 let bound = 4e-6 * want.abs() + 8.0 * 6e-8 * g.abs() + 1e-9;
                 assert!((f64::from(gated[i]) - want).abs() <= bound, "clamped {n} {i}: {} {want}", gated[i]);
             }
+            let limited = [Activation::SwigluOfLimited, Activation::LimitedSwiglu].map(|of| of(3.0));
+            for (activation, [before, after]) in limited.into_iter().zip([[3.0, f64::INFINITY], [f64::INFINITY, 3.0]]) {
+                kernels.activate(activation, &x, Some(&wide), &mut gated);
+                for i in 0..n {
+                    let (g, u) = (f64::from(x[i]).min(before), f64::from(wide[i]).clamp(-3.0, 3.0));
+                    let want = (g / (1.0 + (-g).exp())).min(after) * u;
+                    let bound = 4e-6 * want.abs() + 1e-9;
+                    assert!((f64::from(gated[i]) - want).abs() <= bound, "{activation:?} {n} {i}: {} {want}", gated[i]);
+                }
+            }
             kernels.activate(Activation::Silu, &x, Some(&up), &mut out);
             for i in 0..n {
                 let g = f64::from(x[i]);

@@ -13,6 +13,7 @@ use super::error::{ModelError, range};
 pub use super::sequence::{NONE, PAGE_TOKENS};
 use super::sequence::{SequenceSlice, Sizes};
 use crate::bytes;
+pub use crate::kernels::Window;
 use crate::kernels::{Kernels, KvType};
 use crate::memory::{Growing, NotPopulated};
 use crate::quant::{GROUP, PANEL_ROWS};
@@ -102,8 +103,8 @@ pub enum LayerCache {
 /// The pages of some layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolSpec {
-    /// Positions that tokens of these layers see; `None` for all.
-    pub window: Option<usize>,
+    /// Which positions tokens of these layers see; `None` for all.
+    pub window: Option<Window>,
     /// Pages.
     pub n_pages: usize,
 }
@@ -217,20 +218,24 @@ impl CachePlan {
             }
             LayerCache::State { offset, bytes } => [NONE, offset as u32, bytes as u32, 0, 0],
         });
-        let windows = self.pools.iter().map(|pool| pool.window.map_or(NONE, |window| window as u32));
+        let windows = self.pools.iter().map(|pool| match pool.window {
+            None => NONE,
+            Some(Window::Sliding(len)) => len as u32,
+            Some(Window::Chunk(len)) => 1 << 31 | len as u32,
+        });
         [PAGE_TOKENS as u32, self.layers.len() as u32, self.pools.len() as u32].into_iter().chain(windows).chain(layers)
     }
 }
 
 /// The pool of layers with this window, made if there is none yet.
-fn pool_of(pools: &mut heapless::Vec<PoolSpec, POOLS_MAX>, window: Option<usize>, sizes: &Sizes) -> usize {
-    let Some(len) = window else { return FULL };
+fn pool_of(pools: &mut heapless::Vec<PoolSpec, POOLS_MAX>, window: Option<Window>, sizes: &Sizes) -> usize {
+    let Some(seen) = window else { return FULL };
     if let Some(pool) = pools.iter().position(|pool| pool.window == window) {
         return pool;
     }
     // What every sequence needs, and once more, so that prefixes stay while all are busy.
     let sequences = if sizes.sequences > 1 { sizes.sequences + 1 } else { 1 };
-    let pool = PoolSpec { window, n_pages: sequences * window_pages(len, sizes) };
+    let pool = PoolSpec { window, n_pages: sequences * window_pages(seen.span(), sizes) };
     pools.push(pool).expect("check_windows has counted the lengths of windows");
     pools.len() - 1
 }
@@ -248,10 +253,13 @@ fn window_pages(window_len: usize, sizes: &Sizes) -> usize {
 /// # Errors
 /// More lengths of windows than [`POOLS_MAX`] allows.
 pub(super) fn check_windows(config: &Config) -> Result<(), ModelError> {
-    let mut lengths: Vec<usize> = config.attentions().filter_map(|attention| attention.window).collect();
-    lengths.sort_unstable();
-    lengths.dedup();
-    match lengths.len() {
+    let mut windows: Vec<Window> = Vec::new();
+    for window in config.attentions().filter_map(|attention| attention.window) {
+        if !windows.contains(&window) {
+            windows.push(window);
+        }
+    }
+    match windows.len() {
         n if n < POOLS_MAX => Ok(()),
         n => range("the number of lengths of windows", n, format!("at most {}", POOLS_MAX - 1)),
     }

@@ -1,7 +1,7 @@
 //! What a model is: the numbers of its header, layer by layer.
 
 use super::rope::Rope;
-use crate::kernels::{Activation, NormKind};
+use crate::kernels::{Activation, NormKind, Window};
 
 /// How the scores of a router become weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,15 +42,34 @@ pub struct Experts {
     pub scale: f32,
     /// Groups that limit the choice, if there are any.
     pub groups: Option<ExpertGroups>,
+    /// Whether weights multiply what experts are given instead of what they give.
+    pub weighs_input: bool,
+    /// What these experts do in the place of the layer's activation, and what the shared one does.
+    pub activations: [Option<Activation>; 2],
+    /// Factor of what the shared expert gives.
+    pub shared_scale: f32,
 }
 
-/// Scale of queries that grows with the position: `1 + beta * ln(1 + floor(position / length))` (Llama 4, Ministral 3).
+/// Scale of queries that grows with the position: `1 + beta * ln(1 + floor((position + offset) / length))` (Llama 4,
+/// Ministral 3).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct QueryTemperature {
     /// Strength.
     pub beta: f32,
     /// Positions from step to step.
     pub length: usize,
+    /// Positions that the first step comes earlier.
+    pub offset: usize,
+}
+
+/// What the results of attention are multiplied by: a function of a projection that has a value for each of theirs, or one
+/// for each head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutputGate {
+    /// `1 / (1 + e^-x)`
+    Sigmoid,
+    /// `ln(1 + e^x)`
+    Softplus,
 }
 
 /// Attention of one layer.
@@ -64,16 +83,20 @@ pub struct AttentionConfig {
     pub key_dim: usize,
     /// Values of a value head.
     pub value_dim: usize,
-    /// Positions that a token sees, itself among them; `None` for all before it.
-    pub window: Option<usize>,
+    /// Which positions a token sees; `None` for all before it and its own.
+    pub window: Option<Window>,
     /// Index of the rotation in [`Config::ropes`]; `None` in a layer without one.
     pub rope: Option<usize>,
     /// Factor of the dot products of queries and keys.
     pub scale: f32,
     /// Scale of queries by position, if there is one.
     pub temperature: Option<QueryTemperature>,
-    /// Whether results are multiplied by the sigmoid of a projection of their own.
-    pub gated: bool,
+    /// What results are multiplied by, of a projection of their own, if they are.
+    pub gate: Option<OutputGate>,
+    /// Factor of the values.
+    pub value_scale: f32,
+    /// Whether rotated heads of queries and keys are normed, without weights.
+    pub normed_after_rope: bool,
     /// Queries, keys and values are kept within plus and minus this.
     pub clamp: Option<f32>,
     /// Greatest exponent of the slopes by which scores fall with distance, if they do (ALiBi).
@@ -118,9 +141,9 @@ impl AttentionConfig {
         self.n_heads * self.value_dim
     }
 
-    /// Positions that a token sees; `usize::MAX` for all.
+    /// The most positions that a token sees; `usize::MAX` for all.
     pub fn window_len(&self) -> usize {
-        self.window.unwrap_or(usize::MAX)
+        self.window.unwrap_or(Window::ALL).span()
     }
 }
 
@@ -284,7 +307,7 @@ pub enum Residual {
 }
 
 /// What differs between layers that are much the same, where the architecture does not write its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Style {
     /// How heads are rotated.
     pub pairing: Pairing,
@@ -426,6 +449,27 @@ impl Config {
     /// The widest feed-forward part that every token meets; 0 without any.
     pub fn n_ff_dense(&self) -> usize {
         self.layers.iter().map(LayerConfig::n_ff_dense).max().unwrap_or(0)
+    }
+
+    /// Gives those of `layers` a window.
+    pub(super) fn set_windows(&mut self, window: Window, layers: &[bool]) {
+        for (layer, _) in self.layers.iter_mut().zip(layers).filter(|(_, has_window)| **has_window) {
+            if let Some(attention) = layer.attention_mut() {
+                attention.window = Some(window);
+            }
+        }
+    }
+
+    /// Takes the rotation from the layers that see everything.
+    pub(super) fn rotate_windows_alone(&mut self) {
+        for attention in self.layers.iter_mut().filter_map(LayerConfig::attention_mut) {
+            attention.rope = attention.rope.filter(|_| attention.window.is_some());
+        }
+    }
+
+    /// Gives every layer with attention this gate.
+    pub(super) fn set_gate(&mut self, gate: OutputGate) {
+        self.layers.iter_mut().filter_map(LayerConfig::attention_mut).for_each(|attn| attn.gate = Some(gate));
     }
 
     /// Gives all layers from `first` on experts instead of a dense feed-forward part.

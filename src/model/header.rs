@@ -13,10 +13,10 @@ use super::config::{
 use super::error::{ModelError, range};
 use super::rope::Rope;
 use crate::gguf::{Metadata, Value};
-use crate::kernels::{Activation, DELTA_STEP, NormKind, QUERY_ROWS_MAX};
+use crate::kernels::{Activation, DELTA_STEP, NormKind, QUERY_ROWS_MAX, Window};
 
 /// Keys that switch on a feature with a number other than 0. An architecture that does not read one does not have it.
-const SWITCHES: [&str; 22] = [
+const SWITCHES: [&str; 26] = [
     "expert_count",
     "expert_shared_count",
     "expert_group_count",
@@ -26,6 +26,10 @@ const SWITCHES: [&str; 22] = [
     "attention.max_alibi_bias",
     "attention.clamp_kqv",
     "attention.scale",
+    "attention.value_scale",
+    "attention.rope_pattern",
+    "swiglu_clamp_exp",
+    "swiglu_clamp_shexp",
     "attention.kv_lora_rank",
     "attention.shared_kv_layers",
     "attn_logit_softcapping",
@@ -163,6 +167,14 @@ impl<'m, 'a> Header<'m, 'a> {
         Ok(self.float(suffix)?.filter(|&found| found > 0.0))
     }
 
+    /// A float above 0 that must be there.
+    pub(super) fn required_float(&self, suffix: &'static str) -> Result<f32, ModelError> {
+        match self.positive(suffix)? {
+            Some(found) => Ok(found),
+            None => range(suffix, "missing, or 0", "a number above 0".to_owned()),
+        }
+    }
+
     /// A boolean, `false` without the key.
     pub(super) fn flag(&self, suffix: &'static str) -> Result<bool, ModelError> {
         self.accept(suffix);
@@ -194,6 +206,28 @@ impl<'m, 'a> Header<'m, 'a> {
                 self.unsupported(suffix, found)
             }
             Some(value) => Ok(Some(vec![number(value)?; self.n_layers])),
+        }
+    }
+
+    /// The same, if it is there.
+    pub(super) fn flags_if_there(&self, suffix: &'static str) -> Result<Option<Vec<bool>>, ModelError> {
+        self.get(suffix).map(|_| self.flags(suffix)).transpose()
+    }
+
+    /// A float for each layer, finite and not negative: one for all, or an array of at least as many.
+    pub(super) fn floats(&self, suffix: &'static str) -> Result<Option<Vec<f32>>, ModelError> {
+        let Some(value) = self.get(suffix) else { return Ok(None) };
+        let float = |value: Value<'_>| match value {
+            Value::F32(x) if x.is_finite() && x >= 0.0 => Some(x),
+            _ => None,
+        };
+        let floats: Option<Vec<f32>> = match value {
+            Value::Array(array) => array.iter().take(self.n_layers).map(float).collect(),
+            value => float(value).map(|x| vec![x; self.n_layers]),
+        };
+        match floats {
+            Some(floats) if floats.len() == self.n_layers => Ok(Some(floats)),
+            _ => self.unsupported(suffix, format!("not a limit for each of {} layers", self.n_layers)),
         }
     }
 
@@ -299,7 +333,9 @@ impl<'m, 'a> Header<'m, 'a> {
                     rope: Some(0),
                     scale: (key_dim as f32).sqrt().recip(),
                     temperature: None,
-                    gated: false,
+                    gate: None,
+                    value_scale: 1.0,
+                    normed_after_rope: false,
                     clamp: None,
                     alibi: None,
                 }))
@@ -373,7 +409,19 @@ impl<'m, 'a> Header<'m, 'a> {
         let normalised = routing.normalised.unwrap_or(own_norm) && gating != Gating::SoftmaxOfChosen;
         let scale = self.positive("expert_weights_scale")?.unwrap_or(1.0);
         let groups = self.expert_groups(count, used)?;
-        Ok(Experts { count, used, n_ff, n_ff_shared, gating, normalised, scale, groups })
+        Ok(Experts {
+            count,
+            used,
+            n_ff,
+            n_ff_shared,
+            gating,
+            normalised,
+            scale,
+            groups,
+            weighs_input: false,
+            activations: [None; 2],
+            shared_scale: 1.0,
+        })
     }
 
     fn expert_groups(&self, n_experts: usize, n_experts_used: usize) -> Result<Option<ExpertGroups>, ModelError> {
@@ -398,19 +446,57 @@ impl<'m, 'a> Header<'m, 'a> {
     /// The length of sliding windows and which layers have one, in a pattern of which every `usual`th layer sees everything
     /// unless the file has another.
     pub(super) fn windows(&self, usual: usize) -> Result<Option<(usize, Vec<bool>)>, ModelError> {
-        let len = self.count("attention.sliding_window", 1 << 30)?;
-        let key = "attention.sliding_window_pattern";
-        let every = |n: usize| (0..self.n_layers).map(|layer| n == 0 || layer % n < n - 1).collect();
-        if len == 0 {
-            self.accept(key);
-            return Ok(None);
+        match self.count("attention.sliding_window", 1 << 30)? {
+            0 => {
+                self.accept("attention.sliding_window_pattern");
+                Ok(None)
+            }
+            len => Ok(Some((len, self.layers_with_window(usual)?))),
         }
-        let layers: Vec<bool> = match self.get(key) {
-            None => every(usual),
-            Some(Value::Array(_)) => self.flags(key)?,
-            Some(_) => every(self.count(key, LAYERS_MAX)?),
-        };
-        Ok(Some((len, layers)))
+    }
+
+    /// The layers of such a pattern that do not see everything.
+    pub(super) fn layers_with_window(&self, usual: usize) -> Result<Vec<bool>, ModelError> {
+        self.window_pattern(usual, |n| n - 1)
+    }
+
+    /// Those of a pattern of as many layers of which the one with the number `full` sees everything.
+    pub(super) fn window_pattern(&self, usual: usize, full: fn(usize) -> usize) -> Result<Vec<bool>, ModelError> {
+        let key = "attention.sliding_window_pattern";
+        let every = |n: usize| (0..self.n_layers).map(|layer| n == 0 || layer % n != full(n)).collect();
+        match self.get(key) {
+            None => Ok(every(usual)),
+            Some(Value::Array(_)) => self.flags(key),
+            Some(_) => Ok(every(self.count(key, LAYERS_MAX)?)),
+        }
+    }
+
+    /// The same of a file that must say how long windows are.
+    pub(super) fn required_windows(&self, usual: usize) -> Result<(usize, Vec<bool>), ModelError> {
+        Ok((self.number("attention.sliding_window", 1 << 30)?, self.layers_with_window(usual)?))
+    }
+
+    /// The same of a file that must say how long windows are, and list the layers that have one.
+    pub(super) fn listed_windows(&self) -> Result<(usize, Vec<bool>), ModelError> {
+        let len = self.number("attention.sliding_window", 1 << 30)?;
+        Ok((len, self.flags("attention.sliding_window_pattern")?))
+    }
+
+    /// How many values of a head are rotated in layers with a window: by themselves as many as in the others.
+    pub(super) fn rope_dim_of_windows(&self, config: &Config) -> Result<usize, ModelError> {
+        let most = config.attention_max(|attention| attention.key_dim);
+        match self.optional("rope.dimension_count_swa", config.ropes[0].dim, most)? {
+            dim if dim.is_multiple_of(2) => Ok(dim),
+            dim => range("rope.dimension_count_swa", dim, "an even number".to_owned()),
+        }
+    }
+
+    /// Refuses YaRN where layers with a window have a rotation of their own: what its magnitude would be there is not known.
+    pub(super) fn refuse_yarn(&self, config: &Config) -> Result<(), ModelError> {
+        match config.ropes[0].yarn {
+            None => Ok(()),
+            Some(_) => self.unsupported("rope.scaling.type", "yarn".to_owned()),
+        }
     }
 
     /// Gives the layers of `windows` their window, rotated by `rope` with the base of windows, if the file has one.
@@ -428,7 +514,7 @@ impl<'m, 'a> Header<'m, 'a> {
         config.ropes.push(rope);
         for (layer, has_window) in config.layers.iter_mut().zip(layers) {
             if let Some(attention) = layer.attention_mut().filter(|_| has_window) {
-                (attention.window, attention.rope) = (Some(len), Some(own_rope));
+                (attention.window, attention.rope) = (Some(Window::Sliding(len)), Some(own_rope));
             }
         }
         Ok(())
@@ -487,7 +573,7 @@ impl<'m, 'a> Header<'m, 'a> {
     pub(super) fn query_temperature(&self, length: usize) -> Result<Option<QueryTemperature>, ModelError> {
         let length = self.optional("attention.temperature_length", length, 1 << 30)?;
         let beta = self.positive("attention.temperature_scale")?;
-        Ok(beta.map(|beta| QueryTemperature { beta, length }))
+        Ok(beta.map(|beta| QueryTemperature { beta, length, offset: 0 }))
     }
 }
 

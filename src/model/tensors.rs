@@ -75,7 +75,7 @@ pub(super) fn place(
         true => Linear { weight: embedding, bias: finder.optional_vector("output.bias", n_vocab)? },
         false => finder.linear("output", n_vocab, e)?,
     };
-    let rope_factors = finder.rope_factors(config.ropes[0].dim / 2)?;
+    let rope_factors = finder.rope_factors(config.ropes.iter().map(|rope| rope.dim / 2).max().unwrap_or(0))?;
     for i in config.n_layers()..config.n_layers() + config.n_layers_skipped {
         finder.skip(&format!("blk.{i}."));
     }
@@ -473,7 +473,7 @@ impl LayerTensors<'_, '_> {
             qk_norms: self.qk_norms(&attention, qk_norms)?,
             qk_norms_are_whole: qk_norms == QkNorms::Whole,
             sinks: None,
-            gate: None,
+            gate: attention.gate.map(|_| self.output_gate(&attention)).transpose()?,
             output: self.linear("attn_output", e, attention.output_width())?,
         })))
     }
@@ -497,6 +497,15 @@ impl LayerTensors<'_, '_> {
             QkNorms::Whole => [attention.q_width(), attention.k_width()],
         };
         Ok(Some([self.norm_of("attn_q_norm", q_len)?, self.norm_of("attn_k_norm", k_len)?]))
+    }
+
+    /// `attn_gate`, a map to one value for each head, or one for each value of all heads.
+    fn output_gate(&mut self, attention: &AttentionConfig) -> Result<Linear, ModelError> {
+        let rows = match self.finder.index(&self.name("attn_gate.weight")).map(|i| self.finder.tensors[i].dims[1]) {
+            Some(rows) if rows == attention.n_heads as u64 => attention.n_heads,
+            _ => attention.output_width(),
+        };
+        self.linear("attn_gate", rows, self.config.n_embd)
     }
 
     /// Attention whose queries and gates are one tensor, `attn_q`: of every head the query, then the gate.
@@ -589,9 +598,13 @@ impl LayerTensors<'_, '_> {
     /// A dense layer whose gate and up maps are one tensor, `ffn_up`, the gate first.
     pub(super) fn feed_forward_with_gate_in_up(&mut self) -> Result<FeedForward, ModelError> {
         let FfnConfig::Dense { n_ff } = self.layer.ffn else { return self.feed_forward() };
+        Ok(FeedForward::Dense(Box::new(self.dense_with_gate_in_up("", n_ff)?)))
+    }
+
+    fn dense_with_gate_in_up(&mut self, suffix: &str, n_ff: usize) -> Result<DenseFfn, ModelError> {
         let e = self.config.n_embd;
-        let [gate, up] = self.finder.linear_parts(&self.name("ffn_up"), [n_ff; 2], e)?;
-        Ok(FeedForward::Dense(Box::new(DenseFfn { gate: Some(gate), up, down: self.linear("ffn_down", e, n_ff)? })))
+        let [gate, up] = self.finder.linear_parts(&self.name(&format!("ffn_up{suffix}")), [n_ff; 2], e)?;
+        Ok(DenseFfn { gate: Some(gate), up, down: self.linear(&format!("ffn_down{suffix}"), e, n_ff)? })
     }
 
     fn dense(&mut self, suffix: &str, n_ff: usize) -> Result<DenseFfn, ModelError> {
@@ -625,11 +638,22 @@ impl LayerTensors<'_, '_> {
         let shared = match experts.n_ff_shared {
             0 => None,
             width => Some(SharedExpert {
-                ffn: self.dense("_shexp", width)?,
+                ffn: match self.has("ffn_gate_shexp.weight") || !self.config.gated_ffn {
+                    true => self.dense("_shexp", width)?,
+                    false => self.dense_with_gate_in_up("_shexp", width)?,
+                },
                 gate: self.finder.optional_vector(&self.name("ffn_gate_inp_shexp.weight"), e)?,
             }),
         };
         Ok(MoeFfn { experts: *experts, router, selection_bias, gate, up, down, shared })
+    }
+
+    /// `attn_sinks`, a score for each head.
+    pub(super) fn sinks(&mut self, layer: &mut Layer) -> Result<(), ModelError> {
+        if let (Mixer::Attention(attn), Some(config)) = (&mut layer.mixer, self.layer.attention()) {
+            attn.sinks = Some(self.vector("attn_sinks", config.n_heads)?);
+        }
+        Ok(())
     }
 
     /// The shared expert of every token and its gate must be there.

@@ -13,7 +13,8 @@ use super::figures::Spread;
 use crate::bytes;
 use crate::error::Result;
 use crate::kernels::{
-    KEY_TILE, Kernels, KvHead, KvType, QUERY_ROWS_MAX, Queries, RANGE_KEYS_MIN, STREAM_TOKENS_MAX, Team, attend_scratch,
+    KEY_TILE, Kernels, KvHead, KvType, QUERY_ROWS_MAX, Queries, RANGE_KEYS_MIN, STREAM_TOKENS_MAX, Team, Window,
+    attend_scratch,
 };
 use crate::workers::Workers;
 
@@ -58,7 +59,7 @@ impl Case {
             group: self.group,
             n_tokens: self.n_tokens,
             position: self.keys - self.n_tokens,
-            window: usize::MAX,
+            window: Window::ALL,
             scale: (HEAD_DIM as f32).sqrt().recip(),
             slopes: None,
             sinks: None,

@@ -1,5 +1,5 @@
 use super::*;
-use crate::model::cache::PoolSpec;
+use crate::model::cache::{PoolSpec, Window};
 
 /// Tokens of page `i` of text `text`.
 fn page(text: u32, i: u32) -> Vec<u32> {
@@ -15,7 +15,7 @@ fn plan(n_pages: usize, windows: Option<(usize, usize)>, n_checkpoints: usize) -
     let mut pools = heapless::Vec::new();
     pools.push(PoolSpec { window: None, n_pages }).unwrap();
     if let Some((window, n_pages)) = windows {
-        pools.push(PoolSpec { window: Some(window), n_pages }).unwrap();
+        pools.push(PoolSpec { window: Some(Window::Sliding(window)), n_pages }).unwrap();
     }
     let state_bytes = if n_checkpoints > 0 { 64 } else { 0 };
     CachePlan { layers: Vec::new(), pools, state_bytes, n_live_states: 4, n_checkpoints }

@@ -36,6 +36,6 @@ mod tests;
 mod tiled;
 
 pub use cache::{KvHead, KvType, store_key, store_value};
-pub use queries::{KEY_TILE, QUERY_ROWS_MAX, Queries, RowResult, attend_scratch};
+pub use queries::{KEY_TILE, QUERY_ROWS_MAX, Queries, RowResult, Window, attend_scratch};
 pub use ranges::{PARTIAL_ROWS_MAX, RANGE_KEYS_MIN, key_ranges, merge, partials_len};
 pub use rows::attend;

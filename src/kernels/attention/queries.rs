@@ -20,6 +20,34 @@ pub(super) const STREAMED_ROWS_MAX: usize = 8;
 const _: () = assert!(QUERY_ROWS_MAX.is_multiple_of(TILED_ROWS) && QUERY_ROWS_MAX >= STREAMED_ROWS_MAX);
 const _: () = assert!(KEY_TILE.is_multiple_of(PANEL_ROWS));
 
+/// Which positions a token sees of those before it and its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Window {
+    /// So many, the last its own; `usize::MAX` for all.
+    Sliding(usize),
+    /// Those of its own chunk of so many, the first of which begins at position 0.
+    Chunk(usize),
+}
+
+impl Window {
+    /// All of them.
+    pub const ALL: Window = Window::Sliding(usize::MAX);
+
+    /// The most positions that a token sees.
+    pub const fn span(self) -> usize {
+        let (Window::Sliding(len) | Window::Chunk(len)) = self;
+        len
+    }
+
+    /// The first position that a token at `position` sees; it never falls from one position to the next.
+    pub const fn first(self, position: usize) -> usize {
+        match self {
+            Window::Sliding(len) => (position + 1).saturating_sub(len),
+            Window::Chunk(len) => position / len * len,
+        }
+    }
+}
+
 /// Query rows of one KV head: `group` heads of each of some consecutive tokens.
 #[derive(Clone, Copy)]
 pub struct Queries<'a> {
@@ -33,8 +61,8 @@ pub struct Queries<'a> {
     pub n_tokens: usize,
     /// Position of the first token; it sees itself and what is before.
     pub position: usize,
-    /// How many positions a token sees, itself among them: `usize::MAX` for all.
-    pub window: usize,
+    /// Which positions a token sees.
+    pub window: Window,
     /// What dot products are multiplied by, mostly `1 / sqrt(key_dim)`.
     pub scale: f32,
     /// How much each head of the group takes from a score for every position that the key lies back (ALiBi).
@@ -56,7 +84,7 @@ impl Queries<'_> {
 
     /// The first key that the first token sees, rounded down to a whole [`KEY_TILE`].
     pub const fn first_key(&self) -> usize {
-        (self.position + 1).saturating_sub(self.window) / KEY_TILE * KEY_TILE
+        self.window.first(self.position) / KEY_TILE * KEY_TILE
     }
 }
 

@@ -112,9 +112,9 @@ fn attend_rows<S: Simd, const N: usize, const STREAMED: bool>(
         let next_values = Prefetch::values(&tile);
         let next_keys = if first + n < keys.end { Prefetch::keys(&kv.tile(first + n)) } else { Prefetch::NOTHING };
         // Before which key of the tile a row sees none, and before which all; rows are in the order of their tokens.
-        let hidden = |row: usize| match queries.keys().saturating_sub(queries.window) <= first {
+        let hidden = |row: usize| match queries.window.first(queries.keys() - 1) <= first {
             true => 0,
-            false => (queries.position + row / group + 1).saturating_sub(queries.window).saturating_sub(first).min(n),
+            false => queries.window.first(queries.position + row / group).saturating_sub(first).min(n),
         };
         let seen = |row: usize| match queries.position + 1 >= first + n {
             true => n,

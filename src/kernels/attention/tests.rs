@@ -12,7 +12,7 @@ struct Case {
     group: usize,
     n_tokens: usize,
     position: usize,
-    window: usize,
+    window: Window,
     scale: f32,
     slopes: Option<Vec<f32>>,
     sinks: Option<Vec<f32>>,
@@ -34,7 +34,7 @@ impl Case {
         (d, group, n_tokens, position): (usize, usize, usize, usize),
         size: f32,
     ) -> Case {
-        Case::in_window(kernels, kv_type, (d, group, n_tokens, position), size, usize::MAX)
+        Case::in_window(kernels, kv_type, (d, group, n_tokens, position), size, Window::ALL)
     }
 
     /// Only what tokens see in a window of `window` positions is kept. Pages lie in reverse order, others between them.
@@ -43,7 +43,7 @@ impl Case {
         kv_type: KvType,
         (d, group, n_tokens, position): (usize, usize, usize, usize),
         size: f32,
-        window: usize,
+        window: Window,
     ) -> Case {
         let mut random = Random((d + group + position) as u64);
         let n = position + n_tokens;
@@ -58,12 +58,12 @@ impl Case {
         kernels: &Kernels,
         kv_type: KvType,
         (d, group, n_tokens, position): (usize, usize, usize, usize),
-        window: usize,
+        window: Window,
         (k, v, q): (Vec<f32>, Vec<f32>, Vec<f32>),
     ) -> Case {
         let n = position + n_tokens;
         let n_pages = n.div_ceil(KEY_TILE);
-        let first_page = (position + 1).saturating_sub(window) / KEY_TILE;
+        let first_page = window.first(position) / KEY_TILE;
         let value_dim = v.len() / n;
         let (row_bytes, panel_bytes) = (kv_type.row_bytes(value_dim), kv_type.panel_bytes(d));
         let key_bytes = KEY_TILE * kv_type.row_bytes(d);
@@ -151,7 +151,7 @@ impl Case {
         let end = position + token + 1;
         let sink = self.sinks.as_ref().map(|sinks| sinks[head]);
         let slope = self.slopes.as_ref().map_or(0.0, |slopes| slopes[head]);
-        reference::attend(q, (&self.k, &self.v), end.saturating_sub(window)..end, (scale, slope), sink)
+        reference::attend(q, (&self.k, &self.v), window.first(end - 1)..end, (scale, slope), sink)
     }
 
     fn check(&self, kernels: &Kernels, got: &[f32]) {
@@ -164,7 +164,7 @@ impl Case {
             for (got, want) in got.iter().zip(want) {
                 assert!(
                     (f64::from(*got) - want).abs() < bound,
-                    "{kernels:?} {kv_type:?} d {d} group {group} position {position} window {window} row {row}: {got} {want}"
+                    "{kernels:?} {kv_type:?} d {d} group {group} position {position} window {window:?} row {row}: {got} {want}"
                 );
             }
         }
@@ -229,7 +229,7 @@ fn keys_and_values_of_different_widths_agree_with_f64() {
                     let mut values = |n: usize| (0..n).map(|_| random.unit() * 2.0).collect::<Vec<f32>>();
                     let numbers =
                         (values(n * key_dim), values(n * value_dim), values(n_tokens * (group * key_dim + 3)));
-                    let case = Case::of(kernels, kv_type, (key_dim, group, n_tokens, position), usize::MAX, numbers);
+                    let case = Case::of(kernels, kv_type, (key_dim, group, n_tokens, position), Window::ALL, numbers);
                     case.check(kernels, &case.run(kernels, usize::MAX / 2));
                     case.check(kernels, &case.run(kernels, 64));
                 }
@@ -263,7 +263,11 @@ fn windows_and_sinks_agree_with_f64() {
     for kernels in tiers() {
         for shape in shapes {
             for kv_type in types(shape.0) {
-                for window in [1, 5, 64, 65, 128, 200, 4096] {
+                for window in [1, 5, 64, 65, 128, 200, 4096]
+                    .map(Window::Sliding)
+                    .into_iter()
+                    .chain([1, 7, 64, 100, 128, 4096].map(Window::Chunk))
+                {
                     let mut case = Case::in_window(kernels, kv_type, shape, 2.0, window);
                     case.check(kernels, &case.run(kernels, usize::MAX / 2));
                     case.check(kernels, &case.run(kernels, 64));
@@ -378,8 +382,8 @@ fn tiles_cost_no_more_than_rounding_to_f16() {
                 }
                 let (q, k, v) = (of.q.clone(), of.k.clone(), of.v.clone());
                 let exact = (halves(&k), halves(&v), q.clone());
-                let exact = Case::of(kernels, KvType::F16, shape, usize::MAX, exact);
-                let rounded = Case::of(kernels, KvType::F16, shape, usize::MAX, (k, v, q));
+                let exact = Case::of(kernels, KvType::F16, shape, Window::ALL, exact);
+                let rounded = Case::of(kernels, KvType::F16, shape, Window::ALL, (k, v, q));
                 let (tiles, both) = (rms_error(kernels, &exact), rms_error(kernels, &rounded));
                 // Together they are the root of the sum of squares.
                 let f16 = (both * both - tiles * tiles).max(0.0).sqrt();
@@ -400,7 +404,7 @@ fn the_largest_sums_fit() {
             for x in [1.0, -60000.0, 0.02] {
                 let fill = |n: usize, x: f32| vec![x; n];
                 let numbers = (fill(130 * d, x), fill(130 * d, x), fill(40 * (d + 3), -1.0 / x));
-                let case = Case::of(kernels, kv_type, (d, 1, 40, 90), usize::MAX, numbers);
+                let case = Case::of(kernels, kv_type, (d, 1, 40, 90), Window::ALL, numbers);
                 for (token, row) in case.run(kernels, usize::MAX / 2).chunks_exact(d + 1).enumerate() {
                     assert!(row[..d].iter().all(|y| (y / x - 1.0).abs() < 1e-3), "{kernels:?} d {d}: {row:?} of {x}");
                     // Of as many keys as it sees, a score of minus the root of `d` each.
@@ -419,7 +423,7 @@ fn the_largest_sums_fit() {
             }
             case.q.chunks_exact_mut(d + 3).for_each(|q| q[1] = 2.0);
             let numbers = (case.k.clone(), case.k.clone(), case.q.clone());
-            let case = Case::of(kernels, kv_type, (d, 1, 40, 90), usize::MAX, numbers);
+            let case = Case::of(kernels, kv_type, (d, 1, 40, 90), Window::ALL, numbers);
             case.check(kernels, &case.run(kernels, usize::MAX / 2));
         }
     }
@@ -440,7 +444,9 @@ fn zeros_divide_nothing() {
 #[test]
 fn a_row_does_not_depend_on_the_pass() {
     for kernels in tiers() {
-        for (kv_type, window) in [(KvType::F16, usize::MAX), (KvType::Q8_0, 70)] {
+        for (kv_type, window) in
+            [(KvType::F16, Window::ALL), (KvType::Q8_0, Window::Sliding(70)), (KvType::F16, Window::Chunk(50))]
+        {
             let whole = Case::in_window(kernels, kv_type, (64, 3, 60, 140), 2.0, window);
             let got = whole.run(kernels, usize::MAX / 2);
             for (first, n) in [(0, 2), (2, 11), (13, 30), (43, 17)] {
@@ -467,7 +473,7 @@ fn nan_and_infinity_reach_those_that_see_them() {
                 1 => v[110 * 32 + 7] = x,
                 _ => q[10 * sound.stride() + 7] = x,
             }
-            let spoilt = Case::of(kernels, KvType::F16, shape, usize::MAX, (k, v, q)).run(kernels, usize::MAX / 2);
+            let spoilt = Case::of(kernels, KvType::F16, shape, Window::ALL, (k, v, q)).run(kernels, usize::MAX / 2);
             let sound = sound.run(kernels, usize::MAX / 2);
             for (row, (spoilt, sound)) in spoilt.chunks_exact(33).zip(sound.chunks_exact(33)).enumerate() {
                 match if what < 2 { row >= 20 } else { row == 20 } {

@@ -16,6 +16,7 @@ pub(super) fn layer(pass: &mut ForwardPass<'_, '_>, index: usize, w: &Layer) {
     }
     pass.prepare_heads(index, attn, pairing);
     pass.attend(index, attn);
+    pass.gate_attention(index, attn);
     pass.keep_output_rows(index);
     match residual {
         Residual::InTurn => {

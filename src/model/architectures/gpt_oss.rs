@@ -9,7 +9,7 @@ use crate::model::header::{Header, Routing};
 use crate::model::rope::Rope;
 use crate::model::step::{Activation, ForwardPass, Pairing};
 use crate::model::tensors::{LayerTensors, QkNorms};
-use crate::model::weights::{Layer, Mixer};
+use crate::model::weights::Layer;
 
 pub(super) const ARCHITECTURE: Architecture = Architecture { config, tensors, ..Architecture::new("gpt-oss", layer) };
 
@@ -27,9 +27,7 @@ fn config(header: &Header<'_, '_>) -> Result<Config, ModelError> {
 fn tensors(find: &mut LayerTensors<'_, '_>) -> Result<Layer, ModelError> {
     find.require_biases();
     let mut layer = find.pre_norm_layer_with(QkNorms::None, "post_attention_norm")?;
-    if let (Mixer::Attention(attn), Some(config)) = (&mut layer.mixer, find.layer.attention()) {
-        attn.sinks = Some(find.vector("attn_sinks", config.n_heads)?);
-    }
+    find.sinks(&mut layer)?;
     Ok(layer)
 }
 

@@ -1,6 +1,7 @@
 //! LFM2 (arXiv:2511.23404): most layers mix tokens by a short convolution between two gates, `c * conv(b * x)` of
 //! `[b, c, x] = in_proj(h)`; the others, which the file gives key and value heads, by attention with normed heads.
 
+use crate::kernels::Window;
 use crate::model::architecture::Architecture;
 use crate::model::config::{Config, MixerConfig, TAPS_MAX};
 use crate::model::error::ModelError;
@@ -18,7 +19,9 @@ fn config(header: &Header<'_, '_>) -> Result<Config, ModelError> {
     let window = header.count("attention.sliding_window", 1 << 30)?;
     for layer in &mut config.layers {
         match &mut layer.mixer {
-            MixerConfig::Attention(attention) => attention.window = Some(window).filter(|&len| len > 0),
+            MixerConfig::Attention(attention) => {
+                attention.window = Some(window).filter(|&len| len > 0).map(Window::Sliding)
+            }
             mixer => *mixer = MixerConfig::ShortConv { taps },
         }
     }

@@ -3,7 +3,7 @@
 //! results that are multiplied by the sigmoid of a gate. Files have value heads in the order of key heads, repeated.
 
 use crate::model::architecture::Architecture;
-use crate::model::config::{Config, HeadOrder, MixerConfig};
+use crate::model::config::{Config, HeadOrder, MixerConfig, OutputGate};
 use crate::model::error::ModelError;
 use crate::model::header::Header;
 use crate::model::step::{Activation, ForwardPass, Pairing};
@@ -29,7 +29,7 @@ pub(super) fn hybrid(header: &Header<'_, '_>, order: HeadOrder) -> Result<Config
     for (layer, is_recurrent) in config.layers.iter_mut().zip(recurrent) {
         match &mut layer.mixer {
             mixer if is_recurrent => *mixer = MixerConfig::DeltaNet(delta),
-            MixerConfig::Attention(attention) => attention.gated = true,
+            MixerConfig::Attention(attention) => attention.gate = Some(OutputGate::Sigmoid),
             _ => {}
         }
     }
@@ -68,7 +68,7 @@ pub(super) fn layer(pass: &mut ForwardPass<'_, '_>, index: usize, w: &Layer) {
             pass.project_qkv(attn);
             pass.prepare_heads(index, attn, Pairing::Halves);
             pass.attend(index, attn);
-            pass.gate_attention(index);
+            pass.gate_attention(index, attn);
             pass.keep_output_rows(index);
             pass.add_product(&attn.output);
         }

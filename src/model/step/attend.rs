@@ -8,11 +8,12 @@ use super::buffers::Buffers;
 use super::lists::{Band, Lists, Ranged};
 use super::partials::Partials;
 use super::pass::ForwardPass;
+use super::routing::sigmoid;
 use super::rows::{each_row, padded, share};
 use crate::bytes;
-use crate::kernels::{ActivationFormat, ActivationLayout, Kernels, KvHead, Partition, Queries, attend_scratch};
+use crate::kernels::{ActivationFormat, ActivationLayout, Kernels, KvHead, Partition, Queries, Window, attend_scratch};
 use crate::model::cache::LayerPages;
-use crate::model::config::AttentionConfig;
+use crate::model::config::{AttentionConfig, OutputGate};
 use crate::model::sequence::SequenceSlice;
 use crate::model::weights::AttentionWeights;
 
@@ -53,7 +54,7 @@ impl Operands<'_> {
             group,
             n_tokens,
             position: of_slice.position + first - of_slice.first,
-            window: self.config.window_len(),
+            window: self.config.window.unwrap_or(Window::ALL),
             scale: self.config.scale,
             slopes: self.slopes.map(|slopes| &slopes[head * group..][..group]),
             sinks: self.sinks.map(|sinks| &sinks[head * group..][..group]),
@@ -79,9 +80,13 @@ impl Operands<'_> {
 }
 
 impl ForwardPass<'_, '_> {
-    /// Multiplies what attention has left in the activation records by the sigmoid of its gates.
-    pub fn gate_attention(&mut self, layer: usize) {
-        let (n, width, kernels) = (self.tokens.len(), self.attention_config(layer).output_width(), self.kernels);
+    /// Multiplies what attention has left in the activation records by a function of its gates, if it has any: one for each
+    /// value, or one for each head.
+    pub fn gate_attention(&mut self, layer: usize, attn: &AttentionWeights) {
+        let config = *self.attention_config(layer);
+        let (Some(function), Some(map)) = (config.gate, &attn.gate) else { return };
+        let (n, width, kernels) = (self.tokens.len(), map.weight.rows, self.kernels);
+        let values_of_a_gate = config.output_width() / width;
         let Buffers { acts, head_gates, .. } = &mut *self.buffers;
         let (gates, layout) = (&**head_gates, acts.layout());
         let records = acts.writable(layout, ActivationFormat::F32);
@@ -89,7 +94,18 @@ impl ForwardPass<'_, '_> {
         share(self.team, n, &|worker| {
             while let Some(mut block) = partition.next_for(worker) {
                 let gates = &gates[block.row0 * padded(width)..][..width];
-                kernels.sigmoid_mul(gates, layout.values_mut(block.row(0)));
+                let values = layout.values_mut(block.row(0));
+                if (function, values_of_a_gate) == (OutputGate::Sigmoid, 1) {
+                    kernels.sigmoid_mul(gates, values);
+                    continue;
+                }
+                for (values, &gate) in values.chunks_exact_mut(values_of_a_gate).zip(gates) {
+                    let factor = match function {
+                        OutputGate::Sigmoid => sigmoid(gate),
+                        OutputGate::Softplus => gate.max(0.0) + (-gate.abs()).exp().ln_1p(),
+                    };
+                    values.iter_mut().for_each(|x| *x *= factor);
+                }
             }
         });
     }
@@ -115,7 +131,7 @@ impl ForwardPass<'_, '_> {
             Operands { kernels, config, slices, cache, q, q_stride: padded(config.q_width()), sinks, slopes };
         let layout = ActivationLayout::new(config.output_width());
         let acts = acts.writable(layout, ActivationFormat::F32);
-        lists.list_bands(slices, (heads, group, config.window_len()), team.size());
+        lists.list_bands(slices, (heads, group, config.window.unwrap_or(Window::ALL)), team.size());
         let Lists { cuts, bands, ranged, .. } = &*lists;
         let n_tasks = ranged.last().map_or(0, |last| last.first_task + heads * last.n_ranges);
         let columns = group * value_dim * 4;

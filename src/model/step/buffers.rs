@@ -125,7 +125,7 @@ impl<'a> Buffers<'a> {
         let (n, e, n_ff) = (sizes.n_batch, config.n_embd, config.n_ff_dense());
         let widest = |number: fn(&AttentionConfig) -> usize| padded(config.attention_max(number));
         let has_conv = config.layers.iter().any(|layer| matches!(layer.mixer, MixerConfig::ShortConv { .. }));
-        let gated_width = config.attention_max(|attention| if attention.gated { attention.output_width() } else { 0 });
+        let gated_width = config.attention_max(|attention| attention.gate.map_or(0, |_| attention.output_width()));
         let mixed = config.attention_max(AttentionConfig::output_width);
         let record = [e, mixed, config.delta_net_max(DeltaNetConfig::value_width), n_ff]
             .map(|cols| ActivationLayout::new(cols).bytes())

@@ -10,7 +10,7 @@ use super::activations::ActivationBuffer;
 use super::buffers::{Buffers, WorkerScratch};
 use super::pass::ForwardPass;
 use super::product::{Tools, multiply, scale_and_shift};
-use super::routing::{Scores, choose, selection_keys, sigmoid};
+use super::routing::{Routed, Scores, choose, selection_keys, sigmoid};
 use super::rows::{each_row, padded, share};
 use crate::kernels::{
     Activation, ActivationFormat, ActivationLayout, Activations, Matrix, Partition, STREAM_TOKENS_MAX,
@@ -59,10 +59,38 @@ impl ForwardPass<'_, '_> {
         }
     }
 
+    /// Multiplies gate and up projections by what each token's experts weigh, where that is what experts are given: maps
+    /// without biases are linear.
+    fn weigh_inputs(&mut self, moe: &MoeFfn) {
+        let experts = moe.experts;
+        let (n, f, count, used) = (2 * self.n_rows * experts.used, experts.n_ff, experts.count, experts.used);
+        let Routed { scores, chosen, token_of, expert_of, cuts, n_groups, wide, .. } = &mut self.buffers.routed;
+        let (scores, chosen, token_of, expert_of) = (&**scores, &**chosen, &**token_of, &**expert_of);
+        let cuts = &cuts[..=*n_groups];
+        let partition = each_row(self.team, wide, (n, f, padded(f)));
+        share(self.team, n, &|worker| {
+            while let Some(mut block) = partition.next_for(worker) {
+                // A group has the rows of gate, then those of up.
+                let group = cuts.partition_point(|&cut| 2 * cut as usize <= block.row0) - 1;
+                let (first, end) = (cuts[group] as usize, cuts[group + 1] as usize);
+                let token = token_of[first + (block.row0 - 2 * first) % (end - first)] as usize;
+                let chosen = &chosen[token * used..][..used];
+                Scores(&scores[token * padded(count)..][..count]).weights(&experts, chosen, |i, weight| {
+                    if chosen[i] == expert_of[group] {
+                        block.row(0).iter_mut().for_each(|x| *x *= weight);
+                    }
+                });
+            }
+        });
+    }
+
     /// `sum_k weight_k * down_k(activation(gate_k, up_k))` over each token's experts, added to the residual stream.
     pub fn add_experts(&mut self, moe: &MoeFfn, activation: Activation) {
         let (experts, residual_scale) = (moe.experts, self.config.residual_scale);
         let Experts { count, used, n_ff: f, .. } = experts;
+        if experts.weighs_input {
+            self.weigh_inputs(moe);
+        }
         let (n, e, kernels) = (self.n_rows, self.config.n_embd, self.kernels);
         let layout = ActivationLayout::new(f);
         let (tools, format) = (self.tools(), kernels.activation_format(moe.down.weight.ty, n * used));
@@ -88,7 +116,8 @@ impl ForwardPass<'_, '_> {
                 let (chosen, row_of) = (&chosen[token * used..][..used], &row_of[token * used..][..used]);
                 let scores = &scores[token * padded(count)..][..count];
                 Scores(scores).weights(&experts, chosen, |i, weight| {
-                    let (result, weight) = (&results[row_of[i] as usize * padded(e)..][..e], weight * residual_scale);
+                    let weight = if experts.weighs_input { residual_scale } else { weight * residual_scale };
+                    let result = &results[row_of[i] as usize * padded(e)..][..e];
                     block.row(0).iter_mut().zip(result).for_each(|(x, y)| *x += weight * y);
                 });
             }

@@ -14,6 +14,26 @@ impl ForwardPass<'_, '_> {
     pub fn add_feed_forward(&mut self, norm: &Option<Norm>, ffn: &FeedForward, activation: Activation) {
         let Some(first) = ffn.first() else { return };
         self.norm(norm, first);
+        self.add_parts(ffn, activation);
+    }
+
+    /// The same, held aside until [`ForwardPass::add_normed_held`].
+    pub fn hold_feed_forward(&mut self, norm: &Option<Norm>, ffn: &FeedForward, activation: Activation) {
+        let Some(first) = ffn.first() else { return };
+        self.norm(norm, first);
+        // It is added to nothing, in the place of the stream.
+        self.buffers.branch.fill(0.0);
+        self.swap_held();
+        self.add_parts(ffn, activation);
+        self.swap_held();
+    }
+
+    fn swap_held(&mut self) {
+        let Buffers { x, branch, .. } = &mut *self.buffers;
+        std::mem::swap(x, branch);
+    }
+
+    fn add_parts(&mut self, ffn: &FeedForward, activation: Activation) {
         match ffn {
             FeedForward::None => {}
             FeedForward::Dense(ffn) => self.add_dense(ffn, activation),
@@ -30,17 +50,17 @@ impl ForwardPass<'_, '_> {
     pub(super) fn add_moe(&mut self, moe: &MoeFfn, activation: Activation) {
         self.route(moe);
         self.project_experts(moe);
-        self.add_experts(moe, activation);
+        let [own, of_shared] = moe.experts.activations.map(|own| own.unwrap_or(activation));
+        self.add_experts(moe, own);
         let Some(shared) = &moe.shared else { return };
         match &shared.gate {
-            None => self.add_dense(&shared.ffn, activation),
-            Some(gate) => {
-                self.score_shared(gate);
-                self.project_gate_up(&shared.ffn);
-                self.activate_shared(&shared.ffn, activation);
-                self.add_product(&shared.ffn.down);
-            }
+            None if moe.experts.shared_scale == 1.0 => return self.add_dense(&shared.ffn, of_shared),
+            None => self.buffers.shared_gates.fill(moe.experts.shared_scale),
+            Some(gate) => self.score_shared(gate),
         }
+        self.project_gate_up(&shared.ffn);
+        self.activate_shared(&shared.ffn, of_shared);
+        self.add_product(&shared.ffn.down);
     }
 
     /// Gate, if there is one, and up projections of the normed stream, which stays in the activation records.

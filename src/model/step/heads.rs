@@ -19,6 +19,8 @@ struct HeadSteps<'s> {
     norm: Option<RowNorm<'s>>,
     /// `None` in a layer that does not rotate.
     rotation: Option<(&'s Rotation<'s>, Pairing)>,
+    /// Of what has been rotated.
+    norm_after: Option<RowNorm<'s>>,
 }
 
 impl HeadSteps<'_> {
@@ -39,6 +41,9 @@ impl HeadSteps<'_> {
             self.kernels.norm_in_place(head, norm);
         }
         self.rotate(head, token);
+        if let Some(norm) = &self.norm_after {
+            self.kernels.norm_in_place(head, norm);
+        }
     }
 
     /// The same of a copy.
@@ -57,7 +62,7 @@ fn clamp(limit: Option<f32>, x: &mut [f32]) {
 
 impl QueryTemperature {
     fn factor(&self, position: usize) -> f32 {
-        1.0 + self.beta * (1.0 + (position / self.length) as f32).ln()
+        1.0 + self.beta * (1.0 + ((position + self.offset) / self.length) as f32).ln()
     }
 }
 
@@ -110,7 +115,13 @@ impl ForwardPass<'_, '_> {
         let rotation = config.rope.map(|rope| (&rotations[rope], pairing));
         let steps = |i: usize| {
             let norm = attn.qk_norms.as_ref().map(|norms| &norms[i]).filter(|_| !attn.qk_norms_are_whole);
-            HeadSteps { kernels, clamp: config.clamp, norm: norm.map(|norm| norm.of(self.region)), rotation }
+            HeadSteps {
+                kernels,
+                clamp: config.clamp,
+                norm: norm.map(|norm| norm.of(self.region)),
+                rotation,
+                norm_after: config.normed_after_rope.then(|| self.config.plain_norm(key_dim).of(self.region)),
+            }
         };
         let [q_steps, k_steps] = [steps(0), steps(1)];
         let (q_width, group) = (config.q_width(), config.group());
@@ -141,7 +152,7 @@ impl ForwardPass<'_, '_> {
                     layout.store_key(kernels, &ready[..key_dim], key_bytes, at);
                     let value = &values.0[token * values.1 + head * config.value_dim..][..config.value_dim];
                     let ready = &mut ready[..config.value_dim];
-                    ready.copy_from_slice(value);
+                    ready.iter_mut().zip(value).for_each(|(out, x)| *out = x * config.value_scale);
                     clamp(config.clamp, ready);
                     layout.store_value(kernels, ready, value_bytes, at);
                 }

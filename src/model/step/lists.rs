@@ -1,6 +1,6 @@
 //! Which part of a pass is where: pages that are written, and how attention is shared out.
 
-use crate::kernels::{QUERY_ROWS_MAX, key_ranges};
+use crate::kernels::{QUERY_ROWS_MAX, Window, key_ranges};
 use crate::model::cache::{CachePlan, PAGE_TOKENS, POOLS_MAX};
 use crate::model::config::Config;
 use crate::model::sequence::{SequenceSlice, Sizes};
@@ -78,7 +78,7 @@ impl Lists {
     pub(super) fn list_bands(
         &mut self,
         slices: &[SequenceSlice<'_>],
-        (heads, group, window): (usize, usize, usize),
+        (heads, group, window): (usize, usize, Window),
         workers: usize,
     ) {
         self.cuts.clear();
@@ -87,7 +87,7 @@ impl Lists {
         self.cuts.push(0);
         let mut n_tasks = 0;
         for (number, &SequenceSlice { first, n, position, .. }) in slices.iter().enumerate() {
-            let (n_rows, first_key) = (n * group, (position + 1).saturating_sub(window) / PAGE_TOKENS * PAGE_TOKENS);
+            let (n_rows, first_key) = (n * group, window.first(position) / PAGE_TOKENS * PAGE_TOKENS);
             let (n_ranges, range_len) = key_ranges(position + n - first_key, n_rows);
             if n_rows <= QUERY_ROWS_MAX && n_ranges > 1 {
                 self.ranged.push(Ranged { slice: number, first_task: n_tasks, n_ranges, range_len });

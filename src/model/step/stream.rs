@@ -171,8 +171,13 @@ impl ForwardPass<'_, '_> {
 
     /// The norm of the linear map of the activation records, added to the residual stream.
     pub fn add_normed_product(&mut self, map: &Linear, norm: &Option<Norm>) {
-        let norm = norm.as_ref().expect("the architecture has norms of what is added").of(self.region);
         self.hold_product(map);
+        self.add_normed_held(norm);
+    }
+
+    /// The norm of what is held aside, added to the residual stream.
+    pub fn add_normed_held(&mut self, norm: &Option<Norm>) {
+        let norm = norm.as_ref().expect("the architecture has norms of what is added").of(self.region);
         let kernels = self.kernels;
         self.add_each_held(|held, x| kernels.add_norm(held, &norm, x));
     }

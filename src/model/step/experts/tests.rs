@@ -26,6 +26,9 @@ const EXPERTS: Experts = Experts {
     normalised: true,
     scale: 1.0,
     groups: None,
+    weighs_input: false,
+    activations: [None; 2],
+    shared_scale: 1.0,
 };
 const EVERYBODYS: usize = 2;
 const NOBODYS: usize = 5;
@@ -49,7 +52,7 @@ const PLAIN: Kind = Kind {
     activation: Activation::Silu,
 };
 
-fn kinds() -> [Kind; 10] {
+fn kinds() -> [Kind; 11] {
     let of = |gating, normalised, scale| Experts { gating, normalised, scale, ..EXPERTS };
     let sigmoid =
         |normalised, scale| Kind { experts: of(Gating::Sigmoid, normalised, scale), selection_bias: true, ..PLAIN };
@@ -74,6 +77,7 @@ fn kinds() -> [Kind; 10] {
             ..PLAIN
         },
         Kind { activation: Activation::ReluSquared, ..PLAIN },
+        Kind { experts: Experts { weighs_input: true, ..of(Gating::Sigmoid, true, 1.5) }, ..PLAIN },
     ]
 }
 
@@ -243,7 +247,10 @@ impl Layer {
     fn reference(&self, kind: Kind, token: &[f32]) -> Vec<(f64, f64)> {
         let x: Vec<f64> = token.iter().map(|x| f64::from(*x)).collect();
         let mut out = vec![(0.0, 0.0); E];
-        for (expert, p) in self.chosen(kind, &x) {
+        for (expert, weight) in self.chosen(kind, &x) {
+            // Of what it is given, or of what it gives.
+            let (given, p) = if kind.experts.weighs_input { (weight, 1.0) } else { (1.0, weight) };
+            let x: Vec<f64> = x.iter().map(|x| given * x).collect();
             let rows = |w: &'_ [f32]| w[expert * F * E..][..F * E].to_vec();
             let bias = |i: usize, row: usize| {
                 let len = self.biases[i].0.len() / EXPERTS.count;
@@ -263,7 +270,7 @@ impl Layer {
                         let size = (size.0 + bias(0, row).abs(), size.1 + bias(1, row).abs() + 1.0);
                         (gx / (1.0 + (-1.702 * gx).exp()) * (ux + 1.0), 2.1 * size.0 * size.1)
                     }
-                    Activation::Gelu | Activation::Relu => unreachable!("no experts have it"),
+                    _ => unreachable!("these experts have it not"),
                 }
             };
             let hidden = gate.chunks(E).zip(up.chunks(E)).enumerate().map(|(row, (g, u))| hidden(row, g, u));
