@@ -1,6 +1,8 @@
 //! What the headers of the architectures say, and what is refused of it.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "architectures/relatives.rs"]
+mod relatives;
 #[path = "common/gguf.rs"]
 mod writer;
 
@@ -296,7 +298,7 @@ fn smollm3_does_not_rotate_every_fourth_layer_and_mistral3_scales_its_queries() 
     let yarn = yarn.u32("mistral3.rope.scaling.original_context_length", 16_384);
     let yarn = yarn.f32("mistral3.rope.scaling.yarn_log_multiplier", 1.0);
     let mistral3 = config(yarn.f32("mistral3.attention.temperature_scale", 0.1)).unwrap();
-    assert_eq!(attention(&mistral3, 3).temperature, Some(QueryTemperature { beta: 0.1, length: 16_384 }));
+    assert_eq!(attention(&mistral3, 3).temperature, Some(QueryTemperature { beta: 0.1, length: 16_384, offset: 0 }));
     assert_eq!(mistral3.ropes[0].magnitude, 1.0);
     assert_eq!(attention(&config(header("mistral3")).unwrap(), 0).temperature, None);
 }

@@ -2,17 +2,30 @@
 //!
 //! A new one is a file with an `ARCHITECTURE`, and a line in [`ALL`]; `src/README.md` says how.
 
+mod afmoe;
+mod cohere2;
+mod cohere2moe;
+mod command_r;
 mod deci;
 mod decoder;
+mod exaone4;
+mod exaone_moe;
 mod gemma3;
 mod glm4;
 mod glm4moe;
 mod gpt_oss;
 mod gpts;
+mod granite_swa;
+mod laguna;
 mod lfm2;
 mod llama;
+mod llama4;
+mod maple;
+mod mellum;
+mod mimo2;
 mod minimax_m2;
 mod mistral3;
+mod muse_glimmer;
 mod olmo2;
 mod openelm;
 mod phi3;
@@ -24,6 +37,8 @@ mod qwen3moe;
 mod qwen3next;
 mod seed_oss;
 mod smollm3;
+mod spark2_5;
+mod step35;
 
 use crate::gguf::Metadata;
 use crate::model::architecture::Architecture;
@@ -66,6 +81,21 @@ const ALL: &[&Architecture] = &[
     &gpts::MPT,
     &gpts::JAIS,
     &gpts::REFACT,
+    &muse_glimmer::ARCHITECTURE,
+    &laguna::ARCHITECTURE,
+    &llama4::ARCHITECTURE,
+    &mimo2::ARCHITECTURE,
+    &step35::ARCHITECTURE,
+    &exaone4::ARCHITECTURE,
+    &exaone_moe::ARCHITECTURE,
+    &cohere2::ARCHITECTURE,
+    &cohere2moe::ARCHITECTURE,
+    &command_r::ARCHITECTURE,
+    &afmoe::ARCHITECTURE,
+    &granite_swa::ARCHITECTURE,
+    &maple::ARCHITECTURE,
+    &mellum::ARCHITECTURE,
+    &spark2_5::ARCHITECTURE,
 ];
 
 impl Architecture {
