@@ -11,6 +11,7 @@
 //! [`STRIP_COLS`] of them, `[key_dim][cols]`: 32 KiB at 128 keys, which stay in L1 between the two passes of a token. As
 //! `S^T q` after the correction is `decay * S^T q + (k . q) d` of the state before, the first pass reads for both products,
 //! the second writes: each value is loaded twice and stored once, and takes three multiply-adds and a multiplication.
+//! Where several tokens follow each other, [`super::delta_chunk`] takes less.
 
 use super::rowwise::silu;
 use super::simd::Simd;
@@ -20,6 +21,19 @@ pub const STRIP_COLS: usize = 64;
 
 /// Widths of keys, values and blocks of channels are multiples of this: a whole number of vectors on every tier.
 pub const DELTA_STEP: usize = 16;
+
+/// What a token brings a head.
+#[derive(Clone, Copy)]
+pub struct DeltaToken<'a> {
+    /// What reads the state, as long as the key.
+    pub query: &'a [f32],
+    /// Where the state is corrected.
+    pub key: &'a [f32],
+    /// What is left of the state before.
+    pub decay: f32,
+    /// How much of the way to the value the correction goes.
+    pub strength: f32,
+}
 
 /// How many columns of a state of `cols` one strip has; `cols` is a multiple of [`DELTA_STEP`].
 pub const fn strip_cols(cols: usize) -> usize {
@@ -33,10 +47,10 @@ pub const fn strip_cols(cols: usize) -> usize {
 /// Vectors of columns that are worked on at once: sums of both products stay in registers.
 const VECTORS: usize = 4;
 
-/// One token's turn of a strip `state`, `[q.len()][v.len()]`: `v` becomes `o`.
+/// One token's turn of a strip `state`, `[key.len()][v.len()]`: `v` becomes `o`.
 #[inline(always)]
-pub fn delta_step<S: Simd>(s: S, state: &mut [f32], (q, k): (&[f32], &[f32]), v: &mut [f32], rates: [f32; 2]) {
-    let cols = v.len();
+pub fn delta_step<S: Simd>(s: S, state: &mut [f32], token: &DeltaToken<'_>, v: &mut [f32]) {
+    let (q, k, rates, cols) = (token.query, token.key, [token.decay, token.strength], v.len());
     assert!(q.len() == k.len() && state.len() == k.len() * cols && cols.is_multiple_of(DELTA_STEP));
     let mut dot = s.splat(0.0);
     for (q, k) in q.chunks_exact(S::LANES).zip(k.chunks_exact(S::LANES)) {

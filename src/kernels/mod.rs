@@ -3,7 +3,7 @@
 //! Kernels know no tensor names, files, threads or boards: they get slices, shapes and a [`Tile`].
 //!
 //! From the bottom up: [`simd`] is what a kernel needs of a CPU; [`activations`], [`formats`] and [`tiling`] are what a
-//! product is made of; [`matmul`], [`attention`], [`delta`] and [`rowwise`] are the kernels; [`table`] is what one tier has of them;
+//! product is made of; [`matmul`], [`attention`], [`delta`], [`delta_chunk`] and [`rowwise`] are the kernels; [`table`] is what one tier has of them;
 //! [`tiers`] compiles a table per tier and chooses one.
 
 mod activations;
@@ -11,6 +11,7 @@ mod activations16;
 pub mod attention;
 mod cpu;
 mod delta;
+mod delta_chunk;
 mod formats;
 mod matmul;
 mod partition;
@@ -32,7 +33,8 @@ pub use attention::{
     KEY_TILE, KvHead, KvType, QUERY_ROWS_MAX, Queries, RANGE_KEYS_MIN, RowResult, Window, attend_scratch, key_ranges,
     merge, partials_len,
 };
-pub use delta::{DELTA_STEP, strip_cols};
+pub use delta::{DELTA_STEP, DeltaToken, STRIP_COLS, strip_cols};
+pub use delta_chunk::DELTA_CHUNK;
 pub use matmul::Matrix;
 pub use partition::{OutTile, Partition, Team, Zipped};
 pub use peak::ReadWay;

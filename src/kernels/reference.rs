@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use super::delta::DeltaToken;
+
 /// `out[t][r] = sum_k w[r][k] * x[t][k]`, and `sum_k |w * x|`, the scale of its rounding error.
 pub(super) fn matmul(w: &[f32], x: &[f32], rows: usize, cols: usize, n_tokens: usize) -> Vec<(f64, f64)> {
     let mut out = Vec::with_capacity(rows * n_tokens);
@@ -38,13 +40,9 @@ pub(super) fn attend(
     (0..value_dim).map(|j| seen.clone().zip(&weights).map(|(i, w)| w * value(i, j)).sum::<f64>() / total).collect()
 }
 
-/// One token of the gated delta rule on `state`, `[k.len()][v.len()]`: what it reads.
-pub(super) fn delta_step(
-    state: &mut [f64],
-    (q, k): (&[f32], &[f32]),
-    v: &[f32],
-    [decay, strength]: [f32; 2],
-) -> Vec<f64> {
+/// One token of the gated delta rule on `state`, `[key.len()][v.len()]`: what it reads.
+pub(super) fn delta_step(state: &mut [f64], token: &DeltaToken<'_>, v: &[f32]) -> Vec<f64> {
+    let DeltaToken { query: q, key: k, decay, strength } = *token;
     let cols = v.len();
     state.iter_mut().for_each(|x| *x *= f64::from(decay));
     let read = |state: &[f64], with: &[f32], col: usize| -> f64 {

@@ -11,6 +11,8 @@ use std::ops::Range;
 
 use super::activations::{ActivationFormat, ActivationLayout, Activations};
 use super::attention::{KEY_TILE, KvHead, KvType, QUERY_ROWS_MAX, Queries, RowResult, attend_scratch};
+use super::delta::DeltaToken;
+use super::delta_chunk::DELTA_CHUNK;
 use super::matmul::Matrix;
 use super::matmul::unpacked::{ProductKind, Unpack};
 use super::partition::{OutTile, Partition};
@@ -33,7 +35,8 @@ type ProductFn = unsafe fn(
     (&mut [u8], usize, PrefetchDistance),
 );
 type RepackFn = unsafe fn(WeightType, (&[u8], &[u8]), usize, &mut [u8]);
-type DeltaFn = unsafe fn(&mut [f32], (&[f32], &[f32]), &mut [f32], [f32; 2]);
+type DeltaFn = unsafe fn(&mut [f32], &DeltaToken<'_>, &mut [f32]);
+type DeltaChunkFn = unsafe fn(&mut [f32], &[DeltaToken<'_>; DELTA_CHUNK], &mut [f32]);
 type AttendFn = unsafe fn(&KvHead<'_>, &Queries<'_>, Range<usize>, &mut [f32], &mut dyn FnMut(RowResult<'_>));
 
 /// The kernels that one weight type has for itself.
@@ -78,6 +81,8 @@ pub struct Kernels {
     pub(super) l2_norm_in_place: unsafe fn(&mut [f32], f32, f32),
     pub(super) conv_silu: unsafe fn(&mut [f32], &[f32], &mut [f32]),
     pub(super) delta_step: DeltaFn,
+    /// Where it is a gain.
+    pub(super) delta_chunk: Option<DeltaChunkFn>,
     pub(super) rope_halves: unsafe fn(&mut [f32], &[f32], &[f32]),
     pub(super) rope_pairs: unsafe fn(&mut [f32], &[f32], &[f32]),
     pub(super) dots: unsafe fn(usize) -> u64,
@@ -297,13 +302,28 @@ impl Kernels {
         through_probe!(self.conv_silu(history, weights, x))
     }
 
-    /// One token's turn of a strip of a delta rule's state, `[k.len()][v.len()]`: with `rates` its decay and its strength,
-    /// `v` becomes what `q` reads (see [`super::delta`]).
+    /// One token's turn of a strip of a delta rule's state, `[key.len()][v.len()]`: `v` becomes what the query reads (see
+    /// [`super::delta`]).
     ///
     /// # Panics
     /// If shapes do not belong together, or there are not whole steps of columns.
-    pub fn delta_step(&self, state: &mut [f32], (q, k): (&[f32], &[f32]), v: &mut [f32], rates: [f32; 2]) {
-        through_probe!(self.delta_step(state, (q, k), v, rates))
+    pub fn delta_step(&self, state: &mut [f32], token: &DeltaToken<'_>, v: &mut [f32]) {
+        through_probe!(self.delta_step(state, token, v))
+    }
+
+    /// The same of tokens that follow each other; `v` is `[DELTA_CHUNK][cols]` (see [`super::delta_chunk`]).
+    ///
+    /// # Panics
+    /// As [`Kernels::delta_step`].
+    pub fn delta_chunk(&self, state: &mut [f32], tokens: &[DeltaToken<'_>; DELTA_CHUNK], v: &mut [f32]) {
+        if let Some(delta_chunk) = self.delta_chunk {
+            // SAFETY: as of every function of the table.
+            return unsafe { delta_chunk(state, tokens, v) };
+        }
+        let cols = v.len() / DELTA_CHUNK;
+        for (token, v) in tokens.iter().zip(v.chunks_exact_mut(cols)) {
+            self.delta_step(state, token, v);
+        }
     }
 
     /// Int8 dot products and nothing else: a checksum, and how many multiplications it took.

@@ -368,28 +368,69 @@ fn rows_agree_with_f64() {
     }
 }
 
+/// What 40 tokens bring a head: queries and keys, decays and strengths, with those at their ends among them.
+struct DeltaTokens {
+    keys: usize,
+    queries_and_keys: Vec<f32>,
+    values: Vec<f32>,
+    rates: Vec<[f32; 2]>,
+}
+
+impl DeltaTokens {
+    fn new(kernels: &Kernels, random: &mut Random, (keys, cols): (usize, usize)) -> Self {
+        let n = 40;
+        let mut queries_and_keys: Vec<f32> = (0..2 * n * keys).map(|_| random.unit()).collect();
+        for (i, x) in queries_and_keys.chunks_exact_mut(keys).enumerate() {
+            kernels.l2_norm_in_place(x, 1e-6, if i % 2 == 0 { (keys as f32).sqrt().recip() } else { 1.0 });
+        }
+        let values = (0..n * cols).map(|_| random.unit()).collect();
+        let decays = [1.0, 0.9, 0.0, 0.999, 0.5, 1e-30, 1.0].into_iter().cycle();
+        let strengths = [None, None, Some(0.0), None, Some(1.0)].into_iter().cycle();
+        let mut strength = |strength: Option<f32>| strength.unwrap_or_else(|| 0.5 + random.unit() / 2.0);
+        let rates = decays.zip(strengths).take(n).map(|(decay, given)| [decay, strength(given)]).collect();
+        DeltaTokens { keys, queries_and_keys, values, rates }
+    }
+
+    fn get(&self, token: usize) -> DeltaToken<'_> {
+        let (query, key) = self.queries_and_keys[2 * token * self.keys..][..2 * self.keys].split_at(self.keys);
+        let [decay, strength] = self.rates[token];
+        DeltaToken { query, key, decay, strength }
+    }
+}
+
 #[test]
 fn the_delta_rule_agrees_with_f64_over_many_tokens() {
     for kernels in tiers() {
         for (keys, cols) in [(16, 16), (32, 48), (128, 64), (48, 128), (16, 96)] {
             let mut random = Random((keys * 7 + cols) as u64);
-            let mut state: Vec<f32> = (0..keys * cols).map(|_| random.unit()).collect();
-            let mut exact: Vec<f64> = state.iter().map(|&x| f64::from(x)).collect();
-            for (token, decay) in [1.0, 0.9, 0.0, 0.999, 0.5, 1e-30].into_iter().cycle().take(40).enumerate() {
-                let mut vector = |n: usize| (0..n).map(|_| random.unit()).collect::<Vec<f32>>();
-                let (mut q, mut k, mut out) = (vector(keys), vector(keys), vector(cols));
-                kernels.l2_norm_in_place(&mut q, 1e-6, (keys as f32).sqrt().recip());
-                kernels.l2_norm_in_place(&mut k, 1e-6, 1.0);
-                let strength = 0.5 + random.unit() / 2.0;
-                let want = reference::delta_step(&mut exact, (&q, &k), &out, [decay, strength]);
-                kernels.delta_step(&mut state, (&q, &k), &mut out, [decay, strength]);
+            let before: Vec<f32> = (0..keys * cols).map(|_| random.unit()).collect();
+            let tokens = DeltaTokens::new(kernels, &mut random, (keys, cols));
+            let mut exact: Vec<f64> = before.iter().map(|&x| f64::from(x)).collect();
+            let rows = tokens.values.chunks_exact(cols).enumerate();
+            let want: Vec<f64> = rows.flat_map(|(i, v)| reference::delta_step(&mut exact, &tokens.get(i), v)).collect();
+            // One token at a time, in chunks, and in chunks between which some come alone.
+            for (alone, period) in [(1, 1), (0, DELTA_CHUNK), (1, DELTA_CHUNK + 1), (3, DELTA_CHUNK + 3)] {
+                let (mut state, mut out, mut at) = (before.clone(), tokens.values.clone(), 0);
+                while at * cols < out.len() {
+                    let n_left = out.len() / cols - at;
+                    if at % period < alone || n_left < DELTA_CHUNK {
+                        kernels.delta_step(&mut state, &tokens.get(at), &mut out[at * cols..][..cols]);
+                        at += 1;
+                    } else {
+                        let chunk = std::array::from_fn(|i| tokens.get(at + i));
+                        kernels.delta_chunk(&mut state, &chunk, &mut out[at * cols..][..DELTA_CHUNK * cols]);
+                        at += DELTA_CHUNK;
+                    }
+                }
+                let how = format!("{kernels:?} {keys} x {cols}, {alone} of {period} alone");
                 for (i, (got, want)) in out.iter().zip(&want).enumerate() {
                     let off = (f64::from(*got) - want).abs();
-                    assert!(off < 3e-6, "{kernels:?} {keys} x {cols}, token {token}, {i}: {got} {want}");
+                    assert!(off < 3e-6, "{how}, token {}, {}: {got} {want}", i / cols, i % cols);
                 }
+                let off =
+                    state.iter().zip(&exact).map(|(got, want)| (f64::from(*got) - want).abs()).fold(0.0, f64::max);
+                assert!(off < 1e-5, "{how}: the state is off by {off}");
             }
-            let off = state.iter().zip(&exact).map(|(got, want)| (f64::from(*got) - want).abs()).fold(0.0, f64::max);
-            assert!(off < 1e-5, "{kernels:?} {keys} x {cols}: the state is off by {off}");
         }
     }
 }

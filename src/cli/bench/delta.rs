@@ -1,5 +1,5 @@
-//! The delta rule in `bench kernels`: many tokens over states that stay in a cache, as in prefill, and one token over
-//! states that come out of memory and go back to it, as in decode.
+//! The delta rule in `bench kernels`: many tokens over states that stay in a cache, in chunks, as in prefill, and one by
+//! one; and one token over states that come out of memory and go back to it, as in decode.
 
 use std::time::Instant;
 
@@ -10,7 +10,7 @@ use super::ceilings::{PeakRounds, ReadRounds, STREAMED_BYTES};
 use super::figures::Spread;
 use crate::bytes;
 use crate::error::Result;
-use crate::kernels::{Kernels, Partition, Team, strip_cols};
+use crate::kernels::{DELTA_CHUNK, DeltaToken, Kernels, Partition, Team, strip_cols};
 use crate::workers::Workers;
 
 /// Values of a head in published models.
@@ -25,10 +25,16 @@ const PREFILL_TOKENS: usize = 512;
 /// Seconds for one token of one head, all workers together, by round.
 struct Case {
     n_tokens: usize,
+    /// Tokens in a call of the kernel: a chunk, or 1.
+    at_once: usize,
     seconds: Vec<f64>,
 }
 
 impl Case {
+    fn new(n_tokens: usize, at_once: usize) -> Self {
+        Case { n_tokens, at_once, seconds: Vec::new() }
+    }
+
     fn is_decode(&self) -> bool {
         self.n_tokens == 1
     }
@@ -37,13 +43,18 @@ impl Case {
     fn measure(&mut self, kernels: &Kernels, pool: &Workers, states: &mut [f32]) {
         let n_strips = states.len() / STRIP;
         let unit = [(HEAD_DIM as f32).sqrt().recip(); HEAD_DIM];
+        let token = DeltaToken { query: &unit, key: &unit, decay: 0.5, strength: 0.5 };
         let strips = Partition::new(states, (n_strips, STRIP, STRIP), (1, STRIP)).in_parts(pool.size());
         let begun = Instant::now();
         pool.run_dynamic(&|worker| {
             while let Some(mut strip) = strips.next_for(worker) {
-                for _ in 0..self.n_tokens {
-                    let mut values = [0.5; strip_cols(HEAD_DIM)];
-                    kernels.delta_step(strip.row(0), (&unit, &unit), &mut values, [0.5, 0.5]);
+                for _ in 0..self.n_tokens / self.at_once {
+                    let mut values = [0.5; DELTA_CHUNK * strip_cols(HEAD_DIM)];
+                    if self.at_once == DELTA_CHUNK {
+                        kernels.delta_chunk(strip.row(0), &[token; DELTA_CHUNK], &mut values);
+                    } else {
+                        kernels.delta_step(strip.row(0), &token, &mut values[..strip_cols(HEAD_DIM)]);
+                    }
                     std::hint::black_box(values);
                 }
             }
@@ -61,15 +72,15 @@ pub(super) fn measure(
     repeat: u32,
     quiet: bool,
 ) -> Result<Vec<Value>> {
-    let mut cases = vec![Case { n_tokens: PREFILL_TOKENS, seconds: Vec::new() }];
+    let mut cases = vec![Case::new(PREFILL_TOKENS, DELTA_CHUNK), Case::new(PREFILL_TOKENS, 1)];
     if room.len() >= STREAMED_BYTES {
-        cases.push(Case { n_tokens: 1, seconds: Vec::new() });
+        cases.push(Case::new(1, 1));
     }
     room.fill(0);
     let (mut peaks, mut read) = (PeakRounds::default(), ReadRounds::new(kernels));
     for _ in 0..repeat {
         peaks.measure(kernels, pool);
-        if cases.len() > 1 {
+        if cases.iter().any(Case::is_decode) {
             read.measure(pool, pool.size(), room);
         }
         for case in &mut cases {
@@ -80,14 +91,15 @@ pub(super) fn measure(
         }
     }
     let peaks = peaks.spread();
-    // Both products, and what is added.
+    // Both products, and what is added: what a chunk does besides does not count.
     let gmacs_of_head = (3 * HEAD_DIM * HEAD_DIM) as f64 / 1e9;
     // Read, and written.
     let gb_of_head = (2 * 4 * HEAD_DIM * HEAD_DIM) as f64 / 1e9;
     let report = |case: &Case| {
         let rates: Vec<f64> = case.seconds.iter().map(|seconds| 1.0 / seconds).collect();
         let rate = Spread::of(&rates);
-        let name = format!("delta_f32_{}", kernels.tier().name());
+        let kind = if case.at_once > 1 { "delta_chunk" } else { "delta_step" };
+        let name = format!("{kind}_f32_{}", kernels.tier().name());
         let (gmacs, gbs) = (gmacs_of_head * rate.median, gb_of_head * rate.median);
         let of_read = case.is_decode().then(|| gbs / read.best().1.median);
         if !quiet {

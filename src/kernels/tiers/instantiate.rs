@@ -27,6 +27,8 @@ pub(super) mod names {
         KvHead, KvType, Queries, RowResult, attend as attend_rows, store_key as store_one_key,
         store_value as store_one_value,
     };
+    pub use crate::kernels::delta::DeltaToken;
+    pub use crate::kernels::delta_chunk::DELTA_CHUNK;
     pub use crate::kernels::formats::dedicated::{FloatFormat, IntFormat};
     pub use crate::kernels::matmul::unpacked::{ProductKind, Unpack};
     pub use crate::kernels::matmul::{Matrix, float, int, pairs16, unpacked};
@@ -39,7 +41,7 @@ pub(super) mod names {
     pub use crate::kernels::tier::Tier;
     pub use crate::kernels::tiers::entry::TierEntry;
     pub use crate::kernels::tiling::{PrefetchDistance, STREAM_TOKENS_MAX};
-    pub(in crate::kernels) use crate::kernels::{delta, formats, peak, rowwise};
+    pub(in crate::kernels) use crate::kernels::{delta, delta_chunk, formats, peak, rowwise};
     pub use crate::quant::{PANEL_ROWS, WeightType};
 }
 
@@ -273,8 +275,13 @@ macro_rules! tier {
             }
 
             $(#[target_feature(enable = $feature)])*
-            fn delta_step(state: &mut [f32], (q, k): (&[f32], &[f32]), v: &mut [f32], rates: [f32; 2]) {
-                delta::delta_step($token, state, (q, k), v, rates)
+            fn delta_step(state: &mut [f32], token: &DeltaToken<'_>, v: &mut [f32]) {
+                delta::delta_step($token, state, token, v)
+            }
+
+            $(#[target_feature(enable = $feature)])*
+            fn delta_chunk(state: &mut [f32], tokens: &[DeltaToken<'_>; DELTA_CHUNK], v: &mut [f32]) {
+                delta_chunk::delta_chunk($token, state, tokens, v)
             }
 
             $(#[target_feature(enable = $feature)])*
@@ -351,6 +358,7 @@ macro_rules! tier {
                 l2_norm_in_place,
                 conv_silu,
                 delta_step,
+                delta_chunk: if <$simd as Simd>::FAST { Some(delta_chunk) } else { None },
                 rope_halves,
                 rope_pairs,
                 dots,

@@ -5,12 +5,16 @@
 //! first; then, head by head of values and strip by strip of its columns, what it holds: `[head_dim][cols]`. Neither
 //! channels nor columns know of each other, so each is one worker's, for all tokens of all sequences.
 
+use std::ops::Range;
+
 use super::buffers::{Buffers, DeltaBuffers};
 use super::pass::ForwardPass;
 use super::product::multiply;
 use super::routing::sigmoid;
 use super::rows::{each_row, padded, share};
-use crate::kernels::{Activation, ActivationLayout, OutTile, Partition, RowNorm, Zipped, strip_cols};
+use crate::kernels::{
+    Activation, ActivationLayout, DELTA_CHUNK, DeltaToken, OutTile, Partition, RowNorm, STRIP_COLS, Zipped, strip_cols,
+};
 use crate::model::cache::{NONE, PAGE_TOKENS};
 use crate::model::config::{DELTA_DIM_MAX, DeltaNetConfig, MixerConfig, TAPS_MAX};
 use crate::model::sequence::SequenceSlice;
@@ -78,8 +82,8 @@ impl ForwardPass<'_, '_> {
                     head if head < 2 * n_key_heads => Some(1.0),
                     _ => None,
                 };
-                each_token(slices, &mut states, |token, history| {
-                    let row = inputs.row(token);
+                each_run(slices, &mut states, 1, |tokens, history| {
+                    let row = inputs.row(tokens.start);
                     kernels.conv_silu(history, by_tap, row);
                     if let Some(length) = length {
                         kernels.l2_norm_in_place(row, eps, length);
@@ -113,16 +117,29 @@ impl ForwardPass<'_, '_> {
             while let Some((mut out, mut states)) = strips.next_for(worker) {
                 let (first, head) = (out.col0, out.col0 / head_dim);
                 let key_head = config.key_head(head);
-                each_token(slices, &mut states, |token, state| {
-                    let row = &qkv[token * qkv_stride..];
-                    let (queries, rest) = row.split_at(config.key_width());
+                let inputs = |token: usize| {
+                    let (queries, rest) = qkv[token * qkv_stride..].split_at(config.key_width());
                     let (keys, values) = rest.split_at(config.key_width());
-                    let q = &queries[key_head * head_dim..][..head_dim];
-                    let k = &keys[key_head * head_dim..][..head_dim];
-                    let out = out.row(token);
-                    out.copy_from_slice(&values[first..][..cols]);
                     let rates = &rates[(token * n_value_heads + head) * 2..][..2];
-                    kernels.delta_step(state, (q, k), out, [rates[0], rates[1]]);
+                    let query = &queries[key_head * head_dim..][..head_dim];
+                    let key = &keys[key_head * head_dim..][..head_dim];
+                    (DeltaToken { query, key, decay: rates[0], strength: rates[1] }, &values[first..][..cols])
+                };
+                let mut results = [0.0; DELTA_CHUNK * STRIP_COLS];
+                each_run(slices, &mut states, DELTA_CHUNK, |tokens, state| {
+                    let results = &mut results[..tokens.len() * cols];
+                    for (token, values) in tokens.clone().zip(results.chunks_exact_mut(cols)) {
+                        values.copy_from_slice(inputs(token).1);
+                    }
+                    if tokens.len() == DELTA_CHUNK {
+                        let chunk = std::array::from_fn(|i| inputs(tokens.start + i).0);
+                        kernels.delta_chunk(state, &chunk, results);
+                    } else {
+                        kernels.delta_step(state, &inputs(tokens.start).0, results);
+                    }
+                    for (token, results) in tokens.zip(results.chunks_exact(cols)) {
+                        out.row(token).copy_from_slice(results);
+                    }
                 });
             }
         });
@@ -156,9 +173,16 @@ impl ForwardPass<'_, '_> {
     }
 }
 
-/// Runs `step` with every token of every slice and its sequence's part of the state, whose rows are those of `states`: at
-/// first what the sequence goes on from, in the end what it has come to, with copies where they are wanted.
-fn each_token(slices: &[SequenceSlice<'_>], states: &mut OutTile<'_, f32>, mut step: impl FnMut(usize, &mut [f32])) {
+/// Runs `step` with the tokens of every slice and its sequence's part of the state, whose rows are those of `states`: at
+/// first what the sequence goes on from, in the end what it has come to, with copies where they are wanted. Tokens come
+/// `run` at once where all of them from a multiple of `run` in the sequence are there, else one by one; `run` divides pages.
+fn each_run(
+    slices: &[SequenceSlice<'_>],
+    states: &mut OutTile<'_, f32>,
+    run: usize,
+    mut step: impl FnMut(Range<usize>, &mut [f32]),
+) {
+    assert!(PAGE_TOKENS.is_multiple_of(run));
     for slice in slices {
         let state = slice.state as usize;
         match slice.state_before {
@@ -166,9 +190,13 @@ fn each_token(slices: &[SequenceSlice<'_>], states: &mut OutTile<'_, f32>, mut s
             before if before != slice.state => states.copy_row(before as usize, state),
             _ => {}
         }
-        for i in 0..slice.n {
-            step(slice.first + i, states.row(state));
-            let end = slice.position + i + 1;
+        let mut done = 0;
+        while done < slice.n {
+            let start = slice.position + done;
+            let n = if start.is_multiple_of(run) && done + run <= slice.n { run } else { 1 };
+            step(slice.first + done..slice.first + done + n, states.row(state));
+            done += n;
+            let end = start + n;
             if end.is_multiple_of(PAGE_TOKENS) {
                 match slice.checkpoints.get(end / PAGE_TOKENS - 1) {
                     None | Some(&NONE) => {}
