@@ -12,9 +12,9 @@
 //! A value of a strip is loaded three times and stored once for the whole chunk. For each of its tokens it takes
 //! `3 + 1/C` instructions of arithmetic, not 4; what tokens make of each other adds `C/64` for the products of keys and
 //! queries and `C/128` for sums of corrections (128 keys, strips of 64 columns). That is least, 3.3, for `C` from 4 to 8,
-//! and 4.5 for 64; with products that all strips of a head share, 3.2 for 8 to 16. Of 4 tokens the corrections stay in
-//! registers, so there is no scratch (Zen 4: 84 % of the f32 peak, 68 % a token at a time; chunks of 8 and 16 through
-//! scratch, products given for nothing, 90 %, of 64 81 %).
+//! and 4.5 for 64; with products that four strips share, 3.2 for 8 to 16. Of 4 tokens the corrections stay in registers, so
+//! there is no scratch (Zen 4: 85 % of the f32 peak, where a token at a time takes 69 %; through scratch, products given for
+//! nothing, chunks of 8 and 16 reach 90 %, of 64 81 %).
 
 use super::delta::{DELTA_STEP, DeltaToken};
 use super::simd::Simd;
