@@ -1,8 +1,6 @@
 //! Float weights times f32 activations. Of 16 bits, these are for few tokens ([`super::pairs16`]).
 
-use std::ops::Range;
-
-use super::{Matrix, floats, in_blocks, prefetch, prefetch_block, write, write_block};
+use super::{Matrix, floats, in_blocks, prefetch, prefetch_block, stripe_rows, write, write_block};
 use crate::bytes;
 use crate::kernels::activations::{ActivationRows, Activations};
 use crate::kernels::formats::dedicated::FloatFormat;
@@ -35,7 +33,10 @@ pub fn stream<S: Simd, F: FloatFormat>(
                 }
             };
         }
-        in_blocks!(acts, [4, 2, 1], run);
+        match S::FAST {
+            true => in_blocks!(acts, [4, 2, 1], run),
+            false => in_blocks!(acts, [1], run),
+        }
     }
 }
 
@@ -89,19 +90,20 @@ pub fn tiled<S: Simd, F: FloatFormat, const V: usize, const N: usize>(
     s: S,
     w: &Matrix<'_>,
     acts: &Activations<'_>,
-    (out, cols): (&mut OutTile<'_, f32>, Range<usize>),
+    out: &mut OutTile<'_, f32>,
     accumulate: bool,
     (tile, k_cols): (&mut [u8], usize),
 ) {
     let width = V * S::LANES;
-    assert!(cols.len().is_multiple_of(width) && k_cols.is_multiple_of(SUPER) && w.cols == acts.layout.cols());
+    assert!(out.cols.is_multiple_of(PANEL_ROWS) && k_cols.is_multiple_of(SUPER) && w.cols == acts.layout.cols());
     // As many bytes as the int8 tile.
     let k_cols = k_cols / 4;
     let tile: &mut [f32] = bytes::cast_mut(&mut tile[..k_cols * width * 4]);
     for k0 in (0..w.cols).step_by(k_cols) {
         let k_len = k_cols.min(w.cols - k0);
-        for col in cols.clone().step_by(width) {
-            for v in 0..V {
+        for col in (0..out.cols).step_by(width) {
+            let stripe = stripe_rows::<S, V>(out, col);
+            for v in 0..stripe / S::LANES {
                 let lane = out.col0 + col + v * S::LANES;
                 let panel = &w.panel(lane / PANEL_ROWS)[k0 / F::STEP * F::BYTES..];
                 fill::<S, F>(s, panel, &mut tile[v * S::LANES..], (width, k_len), lane % PANEL_ROWS / S::LANES);
@@ -110,7 +112,7 @@ pub fn tiled<S: Simd, F: FloatFormat, const V: usize, const N: usize>(
                 ($token:expr, $n:tt) => {
                     prefetch_block::<S, V, $n>(s, out, ($token, col));
                     let sums = multiply::<S, V, $n>(s, &tile[..k_len * width], &acts.rows($token, $n), k0);
-                    write_block(s, sums, out, ($token, col), accumulate || k0 > 0);
+                    write_block(s, sums, out, ($token, col), stripe, accumulate || k0 > 0);
                 };
             }
             in_blocks!(acts, [N, 4, 1], run);

@@ -4,9 +4,7 @@
 //! multiplied by its scale as an i16 pair, one instruction instead of a conversion and a multiply-add, and minima meet
 //! the sums of the activations the same way. Nothing is rounded but the two products per block that make it a float.
 
-use std::ops::Range;
-
-use super::{Matrix, in_blocks, in_order, prefetch, prefetch_block, vectors, write, write_block};
+use super::{Matrix, in_blocks, in_order, prefetch, prefetch_block, stripe_rows, vectors, write, write_block};
 use crate::kernels::activations::{ActivationRows, Activations, paired};
 use crate::kernels::formats::dedicated::IntFormat;
 use crate::kernels::partition::OutTile;
@@ -136,7 +134,7 @@ fn panel_sums<S: Simd, F: IntFormat, const N: usize>(
         let (body, tail) = block.split_at(F::BODY);
         // Where the block begins: the 256 columns it lies in, and the column in there.
         let at = (b * F::COLS / SUPER, b * F::COLS % SUPER);
-        let totals = match F::INT_SCALES && S::DOT.is_in_lanes() && rows.any_dense::<N>(b) {
+        let totals = match F::INT_SCALES && S::DOT.is_in_lanes() && (!S::FAST || rows.any_dense::<N>(b)) {
             false => stream_totals::<S, F, N, false>(s, (body, ahead), rows, at, half),
             true => stream_totals::<S, F, N, true>(s, (body, ahead), rows, at, half),
         };
@@ -464,28 +462,33 @@ pub fn tiled<S: Simd, F: IntFormat, const V: usize, const N: usize>(
     s: S,
     w: &Matrix<'_>,
     acts: &Activations<'_>,
-    (out, cols): (&mut OutTile<'_, f32>, Range<usize>),
+    out: &mut OutTile<'_, f32>,
     accumulate: bool,
     (tile, k_cols): (&mut [u8], usize),
 ) {
     let width = V * S::LANES;
-    assert!(cols.len().is_multiple_of(width) && k_cols.is_multiple_of(SUPER) && w.cols == acts.layout.cols());
+    assert!(out.cols.is_multiple_of(PANEL_ROWS) && k_cols.is_multiple_of(SUPER) && w.cols == acts.layout.cols());
     let block_bytes = F::BODY + F::TAIL;
     for k0 in (0..w.cols).step_by(k_cols) {
         let k_len = k_cols.min(w.cols - k0);
         let tile = &mut tile[..k_len / F::COLS * Parts::of::<F>(width).bytes];
         let lines = (k_len / F::COLS * block_bytes).div_ceil(64);
         let lines_per_token = lines.div_ceil(acts.n_tokens.max(1));
-        for col in cols.clone().step_by(width) {
+        for col in (0..out.cols).step_by(width) {
+            let stripe = stripe_rows::<S, V>(out, col);
             // Where the next stripe begins; after the last one, where that of the worker's next block most likely does.
-            let (next_col, next_k) = match (col + width < cols.end, k0 + k_cols < w.cols) {
+            let (next_col, next_k) = match (col + width < out.cols, k0 + k_cols < w.cols) {
                 (true, _) => (col + width, k0),
-                (false, true) => (cols.start, k0 + k_cols),
-                (false, false) => (cols.end, 0),
+                (false, true) => (0, k0 + k_cols),
+                (false, false) => (out.cols, 0),
             };
             let next = (out.col0 + next_col) / PANEL_ROWS * w.panel_bytes + next_k / F::COLS * block_bytes;
             let next = w.panels.as_ptr().wrapping_add(next);
+            // Numbers that the compiler knows: then it checks no bounds in `fill`.
             for v in 0..V {
+                if v * S::LANES >= stripe {
+                    break;
+                }
                 let lane = out.col0 + col + v * S::LANES;
                 let blocks = &w.panel(lane / PANEL_ROWS)[k0 / F::COLS * block_bytes..][..k_len / F::COLS * block_bytes];
                 fill::<S, F>(s, tile, blocks, lane % PANEL_ROWS / S::LANES, (v, width));
@@ -503,7 +506,7 @@ pub fn tiled<S: Simd, F: IntFormat, const V: usize, const N: usize>(
                         true => multiply_super::<S, F, V, $n>(s, tile, &rows, k0),
                         false => multiply_blocks::<S, F, V, $n>(s, tile, &rows, k0),
                     };
-                    write_block(s, sums, out, ($token, col), accumulate || k0 > 0);
+                    write_block(s, sums, out, ($token, col), stripe, accumulate || k0 > 0);
                 };
             }
             in_blocks!(acts, [N, 2, 1], run);

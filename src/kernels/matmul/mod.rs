@@ -19,6 +19,7 @@ use std::sync::atomic::{Ordering, compiler_fence};
 use super::partition::OutTile;
 use super::simd::Simd;
 use super::tiling::PrefetchDistance;
+use crate::quant::PANEL_ROWS;
 
 /// A weight matrix in panels (see [`crate::quant`]).
 #[derive(Clone, Copy, Debug)]
@@ -99,27 +100,42 @@ fn prefetch_block<S: Simd, const V: usize, const N: usize>(
     }
 }
 
-/// Writes, or adds, the sums of `V` vectors and `N` tokens.
+/// Rows of the stripe of `V` vectors at column `col` of `out`: the last may be one panel where others are two. What its tile
+/// has in the place of the second are numbers of no meaning, whose sums are not written.
+#[inline(always)]
+fn stripe_rows<S: Simd, const V: usize>(out: &OutTile<'_, f32>, col: usize) -> usize {
+    let width = V * S::LANES;
+    if width > PANEL_ROWS { width.min(out.cols - col) } else { width }
+}
+
+/// Writes, or adds, the sums of `N` tokens and of `V` vectors, or of those of them that `rows` of the matrix fill.
 #[inline(always)]
 fn write_block<S: Simd, const V: usize, const N: usize>(
     s: S,
     sums: [[S::F; N]; V],
     out: &mut OutTile<'_, f32>,
     (token, col): (usize, usize),
+    rows: usize,
     accumulate: bool,
 ) {
     for n in 0..N {
-        let row = &mut out.row(token + n)[col..][..V * S::LANES];
+        let row = &mut out.row(token + n)[col..][..rows];
         for (v, sums) in sums.iter().enumerate() {
-            write(s, sums[n], &mut row[v * S::LANES..], accumulate);
+            if v * S::LANES < rows {
+                write(s, sums[n], &mut row[v * S::LANES..], accumulate);
+            }
         }
     }
 }
 
-/// Takes the tokens of `$acts` in blocks of the given sizes, largest first: `$run` sees the first token and the size.
+/// Takes the tokens of `$acts` from `$first` on in blocks of the given sizes, largest first: `$run` sees the first token and
+/// the size.
 macro_rules! in_blocks {
-    ($acts:expr, [$($size:tt),+], $run:ident) => {{
-        let mut token = 0;
+    ($acts:expr, [$($size:tt),+], $run:ident) => {
+        in_blocks!($acts, 0, [$($size),+], $run)
+    };
+    ($acts:expr, $first:expr, [$($size:tt),+], $run:ident) => {{
+        let mut token = $first;
         $(
             while $acts.n_tokens - token >= $size {
                 $run!(token, $size);

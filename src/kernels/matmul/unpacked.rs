@@ -16,7 +16,7 @@ use crate::kernels::activations::{ActivationRows, Activations, paired};
 use crate::kernels::formats::unpack::{UnpackedFormat, in_tile};
 use crate::kernels::partition::OutTile;
 use crate::kernels::simd::Simd;
-use crate::kernels::tiling::{PrefetchDistance, tile_bytes};
+use crate::kernels::tiling::{PrefetchDistance, STREAM_TOKENS_MAX, tile_bytes};
 use crate::quant::{GROUP, PANEL_ROWS, SUPER, WeightType};
 
 /// Unpacks a stretch of a panel's blocks into a tile.
@@ -218,8 +218,8 @@ impl<'t> UnpackedTile<'t> {
     }
 }
 
-/// The tiles of a stripe of two panels, or one for a panel and one that is not used.
-type UnpackedTiles<'t> = [UnpackedTile<'t>; 2];
+/// The tiles of a stripe of two panels, or twice that of one.
+type UnpackedTiles<'t> = [&'t UnpackedTile<'t>; 2];
 
 /// Where vector `v` of a stripe lies: its panel, and the first of its rows there.
 #[inline(always)]
@@ -576,7 +576,7 @@ fn dots<S: Simd, const HALVES: bool, const V: usize, const N: usize>(
 #[inline(always)]
 fn multiply<S: Simd, const KIND: usize, const V: usize, const N: usize>(
     s: S,
-    tiles: &UnpackedTiles<'_>,
+    tiles: UnpackedTiles<'_>,
     rows: &ActivationRows<'_>,
     (k0, k_len): (usize, usize),
 ) -> [[S::F; N]; V] {
@@ -624,7 +624,7 @@ fn multiply<S: Simd, const KIND: usize, const V: usize, const N: usize>(
 #[inline(always)]
 fn multiply_super<S: Simd, const KIND: usize, const V: usize, const N: usize>(
     s: S,
-    tiles: &UnpackedTiles<'_>,
+    tiles: UnpackedTiles<'_>,
     rows: &ActivationRows<'_>,
     (k0, k_len): (usize, usize),
 ) -> [[S::F; N]; V] {
@@ -692,7 +692,7 @@ fn multiply_super<S: Simd, const KIND: usize, const V: usize, const N: usize>(
 #[inline(always)]
 fn multiply_pairs<S: Simd, const KIND: usize, const V: usize, const N: usize>(
     s: S,
-    tiles: &UnpackedTiles<'_>,
+    tiles: UnpackedTiles<'_>,
     rows: &ActivationRows<'_>,
     (k0, k_len): (usize, usize),
 ) -> [[S::F; N]; V] {
@@ -728,9 +728,10 @@ fn multiply_pairs<S: Simd, const KIND: usize, const V: usize, const N: usize>(
     sums
 }
 
-/// Columns `cols` of `out`, whole stripes of `V` vectors, which are whole panels; order as in [`super::int::tiled`].
+/// Columns `cols` of `out`, whole panels; order as in [`super::int::tiled`]. Many tokens meet stripes of `V` vectors, which
+/// are whole panels; few, and those that blocks of `N` leave over, one panel of `P` vectors after the other.
 #[inline(always)]
-pub fn product<S: Simd, const KIND: usize, const V: usize, const N: usize>(
+pub fn product<S: Simd, const KIND: usize, const V: usize, const P: usize, const N: usize>(
     s: S,
     (w, unpack): (&Matrix<'_>, &Unpack),
     acts: &Activations<'_>,
@@ -738,34 +739,59 @@ pub fn product<S: Simd, const KIND: usize, const V: usize, const N: usize>(
     accumulate: bool,
     (tile, k_cols, ahead): (&mut [u8], usize, PrefetchDistance),
 ) {
-    let (kind, width) = (const { ProductKind::ALL[KIND] }, V * S::LANES);
-    assert!(width.is_multiple_of(PANEL_ROWS) && cols.len().is_multiple_of(width));
+    const { assert!(P * S::LANES == PANEL_ROWS && V.is_multiple_of(P) && V <= 2 * P) };
+    assert!(cols.len().is_multiple_of(PANEL_ROWS));
     assert!(k_cols.is_multiple_of(SUPER) && w.cols == acts.layout.cols() && w.cols.is_multiple_of(GROUP));
+    let panels_max = if acts.n_tokens <= STREAM_TOKENS_MAX { 1 } else { V / P };
     let (first, second) = tile.split_at_mut(tile_bytes(k_cols, PANEL_ROWS));
     let mut tiles = [UnpackedTile::carve(first, k_cols), UnpackedTile::carve(second, k_cols)];
     // Stretches of `k_cols` are whole blocks of any type.
     let bytes_of = |k: usize| unpack.block_bytes * (k / unpack.block_cols);
     for k0 in (0..w.cols).step_by(k_cols) {
-        let k_len = k_cols.min(w.cols - k0);
-        for col in cols.clone().step_by(width) {
-            for (panel, tile) in tiles.iter_mut().enumerate().take(width / PANEL_ROWS) {
-                let blocks = &w.panel((out.col0 + col) / PANEL_ROWS + panel)[bytes_of(k0)..][..bytes_of(k_len)];
+        let k = (k0, k_cols.min(w.cols - k0));
+        let accumulate = accumulate || k0 > 0;
+        for col in cols.clone().step_by(panels_max * PANEL_ROWS) {
+            let n_panels = panels_max.min((cols.end - col) / PANEL_ROWS);
+            for (panel, tile) in tiles.iter_mut().enumerate().take(n_panels) {
+                let panel = w.panel((out.col0 + col) / PANEL_ROWS + panel);
+                let blocks = &panel[bytes_of(k.0)..][..bytes_of(k.1)];
                 // SAFETY: `fill` is of the same tier's table as this function: see `Kernels::matmul`.
                 unsafe { (unpack.fill)(blocks, tile, ahead) };
             }
-            macro_rules! run {
-                ($token:expr, $n:tt) => {
-                    prefetch_block::<S, V, $n>(s, out, ($token, col));
-                    let (rows, cols) = (acts.rows($token, $n), (k0, k_len));
-                    let sums = match (kind.is_super(), kind.scales_pairs::<S>()) {
-                        (false, _) => multiply::<S, KIND, V, $n>(s, &tiles, &rows, cols),
-                        (true, false) => multiply_super::<S, KIND, V, $n>(s, &tiles, &rows, cols),
-                        (true, true) => multiply_pairs::<S, KIND, V, $n>(s, &tiles, &rows, cols),
-                    };
-                    write_block(s, sums, out, ($token, col), accumulate || k0 > 0);
-                };
+            let mut token = 0;
+            while V > P && n_panels == 2 && acts.n_tokens - token >= N {
+                multiply_block::<S, KIND, V, N>(s, [&tiles[0], &tiles[1]], acts, (out, (token, col)), accumulate, k);
+                token += N;
             }
-            in_blocks!(acts, [N, 2, 1], run);
+            for (panel, tile) in tiles.iter().enumerate().take(n_panels) {
+                macro_rules! run {
+                    ($token:expr, $n:tt) => {
+                        let place = ($token, col + panel * PANEL_ROWS);
+                        multiply_block::<S, KIND, P, $n>(s, [tile; 2], acts, (out, place), accumulate, k);
+                    };
+                }
+                in_blocks!(acts, token, [N, 2, 1], run);
+            }
         }
     }
+}
+
+/// `V` vectors of rows, whose tiles are given, times `N` tokens; both from `place` of `out` on.
+#[inline(always)]
+fn multiply_block<S: Simd, const KIND: usize, const V: usize, const N: usize>(
+    s: S,
+    tiles: UnpackedTiles<'_>,
+    acts: &Activations<'_>,
+    (out, place): (&mut OutTile<'_, f32>, (usize, usize)),
+    accumulate: bool,
+    k: (usize, usize),
+) {
+    prefetch_block::<S, V, N>(s, out, place);
+    let (kind, rows) = (const { ProductKind::ALL[KIND] }, acts.rows(place.0, N));
+    let sums = match (kind.is_super(), kind.scales_pairs::<S>()) {
+        (false, _) => multiply::<S, KIND, V, N>(s, tiles, &rows, k),
+        (true, false) => multiply_super::<S, KIND, V, N>(s, tiles, &rows, k),
+        (true, true) => multiply_pairs::<S, KIND, V, N>(s, tiles, &rows, k),
+    };
+    write_block(s, sums, out, place, V * S::LANES, accumulate);
 }

@@ -111,16 +111,7 @@ macro_rules! tier {
                                 return stream(w, acts, out, accumulate, PrefetchDistance::NONE);
                             }
                             align_frame();
-                            let (scratch, k_cols) = tile;
-                            let (whole, cols) = (out.cols / STRIPE_ROWS * STRIPE_ROWS, out.cols);
-                            let tile = (&mut *scratch, k_cols);
-                            $many::tiled::<_, Format, $v, $tokens>($token, w, acts, (&mut *out, 0..whole), accumulate, tile);
-                            if STRIPE_ROWS > PANEL_ROWS && whole < cols {
-                                // The one panel that is left of an odd number of them.
-                                const V: usize = PANEL_ROWS / <$simd as Simd>::LANES;
-                                let tile = (scratch, k_cols);
-                                $many::tiled::<_, Format, V, $tokens>($token, w, acts, (out, whole..cols), accumulate, tile);
-                            }
+                            $many::tiled::<_, Format, $v, $tokens>($token, w, acts, out, accumulate, tile);
                         }
 
                         pub const KERNELS: Dedicated = Dedicated { ty: formats::$format::TYPE, stream, tiled };
@@ -169,23 +160,18 @@ macro_rules! tier {
                         accumulate: bool,
                         (scratch, k_cols, ahead): (&mut [u8], usize, PrefetchDistance),
                     ) {
-                        const V: usize = PANEL_ROWS / <$simd as Simd>::LANES;
+                        const PANEL: usize = PANEL_ROWS / <$simd as Simd>::LANES;
                         const KIND: usize = ProductKind::$kind.on::<$simd>() as usize;
                         const N: usize = ProductKind::$kind.tokens::<$simd>($n);
                         align_frame();
                         let (cols, few) = (out.cols, acts.n_tokens <= STREAM_TOKENS_MAX);
-                        let mut next = 0;
-                        if STRIPE_ROWS > PANEL_ROWS && !few {
-                            next = cols / STRIPE_ROWS * STRIPE_ROWS;
-                            let tile = (&mut *scratch, k_cols, PrefetchDistance::NONE);
-                            unpacked::product::<_, KIND, $v, N>($token, w, acts, (&mut *out, 0..next), accumulate, tile);
-                        }
                         // One panel after the other, so that few tokens read them front to back.
                         let (step, ahead) = if few { (PANEL_ROWS, ahead) } else { (cols, PrefetchDistance::NONE) };
-                        while next < cols {
+                        for next in (0..cols).step_by(step.max(1)) {
                             let (tile, part) = ((&mut *scratch, k_cols, ahead), next..cols.min(next + step));
-                            next = part.end;
-                            unpacked::product::<_, KIND, V, N>($token, w, acts, (&mut *out, part), accumulate, tile);
+                            unpacked::product::<_, KIND, $v, PANEL, N>(
+                                $token, w, acts, (&mut *out, part), accumulate, tile,
+                            );
                         }
                     }
                 };
@@ -390,4 +376,4 @@ pub(super) fn always() -> bool {
     true
 }
 
-tier!(scalar, Tier::Scalar, Scalar, Scalar, [], always, finished, V = 2, N = 2, NS = 2, NF = 2, NH = 2);
+tier!(scalar, Tier::Scalar, Scalar, Scalar, [], always, finished, V = 2, N = 1, NS = 1, NF = 1, NH = 1);
