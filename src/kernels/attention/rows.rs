@@ -11,28 +11,6 @@ use crate::bytes::{self, Pod};
 use crate::kernels::simd::Simd;
 use crate::quant::PANEL_ROWS;
 
-/// Attention of the query rows over the keys of one range: hands every row's result to `put`.
-#[inline(always)]
-pub fn attend<S: Simd>(
-    s: S,
-    kv: &KvHead<'_>,
-    queries: &Queries<'_>,
-    keys: Range<usize>,
-    scratch: &mut [f32],
-    put: &mut dyn FnMut(RowResult<'_>),
-) {
-    // What tokens of a prompt come to does not depend on how many of them are in a pass.
-    let is_streamed = S::FAST && queries.n_tokens == 1 && (kv.key_dim | kv.value_dim).is_multiple_of(S::LANES);
-    match queries.rows() {
-        n if !is_streamed || n > STREAMED_ROWS_MAX => {
-            attend_rows::<S, TILED_ROWS, false>(s, kv, queries, keys, scratch, put);
-        }
-        0..=2 => attend_rows::<S, 2, true>(s, kv, queries, keys, scratch, put),
-        3..=4 => attend_rows::<S, 4, true>(s, kv, queries, keys, scratch, put),
-        _ => attend_rows::<S, STREAMED_ROWS_MAX, true>(s, kv, queries, keys, scratch, put),
-    }
-}
-
 /// The next `n` values of the scratch.
 #[inline(always)]
 fn take<'a, T: Pod>(scratch: &mut &'a mut [f32], n: usize) -> &'a mut [T] {
@@ -51,9 +29,10 @@ fn lean(scores: &mut [f32; KEY_TILE], slope: f32, ahead: f32) {
     }
 }
 
-/// Rows are worked on in blocks of `N`; the last is filled up with queries of zero, whose results nobody reads.
+/// Attention of the query rows over the keys of one range: hands every row's result to `put`. Rows are worked on in blocks;
+/// the last is filled up with queries of zero, whose results nobody reads. All that is streamed is one block.
 #[inline(always)]
-fn attend_rows<S: Simd, const N: usize, const STREAMED: bool>(
+pub fn attend<S: Simd>(
     s: S,
     kv: &KvHead<'_>,
     queries: &Queries<'_>,
@@ -62,32 +41,36 @@ fn attend_rows<S: Simd, const N: usize, const STREAMED: bool>(
     put: &mut dyn FnMut(RowResult<'_>),
 ) {
     let (d, value_dim, n_rows, group) = (kv.key_dim, kv.value_dim, queries.rows(), queries.group);
+    // What tokens of a prompt come to does not depend on how many of them are in a pass.
+    let streamed = S::FAST && queries.n_tokens == 1 && (d | value_dim).is_multiple_of(S::LANES);
+    let streamed = streamed && n_rows <= STREAMED_ROWS_MAX;
+    let block_rows = if streamed { streamed::block_rows(n_rows) } else { TILED_ROWS };
     let padded = value_dim.next_multiple_of(KEY_TILE);
-    let n_blocks = n_rows.div_ceil(N);
+    let n_blocks = n_rows.div_ceil(block_rows);
     let scratch = &mut scratch;
     let steps = d.div_ceil(PANEL_ROWS);
     let q = take::<u8>(scratch, QUERY_ROWS_MAX * steps * size_of::<tiled::Sixteen>());
-    let sums = &mut take::<f32>(scratch, QUERY_ROWS_MAX * padded)[..n_blocks * N * padded];
-    let scores = take::<[f32; KEY_TILE]>(scratch, QUERY_ROWS_MAX).as_chunks_mut::<N>().0;
+    let sums = &mut take::<f32>(scratch, QUERY_ROWS_MAX * padded)[..n_blocks * block_rows * padded];
+    let scores = &mut take::<[f32; KEY_TILE]>(scratch, QUERY_ROWS_MAX)[..n_blocks * block_rows];
     let tops = &mut take::<f32>(scratch, QUERY_ROWS_MAX)[..n_rows];
     let totals = &mut take::<f32>(scratch, QUERY_ROWS_MAX * PANEL_ROWS)[..n_rows * S::LANES];
     // For tiles alone.
-    let query_scales = take::<f32>(scratch, QUERY_ROWS_MAX).as_chunks_mut::<N>().0;
-    let weights16 = take::<tiled::Weights>(scratch, QUERY_ROWS_MAX).as_chunks_mut::<N>().0;
-    let weight_scales = take::<f32>(scratch, QUERY_ROWS_MAX).as_chunks_mut::<N>().0;
+    let query_scales = take::<f32>(scratch, QUERY_ROWS_MAX).as_chunks_mut::<TILED_ROWS>().0;
+    let weights16 = take::<tiled::Weights>(scratch, QUERY_ROWS_MAX).as_chunks_mut::<TILED_ROWS>().0;
+    let weight_scales = take::<f32>(scratch, QUERY_ROWS_MAX).as_chunks_mut::<TILED_ROWS>().0;
     let k_tile = take(scratch, d / 2);
     let v_tile = take(scratch, padded / 2);
     let [k_scales, v_scales] = take::<[f32; KEY_TILE]>(scratch, 2) else { unreachable!() };
     let floats = take::<f32>(scratch, PANEL_ROWS * padded.max(d));
 
-    let (q, q16): (&[[f32; N]], &[[tiled::Sixteen; N]]) = match STREAMED {
+    let (q, q16): (&[f32], &[[tiled::Sixteen; TILED_ROWS]]) = match streamed {
         true => {
-            let q = bytes::cast_mut(&mut q[..n_blocks * N * d * 4]);
-            streamed::pack_queries(queries, d, q);
+            let q = bytes::cast_mut(&mut q[..block_rows * d * 4]);
+            streamed::pack_queries(queries, d, block_rows, q);
             (q, &[])
         }
         false => {
-            let q16 = bytes::cast_mut(&mut q[..n_blocks * N * steps * size_of::<tiled::Sixteen>()]);
+            let q16 = bytes::cast_mut(&mut q[..n_blocks * TILED_ROWS * steps * size_of::<tiled::Sixteen>()]);
             tiled::pack_queries(s, queries, d, floats, q16, query_scales);
             (&[], q16)
         }
@@ -120,24 +103,24 @@ fn attend_rows<S: Simd, const N: usize, const STREAMED: bool>(
             true => n,
             false => (queries.position + row.min(n_rows - 1) / group + 1).saturating_sub(first).min(n),
         };
-        let seen_of = |block: usize| hidden(block * N)..seen(block * N + N - 1);
-        if !STREAMED {
+        let seen_of = |block: usize| hidden(block * block_rows)..seen(block * block_rows + block_rows - 1);
+        if !streamed {
             tiled::keys_to_tile(s, &tile, n, floats, k_tile, k_scales);
         }
-        for (block, scores) in scores.iter_mut().enumerate().take(n_blocks) {
+        for (block, scores) in scores.chunks_exact_mut(block_rows).enumerate() {
             if seen_of(block).is_empty() {
                 continue;
             }
-            match STREAMED {
-                true => streamed::score(s, Keys { kv: tile, n, ahead: next_values }, &q[block * d..][..d], scores),
-                false => {
+            match scores.as_chunks_mut::<TILED_ROWS>().0 {
+                [scores] if !streamed => {
                     next_values.skip(block * ask_values).ask(s, ask_values);
                     let q16 = &q16[block * steps..][..steps];
                     tiled::score(s, (k_tile, k_scales), (q16, &query_scales[block]), scores);
                 }
+                _ => streamed::score(s, Keys { kv: tile, n, ahead: next_values }, q, scores),
             }
-            for (row, scores) in scores.iter_mut().enumerate().take(n_rows - block * N) {
-                let row = block * N + row;
+            for (row, scores) in scores.iter_mut().enumerate().take(n_rows - block * block_rows) {
+                let row = block * block_rows + row;
                 if let Some(slopes) = queries.slopes {
                     lean(scores, slopes[row % group], (queries.position + row / group) as f32 - first as f32);
                 }
@@ -145,31 +128,28 @@ fn attend_rows<S: Simd, const N: usize, const STREAMED: bool>(
                 weights(s, scores, hidden(row)..seen(row), state, &mut sums[row * padded..][..padded]);
             }
         }
-        if !STREAMED {
+        if !streamed {
             tiled::values_to_tile(s, &tile, n, floats, v_tile, v_scales);
         }
-        for (block, weights) in scores.iter_mut().enumerate().take(n_blocks) {
+        let blocks = scores.chunks_exact_mut(block_rows).zip(sums.chunks_exact_mut(block_rows * padded));
+        for (block, (weights, sums)) in blocks.enumerate() {
             let keys = seen_of(block);
             if keys.is_empty() {
                 continue;
             }
-            let sums = &mut sums[block * N * padded..][..N * padded];
-            match STREAMED {
-                true => {
-                    let seen = Keys { kv: tile, n: keys.end, ahead: next_keys };
-                    streamed::weigh(s, seen, keys.start, weights, sums, padded);
-                }
-                false => {
-                    next_keys.skip(block * ask_keys).ask(s, ask_keys);
-                    let (weights16, scales) = (&mut weights16[block], &mut weight_scales[block]);
-                    for n in 0..N {
-                        let row = block * N + n;
-                        let seen = hidden(row)..seen(row);
-                        scales[n] = tiled::quantise(s, &mut weights[n], seen, v_scales, &mut weights16[n]);
-                    }
-                    tiled::weigh(s, v_tile, (weights16, scales), keys, sums, (value_dim, padded));
-                }
+            if streamed {
+                let seen = Keys { kv: tile, n: keys.end, ahead: next_keys };
+                streamed::weigh(s, seen, keys.start, weights, sums, padded);
+                continue;
             }
+            next_keys.skip(block * ask_keys).ask(s, ask_keys);
+            let (weights16, scales) = (&mut weights16[block], &mut weight_scales[block]);
+            for (n, weights) in weights.iter_mut().enumerate() {
+                let row = block * TILED_ROWS + n;
+                let seen = hidden(row)..seen(row);
+                scales[n] = tiled::quantise(s, weights, seen, v_scales, &mut weights16[n]);
+            }
+            tiled::weigh(s, v_tile, (weights16, scales), keys, sums, (value_dim, padded));
         }
     }
     for row in 0..n_rows {

@@ -15,26 +15,45 @@ pub(super) struct Keys<'a> {
     pub ahead: Prefetch,
 }
 
-/// Queries in blocks of `N` rows, `[rows / N][key_dim][N]`, times `log2(e) * scale`: scores are exponents of 2.
-#[inline(always)]
-pub(super) fn pack_queries<const N: usize>(queries: &Queries<'_>, d: usize, q: &mut [[f32; N]]) {
-    let scale = std::f32::consts::LOG2_E * queries.scale;
-    for (block, q) in q.chunks_exact_mut(d).enumerate() {
-        for n in 0..N {
-            let row = block * N + n;
-            if row >= queries.rows() {
-                q.iter_mut().for_each(|q| q[n] = 0.0);
-                continue;
-            }
-            let from = row / queries.group * queries.stride + row % queries.group * d;
-            q.iter_mut().zip(&queries.values[from..][..d]).for_each(|(q, x)| q[n] = x * scale);
-        }
+/// Rows of the block that takes `n_rows`: 2, 4 or 8.
+pub(super) const fn block_rows(n_rows: usize) -> usize {
+    match n_rows {
+        0..=2 => 2,
+        3..=4 => 4,
+        _ => STREAMED_ROWS_MAX,
     }
 }
 
-/// Scores of the keys, whole panels.
+/// Queries as a block of `n_rows` rows, `[key_dim][n_rows]`, times `log2(e) * scale`: scores are exponents of 2. Not for any
+/// tier: it is little of the work, and the compiler makes thousands of instructions of it where it may.
+#[inline(never)]
+pub(super) fn pack_queries(queries: &Queries<'_>, d: usize, n_rows: usize, q: &mut [f32]) {
+    let scale = std::f32::consts::LOG2_E * queries.scale;
+    for n in 0..n_rows {
+        let to = q.iter_mut().skip(n).step_by(n_rows);
+        if n >= queries.rows() {
+            to.for_each(|q| *q = 0.0);
+            continue;
+        }
+        let from = n / queries.group * queries.stride + n % queries.group * d;
+        to.zip(&queries.values[from..][..d]).for_each(|(q, x)| *q = x * scale);
+    }
+}
+
+/// Scores of the keys, whole panels, for a block of rows.
 #[inline(always)]
-pub(super) fn score<S: Simd, const N: usize>(
+pub(super) fn score<S: Simd>(s: S, keys: Keys<'_>, q: &[f32], scores: &mut [[f32; KEY_TILE]]) {
+    if let Some(scores) = scores.as_mut_array::<2>() {
+        score_rows(s, keys, q.as_chunks().0, scores);
+    } else if let Some(scores) = scores.as_mut_array::<4>() {
+        score_rows(s, keys, q.as_chunks().0, scores);
+    } else if let Some(scores) = scores.as_mut_array::<STREAMED_ROWS_MAX>() {
+        score_rows(s, keys, q.as_chunks().0, scores);
+    }
+}
+
+#[inline(always)]
+fn score_rows<S: Simd, const N: usize>(
     s: S,
     Keys { kv, n, ahead }: Keys<'_>,
     q: &[[f32; N]],
@@ -110,9 +129,28 @@ fn score_q8_0<S: Simd, const N: usize>(s: S, panel: &[u8], lane: usize, q: &[[f3
     sums
 }
 
-/// Adds V of the keys times their weights to the sums, `[N][stride]`; nothing before key `hidden` is read.
+/// Adds V of the keys times their weights to the sums of a block of rows, `[rows][stride]`; nothing before key `hidden` is
+/// read.
 #[inline(always)]
-pub(super) fn weigh<S: Simd, const N: usize>(
+pub(super) fn weigh<S: Simd>(
+    s: S,
+    keys: Keys<'_>,
+    hidden: usize,
+    weights: &[[f32; KEY_TILE]],
+    sums: &mut [f32],
+    stride: usize,
+) {
+    if let Some(weights) = weights.as_array::<2>() {
+        weigh_rows(s, keys, hidden, weights, sums, stride);
+    } else if let Some(weights) = weights.as_array::<4>() {
+        weigh_rows(s, keys, hidden, weights, sums, stride);
+    } else if let Some(weights) = weights.as_array::<STREAMED_ROWS_MAX>() {
+        weigh_rows(s, keys, hidden, weights, sums, stride);
+    }
+}
+
+#[inline(always)]
+fn weigh_rows<S: Simd, const N: usize>(
     s: S,
     keys: Keys<'_>,
     hidden: usize,
