@@ -66,25 +66,6 @@ pub enum BoardError {
     },
 }
 
-impl BoardError {
-    /// Gives a parser error its line and, for an unknown key, the known ones.
-    pub(super) fn from_toml(text: &str, error: &toml::de::Error) -> BoardError {
-        let line = error.span().map_or(1, |span| {
-            1 + text.as_bytes()[..span.start.min(text.len())].iter().filter(|&&byte| byte == b'\n').count()
-        });
-        let message = error.message();
-        // serde's sentence: unknown field `x`, expected one of `a`, `b`
-        let kind = match message {
-            m if m.starts_with("unknown field") => "key",
-            m if m.starts_with("unknown variant") => "value",
-            _ => return BoardError::Syntax { line, message: message.replace('\n', "; ") },
-        };
-        let mut quoted = message.split('`').skip(1).step_by(2).map(str::to_owned);
-        let found = quoted.next().unwrap_or_default();
-        BoardError::Unknown { line, kind, found, known: quoted.collect() }
-    }
-}
-
 /// The known word nearest to `word`, if it is near enough to be meant.
 fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let near = |distance: usize, name: &str| distance <= (word.len().max(name.len()) / 2).max(1);

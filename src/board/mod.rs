@@ -6,16 +6,17 @@
 
 mod embedded;
 mod error;
+mod values;
 
 pub use embedded::EMBEDDED;
 pub use error::BoardError;
 
-use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer};
+use toml::de::DeValue;
 
 use crate::kernels::{KvType, Tier};
+use values::{Found, FromBoard, Section, fill, section};
 
 /// Context length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,35 +38,23 @@ impl FromStr for Ctx {
     }
 }
 
-impl<'de> Deserialize<'de> for Ctx {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor;
-        impl serde::de::Visitor<'_> for Visitor {
-            type Value = Ctx;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a number of tokens, or \"auto\"")
+impl FromBoard for Ctx {
+    fn read(found: &Found<'_>) -> Result<Self, BoardError> {
+        const EXPECTED: &str = "a number of tokens, or \"auto\"";
+        match found.value() {
+            DeValue::String(text) if text == "auto" => Ok(Ctx::Auto),
+            DeValue::Integer(_) => {
+                let tokens = found.integer().and_then(|tokens| u32::try_from(tokens).ok());
+                tokens.map(Ctx::Tokens).ok_or_else(|| found.invalid("value", EXPECTED))
             }
-
-            fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<Ctx, E> {
-                let out_of_range = |_| E::invalid_value(serde::de::Unexpected::Signed(value), &self);
-                u32::try_from(value).map(Ctx::Tokens).map_err(out_of_range)
-            }
-
-            fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<Ctx, E> {
-                match value {
-                    "auto" => Ok(Ctx::Auto),
-                    other => Err(E::invalid_value(serde::de::Unexpected::Str(other), &self)),
-                }
-            }
+            DeValue::String(_) => Err(found.invalid("value", EXPECTED)),
+            _ => Err(found.invalid("type", EXPECTED)),
         }
-        deserializer.deserialize_any(Visitor)
     }
 }
 
 /// One SHA-256 in hexadecimal, or one for each file of a split set.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(untagged)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sha256 {
     /// Of the only file.
     One(String),
@@ -94,17 +83,23 @@ impl Sha256 {
     }
 }
 
+impl FromBoard for Sha256 {
+    fn read(found: &Found<'_>) -> Result<Self, BoardError> {
+        match found.value() {
+            DeValue::Array(_) => FromBoard::read(found).map(Sha256::Each),
+            _ => FromBoard::read(found).map(Sha256::One),
+        }
+    }
+}
+
 /// Size of huge pages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PageSize {
     /// 2 MiB.
-    #[serde(rename = "2M")]
     M2,
     /// 1 GiB.
-    #[serde(rename = "1G")]
     G1,
     /// 1 GiB first, the rest in 2 MiB.
-    #[serde(rename = "auto")]
     Auto,
 }
 
@@ -122,8 +117,7 @@ impl FromStr for PageSize {
 }
 
 /// What happens when the pool is short.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Fallback {
     /// Exit 5.
     #[default]
@@ -133,8 +127,7 @@ pub enum Fallback {
 }
 
 /// Where memory comes from on a box of several NUMA nodes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Numa {
     /// From all nodes in turn.
     #[default]
@@ -144,8 +137,7 @@ pub enum Numa {
 }
 
 /// Where the embedding table of an untied model lives.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum EmbeddingPlace {
     /// In the arena.
     #[default]
@@ -154,186 +146,187 @@ pub enum EmbeddingPlace {
     Disk,
 }
 
-/// The one of `known` that the board names, in the words of serde where it names none of them.
-fn one_of<'de, D: Deserializer<'de>, T>(
-    deserializer: D,
-    known: impl Iterator<Item = T>,
-    name: impl Fn(&T) -> &'static str,
-) -> Result<Option<T>, D::Error> {
-    let found = String::deserialize(deserializer)?;
-    let mut names = Vec::new();
-    for one in known {
-        if name(&one) == found {
-            return Ok(Some(one));
+/// How the board names the values of a type.
+macro_rules! named {
+    ($of:ident { $($value:ident = $name:literal),* }) => {
+        impl FromBoard for $of {
+            fn read(found: &Found<'_>) -> Result<Self, BoardError> {
+                found.one_of([$($of::$value),*], |value| match value {
+                    $($of::$value => $name,)*
+                })
+            }
         }
-        names.push(name(&one));
+    };
+}
+named!(PageSize { M2 = "2M", G1 = "1G", Auto = "auto" });
+named!(Fallback { Refuse = "refuse", SmallPages = "small-pages" });
+named!(Numa { Interleave = "interleave", Local = "local" });
+named!(EmbeddingPlace { Memory = "memory", Disk = "disk" });
+
+impl FromBoard for Tier {
+    fn read(found: &Found<'_>) -> Result<Self, BoardError> {
+        found.one_of(Tier::ALL, Tier::name)
     }
-    let text = format!("unknown variant `{found}`, expected one of `{}`", names.join("`, `"));
-    Err(serde::de::Error::custom(text))
 }
 
-fn tier<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Tier>, D::Error> {
-    one_of(deserializer, Tier::ALL.into_iter(), |tier| tier.name())
+impl FromBoard for KvType {
+    fn read(found: &Found<'_>) -> Result<Self, BoardError> {
+        found.one_of(KvType::ALL, KvType::name)
+    }
 }
 
-fn kv_type<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<KvType>, D::Error> {
-    one_of(deserializer, KvType::ALL.into_iter(), |kv_type| kv_type.name())
+section! {
+    /// One board file.
+    Board {
+        /// Cores, threads and caches.
+        cpu: CpuSection,
+        /// Pages and what must stay free.
+        memory: MemorySection,
+        /// Measured bandwidth.
+        bandwidth: Bandwidth,
+        /// Tile sizes of the matrix kernels.
+        tile: TileSection,
+        /// The model this box runs.
+        model: ModelSection,
+        /// The server.
+        serve: ServeSection,
+    }
 }
 
-/// One board file.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Board {
-    /// Cores, threads and caches.
-    pub cpu: CpuSection,
-    /// Pages and what must stay free.
-    pub memory: MemorySection,
-    /// Measured bandwidth.
-    pub bandwidth: Bandwidth,
-    /// Tile sizes of the matrix kernels.
-    pub tile: TileSection,
-    /// The model this box runs.
-    pub model: ModelSection,
-    /// The server.
-    pub serve: ServeSection,
+section! {
+    /// `[cpu]`
+    CpuSection {
+        /// Highest kernel tier to use; what the CPU or this build lacks is never used anyway.
+        isa: Option<Tier>,
+        /// CPUs the workers are pinned to, e.g. `0-7,16`.
+        cores: Option<String>,
+        /// Worker threads.
+        threads: Option<u32>,
+        /// L1 data cache of a core.
+        l1d_kib: Option<u32>,
+        /// L2 cache of a core.
+        l2_kib: Option<u32>,
+        /// L3 cache of one domain.
+        l3_kib: Option<u32>,
+    }
 }
 
-/// `[cpu]`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct CpuSection {
-    /// Highest kernel tier to use; what the CPU or this build lacks is never used anyway.
-    #[serde(deserialize_with = "tier")]
-    pub isa: Option<Tier>,
-    /// CPUs the workers are pinned to, e.g. `0-7,16`.
-    pub cores: Option<String>,
-    /// Worker threads.
-    pub threads: Option<u32>,
-    /// L1 data cache of a core.
-    pub l1d_kib: Option<u32>,
-    /// L2 cache of a core.
-    pub l2_kib: Option<u32>,
-    /// L3 cache of one domain.
-    pub l3_kib: Option<u32>,
+section! {
+    /// `[memory]`
+    MemorySection {
+        /// All regions in explicit huge pages.
+        hugepages: Option<bool>,
+        /// Their size.
+        page_size: Option<PageSize>,
+        /// Grow the pool at start.
+        reserve: bool,
+        /// Switch HVO on first.
+        hvo: bool,
+        /// When the pool is short.
+        fallback: Fallback,
+        /// Ordinary memory that must stay free.
+        keep_free_mib: Option<u32>,
+        /// Where the embedding table lives.
+        embedding: EmbeddingPlace,
+        /// Where memory comes from on a box of several NUMA nodes.
+        numa: Numa,
+        /// Socket of a `brim hold` whose weights to use.
+        resident: Option<String>,
+    }
 }
 
-/// `[memory]`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct MemorySection {
-    /// All regions in explicit huge pages.
-    pub hugepages: Option<bool>,
-    /// Their size.
-    pub page_size: Option<PageSize>,
-    /// Grow the pool at start.
-    pub reserve: bool,
-    /// Switch HVO on first.
-    pub hvo: bool,
-    /// When the pool is short.
-    pub fallback: Fallback,
-    /// Ordinary memory that must stay free.
-    pub keep_free_mib: Option<u32>,
-    /// Where the embedding table lives.
-    pub embedding: EmbeddingPlace,
-    /// Where memory comes from on a box of several NUMA nodes.
-    pub numa: Numa,
-    /// Socket of a `brim hold` whose weights to use.
-    pub resident: Option<String>,
+section! {
+    /// `[bandwidth]`
+    Bandwidth {
+        /// Read bandwidth of all cores together, in GB/s (10^9 bytes).
+        read_gbs: Option<f64>,
+        /// Who measured it.
+        source: Option<String>,
+        /// When.
+        date: Option<String>,
+    }
 }
 
-/// `[bandwidth]`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Bandwidth {
-    /// Read bandwidth of all cores together, in GB/s (10^9 bytes).
-    pub read_gbs: Option<f64>,
-    /// Who measured it.
-    pub source: Option<String>,
-    /// When.
-    pub date: Option<String>,
+section! {
+    /// `[tile]`; `k_bytes` and the distances follow from the probed CPU where they are absent.
+    TileSection {
+        /// Tokens of a prefill pass, at most.
+        tokens: Option<u32>,
+        /// Bytes of one weight row that are worked on at a time.
+        k_bytes: Option<u32>,
+        /// How far ahead of its use decode asks for weights in L1; 0: not at all.
+        ahead_l1_bytes: Option<u32>,
+        /// The same for L2.
+        ahead_l2_bytes: Option<u32>,
+    }
 }
 
-/// `[tile]`; `k_bytes` and the distances follow from the probed CPU where they are absent.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct TileSection {
-    /// Tokens of a prefill pass, at most.
-    pub tokens: Option<u32>,
-    /// Bytes of one weight row that are worked on at a time.
-    pub k_bytes: Option<u32>,
-    /// How far ahead of its use decode asks for weights in L1; 0: not at all.
-    pub ahead_l1_bytes: Option<u32>,
-    /// The same for L2.
-    pub ahead_l2_bytes: Option<u32>,
+section! {
+    /// `[model]`
+    ModelSection {
+        /// The GGUF file.
+        path: Option<String>,
+        /// Context length.
+        ctx: Option<Ctx>,
+        /// Type of the KV cache.
+        kv_type: Option<KvType>,
+        /// Expected SHA-256 of the file, or of each file of a split set.
+        sha256: Option<Sha256>,
+    }
 }
 
-/// `[model]`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ModelSection {
-    /// The GGUF file.
-    pub path: Option<String>,
-    /// Context length.
-    pub ctx: Option<Ctx>,
-    /// Type of the KV cache.
-    #[serde(deserialize_with = "kv_type")]
-    pub kv_type: Option<KvType>,
-    /// Expected SHA-256 of the file, or of each file of a split set.
-    pub sha256: Option<Sha256>,
+section! {
+    /// `[serve]`
+    ServeSection {
+        /// Address and port, or `unix:PATH`.
+        listen: Option<String>,
+        /// Sequences served at once.
+        slots: Option<u32>,
+        /// Tokens that the KV cache holds for all of them together.
+        kv_tokens: Option<u32>,
+        /// Checkpoints of recurrent states.
+        checkpoints: Option<u32>,
+        /// File with the API keys, one a line.
+        keys_file: Option<String>,
+        /// The origin whose pages may talk to the server, or `*`.
+        cors_origin: Option<String>,
+        /// Hosts that are answered without a key besides localhost and addresses, or `*`.
+        hosts: Vec<String>,
+        /// Prompts are written to the log.
+        log_prompts: bool,
+        /// Where the prompt cache is kept from one start to the next.
+        cache_dir: Option<String>,
+        /// Most MiB that it takes there.
+        cache_mib: Option<u32>,
+        /// Limits on what one client can take.
+        limits: LimitsSection,
+    }
 }
 
-/// `[serve]`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ServeSection {
-    /// Address and port, or `unix:PATH`.
-    pub listen: Option<String>,
-    /// Sequences served at once.
-    pub slots: Option<u32>,
-    /// Tokens that the KV cache holds for all of them together.
-    pub kv_tokens: Option<u32>,
-    /// Checkpoints of recurrent states.
-    pub checkpoints: Option<u32>,
-    /// File with the API keys, one a line.
-    pub keys_file: Option<String>,
-    /// The origin whose pages may talk to the server, or `*`.
-    pub cors_origin: Option<String>,
-    /// Hosts that are answered without a key besides localhost and addresses, or `*`.
-    pub hosts: Vec<String>,
-    /// Prompts are written to the log.
-    pub log_prompts: bool,
-    /// Where the prompt cache is kept from one start to the next.
-    pub cache_dir: Option<String>,
-    /// Most MiB that it takes there.
-    pub cache_mib: Option<u32>,
-    /// Limits on what one client can take.
-    pub limits: LimitsSection,
-}
-
-/// `[serve] limits`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct LimitsSection {
-    /// Connections at once.
-    pub connections: Option<u32>,
-    /// KiB of a request's header.
-    pub header_kib: Option<u32>,
-    /// Seconds that a header may take.
-    pub header_s: Option<u32>,
-    /// KiB of a request's body.
-    pub body_kib: Option<u32>,
-    /// Seconds that a body may take.
-    pub body_s: Option<u32>,
-    /// Seconds that a connection may be idle.
-    pub idle_s: Option<u32>,
-    /// Seconds that a client may let its answer wait.
-    pub write_s: Option<u32>,
-    /// Seconds until the first token.
-    pub first_token_s: Option<u32>,
-    /// Requests that may wait for a slot.
-    pub queue: Option<u32>,
-    /// Seconds that requests have to end after SIGTERM.
-    pub drain_s: Option<u32>,
+section! {
+    /// `[serve] limits`
+    LimitsSection {
+        /// Connections at once.
+        connections: Option<u32>,
+        /// KiB of a request's header.
+        header_kib: Option<u32>,
+        /// Seconds that a header may take.
+        header_s: Option<u32>,
+        /// KiB of a request's body.
+        body_kib: Option<u32>,
+        /// Seconds that a body may take.
+        body_s: Option<u32>,
+        /// Seconds that a connection may be idle.
+        idle_s: Option<u32>,
+        /// Seconds that a client may let its answer wait.
+        write_s: Option<u32>,
+        /// Seconds until the first token.
+        first_token_s: Option<u32>,
+        /// Requests that may wait for a slot.
+        queue: Option<u32>,
+        /// Seconds that requests have to end after SIGTERM.
+        drain_s: Option<u32>,
+    }
 }
 
 impl Board {
@@ -342,7 +335,8 @@ impl Board {
     /// # Errors
     /// A [`BoardError`] that names the line or the key.
     pub fn parse(text: &str) -> Result<Board, BoardError> {
-        let board: Board = toml::from_str(text).map_err(|e| BoardError::from_toml(text, &e))?;
+        let mut board = Board::default();
+        fill(text, &mut board)?;
         board.validate()?;
         Ok(board)
     }
