@@ -15,6 +15,7 @@ mod delta_chunk;
 mod formats;
 mod matmul;
 mod partition;
+#[cfg(feature = "bench")]
 mod peak;
 #[cfg(test)]
 mod reference;
@@ -37,6 +38,7 @@ pub use delta::{DELTA_STEP, DeltaToken, STRIP_COLS, strip_cols};
 pub use delta_chunk::DELTA_CHUNK;
 pub use matmul::Matrix;
 pub use partition::{OutTile, Partition, Team, Zipped};
+#[cfg(feature = "bench")]
 pub use peak::ReadWay;
 pub use rowwise::{Activation, NormKind, RowNorm};
 pub use table::Kernels;

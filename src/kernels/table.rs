@@ -16,6 +16,7 @@ use super::delta_chunk::DELTA_CHUNK;
 use super::matmul::Matrix;
 use super::matmul::unpacked::{ProductKind, Unpack};
 use super::partition::{OutTile, Partition};
+#[cfg(feature = "bench")]
 use super::peak::ReadWay;
 use super::rowwise::{Activation, RowNorm};
 use super::tier::Tier;
@@ -58,6 +59,22 @@ macro_rules! through_probe {
     };
 }
 
+/// What measures the ceilings of a tier.
+#[cfg(feature = "bench")]
+#[derive(Clone, Copy)]
+pub struct Peaks {
+    pub(super) dots: unsafe fn(usize) -> u64,
+    pub(super) dot_macs: fn(usize) -> u64,
+    pub(super) pair_dots: unsafe fn(usize) -> u64,
+    pub(super) pair_macs: fn(usize) -> u64,
+    pub(super) fmas: unsafe fn(usize) -> u64,
+    pub(super) fma_macs: fn(usize) -> u64,
+    /// Where the CPU has them.
+    pub(super) bf16_dots: Option<unsafe fn(usize) -> u64>,
+    pub(super) bf16_macs: fn(usize) -> u64,
+    pub(super) read: unsafe fn(&[u8], ReadWay) -> u64,
+}
+
 /// The kernels of one tier.
 pub struct Kernels {
     pub(super) tier: Tier,
@@ -85,16 +102,8 @@ pub struct Kernels {
     pub(super) delta_chunk: Option<DeltaChunkFn>,
     pub(super) rope_halves: unsafe fn(&mut [f32], &[f32], &[f32]),
     pub(super) rope_pairs: unsafe fn(&mut [f32], &[f32], &[f32]),
-    pub(super) dots: unsafe fn(usize) -> u64,
-    pub(super) dot_macs: fn(usize) -> u64,
-    pub(super) pair_dots: unsafe fn(usize) -> u64,
-    pub(super) pair_macs: fn(usize) -> u64,
-    pub(super) fmas: unsafe fn(usize) -> u64,
-    pub(super) fma_macs: fn(usize) -> u64,
-    /// Where the CPU has them.
-    pub(super) bf16_dots: Option<unsafe fn(usize) -> u64>,
-    pub(super) bf16_macs: fn(usize) -> u64,
-    pub(super) read: unsafe fn(&[u8], ReadWay) -> u64,
+    #[cfg(feature = "bench")]
+    pub(super) peaks: Peaks,
     pub(super) stripe_rows: usize,
     /// What f16 and bf16 weights are multiplied with when there are many tokens.
     pub(super) activations_of_16_bits: ActivationFormat,
@@ -326,32 +335,6 @@ impl Kernels {
         }
     }
 
-    /// Int8 dot products and nothing else: a checksum, and how many multiplications it took.
-    pub fn peak_int8(&self, rounds: usize) -> (u64, u64) {
-        (through_probe!(self.dots(rounds)), (self.dot_macs)(rounds))
-    }
-
-    /// Dot products of 16-bit integers and nothing else: a checksum, and how many multiplications it took.
-    pub fn peak_int16(&self, rounds: usize) -> (u64, u64) {
-        (through_probe!(self.pair_dots(rounds)), (self.pair_macs)(rounds))
-    }
-
-    /// f32 multiply-adds and nothing else: a checksum, and how many multiplications it took.
-    pub fn peak_f32(&self, rounds: usize) -> (u64, u64) {
-        (through_probe!(self.fmas(rounds)), (self.fma_macs)(rounds))
-    }
-
-    /// bf16 dot products and nothing else, where the tier has them: a checksum, and how many multiplications it took.
-    pub fn peak_bf16(&self, rounds: usize) -> Option<(u64, u64)> {
-        // SAFETY: the table of this tier was obtained through its probe.
-        self.bf16_dots.map(|dots| (unsafe { dots(rounds) }, (self.bf16_macs)(rounds)))
-    }
-
-    /// Reads every byte once, but for a rest below 512; a checksum.
-    pub fn read(&self, data: &[u8], way: ReadWay) -> u64 {
-        through_probe!(self.read(data, way))
-    }
-
     /// Rotary embedding of one head, pairs `(i, i + n)`.
     pub fn rope_halves(&self, x: &mut [f32], cos: &[f32], sin: &[f32]) {
         through_probe!(self.rope_halves(x, cos, sin))
@@ -360,5 +343,39 @@ impl Kernels {
     /// Rotary embedding of one head, neighbouring pairs `(2i, 2i + 1)`.
     pub fn rope_pairs(&self, x: &mut [f32], cos: &[f32], sin: &[f32]) {
         through_probe!(self.rope_pairs(x, cos, sin))
+    }
+}
+
+#[cfg(feature = "bench")]
+impl Kernels {
+    /// Int8 dot products and nothing else: a checksum, and how many multiplications it took.
+    pub fn peak_int8(&self, rounds: usize) -> (u64, u64) {
+        let peaks = &self.peaks;
+        (through_probe!(peaks.dots(rounds)), (peaks.dot_macs)(rounds))
+    }
+
+    /// Dot products of 16-bit integers and nothing else: a checksum, and how many multiplications it took.
+    pub fn peak_int16(&self, rounds: usize) -> (u64, u64) {
+        let peaks = &self.peaks;
+        (through_probe!(peaks.pair_dots(rounds)), (peaks.pair_macs)(rounds))
+    }
+
+    /// f32 multiply-adds and nothing else: a checksum, and how many multiplications it took.
+    pub fn peak_f32(&self, rounds: usize) -> (u64, u64) {
+        let peaks = &self.peaks;
+        (through_probe!(peaks.fmas(rounds)), (peaks.fma_macs)(rounds))
+    }
+
+    /// bf16 dot products and nothing else, where the tier has them: a checksum, and how many multiplications it took.
+    pub fn peak_bf16(&self, rounds: usize) -> Option<(u64, u64)> {
+        let peaks = &self.peaks;
+        // SAFETY: the table of this tier was obtained through its probe.
+        peaks.bf16_dots.map(|dots| (unsafe { dots(rounds) }, (peaks.bf16_macs)(rounds)))
+    }
+
+    /// Reads every byte once, but for a rest below 512; a checksum.
+    pub fn read(&self, data: &[u8], way: ReadWay) -> u64 {
+        let peaks = &self.peaks;
+        through_probe!(peaks.read(data, way))
     }
 }

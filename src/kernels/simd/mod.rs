@@ -255,6 +255,7 @@ impl<I: Copy> ByteTables for NoByteTables<I> {
 
 /// CPUs that multiply pairs of bf16.
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86-64 has it so far"))]
+#[cfg(feature = "bench")]
 pub trait Bf16Dot: Simd {
     /// `sum + a.low * b.low + a.high * b.high` per lane of two bf16.
     fn dot_bf16(self, sum: Self::F, a: Self::I, b: Self::I) -> Self::F;

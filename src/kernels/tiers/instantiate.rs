@@ -33,15 +33,18 @@ pub(super) mod names {
     pub use crate::kernels::matmul::unpacked::{ProductKind, Unpack};
     pub use crate::kernels::matmul::{Matrix, float, int, pairs16, unpacked};
     pub use crate::kernels::partition::OutTile;
-    pub use crate::kernels::peak::ReadWay;
+    #[cfg(feature = "bench")]
+    pub(in crate::kernels) use crate::kernels::peak::{self, ReadWay};
     pub use crate::kernels::repack::panel as repack_rows;
     pub use crate::kernels::rowwise::{Activation, RowNorm};
     pub use crate::kernels::simd::Simd;
+    #[cfg(feature = "bench")]
+    pub use crate::kernels::table::Peaks;
     pub use crate::kernels::table::{DEDICATED_TYPES, Dedicated, Kernels};
     pub use crate::kernels::tier::Tier;
     pub use crate::kernels::tiers::entry::TierEntry;
     pub use crate::kernels::tiling::{PrefetchDistance, STREAM_TOKENS_MAX};
-    pub(in crate::kernels) use crate::kernels::{delta, delta_chunk, formats, peak, rowwise};
+    pub(in crate::kernels) use crate::kernels::{delta, delta_chunk, formats, rowwise};
     pub use crate::quant::{PANEL_ROWS, WeightType};
 }
 
@@ -280,24 +283,41 @@ macro_rules! tier {
                 rowwise::rope_pairs(x, cos, sin)
             }
 
-            $(#[target_feature(enable = $feature)])*
-            fn dots(rounds: usize) -> u64 {
-                peak::dots::<_, false>($token, rounds)
-            }
+            #[cfg(feature = "bench")]
+            pub mod peaks {
+                use super::*;
 
-            $(#[target_feature(enable = $feature)])*
-            fn pair_dots(rounds: usize) -> u64 {
-                peak::dots::<_, true>($token, rounds)
-            }
+                $(#[target_feature(enable = $feature)])*
+                fn dots(rounds: usize) -> u64 {
+                    peak::dots::<_, false>($token, rounds)
+                }
 
-            $(#[target_feature(enable = $feature)])*
-            fn fmas(rounds: usize) -> u64 {
-                peak::fmas($token, rounds)
-            }
+                $(#[target_feature(enable = $feature)])*
+                fn pair_dots(rounds: usize) -> u64 {
+                    peak::dots::<_, true>($token, rounds)
+                }
 
-            $(#[target_feature(enable = $feature)])*
-            fn read(data: &[u8], way: ReadWay) -> u64 {
-                peak::read($token, data, way)
+                $(#[target_feature(enable = $feature)])*
+                fn fmas(rounds: usize) -> u64 {
+                    peak::fmas($token, rounds)
+                }
+
+                $(#[target_feature(enable = $feature)])*
+                fn read(data: &[u8], way: ReadWay) -> u64 {
+                    peak::read($token, data, way)
+                }
+
+                pub const PEAKS: Peaks = Peaks {
+                    dots,
+                    dot_macs: peak::dot_macs::<$simd, false>,
+                    pair_dots,
+                    pair_macs: peak::dot_macs::<$simd, true>,
+                    fmas,
+                    fma_macs: peak::fma_macs::<$simd>,
+                    bf16_dots: None,
+                    bf16_macs: peak::bf16_macs::<$simd>,
+                    read,
+                };
             }
 
             pub static KERNELS: Kernels = $finish(TABLE).in_order();
@@ -347,15 +367,8 @@ macro_rules! tier {
                 delta_chunk: if <$simd as Simd>::FAST { Some(delta_chunk) } else { None },
                 rope_halves,
                 rope_pairs,
-                dots,
-                dot_macs: peak::dot_macs::<$simd, false>,
-                pair_dots,
-                pair_macs: peak::dot_macs::<$simd, true>,
-                fmas,
-                fma_macs: peak::fma_macs::<$simd>,
-                bf16_dots: None,
-                bf16_macs: peak::bf16_macs::<$simd>,
-                read,
+                #[cfg(feature = "bench")]
+                peaks: peaks::PEAKS,
                 stripe_rows: STRIPE_ROWS,
                 activations_of_16_bits: if <$simd as Simd>::FAST { ActivationFormat::I16 } else { ActivationFormat::F32 },
             };

@@ -27,8 +27,7 @@ const fn with_floats_of_avx2(table: Kernels) -> Kernels {
     dedicated[WeightType::F32 as usize] = BASE.dedicated[WeightType::F32 as usize];
     dedicated[WeightType::F16 as usize].stream = BASE.dedicated[WeightType::F16 as usize].stream;
     dedicated[WeightType::BF16 as usize].stream = BASE.dedicated[WeightType::BF16 as usize].stream;
-    let Kernels { tier, unpack, products, quantise, quantise_block, .. } = table;
-    let Kernels { attend, dots, dot_macs, pair_dots, pair_macs, .. } = table;
+    let Kernels { tier, unpack, products, quantise, quantise_block, attend, .. } = table;
     Kernels {
         tier,
         dedicated,
@@ -37,10 +36,8 @@ const fn with_floats_of_avx2(table: Kernels) -> Kernels {
         quantise,
         quantise_block,
         attend,
-        dots,
-        dot_macs,
-        pair_dots,
-        pair_macs,
+        #[cfg(feature = "bench")]
+        peaks: table.peaks,
         ..BASE
     }
 }
@@ -106,6 +103,7 @@ pub mod avx512bf16 {
         avx512::probe() && detected == (true, true)
     }
 
+    #[cfg(feature = "bench")]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx512vbmi,avx2,fma,f16c")]
     fn bf16_dots(rounds: usize) -> u64 {
         // SAFETY: this function carries the tier's feature list, so it runs only where the probe succeeded.
@@ -132,7 +130,10 @@ pub mod avx512bf16 {
         table.unpack[WeightType::Iq2S as usize - DEDICATED_TYPES] = codebook!(Iq2S);
         table.unpack[WeightType::Iq3Xxs as usize - DEDICATED_TYPES] = codebook!(Iq3Xxs);
         table.unpack[WeightType::Iq3S as usize - DEDICATED_TYPES] = codebook!(Iq3S);
-        table.bf16_dots = Some(bf16_dots);
+        #[cfg(feature = "bench")]
+        {
+            table.peaks.bf16_dots = Some(bf16_dots);
+        }
         table.tier = Tier::Avx512Bf16;
         table.in_order()
     };

@@ -4,7 +4,9 @@
 use std::arch::x86_64::*;
 
 use super::{ops, shuffle_lanes, source, target};
-use crate::kernels::simd::{Bf16Dot, ByteTables, Dot, Simd};
+#[cfg(feature = "bench")]
+use crate::kernels::simd::Bf16Dot;
+use crate::kernels::simd::{ByteTables, Dot, Simd};
 
 /// Proof that the CPU has the tier's features, `avx512bf16` among them if `BF16`.
 #[derive(Clone, Copy)]
@@ -351,6 +353,7 @@ impl<const BF16: bool> ByteTables for Avx512<BF16> {
     }
 }
 
+#[cfg(feature = "bench")]
 impl Bf16Dot for Avx512<true> {
     #[inline(always)]
     fn dot_bf16(self, sum: __m512, a: __m512i, b: __m512i) -> __m512 {
