@@ -21,5 +21,5 @@ pub use metadata::{Entry, Metadata};
 pub use parse::{MAX_ALIGNMENT, MAX_DEPTH, MAX_KEY_BYTES, MAX_NAME_BYTES, parse};
 pub use split::{SplitName, check_set, set_len, sibling_names};
 pub use strings::Strings;
-pub use tables::{MAX_METADATA, MAX_SPLITS, MAX_TENSORS, Part, SplitClaim, Tables, TensorInfo};
+pub use tables::{MAX_METADATA, MAX_SPLITS, MAX_TENSORS, Part, SplitClaim, Tables, TensorInfo, sort_tensors};
 pub use value::{Array, F32s, I32s, Value, ValueType};

@@ -265,7 +265,7 @@ fn place(tables: &mut Tables, first: usize, data_start: u64, file_bytes: u64) ->
         }
         t.offset = start;
     }
-    tables.sort_by(first, |t| t.offset);
+    tables.sort_by(first, |a, b| a.offset.cmp(&b.offset));
     for pair in tables.order.windows(2) {
         let [a, b] = [&tables.tensors[usize::from(pair[0])], &tables.tensors[usize::from(pair[1])]];
         if b.offset < a.end() {

@@ -1,5 +1,7 @@
 //! The tables a model's headers are read into: fixed capacities, built in place, filled through `&mut`.
 
+use std::cmp::Ordering;
+
 use heapless::Vec;
 
 use super::error::GgufError;
@@ -74,6 +76,12 @@ impl TensorInfo {
     pub fn end(&self) -> u64 {
         self.offset + self.bytes
     }
+}
+
+/// Sorts indices of `tensors` with `compare`: one function for every order, for a sort is a lot of code.
+#[inline(never)]
+pub fn sort_tensors(order: &mut [u16], tensors: &[TensorInfo], compare: fn(&TensorInfo, &TensorInfo) -> Ordering) {
+    order.sort_unstable_by(|&a, &b| compare(&tensors[usize::from(a)], &tensors[usize::from(b)]));
 }
 
 /// What one file says about the set it belongs to.
@@ -164,18 +172,16 @@ impl Tables {
         }
     }
 
-    /// Sorts the tensors from `first` on with `key`; the indices are left in `order`.
-    pub(super) fn sort_by<'a, K: Ord + 'a>(&'a mut self, first: usize, key: impl Fn(&'a TensorInfo) -> K) {
-        let Tables { order, tensors, .. } = self;
-        order.clear();
-        order.extend((first..tensors.len()).map(|i| i as u16));
-        let tensors: &'a [TensorInfo] = tensors;
-        order.sort_unstable_by_key(|&i| key(&tensors[usize::from(i)]));
+    /// Sorts the tensors from `first` on with `compare`; the indices are left in `order`.
+    pub(super) fn sort_by(&mut self, first: usize, compare: fn(&TensorInfo, &TensorInfo) -> Ordering) {
+        self.order.clear();
+        self.order.extend((first..self.tensors.len()).map(|i| i as u16));
+        sort_tensors(&mut self.order, &self.tensors, compare);
     }
 
     /// Refuses a name that two tensors from `first` on share; leaves `order` sorted by name.
     pub(super) fn check_names(&mut self, first: usize) -> Result<(), GgufError> {
-        self.sort_by(first, |t| (t.name.as_str(), t.file));
+        self.sort_by(first, |a, b| (a.name(), a.file).cmp(&(b.name(), b.file)));
         for pair in self.order.windows(2) {
             let [a, b] = [&self.tensors[usize::from(pair[0])], &self.tensors[usize::from(pair[1])]];
             if a.name == b.name {

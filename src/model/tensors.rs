@@ -10,7 +10,7 @@ use super::weights::{
     ALIGN, AttentionWeights, DeltaNetWeights, DeltaRates, DenseFfn, Embedding, FeedForward, Form, Layer, Linear, Mixer,
     MoeFfn, Norm, Placement, RopeFactors, SharedExpert, ShortConvWeights, Weight, Weights,
 };
-use crate::gguf::TensorInfo;
+use crate::gguf::{TensorInfo, sort_tensors};
 use crate::kernels::NormKind;
 use crate::quant::{PANEL_ROWS, WeightType};
 
@@ -102,7 +102,7 @@ pub(super) fn place(
 /// The tensors of a file, and which of them have a place.
 pub(super) struct TensorFinder<'t> {
     tensors: &'t [TensorInfo],
-    by_name: Vec<usize>,
+    by_name: Vec<u16>,
     used: Vec<bool>,
     placements: Vec<Placement>,
     bytes: usize,
@@ -125,8 +125,8 @@ impl Matrices {
 
 impl<'t> TensorFinder<'t> {
     pub(super) fn new(tensors: &'t [TensorInfo]) -> TensorFinder<'t> {
-        let mut by_name: Vec<usize> = (0..tensors.len()).collect();
-        by_name.sort_unstable_by(|&a, &b| tensors[a].name().cmp(tensors[b].name()));
+        let mut by_name: Vec<u16> = (0..tensors.len()).map(|index| index as u16).collect();
+        sort_tensors(&mut by_name, tensors, |a, b| a.name().cmp(b.name()));
         TensorFinder { tensors, by_name, used: vec![false; tensors.len()], placements: Vec::new(), bytes: 0 }
     }
 
@@ -154,8 +154,8 @@ impl<'t> TensorFinder<'t> {
     }
 
     fn index(&self, name: &str) -> Option<usize> {
-        let found = self.by_name.binary_search_by(|&i| self.tensors[i].name().cmp(name));
-        found.ok().map(|at| self.by_name[at])
+        let found = self.by_name.binary_search_by(|&i| self.tensors[usize::from(i)].name().cmp(name));
+        found.ok().map(|at| usize::from(self.by_name[at]))
     }
 
     pub(super) fn has(&self, name: &str) -> bool {
