@@ -1,6 +1,8 @@
 //! What the headers of the architectures say, and what is refused of it.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "architectures/moes.rs"]
+mod moes;
 #[path = "architectures/relatives.rs"]
 mod relatives;
 #[path = "common/gguf.rs"]

@@ -101,6 +101,8 @@ pub struct AttentionConfig {
     pub clamp: Option<f32>,
     /// Greatest exponent of the slopes by which scores fall with distance, if they do (ALiBi).
     pub alibi: Option<f32>,
+    /// Whether heads of queries and keys are rotated before their norm instead of after it.
+    pub rotated_first: bool,
 }
 
 impl AttentionConfig {

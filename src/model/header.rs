@@ -16,7 +16,7 @@ use crate::gguf::{Metadata, Value};
 use crate::kernels::{Activation, DELTA_STEP, NormKind, QUERY_ROWS_MAX, Window};
 
 /// Keys that switch on a feature with a number other than 0. An architecture that does not read one does not have it.
-const SWITCHES: [&str; 26] = [
+const SWITCHES: [&str; 27] = [
     "expert_count",
     "expert_shared_count",
     "expert_group_count",
@@ -30,6 +30,7 @@ const SWITCHES: [&str; 26] = [
     "attention.rope_pattern",
     "swiglu_clamp_exp",
     "swiglu_clamp_shexp",
+    "rope.scaling.alpha",
     "attention.kv_lora_rank",
     "attention.shared_kv_layers",
     "attn_logit_softcapping",
@@ -69,6 +70,8 @@ impl Routing {
     /// Softmax over all experts, scaled to the sum 1 over the chosen ones.
     pub(super) const SOFTMAX: Routing =
         Routing { gating: Gating::Softmax, normalised: Some(true), width: ExpertWidth::OwnOrDense };
+    /// Softmax over all experts as it is.
+    pub(super) const SOFTMAX_AS_IS: Routing = Routing { normalised: Some(false), ..Routing::SOFTMAX };
     /// Sigmoids, scaled if the file says so.
     pub(super) const SIGMOID: Routing =
         Routing { gating: Gating::Sigmoid, normalised: None, width: ExpertWidth::OwnOrShare };
@@ -177,8 +180,13 @@ impl<'m, 'a> Header<'m, 'a> {
 
     /// A boolean, `false` without the key.
     pub(super) fn flag(&self, suffix: &'static str) -> Result<bool, ModelError> {
+        Ok(self.flag_if_there(suffix)?.unwrap_or(false))
+    }
+
+    /// A boolean, if it is there.
+    pub(super) fn flag_if_there(&self, suffix: &'static str) -> Result<Option<bool>, ModelError> {
         self.accept(suffix);
-        Ok(self.meta.bool(&self.key(suffix))?.unwrap_or(false))
+        Ok(self.meta.bool(&self.key(suffix))?)
     }
 
     /// A number for each layer, up to `max`: one for all, or an array of one or of one for each block of the file. `None`
@@ -338,6 +346,7 @@ impl<'m, 'a> Header<'m, 'a> {
                     normed_after_rope: false,
                     clamp: None,
                     alibi: None,
+                    rotated_first: false,
                 }))
             }
         };
@@ -366,6 +375,30 @@ impl<'m, 'a> Header<'m, 'a> {
             norm_eps,
             ctx_train,
         })
+    }
+
+    /// A decoder with experts in all layers but the leading dense ones.
+    pub(super) fn decoder_with_experts(&self, routing: Routing) -> Result<Config, ModelError> {
+        let mut config = self.decoder()?;
+        let n_dense = self.count("leading_dense_block_count", LAYERS_MAX)?;
+        config.set_experts(n_dense, self.required_experts(routing)?);
+        Ok(config)
+    }
+
+    /// A decoder with experts in all layers, and beside them one more, as wide as the file says or as a dense layer.
+    pub(super) fn decoder_with_shared_expert(&self, routing: Routing) -> Result<Config, ModelError> {
+        let (mut config, mut experts) = (self.decoder()?, self.required_experts(routing)?);
+        self.set_shared_width(&mut experts)?;
+        config.set_experts(0, experts);
+        Ok(config)
+    }
+
+    /// Gives `experts` a shared one of a dense layer's width where the file does not tell of one.
+    pub(super) fn set_shared_width(&self, experts: &mut Experts) -> Result<(), ModelError> {
+        if experts.n_ff_shared == 0 {
+            experts.n_ff_shared = self.number("feed_forward_length", WIDTH_MAX)?;
+        }
+        Ok(())
     }
 
     /// The experts, if the file has any.
@@ -446,12 +479,21 @@ impl<'m, 'a> Header<'m, 'a> {
     /// The length of sliding windows and which layers have one, in a pattern of which every `usual`th layer sees everything
     /// unless the file has another.
     pub(super) fn windows(&self, usual: usize) -> Result<Option<(usize, Vec<bool>)>, ModelError> {
+        self.windows_by(usual, |n| n - 1)
+    }
+
+    /// The same where the first layer of so many sees everything, not the last.
+    pub(super) fn windows_after_first(&self, usual: usize) -> Result<Option<(usize, Vec<bool>)>, ModelError> {
+        self.windows_by(usual, |_| 0)
+    }
+
+    fn windows_by(&self, usual: usize, full: fn(usize) -> usize) -> Result<Option<(usize, Vec<bool>)>, ModelError> {
         match self.count("attention.sliding_window", 1 << 30)? {
             0 => {
                 self.accept("attention.sliding_window_pattern");
                 Ok(None)
             }
-            len => Ok(Some((len, self.layers_with_window(usual)?))),
+            len => Ok(Some((len, self.window_pattern(usual, full)?))),
         }
     }
 

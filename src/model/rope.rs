@@ -76,9 +76,6 @@ impl Rope {
             return Err(unsupported("dimension_sections", format!("{sections:?}")));
         }
         let has_sections = sections.len() >= 2 && sections[..2].iter().all(|&n| n > 0);
-        if let Some(alpha) = meta.f32(&key("scaling.alpha"))?.filter(|&alpha| alpha != 0.0) {
-            return Err(unsupported("scaling.alpha", alpha.to_string()));
-        }
         let base = number("freq_base", 10_000.0)?;
         if base <= 1.0 {
             return Err(unsupported("freq_base", base.to_string()));

@@ -400,6 +400,11 @@ impl LayerTensors<'_, '_> {
         }
     }
 
+    /// Leaves out what begins with `prefix`.
+    pub(super) fn skip(&mut self, prefix: &str) {
+        self.finder.skip(&self.name(prefix));
+    }
+
     /// A norm of the residual stream.
     pub(super) fn norm(&mut self, name: &str) -> Result<Option<Norm>, ModelError> {
         self.norm_of(name, self.config.n_embd).map(Some)
@@ -634,7 +639,8 @@ impl LayerTensors<'_, '_> {
             false => (None, self.expert_linear("ffn_up_exps", experts, f, e)?),
         };
         let down = self.expert_linear("ffn_down_exps", experts, e, f)?;
-        let selection_bias = self.finder.optional_vector(&self.name("exp_probs_b.bias"), experts.count)?;
+        let bias = if self.has("exp_probs_b") { "exp_probs_b" } else { "exp_probs_b.bias" };
+        let selection_bias = self.finder.optional_vector(&self.name(bias), experts.count)?;
         let shared = match experts.n_ff_shared {
             0 => None,
             width => Some(SharedExpert {

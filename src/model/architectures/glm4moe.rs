@@ -4,21 +4,16 @@
 
 use super::qwen2;
 use crate::model::architecture::Architecture;
-use crate::model::config::{Config, LAYERS_MAX};
 use crate::model::error::ModelError;
-use crate::model::header::{Header, Routing};
+use crate::model::header::Routing;
 use crate::model::tensors::{LayerTensors, QkNorms};
 use crate::model::weights::Layer;
 
-pub(super) const ARCHITECTURE: Architecture =
-    Architecture { config, tensors, ..Architecture::new("glm4moe", qwen2::layer) };
-
-fn config(header: &Header<'_, '_>) -> Result<Config, ModelError> {
-    let mut config = header.decoder()?;
-    let n_dense = header.count("leading_dense_block_count", LAYERS_MAX)?;
-    config.set_experts(n_dense, header.required_experts(Routing::SIGMOID)?);
-    Ok(config)
-}
+pub(super) const ARCHITECTURE: Architecture = Architecture {
+    config: |header| header.decoder_with_experts(Routing::SIGMOID),
+    tensors,
+    ..Architecture::new("glm4moe", qwen2::layer)
+};
 
 fn tensors(find: &mut LayerTensors<'_, '_>) -> Result<Layer, ModelError> {
     let layer = find.pre_norm_layer_with(QkNorms::PerHeadIfThere, "post_attention_norm")?;

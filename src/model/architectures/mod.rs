@@ -3,11 +3,18 @@
 //! A new one is a file with an `ARCHITECTURE`, and a line in [`ALL`]; `src/README.md` says how.
 
 mod afmoe;
+mod bailingmoe;
+mod bailingmoe2;
 mod cohere2;
 mod cohere2moe;
 mod command_r;
+mod dbrx;
 mod deci;
 mod decoder;
+mod deepseek;
+mod dots1;
+mod ernie4_5;
+mod ernie4_5_moe;
 mod exaone4;
 mod exaone_moe;
 mod gemma3;
@@ -15,7 +22,11 @@ mod glm4;
 mod glm4moe;
 mod gpt_oss;
 mod gpts;
+mod granite;
 mod granite_swa;
+mod hunyuan_dense;
+mod hunyuan_moe;
+mod hy_v3;
 mod laguna;
 mod lfm2;
 mod llama;
@@ -24,18 +35,25 @@ mod maple;
 mod mellum;
 mod mimo2;
 mod minimax_m2;
+mod minimax_m3;
 mod mistral3;
 mod muse_glimmer;
 mod olmo2;
+mod olmoe;
 mod openelm;
 mod phi3;
 mod qwen2;
+mod qwen2moe;
+mod qwen2vl;
 mod qwen3;
 mod qwen35;
 mod qwen35moe;
 mod qwen3moe;
 mod qwen3next;
+mod qwen3vl;
+mod qwen3vlmoe;
 mod seed_oss;
+mod smallthinker;
 mod smollm3;
 mod spark2_5;
 mod step35;
@@ -96,6 +114,25 @@ const ALL: &[&Architecture] = &[
     &maple::ARCHITECTURE,
     &mellum::ARCHITECTURE,
     &spark2_5::ARCHITECTURE,
+    &qwen2moe::ARCHITECTURE,
+    &qwen2vl::ARCHITECTURE,
+    &qwen3vl::ARCHITECTURE,
+    &qwen3vlmoe::ARCHITECTURE,
+    &ernie4_5::ARCHITECTURE,
+    &ernie4_5_moe::ARCHITECTURE,
+    &dots1::ARCHITECTURE,
+    &hunyuan_dense::ARCHITECTURE,
+    &hunyuan_moe::ARCHITECTURE,
+    &hy_v3::ARCHITECTURE,
+    &bailingmoe::ARCHITECTURE,
+    &bailingmoe2::ARCHITECTURE,
+    &olmoe::ARCHITECTURE,
+    &deepseek::ARCHITECTURE,
+    &dbrx::ARCHITECTURE,
+    &smallthinker::ARCHITECTURE,
+    &minimax_m3::ARCHITECTURE,
+    &granite::ARCHITECTURE,
+    &granite::WITH_EXPERTS,
 ];
 
 impl Architecture {

@@ -3,7 +3,7 @@
 
 use super::qwen35;
 use crate::model::architecture::Architecture;
-use crate::model::config::{Config, HeadOrder, WIDTH_MAX};
+use crate::model::config::{Config, HeadOrder};
 use crate::model::error::ModelError;
 use crate::model::header::{ExpertWidth, Header, Routing};
 use crate::model::tensors::LayerTensors;
@@ -23,9 +23,7 @@ pub(super) fn with_experts(header: &Header<'_, '_>, order: HeadOrder) -> Result<
     let mut config = qwen35::hybrid(header, order)?;
     let routing = Routing { width: ExpertWidth::OwnOrShare, ..Routing::SOFTMAX };
     let mut experts = header.required_experts(routing)?;
-    if experts.n_ff_shared == 0 {
-        experts.n_ff_shared = header.number("feed_forward_length", WIDTH_MAX)?;
-    }
+    header.set_shared_width(&mut experts)?;
     config.set_experts(0, experts);
     Ok(config)
 }

@@ -11,7 +11,7 @@ use crate::model::header::{ExpertWidth, Header, Routing};
 pub(super) const ARCHITECTURE: Architecture =
     Architecture { config, tensors: qwen3::tensors, ..Architecture::new("qwen3moe", qwen2::layer) };
 
-fn config(header: &Header<'_, '_>) -> Result<Config, ModelError> {
+pub(super) fn config(header: &Header<'_, '_>) -> Result<Config, ModelError> {
     let mut config = header.decoder()?;
     config.set_experts(0, header.required_experts(Routing { width: ExpertWidth::OwnOrShare, ..Routing::SOFTMAX })?);
     Ok(config)

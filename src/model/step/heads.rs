@@ -7,7 +7,7 @@ use super::rotation::Rotation;
 use super::rows::{each_row, padded, share};
 use crate::kernels::{Kernels, Partition, RowNorm};
 use crate::model::cache::{LayerPages, PAGE_TOKENS};
-use crate::model::config::{HEAD_DIM_MAX, Pairing, QueryTemperature};
+use crate::model::config::{AttentionConfig, HEAD_DIM_MAX, Pairing, QueryTemperature};
 use crate::model::weights::AttentionWeights;
 use crate::quant::PANEL_ROWS;
 
@@ -115,13 +115,13 @@ impl ForwardPass<'_, '_> {
         let rotation = config.rope.map(|rope| (&rotations[rope], pairing));
         let steps = |i: usize| {
             let norm = attn.qk_norms.as_ref().map(|norms| &norms[i]).filter(|_| !attn.qk_norms_are_whole);
-            HeadSteps {
-                kernels,
-                clamp: config.clamp,
-                norm: norm.map(|norm| norm.of(self.region)),
-                rotation,
-                norm_after: config.normed_after_rope.then(|| self.config.plain_norm(key_dim).of(self.region)),
-            }
+            let own = norm.map(|norm| norm.of(self.region));
+            let plain = || self.config.plain_norm(key_dim).of(self.region);
+            let (norm, norm_after) = match config.rotated_first {
+                true => (None, own),
+                false => (own, config.normed_after_rope.then(plain)),
+            };
+            HeadSteps { kernels, clamp: config.clamp, norm, rotation, norm_after }
         };
         let [q_steps, k_steps] = [steps(0), steps(1)];
         let (q_width, group) = (config.q_width(), config.group());
