@@ -11,7 +11,6 @@ use super::weights::{
     MoeFfn, Norm, Placement, RopeFactors, SharedExpert, ShortConvWeights, Weight, Weights,
 };
 use crate::gguf::{TensorInfo, sort_tensors};
-use crate::kernels::NormKind;
 use crate::quant::{PANEL_ROWS, WeightType};
 
 /// Most tokens of a vocabulary.
@@ -148,8 +147,14 @@ impl<'t> TensorFinder<'t> {
 
     /// The tensors of layer `i`.
     fn layer(&mut self, config: &Config, tensors_of: TensorsFn, i: usize) -> Result<Layer, ModelError> {
-        let mut tensors =
-            LayerTensors { finder: self, config, layer: &config.layers[i], index: i, biases_required: false };
+        let mut tensors = LayerTensors {
+            finder: self,
+            config,
+            layer: &config.layers[i],
+            index: i,
+            biases_required: false,
+            shared_suffix: "_shexp",
+        };
         tensors_of(&mut tensors)
     }
 
@@ -189,10 +194,7 @@ impl<'t> TensorFinder<'t> {
     /// A norm of the model's kind, with a bias where the file has one.
     pub(super) fn norm(&mut self, config: &Config, name: &str, len: usize) -> Result<Norm, ModelError> {
         let weight = Some(self.vector(&format!("{name}.weight"), len)?);
-        let bias = match config.norm {
-            NormKind::Rms => None,
-            NormKind::Layer => self.optional_vector(&format!("{name}.bias"), len)?,
-        };
+        let bias = self.optional_vector(&format!("{name}.bias"), len)?;
         Ok(Norm { weight, bias, ..config.plain_norm(len) })
     }
 
@@ -377,6 +379,8 @@ pub(super) struct LayerTensors<'f, 't> {
     pub layer: &'f LayerConfig,
     index: usize,
     biases_required: bool,
+    /// What follows `ffn_gate`, `ffn_up` and `ffn_down` of the shared expert.
+    shared_suffix: &'static str,
 }
 
 impl LayerTensors<'_, '_> {
@@ -391,6 +395,11 @@ impl LayerTensors<'_, '_> {
     /// From here on a linear map without a bias is refused, but for Q, K and V, which no architecture demands one of.
     pub(super) fn require_biases(&mut self) {
         self.biases_required = true;
+    }
+
+    /// The shared expert has the names of a dense feed-forward part.
+    pub(super) fn name_shared_expert_as_dense(&mut self) {
+        self.shared_suffix = "";
     }
 
     fn checked(&self, stem: &str, linear: Linear) -> Result<Linear, ModelError> {
@@ -413,11 +422,6 @@ impl LayerTensors<'_, '_> {
     /// The same where the file has it.
     pub(super) fn norm_if_there(&mut self, name: &str) -> Result<Option<Norm>, ModelError> {
         if self.has(&format!("{name}.weight")) { self.norm(name) } else { Ok(None) }
-    }
-
-    /// A norm without weights.
-    pub(super) fn plain_norm(&self) -> Norm {
-        self.config.plain_norm(self.config.n_embd)
     }
 
     /// A norm of rows of `len` values.
@@ -644,9 +648,10 @@ impl LayerTensors<'_, '_> {
         let shared = match experts.n_ff_shared {
             0 => None,
             width => Some(SharedExpert {
-                ffn: match self.has("ffn_gate_shexp.weight") || !self.config.gated_ffn {
-                    true => self.dense("_shexp", width)?,
-                    false => self.dense_with_gate_in_up("_shexp", width)?,
+                norm: None,
+                ffn: match self.has(&format!("ffn_gate{}.weight", self.shared_suffix)) || !self.config.gated_ffn {
+                    true => self.dense(self.shared_suffix, width)?,
+                    false => self.dense_with_gate_in_up(self.shared_suffix, width)?,
                 },
                 gate: self.finder.optional_vector(&self.name("ffn_gate_inp_shexp.weight"), e)?,
             }),

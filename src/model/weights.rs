@@ -273,6 +273,8 @@ impl DenseFfn {
 /// The expert that every token meets.
 #[derive(Clone, Copy, Debug)]
 pub struct SharedExpert {
+    /// The norm of what it reads, if that is not what experts read.
+    pub norm: Option<Norm>,
     /// The expert.
     pub ffn: DenseFfn,
     /// Its output is multiplied by the sigmoid of the stream's dot product with this, `[n_embd]`.

@@ -50,6 +50,34 @@ def fused_attention(f, b, embd, heads, kv, dim, normed):
     f.matrix(b + "attn_output", embd, heads * dim, 1.5)
 
 
+def arctic(f, embd, layers, heads, kv, dim, ff, n, used, **keys):
+    f.header(embd, layers, heads, kv, dim, ff, expert_count=n, expert_used_count=used, **keys)
+    f.ends(embd, tied=True)
+    for i in range(layers):
+        b = f"blk.{i}."
+        f.norm(b + "attn_norm", embd)
+        f.attention(b, embd, heads, kv, dim, gain=1.5)
+        f.norm(b + "ffn_norm", embd)
+        f.ffn(b, embd, embd)
+        f.norm(b + "ffn_norm_exps", embd)
+        f.moe(b, embd, ff, n)
+
+
+def phimoe(f, embd, layers, heads, kv, dim, ff, n, used, **keys):
+    f.header(embd, layers, heads, kv, dim, ff, expert_count=n, expert_used_count=used, **keys)
+    f.ends(embd, tied=False, bias=0.3)
+    f.vector("output.bias", f.n_vocab, 0.5)
+    factors = 1 + 3 * f.rng.random(dim // 2)
+    f.tensor("rope_factors_short.weight", factors)
+    f.tensor("rope_factors_long.weight", 2 * factors)
+    for i in range(layers):
+        b = f"blk.{i}."
+        f.norm(b + "attn_norm", embd, bias=0.3)
+        f.attention(b, embd, heads, kv, dim, biases="q k v output", gain=1.5)
+        f.norm(b + "ffn_norm", embd, bias=0.3)
+        f.moe(b, embd, ff, n)
+
+
 def granite(f, scale, logit_scale, dim, **sizes):
     """Scores are as peaked as elsewhere: their factor is near the usual one."""
     decoder(f, dim=dim, scale=scale, logit_std=LOGIT_STD * logit_scale, embedding_scale=scale, logit_scale=logit_scale,
@@ -94,7 +122,7 @@ MODELS = {
         embd=32, layers=2, heads=4, kv=2, dim=10, ff=20, expert_ff=20, n=5, used=3, shared=52, shared_key=52, normed=True,
         tied=True, base=1e5, expert_shared_count=1)),
     "hy_v3-f32": Model("hy_v3", decoder, dict(
-        embd=32, layers=3, heads=4, kv=2, dim=10, ff=56, expert_ff=20, n=5, used=2, shared=20, shared_key=20, dense=1,
+        embd=32, layers=3, heads=4, kv=2, dim=10, ff=56, expert_ff=20, n=5, used=3, shared=20, shared_key=20, dense=1,
         dense_key=False, normed=True, bias_name="exp_probs_b", fused=True, expert_weights_scale=1.8, **SIGMOID)),
     "bailingmoe-f32": Model("bailingmoe", decoder, dict(
         embd=32, layers=2, heads=4, kv=2, dim=10, ff=56, expert_ff=20, n=5, used=3, shared=40,
@@ -120,8 +148,12 @@ MODELS = {
         embd=32, layers=2, heads=4, kv=2, dim=10, ff=56, tied=True, scale=12.0, logit_scale=8.0, residual_scale=0.6,
         rope__scaling__finetuned=False)),
     "granitemoe-f32": Model("granitemoe", granite, dict(
-        embd=32, layers=3, heads=4, kv=2, dim=10, ff=20, expert_ff=20, n=5, used=3, shared=28, shared_key=28, own_width=False,
+        embd=32, layers=3, heads=4, kv=2, dim=10, ff=20, expert_ff=20, n=5, used=3, shared=24, shared_key=24, own_width=False,
         tied=True, scale=12.0, logit_scale=6.0, residual_scale=0.7)),
+    "arctic-f32": Model("arctic", arctic, dict(embd=32, layers=3, heads=4, kv=2, dim=8, ff=20, n=5, used=2, base=1e4)),
+    "phimoe-f32": Model("phimoe", phimoe, dict(
+        embd=32, layers=2, heads=4, kv=2, dim=8, ff=20, n=5, used=2, base=1e4, rope__scaling__type="longrope",
+        rope__scaling__attn_factor=1.2, rope__scaling__original_context_length=512, attention__sliding_window=64)),
     "minimax-m3-f32": Model("minimax-m3", minimax_m3, dict(
         embd=32, layers=3, heads=4, kv=2, dim=12, index_dim=8, ff=56, expert_ff=20, n=5, used=2, shared=20, dense=1,
         rope_dim=6, base=5e6, expert_shared_count=1, expert_weights_scale=2.0, **SIGMOID)),

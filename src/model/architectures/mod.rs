@@ -3,6 +3,7 @@
 //! A new one is a file with an `ARCHITECTURE`, and a line in [`ALL`]; `src/README.md` says how.
 
 mod afmoe;
+mod arctic;
 mod bailingmoe;
 mod bailingmoe2;
 mod cohere2;
@@ -42,6 +43,7 @@ mod olmo2;
 mod olmoe;
 mod openelm;
 mod phi3;
+mod phimoe;
 mod qwen2;
 mod qwen2moe;
 mod qwen2vl;
@@ -133,6 +135,8 @@ const ALL: &[&Architecture] = &[
     &minimax_m3::ARCHITECTURE,
     &granite::ARCHITECTURE,
     &granite::WITH_EXPERTS,
+    &phimoe::ARCHITECTURE,
+    &arctic::ARCHITECTURE,
 ];
 
 impl Architecture {

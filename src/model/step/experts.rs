@@ -86,15 +86,20 @@ impl ForwardPass<'_, '_> {
 
     /// `sum_k weight_k * down_k(activation(gate_k, up_k))` over each token's experts, added to the residual stream.
     pub fn add_experts(&mut self, moe: &MoeFfn, activation: Activation) {
-        let (experts, residual_scale) = (moe.experts, self.config.residual_scale);
-        let Experts { count, used, n_ff: f, .. } = experts;
-        if experts.weighs_input {
+        self.finish_experts(moe, activation);
+        self.add_finished_experts(moe);
+    }
+
+    /// `down_k(activation(gate_k, up_k))` of each token's experts, held aside until [`ForwardPass::add_finished_experts`].
+    pub fn finish_experts(&mut self, moe: &MoeFfn, activation: Activation) {
+        let Experts { used, n_ff: f, .. } = moe.experts;
+        if moe.experts.weighs_input {
             self.weigh_inputs(moe);
         }
-        let (n, e, kernels) = (self.n_rows, self.config.n_embd, self.kernels);
+        let (n, kernels) = (self.n_rows, self.kernels);
         let layout = ActivationLayout::new(f);
         let (tools, format) = (self.tools(), kernels.activation_format(moe.down.weight.ty, n * used));
-        let Buffers { x, routed, workers, .. } = &mut *self.buffers;
+        let Buffers { routed, workers, .. } = &mut *self.buffers;
         let cuts = &routed.cuts[..=routed.n_groups];
         let (wide, is_gated) = (&*routed.wide, moe.gate.is_some());
         let rows = |bytes, cols, block| Partition::grouped(bytes, (cols, layout.bytes()), (cuts, 1), block);
@@ -108,6 +113,14 @@ impl ForwardPass<'_, '_> {
         });
         let groups = Groups { expert_of: routed.expert_of, cuts, token_of: None };
         multiply_groups(tools, workers, (&mut routed.hidden, n * used), &groups, [&moe.down], routed.wide);
+    }
+
+    /// The weighted sum of what each token's experts have come to, added to the residual stream.
+    pub fn add_finished_experts(&mut self, moe: &MoeFfn) {
+        let (experts, residual_scale) = (moe.experts, self.config.residual_scale);
+        let Experts { count, used, .. } = experts;
+        let (n, e) = (self.n_rows, self.config.n_embd);
+        let Buffers { x, routed, .. } = &mut *self.buffers;
         let (chosen, row_of, scores, results) = (&*routed.chosen, &*routed.row_of, &*routed.scores, &*routed.wide);
         let partition = each_row(self.team, x, (n, e, padded(e)));
         share(self.team, n, &|worker| {

@@ -7,7 +7,7 @@ use super::rotation::Rotation;
 use super::rows::{each_row, padded, share};
 use crate::kernels::{Kernels, Partition, RowNorm};
 use crate::model::cache::{LayerPages, PAGE_TOKENS};
-use crate::model::config::{AttentionConfig, HEAD_DIM_MAX, Pairing, QueryTemperature};
+use crate::model::config::{HEAD_DIM_MAX, Pairing, QueryTemperature};
 use crate::model::weights::AttentionWeights;
 use crate::quant::PANEL_ROWS;
 
