@@ -25,7 +25,7 @@ default
 gpt-2 phi-2 gigachat a.x-4.0 mellum exaone4 mpt olmo jais trillion granite-docling
 llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2 glm4 glm5
 chatglm-bpe dbrx smaug-bpe
-qwen2 deepseek-r1-qwen kormo megrez stablelm2 hunyuan solar-open grok-2 bailingmoe bailingmoe2 llada-moe
+qwen2 deepseek-r1-qwen kormo megrez stablelm2 hunyuan solar-open grok-2 bailingmoe bailingmoe2 llada-moe f2llmv2
 qwen35
 gpt-4o llama4 kanana2 talkie minimax-m2
 tekken
@@ -43,6 +43,9 @@ laguna
 minicpm5
 bloom poro-chat gpt3-finnish
 viking
+kimi-k2
+exaone-moe
+afmoe
 """
 # Merged as a whole, so that a cut inside shows: every pre-tokenizer makes some of these and leaves others.
 ACROSS = ["\n" * 8, " " * 64, "\t\t\t\t", "\r\n\r\n", " \n", "\n ", ".\n\n", "!\r\n", "/\n/\n", "'s", "'S", "'re", "'RE", "it's", "we'll", "'street", "'Move", "(x",

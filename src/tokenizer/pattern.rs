@@ -2,7 +2,7 @@
 //!
 //! Only what those expressions use: literals, classes, `\s \S \d \r \n \t \p{L}` and the other major categories,
 //! groups that occur once or not at all, `(?i:...)`, the quantifiers `? * + {n} {n,m}` behind a character or class,
-//! `(?!\S)`, and `&&[^...]` with ASCII inside a class. Alternatives are tried in order, runs are greedy and give back
+//! `(?!\S)`, `&&[^...]` with characters inside a class, and words with single blanks between them. Alternatives are tried in order, runs are greedy and give back
 //! one character at a time, as in Perl. Recursion is as deep as the expression is long, whatever the text.
 
 use super::unicode::{self, SPACE, class};
@@ -16,6 +16,25 @@ enum Item {
     Group { alternatives: Vec<Vec<Item>>, optional: bool },
     /// `(?!\S)`: the text ends here, or white space follows.
     BeforeSpace,
+    /// [`PHRASE`], which stands at the end of an alternative: nothing has to be given back.
+    Phrase,
+}
+
+/// Words, each a letter and then letters and marks, with one blank from word to word.
+const PHRASE: &str = r"(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+";
+
+/// Where the phrase at `pos` ends.
+fn phrase_end(text: &str, pos: usize) -> Option<usize> {
+    let letter = |at: usize| text[at..].chars().next().filter(|&c| class(c) & unicode::LETTER != 0);
+    let mut end = pos + letter(pos)?.len_utf8();
+    loop {
+        let mut rest = text[end..].chars();
+        end += match rest.next() {
+            Some(c) if class(c) & (unicode::LETTER | unicode::MARK) != 0 => c.len_utf8(),
+            Some(' ') if letter(end + 1).is_some() => 1,
+            _ => return Some(end),
+        };
+    }
 }
 
 /// A set of characters.
@@ -27,6 +46,8 @@ struct Class {
     categories: u8,
     /// Members beyond ASCII, both ends inclusive; sorted.
     ranges: Vec<(char, char)>,
+    /// No members whatever the above says, likewise.
+    except: Vec<(char, char)>,
     /// Beyond ASCII, everything but the above.
     negated: bool,
 }
@@ -44,9 +65,11 @@ impl Class {
         if category == SPACE {
             return self.has_ascii(WIDE_SPACE);
         }
-        let before = self.ranges.partition_point(|&(first, _)| first <= c);
-        let in_range = before > 0 && c <= self.ranges[before - 1].1;
-        (in_range || self.categories & category != 0) != self.negated
+        let within = |ranges: &[(char, char)]| {
+            let before = ranges.partition_point(|&(first, _)| first <= c);
+            before > 0 && c <= ranges[before - 1].1
+        };
+        (within(&self.ranges) || self.categories & category != 0) != self.negated && !within(&self.except)
     }
 
     fn may_be_wide(&self) -> bool {
@@ -119,6 +142,7 @@ fn end_of(items: &[Item], text: &str, pos: usize) -> Option<usize> {
             .filter_map(|alternative| end_of(alternative, text, pos))
             .chain(optional.then_some(pos))
             .find_map(|end| end_of(rest, text, end)),
+        Item::Phrase => phrase_end(text, pos),
         Item::BeforeSpace => match text[pos..].chars().next() {
             Some(c) if class(c) != SPACE => None,
             _ => end_of(rest, text, pos),
@@ -200,6 +224,13 @@ fn first_of(items: &[Item], ascii: &mut u128, wide: &mut bool) -> bool {
         Item::Group { alternatives, optional } => {
             alternatives.iter().fold(*optional, |empty, items| first_of(items, ascii, wide) || empty)
         }
+        Item::Phrase => {
+            let mut letters = Class::default();
+            letters.add_categories(unicode::LETTER);
+            *ascii |= letters.ascii;
+            *wide = true;
+            false
+        }
         Item::BeforeSpace => true,
     })
 }
@@ -251,6 +282,10 @@ impl Parser<'_> {
     fn item(&mut self) -> Item {
         if self.eat("(?!\\S)") {
             return Item::BeforeSpace;
+        }
+        if self.eat(PHRASE) {
+            assert!(self.rest.is_empty() || self.rest.starts_with('|'), "{}: more behind a phrase", self.expression);
+            return Item::Phrase;
         }
         let fold = self.eat("(?i:");
         if fold || self.eat("(?:") {
@@ -305,13 +340,15 @@ impl Parser<'_> {
                 while !self.eat("]") {
                     self.range(&mut without);
                 }
-                assert!(!without.may_be_wide() && !negated, "{}: only ASCII can be taken out", self.expression);
+                assert!(without.categories == 0 && !negated, "{}: only characters can be taken out", self.expression);
                 class.ascii &= !without.ascii;
+                class.except.append(&mut without.ranges);
             } else {
                 self.range(&mut class);
             }
         }
         class.ranges.sort_unstable();
+        class.except.sort_unstable();
         if negated {
             class.invert();
         }
@@ -411,6 +448,14 @@ mod tests {
         let (got, want) = (split(r"[\u{3000}-。一-三]+", "一。\u{3000}"), ["一。", "\u{3000}"]);
         assert_eq!(got, want, "white space beyond ASCII is in no range");
         assert_eq!(split(r"\S+", "a b"), ["a", " ", "b"]);
+        assert_eq!(split(r"[\p{L}&&[^一-三]]+", "é一bc"), ["é", "一", "bc"]);
+    }
+
+    #[test]
+    fn phrases_have_single_blanks() {
+        let expression = r" ?(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+|\s+";
+        assert_eq!(split(expression, "ab c  de 1 f "), ["ab c", "  ", "de", " ", "1", " f", " "]);
+        assert_eq!(split(expression, "e\u{301}x ü"), ["e\u{301}x ü"]);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! `tokenizer.ggml.pre` (`llama-vocab.cpp`): it knows categories as a whole, so `\p{Lu}` is `[\p{L}&&[^a-z]]` to it.
 
 use super::pattern::Pattern;
-use super::unicode::{SPACE, class};
+use super::unicode::{NUMBER, SPACE, class};
 
 /// How a vocabulary wants its text cut, and what follows from its name.
 #[derive(Clone, Copy, Debug)]
@@ -26,9 +26,11 @@ enum Stage {
     Cut(&'static str),
     /// White space at the end of the piece: `\s+$`, of which a search would try every blank.
     TrailingSpace,
+    /// Numbers in threes, counted from their end; what lies before a number goes with its first digits.
+    Thousands,
 }
 
-use Stage::{Cut, TrailingSpace};
+use Stage::{Cut, Thousands, TrailingSpace};
 
 const GPT2: Stage = Cut(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+");
 const LLAMA3: Stage = Cut(
@@ -75,6 +77,15 @@ const YOUTU: &[Stage] = &[
         r"[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
     ),
 ];
+/// Kimi K2: Chinese characters apart from other letters.
+const KIMI_K2: Stage = Cut(
+    r"[一-\u{9fff}㐀-\u{4dbf}\u{20000}-\u{2a6df}\u{2a700}-\u{2b73f}\u{2b740}-\u{2b81f}\u{2b820}-\u{2ceaf}\u{2ceb0}-\u{2ebef}\u{f900}-\u{faff}\u{2f800}-\u{2fa1f}]+|[^\r\n\p{L}\p{N}]?[\p{L}&&[^一-\u{9fff}㐀-\u{4dbf}\u{20000}-\u{2a6df}\u{2a700}-\u{2b73f}\u{2b740}-\u{2b81f}\u{2b820}-\u{2ceaf}\u{2ceb0}-\u{2ebef}\u{f900}-\u{faff}\u{2f800}-\u{2fa1f}]]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+);
+const EXAONE_MOE: Stage = Cut(
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|\s+(?!\S)|\s+",
+);
+const AFMOE: &[Stage] =
+    &[Thousands, Cut(r"[一-鿿㐀-䶿\u{f900}-\u{faff}぀-ゟ゠-ヿ･-ﾟ⼀-⿟เ-๿຀-໿ក-៿က-႟ꩠ-ꩿꧠ-꧿가-힯ᄀ-ᇿ]+"), DEEPSEEK3[2]];
 const SENTENCE_MARKS: Stage = Cut(r" ?[^(\s|.,!?…。，、।۔،)]+");
 /// Gemma 4 merges across blanks, but not across the ends of lines.
 const LINES: Stage = Cut(r"[^\n]+|[\n]+");
@@ -126,6 +137,7 @@ const ALL: &[Pre] = &[
             "bailingmoe",
             "bailingmoe2",
             "llada-moe",
+            "f2llmv2",
         ],
         &[QWEN2],
     ),
@@ -152,6 +164,9 @@ const ALL: &[Pre] = &[
         ],
     ),
     whole_words(&["youtu"], YOUTU, false),
+    pre(&["kimi-k2"], &[KIMI_K2]),
+    pre(&["exaone-moe"], &[EXAONE_MOE]),
+    pre(&["afmoe"], AFMOE),
     pre(&["jais-2"], &[JAIS2]),
     pre(
         &["seed-coder"],
@@ -196,16 +211,23 @@ pub fn list() -> String {
 /// The stages of a [`Pre`], compiled.
 #[derive(Debug)]
 pub struct Splitter {
-    /// `None` is [`TrailingSpace`].
-    stages: Vec<Option<Pattern>>,
+    stages: Vec<Compiled>,
+}
+
+#[derive(Debug)]
+enum Compiled {
+    Cut(Pattern),
+    TrailingSpace,
+    Thousands,
 }
 
 impl Splitter {
     /// Compiles the stages.
     pub fn new(pre: Pre) -> Self {
         let compiled = pre.stages.iter().map(|stage| match stage {
-            Cut(expression) => Some(Pattern::compile(expression)),
-            TrailingSpace => None,
+            Cut(expression) => Compiled::Cut(Pattern::compile(expression)),
+            TrailingSpace => Compiled::TrailingSpace,
+            Thousands => Compiled::Thousands,
         });
         Splitter { stages: compiled.collect() }
     }
@@ -216,7 +238,7 @@ impl Splitter {
     }
 }
 
-fn split(stages: &[Option<Pattern>], text: &str, word: &mut dyn FnMut(&str)) {
+fn split(stages: &[Compiled], text: &str, word: &mut dyn FnMut(&str)) {
     let Some((stage, rest)) = stages.split_first() else {
         return word(text);
     };
@@ -225,8 +247,9 @@ fn split(stages: &[Option<Pattern>], text: &str, word: &mut dyn FnMut(&str)) {
         rest => split(rest, piece, word),
     };
     match stage {
-        Some(pattern) => pattern.split(text, &mut piece),
-        None => {
+        Compiled::Cut(pattern) => pattern.split(text, &mut piece),
+        Compiled::Thousands => thousands(text, &mut piece),
+        Compiled::TrailingSpace => {
             let body = text.trim_end_matches(|c| class(c) == SPACE);
             for part in [body, &text[body.len()..]] {
                 if !part.is_empty() {
@@ -234,6 +257,34 @@ fn split(stages: &[Option<Pattern>], text: &str, word: &mut dyn FnMut(&str)) {
                 }
             }
         }
+    }
+}
+
+/// Cuts off the first one or two digits of a number with what lies before it, then threes.
+fn thousands(text: &str, piece: &mut dyn FnMut(&str)) {
+    let is_number = |c: char| class(c) & NUMBER != 0;
+    let mut begun = 0;
+    let mut chars = text.char_indices().peekable();
+    while let Some(&(at, c)) = chars.peek() {
+        if !is_number(c) {
+            chars.next();
+            continue;
+        }
+        let n = text[at..].chars().take_while(|&c| is_number(c)).count();
+        for digit in 0..n {
+            if digit > 0 && digit % 3 == n % 3 {
+                let at = chars.peek().map_or(text.len(), |&(at, _)| at);
+                piece(&text[begun..at]);
+                begun = at;
+            }
+            chars.next();
+        }
+        let end = chars.peek().map_or(text.len(), |&(at, _)| at);
+        piece(&text[begun..end]);
+        begun = end;
+    }
+    if begun < text.len() {
+        piece(&text[begun..]);
     }
 }
 
