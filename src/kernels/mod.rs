@@ -40,7 +40,7 @@ pub use matmul::Matrix;
 pub use partition::{OutTile, Partition, Team, Zipped};
 #[cfg(feature = "bench")]
 pub use peak::ReadWay;
-pub use rowwise::{Activation, NormKind, RowNorm};
+pub use rowwise::{Activation, NormKind, RowNorm, Xielu};
 pub use table::Kernels;
 pub use tier::Tier;
 pub use tiers::{TierError, available, select};

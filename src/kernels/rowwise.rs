@@ -173,6 +173,19 @@ fn least<S: Simd>(s: S, a: S::F, b: f32) -> S::F {
     s.sub(s.splat(0.0), s.max(s.sub(s.splat(0.0), a), s.splat(-b)))
 }
 
+/// The numbers of [`Activation::Xielu`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Xielu {
+    /// Of values below 0.
+    pub negative: f32,
+    /// Of values above 0.
+    pub positive: f32,
+    /// Slope at 0.
+    pub slope: f32,
+    /// What values below 0 are at most; not above 0.
+    pub most: f32,
+}
+
 /// What a feed-forward layer makes of its gate, or of what goes up where there is no gate.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Activation {
@@ -184,6 +197,8 @@ pub enum Activation {
     Relu,
     /// `max(g, 0)^2` (arXiv:2109.08668).
     ReluSquared,
+    /// `slope g + positive g^2` above 0, else `slope g + negative (e^min(g, most) - 1 - g)` (xIELU, arXiv:2411.13010).
+    Xielu(Xielu),
     /// `g / (1 + e^-(1.702 g)) * (u + 1)` with `g = min(gate, 7)` and `u` = `up` within -7 and 7: gpt-oss.
     SwigluClamped,
     /// `g / (1 + e^-g) * u` with `g` at most this and `u` within plus and minus it.
@@ -214,6 +229,14 @@ pub fn activate<S: Simd>(s: S, activation: Activation, gate: &[f32], up: Option<
         Activation::ReluSquared => map_rows(s, gate, up, out, |g, u| {
             let g = s.max(g, s.splat(0.0));
             s.mul(s.mul(g, g), u)
+        }),
+        Activation::Xielu(Xielu { negative, positive, slope, most }) => map_rows(s, gate, up, out, |g, u| {
+            let (above, below) = (s.max(g, s.splat(0.0)), least(s, g, 0.0));
+            // At 0 and above it is 0 but for what `most` lets be lost.
+            let shrunk = s.sub(s.sub(exp(s, least(s, below, most)), s.splat(1.0)), below);
+            let linear = s.mul(g, s.splat(slope));
+            let curved = s.fma(s.mul(above, above), s.splat(positive), s.mul(shrunk, s.splat(negative)));
+            s.mul(s.add(linear, curved), u)
         }),
         Activation::SwigluClamped => map_rows(s, gate, up, out, |g, u| {
             let g = least(s, g, OSS_LIMIT);

@@ -328,6 +328,15 @@ fn rows_agree_with_f64() {
                     assert_eq!((gated[i], out[i]), (want, want * up[i]), "{activation:?} {n} {i}");
                 }
             }
+            let numbers = Xielu { negative: 1.2, positive: 0.7, slope: 0.5, most: -1e-6 };
+            kernels.activate(Activation::Xielu(numbers), &x, Some(&up), &mut gated);
+            for i in 0..n {
+                let g = f64::from(x[i]);
+                let curved = if g > 0.0 { 0.7 * g * g } else { 1.2 * (g.min(-1e-6).exp_m1() - g) };
+                let want = (0.5 * g + curved) * f64::from(up[i]);
+                let bound = 2e-6 * (want.abs() + f64::from(up[i]).abs());
+                assert!((f64::from(gated[i]) - want).abs() <= bound, "xielu {n} {i}: {} {want}", gated[i]);
+            }
             let mut product = up.clone();
             kernels.sigmoid_mul(&x, &mut product);
             for i in 0..n {

@@ -16,8 +16,8 @@ pub(super) type LayerFn = fn(&mut ForwardPass<'_, '_>, usize, &Layer);
 pub struct Architecture {
     /// `general.architecture`, and the prefix of the other keys.
     pub name: &'static str,
-    /// The name of the last norm.
-    pub(super) output_norm: &'static str,
+    /// The name of the last norm, if it has weights.
+    pub(super) output_norm: Option<&'static str>,
     /// Reads the numbers of its header.
     pub(super) config: fn(&Header<'_, '_>) -> Result<Config, ModelError>,
     /// Finds the tensors of a layer.
@@ -31,7 +31,7 @@ impl Architecture {
     pub(super) const fn new(name: &'static str, layer: LayerFn) -> Architecture {
         Architecture {
             name,
-            output_norm: "output_norm",
+            output_norm: Some("output_norm"),
             config: |header| header.decoder(),
             tensors: |find: &mut LayerTensors<'_, '_>| find.pre_norm_layer(),
             layer,

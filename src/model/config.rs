@@ -95,14 +95,13 @@ pub struct AttentionConfig {
     pub gate: Option<OutputGate>,
     /// Factor of the values.
     pub value_scale: f32,
-    /// Whether rotated heads of queries and keys are normed, without weights.
-    pub normed_after_rope: bool,
     /// Queries, keys and values are kept within plus and minus this.
     pub clamp: Option<f32>,
+    /// Whether heads of queries and keys are normed behind their rotation instead of before it, without weights where the
+    /// model has none.
+    pub normed_after_rope: bool,
     /// Greatest exponent of the slopes by which scores fall with distance, if they do (ALiBi).
     pub alibi: Option<f32>,
-    /// Whether heads of queries and keys are rotated before their norm instead of after it.
-    pub rotated_first: bool,
 }
 
 impl AttentionConfig {
@@ -337,6 +336,10 @@ pub struct Config {
     pub layers: Vec<LayerConfig>,
     /// Further layers of the file, which predict tokens ahead and are left there.
     pub n_layers_skipped: usize,
+    /// How often the layers of the file are run, one after the other; `layers` has them as often.
+    pub loops: usize,
+    /// Whether the stream meets the last norm after each time, not only the last.
+    pub norm_after_loops: bool,
     /// Width of the residual stream.
     pub n_embd: usize,
     /// The rotations that layers refer to; the first is that of full attention.
@@ -355,6 +358,8 @@ pub struct Config {
     pub learned_positions: bool,
     /// Whether feed-forward parts have a gate.
     pub gated_ffn: bool,
+    /// The activation of every layer, where that differs from layer to layer.
+    pub activations: Vec<Activation>,
     /// Factor of what layers add to the stream.
     pub residual_scale: f32,
     /// Factor of logits.
@@ -391,6 +396,11 @@ impl Config {
     /// Layers that are run.
     pub fn n_layers(&self) -> usize {
         self.layers.len()
+    }
+
+    /// Layers of the file that are run.
+    pub fn n_layers_of_file(&self) -> usize {
+        self.layers.len() / self.loops
     }
 
     /// Most positions that a sequence can have.

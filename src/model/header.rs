@@ -16,7 +16,7 @@ use crate::gguf::{Metadata, Value};
 use crate::kernels::{Activation, DELTA_STEP, NormKind, QUERY_ROWS_MAX, Window};
 
 /// Keys that switch on a feature with a number other than 0. An architecture that does not read one does not have it.
-const SWITCHES: [&str; 27] = [
+const SWITCHES: [&str; 28] = [
     "expert_count",
     "expert_shared_count",
     "expert_group_count",
@@ -43,6 +43,7 @@ const SWITCHES: [&str; 27] = [
     "shortconv.l_cache",
     "full_attention_interval",
     "nextn_predict_layers",
+    "num_loops",
     "embedding_length_per_layer_input",
 ];
 
@@ -239,6 +240,23 @@ impl<'m, 'a> Header<'m, 'a> {
         }
     }
 
+    /// A finite float for each layer, of either sign, which must be there: one for all, or an array of one for each. The key
+    /// is whole, without the architecture's name.
+    pub(super) fn signed_floats(&self, key: &'static str) -> Result<Vec<f32>, ModelError> {
+        let float = |value: Value<'_>| match value {
+            Value::F32(x) if x.is_finite() => Some(x),
+            _ => None,
+        };
+        let floats: Option<Vec<f32>> = match self.meta.get(key) {
+            Some(Value::Array(array)) => array.iter().take(self.n_layers).map(float).collect(),
+            value => value.and_then(float).map(|x| vec![x; self.n_layers]),
+        };
+        match floats {
+            Some(floats) if floats.len() == self.n_layers => Ok(floats),
+            _ => range(key, "something else", format!("a number for each of {} layers", self.n_layers)),
+        }
+    }
+
     /// A yes or no for each layer, in an array of at least as many.
     fn flags(&self, suffix: &'static str) -> Result<Vec<bool>, ModelError> {
         let need = format!("a yes or no for each of {} layers", self.n_layers);
@@ -346,7 +364,6 @@ impl<'m, 'a> Header<'m, 'a> {
                     normed_after_rope: false,
                     clamp: None,
                     alibi: None,
-                    rotated_first: false,
                 }))
             }
         };
@@ -360,6 +377,8 @@ impl<'m, 'a> Header<'m, 'a> {
         Ok(Config {
             layers: (0..self.n_layers).map(layer).collect::<Result<_, ModelError>>()?,
             n_layers_skipped: self.n_layers_skipped,
+            loops: 1,
+            norm_after_loops: false,
             n_embd,
             ropes: vec![rope],
             style: Style { pairing: Pairing::Neighbours, activation: Activation::Silu, residual: Residual::InTurn },
@@ -369,6 +388,7 @@ impl<'m, 'a> Header<'m, 'a> {
             embedding_norm: EmbeddingNorm::None,
             learned_positions: false,
             gated_ffn: true,
+            activations: Vec::new(),
             residual_scale: 1.0,
             logit_scale: 1.0,
             logit_cap: None,

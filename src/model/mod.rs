@@ -135,6 +135,9 @@ impl Model {
         pass.embed(&self.weights)?;
         pass.locate();
         for (index, weights) in self.weights.layers.iter().enumerate() {
+            if self.config.norm_after_loops && index > 0 && index.is_multiple_of(self.config.n_layers_of_file()) {
+                pass.norm_stream(&self.weights.output_norm);
+            }
             (self.architecture.layer)(pass, index, weights);
         }
         Ok(())

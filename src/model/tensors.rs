@@ -25,6 +25,8 @@ pub(super) enum QkNorms {
     PerHead,
     /// As [`QkNorms::PerHead`] where the file has them.
     PerHeadIfThere,
+    /// Over every head, with weights of its own, where the file has them.
+    EachHeadIfThere,
     /// Over all heads together.
     Whole,
 }
@@ -32,13 +34,14 @@ pub(super) enum QkNorms {
 /// Finds the tensors of a layer.
 pub(super) type TensorsFn = fn(&mut LayerTensors<'_, '_>) -> Result<Layer, ModelError>;
 
-/// Finds the weights of `config` among `tensors`, those of a layer with `layer`; `output_norm` is the name of the last norm.
+/// Finds the weights of `config` among `tensors`, those of a layer with `layer`; `output_norm` is the name of the last norm,
+/// if it has weights.
 ///
 /// # Errors
 /// A tensor that is missing, of a wrong shape, of a type without kernels, or unknown to the architecture.
 pub(super) fn place(
     config: &Config,
-    (layer, output_norm): (TensorsFn, &str),
+    (layer, output_norm): (TensorsFn, Option<&str>),
     tensors: &[TensorInfo],
     embedding: Embedding,
 ) -> Result<Weights, ModelError> {
@@ -65,26 +68,34 @@ pub(super) fn place(
         EmbeddingNorm::Weighted => Some(finder.norm(config, "token_embd_norm", e)?),
     };
     let (mut layers, mut layer_offsets) = (Vec::new(), vec![finder.bytes()]);
-    for i in 0..config.n_layers() {
+    let n_layers = config.n_layers_of_file();
+    for i in 0..n_layers {
         layers.push(finder.layer(config, layer, i)?);
         layer_offsets.push(finder.bytes());
     }
-    let output_norm = finder.norm(config, output_norm, e)?;
+    for _ in 1..config.loops {
+        layers.extend_from_within(..n_layers);
+    }
+    let output_norm = match output_norm {
+        Some(name) => finder.norm(config, name, e)?,
+        None => config.plain_norm(e),
+    };
     let output = match tied {
         true => Linear { weight: embedding, bias: finder.optional_vector("output.bias", n_vocab)? },
         false => finder.linear("output", n_vocab, e)?,
     };
     let rope_factors = finder.rope_factors(config.ropes.iter().map(|rope| rope.dim / 2).max().unwrap_or(0))?;
-    for i in config.n_layers()..config.n_layers() + config.n_layers_skipped {
+    for i in n_layers..n_layers + config.n_layers_skipped {
         finder.skip(&format!("blk.{i}."));
     }
     let (placements, bytes) = finder.finish()?;
     let matrices = placements.iter().map(|p| p.weight).filter(|w| w.form == Form::Panels);
     let layer_macs: u64 = matrices.clone().map(|w| w.macs_per_token()).sum();
-    let output_macs = output.weight.macs_per_token();
+    let layer_bytes: usize = matrices.map(|w| w.bytes_per_token()).sum();
+    let (output_macs, output_bytes) = (output.weight.macs_per_token(), output.weight.bytes_per_token());
     Ok(Weights {
-        bytes_per_token: matrices.map(|w| w.bytes_per_token()).sum::<usize>() + embedding.ty.row_bytes(e),
-        macs_per_token: layer_macs - output_macs,
+        bytes_per_token: config.loops * (layer_bytes - output_bytes) + output_bytes + embedding.ty.row_bytes(e),
+        macs_per_token: config.loops as u64 * (layer_macs - output_macs),
         embedding,
         positions,
         embedding_norm,
@@ -424,6 +435,17 @@ impl LayerTensors<'_, '_> {
         if self.has(&format!("{name}.weight")) { self.norm(name) } else { Ok(None) }
     }
 
+    /// A norm without weights.
+    pub(super) fn plain_norm(&self) -> Norm {
+        self.config.plain_norm(self.config.n_embd)
+    }
+
+    /// A norm whose tensor is called `name` alone.
+    pub(super) fn norm_called(&mut self, name: &str) -> Result<Option<Norm>, ModelError> {
+        let weight = Some(self.finder.vector(&self.name(name), self.config.n_embd)?);
+        Ok(Some(Norm { weight, ..self.plain_norm() }))
+    }
+
     /// A norm of rows of `len` values.
     pub(super) fn norm_of(&mut self, name: &str, len: usize) -> Result<Norm, ModelError> {
         self.finder.norm(self.config, &self.name(name), len)
@@ -501,6 +523,15 @@ impl LayerTensors<'_, '_> {
     fn qk_norms(&mut self, attention: &AttentionConfig, norms: QkNorms) -> Result<Option<[Norm; 2]>, ModelError> {
         let [q_len, k_len] = match norms {
             QkNorms::None => return Ok(None),
+            QkNorms::EachHeadIfThere if !self.has("attn_q_norm.weight") => return Ok(None),
+            QkNorms::EachHeadIfThere => {
+                let mut norm = |name: &str, n_heads| {
+                    let name = format!("blk.{}.{name}.weight", self.index);
+                    let weight = Some(self.finder.take(&name, Form::Vector, n_heads, attention.key_dim)?);
+                    Ok::<_, ModelError>(Norm { weight, ..self.config.plain_norm(attention.key_dim) })
+                };
+                return Ok(Some([norm("attn_q_norm", attention.n_heads)?, norm("attn_k_norm", attention.n_kv_heads)?]));
+            }
             QkNorms::PerHeadIfThere if !self.has("attn_q_norm.weight") => return Ok(None),
             QkNorms::PerHead | QkNorms::PerHeadIfThere => [attention.key_dim; 2],
             QkNorms::Whole => [attention.q_width(), attention.k_width()],

@@ -329,13 +329,13 @@ pub struct Layer {
     pub attn_norm: Option<Norm>,
     /// How it mixes tokens.
     pub mixer: Mixer,
-    /// The norm of what the mixer adds to the stream.
+    /// The norm of what the mixer adds to the stream, or, in BitNet, of what its last matrix reads.
     pub attn_post_norm: Option<Norm>,
     /// The norm of what the feed-forward part reads.
     pub ffn_norm: Option<Norm>,
     /// The feed-forward part.
     pub ffn: FeedForward,
-    /// The norm of what the feed-forward part adds to the stream.
+    /// The norm of what the feed-forward part adds to the stream, or of what its last matrix reads.
     pub ffn_post_norm: Option<Norm>,
 }
 

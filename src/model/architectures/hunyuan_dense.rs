@@ -27,5 +27,5 @@ fn config(header: &Header<'_, '_>) -> Result<Config, ModelError> {
 
 /// Rotation comes before the norms of Q and K.
 pub(super) fn rotate_first(config: &mut Config) {
-    config.layers.iter_mut().filter_map(|layer| layer.attention_mut()).for_each(|attn| attn.rotated_first = true);
+    config.layers.iter_mut().filter_map(|layer| layer.attention_mut()).for_each(|attn| attn.normed_after_rope = true);
 }

@@ -11,7 +11,7 @@ use crate::model::tensors::{LayerTensors, QkNorms};
 use crate::model::weights::{Layer, Mixer};
 
 pub(super) const ARCHITECTURE: Architecture =
-    Architecture { output_norm: "token_embd_norm", config, tensors, ..Architecture::new("lfm2", layer) };
+    Architecture { output_norm: Some("token_embd_norm"), config, tensors, ..Architecture::new("lfm2", layer) };
 
 fn config(header: &Header<'_, '_>) -> Result<Config, ModelError> {
     let mut config = header.decoder_with_headless_layers()?;

@@ -5,7 +5,7 @@ use super::pass::ForwardPass;
 use super::product::multiply;
 use super::rows::padded;
 use crate::kernels::{Activation, ActivationFormat, ActivationLayout, Partition};
-use crate::model::weights::{DenseFfn, FeedForward, MoeFfn, Norm};
+use crate::model::weights::{DenseFfn, FeedForward, Linear, MoeFfn, Norm};
 
 impl ForwardPass<'_, '_> {
     /// Everything of a feed-forward part that has a norm before it, added to the residual stream: of a dense layer
@@ -75,21 +75,38 @@ impl ForwardPass<'_, '_> {
 
     /// `activation(gate) * up`, or `activation(up)` without a gate, into the activation records.
     pub fn activate(&mut self, ffn: &DenseFfn, activation: Activation) {
-        self.activate_rows(ffn, activation, None);
+        self.activate_rows(ffn, activation, None, self.format_of(&ffn.down));
+    }
+
+    /// The same, normed.
+    pub fn activate_and_norm(&mut self, ffn: &DenseFfn, activation: Activation, norm: &Option<Norm>) {
+        self.activate_rows(ffn, activation, None, ActivationFormat::F32);
+        self.norm_records(norm);
+    }
+
+    /// What activations become on the way to `next`. A factor meets values before they become anything else.
+    fn format_of(&self, next: &Linear) -> ActivationFormat {
+        match next.weight.factors {
+            Some(_) => ActivationFormat::F32,
+            None => self.kernels.activation_format(next.weight.ty, self.n_rows),
+        }
     }
 
     /// The same, times the token's [`ForwardPass::score_shared`]: the map that follows is linear.
     fn activate_shared(&mut self, ffn: &DenseFfn, activation: Activation) {
         let scores = std::mem::take(&mut self.buffers.shared_gates);
-        self.activate_rows(ffn, activation, Some(scores));
+        self.activate_rows(ffn, activation, Some(scores), self.format_of(&ffn.down));
         self.buffers.shared_gates = scores;
     }
 
-    fn activate_rows(&mut self, ffn: &DenseFfn, activation: Activation, scores: Option<&[f32]>) {
-        let down = &ffn.down.weight;
-        let (n, f, kernels, team) = (self.n_rows, down.cols, self.kernels, self.team);
-        // A factor meets values before they become anything else.
-        let format = if down.factors.is_some() { ActivationFormat::F32 } else { kernels.activation_format(down.ty, n) };
+    fn activate_rows(
+        &mut self,
+        ffn: &DenseFfn,
+        activation: Activation,
+        scores: Option<&[f32]>,
+        format: ActivationFormat,
+    ) {
+        let (n, f, kernels, team) = (self.n_rows, ffn.down.weight.cols, self.kernels, self.team);
         let layout = ActivationLayout::new(f);
         let Buffers { acts, gate, up, .. } = &mut *self.buffers;
         let (gate, up, is_gated) = (&**gate, &**up, ffn.gate.is_some());

@@ -16,11 +16,11 @@ struct HeadSteps<'s> {
     kernels: &'s Kernels,
     /// Values are kept within plus and minus this.
     clamp: Option<f32>,
+    /// With weights for one head, or for every head its own.
     norm: Option<RowNorm<'s>>,
+    normed_after_rope: bool,
     /// `None` in a layer that does not rotate.
     rotation: Option<(&'s Rotation<'s>, Pairing)>,
-    /// Of what has been rotated.
-    norm_after: Option<RowNorm<'s>>,
 }
 
 impl HeadSteps<'_> {
@@ -34,22 +34,21 @@ impl HeadSteps<'_> {
         }
     }
 
-    /// Norm and rotation where it lies.
-    fn prepare(&self, head: &mut [f32], token: usize) {
+    /// Norm and rotation of the head `index` where it lies.
+    fn prepare(&self, head: &mut [f32], index: usize, token: usize) {
         clamp(self.clamp, head);
+        if self.normed_after_rope {
+            self.rotate(head, token);
+        }
         if let Some(norm) = &self.norm {
-            self.kernels.norm_in_place(head, norm);
+            let n = head.len();
+            let [weight, bias] =
+                [norm.weight, norm.bias].map(|values| values.map(|values| &values[index * n % values.len()..][..n]));
+            self.kernels.norm_in_place(head, &RowNorm { weight, bias, ..*norm });
         }
-        self.rotate(head, token);
-        if let Some(norm) = &self.norm_after {
-            self.kernels.norm_in_place(head, norm);
+        if !self.normed_after_rope {
+            self.rotate(head, token);
         }
-    }
-
-    /// The same of a copy.
-    fn prepare_into(&self, head: &[f32], out: &mut [f32], token: usize) {
-        out.copy_from_slice(head);
-        self.prepare(out, token);
     }
 }
 
@@ -115,13 +114,10 @@ impl ForwardPass<'_, '_> {
         let rotation = config.rope.map(|rope| (&rotations[rope], pairing));
         let steps = |i: usize| {
             let norm = attn.qk_norms.as_ref().map(|norms| &norms[i]).filter(|_| !attn.qk_norms_are_whole);
-            let own = norm.map(|norm| norm.of(self.region));
-            let plain = || self.config.plain_norm(key_dim).of(self.region);
-            let (norm, norm_after) = match config.rotated_first {
-                true => (None, own),
-                false => (own, config.normed_after_rope.then(plain)),
-            };
-            HeadSteps { kernels, clamp: config.clamp, norm, rotation, norm_after }
+            let normed_after_rope = config.normed_after_rope;
+            let plain = || normed_after_rope.then(|| self.config.plain_norm(key_dim).of(self.region));
+            let norm = norm.map(|norm| norm.of(self.region)).or_else(plain);
+            HeadSteps { kernels, clamp: config.clamp, norm, normed_after_rope, rotation }
         };
         let [q_steps, k_steps] = [steps(0), steps(1)];
         let (q_width, group) = (config.q_width(), config.group());
@@ -147,9 +143,10 @@ impl ForwardPass<'_, '_> {
                 let (key_bytes, value_bytes) = block.row(0).split_at_mut(layout.key_bytes());
                 for position in positions {
                     let (token, at) = (slice.first + position - slice.position, position - start);
-                    let key = &keys.0[token * keys.1 + head * key_dim..][..key_dim];
-                    k_steps.prepare_into(key, &mut ready[..key_dim], token);
-                    layout.store_key(kernels, &ready[..key_dim], key_bytes, at);
+                    let key = &mut ready[..key_dim];
+                    key.copy_from_slice(&keys.0[token * keys.1 + head * key_dim..][..key_dim]);
+                    k_steps.prepare(key, head, token);
+                    layout.store_key(kernels, key, key_bytes, at);
                     let value = &values.0[token * values.1 + head * config.value_dim..][..config.value_dim];
                     let ready = &mut ready[..config.value_dim];
                     ready.iter_mut().zip(value).for_each(|(out, x)| *out = x * config.value_scale);
@@ -160,8 +157,9 @@ impl ForwardPass<'_, '_> {
             while let Some(mut block) = queries.next_for(worker) {
                 for t in 0..block.rows {
                     let token = block.row0 + t;
-                    for head in block.row(t).chunks_exact_mut(key_dim) {
-                        q_steps.prepare(head, token);
+                    let first = block.col0 / key_dim;
+                    for (i, head) in block.row(t).chunks_exact_mut(key_dim).enumerate() {
+                        q_steps.prepare(head, first + i, token);
                     }
                     if let Some(temperature) = &config.temperature {
                         let factor = temperature.factor(position_of(token));

@@ -25,7 +25,7 @@ impl ForwardPass<'_, '_> {
             self.add_positions(positions);
         }
         if let Some(norm) = &weights.embedding_norm {
-            self.norm_embeddings(norm);
+            self.norm_stream(norm);
         }
         Ok(())
     }
@@ -67,7 +67,8 @@ impl ForwardPass<'_, '_> {
         }
     }
 
-    fn norm_embeddings(&mut self, norm: &Norm) {
+    /// The norm of the residual stream of all tokens, where it is.
+    pub fn norm_stream(&mut self, norm: &Norm) {
         let (n, e, kernels) = (self.tokens.len(), self.config.n_embd, self.kernels);
         let norm = norm.of(self.region);
         let partition = each_row(self.team, self.buffers.x, (n, e, padded(e)));
@@ -140,6 +141,20 @@ impl ForwardPass<'_, '_> {
                     None => out.copy_from_slice(x),
                 }
                 kernels.quantise(layout, format, block.row(0));
+            }
+        });
+    }
+
+    /// The norm of the activation records where they are, which hold f32 values: what a mixer has left, or activations.
+    pub fn norm_records(&mut self, norm: &Option<Norm>) {
+        let norm = norm.as_ref().expect("the architecture has norms of what its last matrices read").of(self.region);
+        let (n, kernels, acts) = (self.n_rows, self.kernels, &mut self.buffers.acts);
+        let layout = acts.layout();
+        let records = acts.writable(layout, ActivationFormat::F32);
+        let partition = each_row(self.team, records, (n, layout.bytes(), layout.bytes()));
+        share(self.team, n, &|worker| {
+            while let Some(mut block) = partition.next_for(worker) {
+                kernels.norm_in_place(layout.values_mut(block.row(0)), &norm);
             }
         });
     }
