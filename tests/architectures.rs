@@ -1,6 +1,8 @@
 //! What the headers of the architectures say, and what is refused of it.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "architectures/dense.rs"]
+mod dense;
 #[path = "architectures/moes.rs"]
 mod moes;
 #[path = "architectures/relatives.rs"]
@@ -236,7 +238,7 @@ fn the_hybrids_have_a_delta_rule_but_in_every_fourth_layer() {
         let delta = DeltaNetConfig { n_key_heads: 2, n_value_heads: 6, head_dim: 16, order, taps: 4 };
         for (index, layer) in config.layers.iter().enumerate() {
             match (index + 1) % 4 {
-                0 => assert!(layer.attention().unwrap().gated, "{arch} {index}"),
+                0 => assert!(layer.attention().unwrap().gate.is_some(), "{arch} {index}"),
                 _ => assert_eq!(layer.mixer, MixerConfig::DeltaNet(delta), "{arch} {index}"),
             }
         }

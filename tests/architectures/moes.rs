@@ -1,6 +1,7 @@
 //! Architectures with experts, and the language models of those that see images.
 
 use super::{Gguf, attention, config, deep_header, experts, header, refused};
+use brim::kernels::Window;
 use brim::model::config::{Config, FfnConfig, Gating};
 
 /// A header with 16 experts of 8 values, of which a token meets 4.
@@ -60,7 +61,7 @@ fn hunyuan_stretches_the_base_of_its_rotation() {
     let stretched = config(header("hunyuan-dense").f32("hunyuan-dense.rope.scaling.alpha", 50.0)).unwrap();
     let base = 1e4 * 50f32.powf(8.0 / 6.0);
     assert!((stretched.ropes[0].base / base - 1.0).abs() < 1e-6);
-    assert!(attention(&stretched, 0).rotated_first);
+    assert!(attention(&stretched, 0).normed_after_rope);
     let plain = config(header("hunyuan-dense").f32("hunyuan-dense.rope.scaling.alpha", 0.0)).unwrap();
     assert_eq!(plain.ropes[0].base, 1e4);
     let narrow = header("hunyuan-dense").u32("hunyuan-dense.attention.key_length", 2);
@@ -81,7 +82,10 @@ fn smallthinker_sees_everything_in_every_fourth_layer_from_the_first_on() {
     let file = || with_experts("smallthinker").u32("smallthinker.expert_gating_func", 2);
     let windows = config(file().u32("smallthinker.attention.sliding_window", 4096)).unwrap();
     let of = |layer| (attention(&windows, layer).window, attention(&windows, layer).rope.is_some());
-    assert_eq!([0, 1, 3, 4].map(of), [(None, false), (Some(4096), true), (Some(4096), true), (None, false)]);
+    assert_eq!(
+        [0, 1, 3, 4].map(of),
+        [(None, false), (Some(Window::Sliding(4096)), true), (Some(Window::Sliding(4096)), true), (None, false)]
+    );
     let without = config(file()).unwrap();
     assert!((0..12).all(|layer| attention(&without, layer).rope == Some(0)));
 }

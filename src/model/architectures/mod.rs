@@ -3,9 +3,15 @@
 //! A new one is a file with an `ARCHITECTURE`, and a line in [`ALL`]; `src/README.md` says how.
 
 mod afmoe;
+mod apertus;
+mod arcee;
 mod arctic;
+mod baichuan;
 mod bailingmoe;
 mod bailingmoe2;
+mod bitnet;
+mod chatglm;
+mod cogvlm;
 mod cohere2;
 mod cohere2moe;
 mod command_r;
@@ -16,6 +22,7 @@ mod deepseek;
 mod dots1;
 mod ernie4_5;
 mod ernie4_5_moe;
+mod exaone;
 mod exaone4;
 mod exaone_moe;
 mod gemma3;
@@ -28,22 +35,34 @@ mod granite_swa;
 mod hunyuan_dense;
 mod hunyuan_moe;
 mod hy_v3;
+mod internlm2;
+mod jais2;
 mod laguna;
 mod lfm2;
 mod llama;
 mod llama4;
+mod maincoder;
 mod maple;
 mod mellum;
 mod mimo2;
+mod minicpm;
 mod minimax_m2;
 mod minimax_m3;
 mod mistral3;
 mod muse_glimmer;
+mod nanbeige;
+mod nemotron;
+mod olmo;
 mod olmo2;
 mod olmoe;
 mod openelm;
+mod orion;
+mod pangu_embedded;
 mod phi3;
 mod phimoe;
+mod plamo;
+mod plamo3;
+mod qwen;
 mod qwen2;
 mod qwen2moe;
 mod qwen2vl;
@@ -58,7 +77,9 @@ mod seed_oss;
 mod smallthinker;
 mod smollm3;
 mod spark2_5;
+mod stablelm;
 mod step35;
+mod xverse;
 
 use crate::gguf::Metadata;
 use crate::model::architecture::Architecture;
@@ -137,6 +158,27 @@ const ALL: &[&Architecture] = &[
     &granite::WITH_EXPERTS,
     &phimoe::ARCHITECTURE,
     &arctic::ARCHITECTURE,
+    &arcee::ARCHITECTURE,
+    &baichuan::ARCHITECTURE,
+    &chatglm::ARCHITECTURE,
+    &exaone::ARCHITECTURE,
+    &internlm2::ARCHITECTURE,
+    &jais2::ARCHITECTURE,
+    &minicpm::ARCHITECTURE,
+    &nanbeige::ARCHITECTURE,
+    &nemotron::ARCHITECTURE,
+    &orion::ARCHITECTURE,
+    &pangu_embedded::ARCHITECTURE,
+    &plamo::ARCHITECTURE,
+    &plamo3::ARCHITECTURE,
+    &qwen::ARCHITECTURE,
+    &apertus::ARCHITECTURE,
+    &bitnet::ARCHITECTURE,
+    &cogvlm::ARCHITECTURE,
+    &maincoder::ARCHITECTURE,
+    &olmo::ARCHITECTURE,
+    &stablelm::ARCHITECTURE,
+    &xverse::ARCHITECTURE,
 ];
 
 impl Architecture {

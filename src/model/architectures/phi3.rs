@@ -17,7 +17,7 @@ fn config(header: &Header<'_, '_>) -> Result<Config, ModelError> {
     header.decoder()
 }
 
-fn tensors(find: &mut LayerTensors<'_, '_>) -> Result<Layer, ModelError> {
+pub(super) fn tensors(find: &mut LayerTensors<'_, '_>) -> Result<Layer, ModelError> {
     Ok(Layer {
         attn_norm: find.norm("attn_norm")?,
         mixer: find.attention(QkNorms::None)?,

@@ -200,9 +200,11 @@ impl Layer {
             gate: (kind.activation != Activation::ReluSquared).then(|| biased(self.gate.1, 0)),
             up: biased(self.up.1, 1),
             down: biased(self.down.1, 2),
-            shared: kind
-                .gated_shared
-                .then_some(SharedExpert { ffn: DenseFfn { gate: Some(gate), up, down }, gate: Some(shared_gate) }),
+            shared: kind.gated_shared.then_some(SharedExpert {
+                norm: None,
+                ffn: DenseFfn { gate: Some(gate), up, down },
+                gate: Some(shared_gate),
+            }),
         }
     }
 
@@ -330,6 +332,9 @@ fn run(
         n_layers_skipped: 0,
         n_embd: E,
         ropes: Vec::new(),
+        activations: Vec::new(),
+        loops: 1,
+        norm_after_loops: false,
         style: Style { pairing: Pairing::Neighbours, activation: Activation::Silu, residual: Residual::InTurn },
         norm: NormKind::Rms,
         has_branch: false,
