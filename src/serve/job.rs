@@ -310,7 +310,8 @@ impl Chat {
             (_, OutputFormat::Grammar(grammar, param)) => Some((grammar, param)),
             (_, OutputFormat::Text) => None,
         };
-        let thinking = template.thinks && text.trim_end().ends_with("<think>");
+        let [thought, _] = template.family.thought();
+        let thinking = template.thinks && text.trim_end().ends_with(thought.trim_end());
         let expect = Expect { family: template.family, tools: Rc::new(offered), thinks: template.thinks, thinking };
         if served.config_log_prompts {
             log::info!("prompt: {text:?}");
@@ -357,6 +358,16 @@ impl Job {
     }
 }
 
+/// What Gemma 4 writes between the brackets of a call.
+const GEMMA4_VALUES: &str = r#"
+gemma_pairs: gemma_pair ("," gemma_pair)*
+gemma_pair: (/[A-Za-z0-9_.-]+/ | gemma_text) ":" gemma_value
+gemma_value: gemma_text | /-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?/ | "true" | "false" | "null"
+    | "[" (gemma_value ("," gemma_value)*)? "]" | "{" gemma_pairs? "}"
+gemma_text: "<|\"|>" gemma_end
+gemma_end[suffix="<|\"|>"]: /(?s:.*)/
+"#;
+
 /// A Lark grammar for exactly one call of one of `tools`, as the family writes it.
 pub(super) fn call_grammar(family: Family, tools: &[Value]) -> Result<String, ApiError> {
     let mut lark = String::new();
@@ -381,6 +392,10 @@ pub(super) fn call_grammar(family: Family, tools: &[Value]) -> Result<String, Ap
             Family::Harmony => {
                 let header = format!("<|channel|>commentary to=functions.{name} <|constrain|>json<|message|>");
                 format!("{} args{i}", text(&header)) + &format!("\nargs{i}: %json {}", one_line(parameters))
+            }
+            Family::Gemma4 => {
+                let begin = format!("<|tool_call>call:{name}{{");
+                format!("{} gemma_pairs? {}", text(&begin), text("}<tool_call|>"))
             }
             Family::QwenXml | Family::Glm | Family::MiniMax => {
                 let mut keys: Vec<String> = match parameters["properties"].as_object() {
@@ -426,6 +441,9 @@ pub(super) fn call_grammar(family: Family, tools: &[Value]) -> Result<String, Ap
         _ => any,
     };
     lark += &format!("start: {start}\n{rules}");
+    if family == Family::Gemma4 {
+        lark += GEMMA4_VALUES;
+    }
     if matches!(family, Family::QwenXml | Family::Glm | Family::MiniMax) {
         // Anything, until the first mark that ends a value.
         let end = if family == Family::Glm { "</arg_value>" } else { "</parameter>" };

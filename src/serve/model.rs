@@ -62,7 +62,7 @@ impl Template {
         let mentions = |word: &str| renderer.mentions(word);
         let family = Family::of(mentions);
         let takes_tools = mentions("tools");
-        let thinks = family != Family::Harmony && (mentions("<think>") || mentions("</think>"));
+        let thinks = family != Family::Harmony && family.thought().iter().any(|mark| mentions(mark.trim_end()));
         Template { family, takes_tools, thinks, renderer: Arc::new(renderer) }
     }
 }

@@ -122,6 +122,7 @@ fn forced_calls_can_have_any_value() {
                 "<minimax:tool_call>\n<invoke name=\"write\">\n<parameter name=\"text\">{value}</parameter>\n</invoke>\n</minimax:tool_call>"
             ),
         ),
+        (Family::Gemma4, format!("<|tool_call>call:write{{text:<|\"|>{value}<|\"|>}}<tool_call|>")),
         (Family::Hermes, {
             let call = json!({"name": "write", "arguments": {"text": value}});
             let call = call.to_string().replace("\":", "\": ").replace(",\"", ", \"");

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::family::Family;
+use super::gemma;
 use super::pieces::Call;
 
 /// What may stand before calls that are the whole answer.
@@ -24,6 +25,8 @@ const QWEN_XML: CallSyntax = CallSyntax { open: "<tool_call>", close: "</tool_ca
 const GLM: CallSyntax = CallSyntax { open: "<tool_call>", close: "</tool_call>" };
 /// MiniMax.
 const MINIMAX: CallSyntax = CallSyntax { open: "<minimax:tool_call>", close: "</minimax:tool_call>" };
+/// Gemma 4.
+const GEMMA4: CallSyntax = CallSyntax { open: "<|tool_call>", close: "<tool_call|>" };
 
 impl CallSyntax {
     /// That of a family; `None` where nothing stands around calls.
@@ -33,6 +36,7 @@ impl CallSyntax {
             Family::QwenXml => Some(&QWEN_XML),
             Family::Glm => Some(&GLM),
             Family::MiniMax => Some(&MINIMAX),
+            Family::Gemma4 => Some(&GEMMA4),
             Family::Llama3 | Family::Harmony | Family::Plain => None,
         }
     }
@@ -45,6 +49,7 @@ pub fn parse_calls(family: Family, text: &str, tools: &[Value]) -> Option<Vec<Ca
         Family::QwenXml => tagged(text, tools, &QWEN_TAGS)?,
         Family::MiniMax => tagged(text, tools, &MINIMAX_TAGS)?,
         Family::Glm => vec![glm(text, tools)?],
+        Family::Gemma4 => vec![gemma::parse(text)?],
         Family::Llama3 | Family::Harmony | Family::Plain => return None,
     };
     (!calls.is_empty()).then_some(calls)

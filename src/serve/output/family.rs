@@ -15,6 +15,8 @@ pub enum Family {
     Glm,
     /// `<minimax:tool_call><invoke name="NAME"><parameter name="KEY">VALUE</parameter></invoke></minimax:tool_call>`.
     MiniMax,
+    /// `<|tool_call>call:NAME{KEY:VALUE,...}<tool_call|>`, text between `<|"|>`; thoughts in a channel: Gemma 4.
+    Gemma4,
     /// No tools.
     Plain,
 }
@@ -24,6 +26,7 @@ impl Family {
     pub fn of(mentions: impl Fn(&str) -> bool) -> Family {
         match () {
             () if mentions("<|channel|>") => Family::Harmony,
+            () if mentions("<|tool_call>call:") => Family::Gemma4,
             () if mentions("<minimax:tool_call>") => Family::MiniMax,
             () if mentions("<arg_key>") => Family::Glm,
             () if mentions("<function=") => Family::QwenXml,
@@ -51,7 +54,16 @@ impl Family {
             Family::MiniMax => &["<minimax:tool_call>", "</minimax:tool_call>", "<think>", "</think>"],
             Family::Llama3 => &["<|python_tag|>"],
             Family::Harmony => &["<|channel|>", "<|message|>", "<|start|>", "<|end|>", "<|constrain|>"],
+            Family::Gemma4 => &["<|tool_call>", "<tool_call|>", "<|channel>", "<channel|>", "<|\"|>"],
             Family::Plain => &["<think>", "</think>"],
+        }
+    }
+
+    /// What stands around a thought.
+    pub fn thought(self) -> [&'static str; 2] {
+        match self {
+            Family::Gemma4 => ["<|channel>thought\n", "<channel|>"],
+            _ => ["<think>", "</think>"],
         }
     }
 }

@@ -3,6 +3,7 @@
 
 mod calls;
 mod family;
+mod gemma;
 mod harmony;
 mod pieces;
 
@@ -22,7 +23,7 @@ pub struct Expect {
     pub family: Family,
     /// Tools were offered: calls are looked for. Their descriptions, for the types of arguments.
     pub tools: std::rc::Rc<Vec<Value>>,
-    /// Thoughts are marked by `<think>`.
+    /// Thoughts are marked, as [`Family::thought`] says.
     pub thinks: bool,
     /// The prompt ends inside a thought.
     pub thinking: bool,
@@ -54,9 +55,6 @@ pub struct Output {
     has_thought: bool,
     harmony: Option<Harmony>,
 }
-
-const THINK: &str = "<think>";
-const THINK_END: &str = "</think>";
 
 impl Output {
     /// For one answer.
@@ -170,14 +168,15 @@ impl Output {
             self.buffer.drain(..leading_blanks(&self.buffer));
             self.has_thought = !self.buffer.is_empty();
         }
-        if let Some((thought, rest)) = split(&self.buffer, THINK_END) {
+        let [_, end] = self.expect.family.thought();
+        if let Some((thought, rest)) = split(&self.buffer, end) {
             emit(out, Delta::Reasoning, thought.trim_end());
             self.buffer = rest;
             self.state = State::AfterReasoning;
             return true;
         }
         // White space at the end may be what stands before the mark.
-        let keep = held_with_blanks(&self.buffer, THINK_END);
+        let keep = held_with_blanks(&self.buffer, end);
         release(&mut self.buffer, keep, out, Delta::Reasoning);
         false
     }
@@ -235,12 +234,13 @@ impl Output {
             return false;
         }
         if self.expect.thinks {
-            if let Some(rest) = text.strip_prefix(THINK) {
+            let [begin, _] = self.expect.family.thought();
+            if let Some(rest) = text.strip_prefix(begin) {
                 self.buffer = rest.to_owned();
                 self.state = State::Reasoning;
                 return true;
             }
-            if THINK.starts_with(text) {
+            if begin.starts_with(text) {
                 return false;
             }
         }

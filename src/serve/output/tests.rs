@@ -76,6 +76,32 @@ fn hermes_and_qwen() {
 }
 
 #[test]
+fn gemma4() {
+    let with = expect(Family::Gemma4, true);
+    let call = ("weather", json!({"city": "Köln, {\"a\": 1}", "days": 2}));
+    let text = "<|tool_call>call:weather{city:<|\"|>Köln, {\"a\": 1}<|\"|>,days:2}<tool_call|>";
+    let whole = format!("<|channel>thought\nHm: two.\n<channel|>I look.{text}{text}");
+    check(&with, &whole, "Hm: two.", "I look.", &[call.clone(), call]);
+    let nested = json!({"a": [1.5, true, null, [], "x"], "b": {"c d": {}, "e": -2}});
+    check(
+        &with,
+        "<|tool_call>call:f.g{a:[1.5,true,null,[],<|\"|>x<|\"|>], b:{<|\"|>c d<|\"|>:{},e:-2}}<tool_call|>",
+        "",
+        "",
+        &[("f.g", nested)],
+    );
+    check(&with, "<|tool_call>call:weather{}<tool_call|>", "", "", &[("weather", json!({}))]);
+    // What has no end, or another form, is text.
+    for other in ["<|tool_call>call:weather{days:two}<tool_call|>", "<|tool_call>weather{}<tool_call|> x"] {
+        check(&with, other, "", other, &[]);
+    }
+    let deep = format!("<|tool_call>call:f{{a:{}{}}}<tool_call|>", "[".repeat(200), "]".repeat(200));
+    assert_eq!(take(&with, &[&deep]).1, deep);
+    check(&Expect { thinking: true, ..with }, "so\n<channel|>yes", "so", "yes", &[]);
+    check(&expect(Family::Gemma4, false), "<|channel>thought\n<channel|>plain", "", "plain", &[]);
+}
+
+#[test]
 fn families_with_tags() {
     let call = ("weather", json!({"city": "12", "days": 3}));
     check(
