@@ -3,6 +3,8 @@
 
 #[path = "architectures/dense.rs"]
 mod dense;
+#[path = "architectures/gemma.rs"]
+mod gemma;
 #[path = "architectures/moes.rs"]
 mod moes;
 #[path = "architectures/relatives.rs"]

@@ -34,6 +34,8 @@ fn main() {
         "gpt-oss-f32.gguf",
         "gemma3-f32.gguf",
         "qwen35moe-f32.gguf",
+        "gemma4-moe-f32.gguf",
+        "gemma4-small-f32.gguf",
         "llama-q4_k.gguf",
     ];
     let models = models.map(|name| models_dir.join(name));

@@ -115,13 +115,13 @@ impl Mapped<'_> {
         };
         assert_eq!(workers.size(), sizes.workers, "shared workers are as many as the settings name CPUs");
         log_loaded(&headers, &mapped, &loaded);
-        let rows = headers.model.embedding_rows(&headers.files)?;
+        let tables = headers.model.tables(&headers.files)?;
         let identity = is_serving.then(|| identity(&headers.files, headers.kernels));
         // The headers have been read into the vocabulary region; the heap copy of them ends here.
         let Headers { model: read, kernels, .. } = headers;
         let model = model.insert(read);
         let (kv, states) = (Growing::new(kv, pages), Growing::new(states, pages));
-        let core = Core::new(model, kernels, workers, sizes, (weights, kv, states, scratch), rows);
+        let core = Core::new(model, kernels, workers, sizes, (weights, kv, states, scratch), tables);
         Ok(Running { core, tokenizer, weights, workers, mapped, loaded, identity })
     }
 }

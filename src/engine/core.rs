@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::error::EngineError;
 use crate::kernels::{Kernels, Team};
-use crate::load::rows::Rows;
+use crate::load::rows::Tables;
 use crate::memory::Growing;
 use crate::model::{Buffers, Cache, CachePlan, ForwardPass, Model, OutputRows, SequenceSlice, Sizes};
 
@@ -18,14 +18,14 @@ pub struct Core<'a> {
     pub(super) cache: Cache<'a>,
     pub(super) sizes: Sizes,
     pub(super) attention_time: Option<Duration>,
-    pub(super) rows: Option<Rows>,
+    pub(super) tables: Tables,
     /// What the scratch region has beyond what passes need.
     pub(super) spare: &'a mut [u8],
 }
 
 impl<'a> Core<'a> {
-    /// Over loaded regions: weights, KV cache, states, scratch. `sizes` are those the regions were planned with; `rows` are those of
-    /// an embedding table that is not in the weights region.
+    /// Over loaded regions: weights, KV cache, states, scratch. `sizes` are those the regions were planned with; `tables`
+    /// are those that are not in the weights region.
     ///
     /// # Panics
     /// If a region is smaller than planned, or the team is of another size.
@@ -35,7 +35,7 @@ impl<'a> Core<'a> {
         team: &'a dyn Team,
         sizes: Sizes,
         (weights, kv, states, scratch): (&'a [u8], Growing<'a>, Growing<'a>, &'a mut [u8]),
-        rows: Option<Rows>,
+        tables: Tables,
     ) -> Core<'a> {
         assert_eq!(team.size(), sizes.workers);
         let factors = model
@@ -46,7 +46,7 @@ impl<'a> Core<'a> {
         let n_vocab = model.weights.n_vocab();
         let (buffers, spare) = Buffers::carve(scratch, &model.config, n_vocab, &sizes, factors);
         let cache = Cache::new(kv, states, CachePlan::new(&model.config, &sizes));
-        Core { model, kernels, team, region: weights, buffers, cache, sizes, attention_time: None, rows, spare }
+        Core { model, kernels, team, region: weights, buffers, cache, sizes, attention_time: None, tables, spare }
     }
 
     /// One pass over the weights; `finish` sees the hidden states of the output rows.
@@ -76,7 +76,7 @@ impl<'a> Core<'a> {
             n_rows: tokens.len(),
             slices,
             attention_time: self.attention_time.as_mut(),
-            rows: self.rows.as_ref(),
+            tables: &self.tables,
         };
         self.model.forward(&mut pass).map_err(EngineError::Embedding)?;
         finish(&mut pass, self.model);

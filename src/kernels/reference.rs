@@ -16,19 +16,21 @@ pub(super) fn matmul(w: &[f32], x: &[f32], rows: usize, cols: usize, n_tokens: u
     out
 }
 
-/// Attention of one query over some keys; a sink takes its share of the weight.
+/// Attention of one query over some keys, whose scores may be capped; a sink takes its share of the weight.
 pub(super) fn attend(
     q: &[f32],
     (keys, values): (&[f32], &[f32]),
     seen: Range<usize>,
-    (scale, slope): (f32, f32),
+    (scale, cap, slope): (f32, Option<f32>, f32),
     sink: Option<f32>,
 ) -> Vec<f64> {
     let d = q.len();
     let last = seen.end - 1;
     let dot = |i: usize| {
         let dot: f64 = (0..d).map(|j| f64::from(q[j]) * f64::from(keys[i * d + j])).sum();
-        dot * f64::from(scale) - f64::from(slope) * (last - i) as f64
+        let score = dot * f64::from(scale);
+        let score = cap.map_or(score, |cap| f64::from(cap) * (score / f64::from(cap)).tanh());
+        score - f64::from(slope) * (last - i) as f64
     };
     let sink = sink.map_or(f64::NEG_INFINITY, f64::from);
     let scores: Vec<f64> = seen.clone().map(dot).collect();

@@ -40,6 +40,15 @@ impl From<RowError> for Error {
     }
 }
 
+/// The tables that were left in the file.
+#[derive(Debug, Default)]
+pub struct Tables {
+    /// The embedding.
+    pub embedding: Option<Rows>,
+    /// That of every layer.
+    pub per_layer: Option<Rows>,
+}
+
 /// The rows of one tensor.
 #[derive(Debug)]
 pub struct Rows {

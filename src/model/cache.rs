@@ -91,6 +91,8 @@ pub enum LayerCache {
         /// How a page is laid out.
         layout: KvLayout,
     },
+    /// What this earlier layer keeps is its as well.
+    Shared(usize),
     /// A state for each sequence and checkpoint, from this byte of it on.
     State {
         /// First byte within a state.
@@ -138,9 +140,12 @@ impl CachePlan {
         };
         let layers = config.layers.iter().map(|layer| match &layer.mixer {
             MixerConfig::None | MixerConfig::Linear => LayerCache::None,
-            MixerConfig::Attention(attention) => LayerCache::Paged {
-                pool: pool_of(&mut pools, attention.window, sizes),
-                layout: KvLayout::of(attention, sizes.kv_type),
+            MixerConfig::Attention(attention) => match attention.kv_of {
+                Some(layer) => LayerCache::Shared(layer),
+                None => LayerCache::Paged {
+                    pool: pool_of(&mut pools, attention.window, sizes),
+                    layout: KvLayout::of(attention, sizes.kv_type),
+                },
             },
             MixerConfig::ShortConv { taps } => state((taps - 1) * config.n_embd),
             MixerConfig::DeltaNet(delta) => state(delta.conv_state_len() + delta.delta_state_len()),
@@ -216,6 +221,7 @@ impl CachePlan {
                 let row_bytes = kv_type.row_bytes(GROUP);
                 [1 + pool, n_kv_heads, key_dim, value_dim, row_bytes].map(|n| n as u32)
             }
+            LayerCache::Shared(layer) => [NONE, layer as u32, 0, 0, 1],
             LayerCache::State { offset, bytes } => [NONE, offset as u32, bytes as u32, 0, 0],
         });
         let windows = self.pools.iter().map(|pool| match pool.window {
@@ -349,8 +355,12 @@ impl<'a> Cache<'a> {
     }
 
     fn range(&self, layer: usize) -> (Range<usize>, KvLayout, usize) {
+        let layer = match self.plan.layers[layer] {
+            LayerCache::Shared(with) => with,
+            _ => layer,
+        };
         let LayerCache::Paged { pool, layout } = self.plan.layers[layer] else {
-            unreachable!("a layer with attention keeps keys and values");
+            unreachable!("a layer with attention keeps keys and values, or another does for it");
         };
         let start = self.starts[layer];
         (start..start + self.plan.pools[pool].n_pages * layout.page_bytes(), layout, pool)

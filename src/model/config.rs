@@ -48,6 +48,8 @@ pub struct Experts {
     pub activations: [Option<Activation>; 2],
     /// Factor of what the shared expert gives.
     pub shared_scale: f32,
+    /// Whether the shared expert and the chosen ones read the stream, and add to it, through norms of their own.
+    pub apart: bool,
 }
 
 /// Scale of queries that grows with the position: `1 + beta * ln(1 + floor((position + offset) / length))` (Llama 4,
@@ -102,6 +104,10 @@ pub struct AttentionConfig {
     pub normed_after_rope: bool,
     /// Greatest exponent of the slopes by which scores fall with distance, if they do (ALiBi).
     pub alibi: Option<f32>,
+    /// Scores are squeezed into plus and minus this, `cap * tanh(score / cap)`.
+    pub score_cap: Option<f32>,
+    /// The earlier layer whose keys and values it reads in place of its own.
+    pub kv_of: Option<usize>,
 }
 
 impl AttentionConfig {
@@ -368,6 +374,10 @@ pub struct Config {
     pub logit_cap: Option<f32>,
     /// Added under the root of every norm.
     pub norm_eps: f32,
+    /// Width of the embedding of a token that every layer has of its own; 0 without them.
+    pub n_embd_per_layer: usize,
+    /// Tokens that are never drawn: their logits are minus infinity.
+    pub suppressed: Vec<u32>,
     /// Context length the model was trained for.
     pub ctx_train: usize,
 }

@@ -364,6 +364,8 @@ impl<'m, 'a> Header<'m, 'a> {
                     normed_after_rope: false,
                     clamp: None,
                     alibi: None,
+                    score_cap: None,
+                    kv_of: None,
                 }))
             }
         };
@@ -393,6 +395,8 @@ impl<'m, 'a> Header<'m, 'a> {
             logit_scale: 1.0,
             logit_cap: None,
             norm_eps,
+            n_embd_per_layer: 0,
+            suppressed: Vec::new(),
             ctx_train,
         })
     }
@@ -474,6 +478,7 @@ impl<'m, 'a> Header<'m, 'a> {
             weighs_input: false,
             activations: [None; 2],
             shared_scale: 1.0,
+            apart: false,
         })
     }
 
@@ -499,16 +504,29 @@ impl<'m, 'a> Header<'m, 'a> {
     /// The length of sliding windows and which layers have one, in a pattern of which every `usual`th layer sees everything
     /// unless the file has another.
     pub(super) fn windows(&self, usual: usize) -> Result<Option<(usize, Vec<bool>)>, ModelError> {
-        self.windows_by(usual, |n| n - 1)
+        self.windows_by((usual, 0), |n| n - 1)
+    }
+
+    /// The same; where the file has no length it is `usual_len`.
+    pub(super) fn windows_or(&self, usual: usize, usual_len: usize) -> Result<Option<(usize, Vec<bool>)>, ModelError> {
+        self.windows_by((usual, usual_len), |n| n - 1)
     }
 
     /// The same where the first layer of so many sees everything, not the last.
     pub(super) fn windows_after_first(&self, usual: usize) -> Result<Option<(usize, Vec<bool>)>, ModelError> {
-        self.windows_by(usual, |_| 0)
+        self.windows_by((usual, 0), |_| 0)
     }
 
-    fn windows_by(&self, usual: usize, full: fn(usize) -> usize) -> Result<Option<(usize, Vec<bool>)>, ModelError> {
-        match self.count("attention.sliding_window", 1 << 30)? {
+    fn windows_by(
+        &self,
+        (usual, usual_len): (usize, usize),
+        full: fn(usize) -> usize,
+    ) -> Result<Option<(usize, Vec<bool>)>, ModelError> {
+        let len = match self.get("attention.sliding_window") {
+            None => usual_len,
+            Some(_) => self.count("attention.sliding_window", 1 << 30)?,
+        };
+        match len {
             0 => {
                 self.accept("attention.sliding_window_pattern");
                 Ok(None)
@@ -577,6 +595,48 @@ impl<'m, 'a> Header<'m, 'a> {
         for (layer, has_window) in config.layers.iter_mut().zip(layers) {
             if let Some(attention) = layer.attention_mut().filter(|_| has_window) {
                 (attention.window, attention.rope) = (Some(Window::Sliding(len)), Some(own_rope));
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives layers with a window heads of their own size.
+    pub(super) fn set_window_heads(&self, config: &mut Config) -> Result<(), ModelError> {
+        let dim = self.number("attention.key_length_swa", HEAD_DIM_MAX)?;
+        let value_dim = self.optional("attention.value_length_swa", dim, HEAD_DIM_MAX)?;
+        if !dim.is_multiple_of(2) || value_dim != dim {
+            let need = format!("an even number, as attention.value_length_swa ({value_dim})");
+            return range("attention.key_length_swa", dim, need);
+        }
+        for attn in config.layers.iter_mut().filter_map(|layer| layer.attention_mut()) {
+            if attn.window.is_some() {
+                (attn.key_dim, attn.value_dim) = (dim, dim);
+            }
+            if attn.q_width() > WIDTH_MAX {
+                let need = format!("heads of at most {WIDTH_MAX} values together");
+                return range("attention.head_count", attn.n_heads, need);
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets the last layers, as many as the file says, read the keys and values of those before them: of the last of these
+    /// without a window, or of the one before it, which has one.
+    pub(super) fn share_kv(&self, config: &mut Config) -> Result<(), ModelError> {
+        let key = "attention.shared_kv_layers";
+        let first = config.n_layers() - self.count(key, config.n_layers() - 1)?;
+        for layer in first..config.n_layers() {
+            let Some(own) = config.layers[layer].attention().copied() else { continue };
+            let behind = if own.window.is_some() { 2 } else { 1 };
+            let of = first.checked_sub(behind).and_then(|of| Some((of, config.layers[of].attention()?)));
+            let kind = |attn: &AttentionConfig| (attn.window, attn.n_kv_heads, attn.key_dim, attn.value_dim);
+            match of.filter(|(_, attn)| kind(attn) == kind(&own)) {
+                Some((of, _)) => config.layers[layer].attention_mut().expect("it has attention").kv_of = Some(of),
+                None => {
+                    let found =
+                        format!("{} where layer {layer} is unlike that {behind} before", config.n_layers() - first);
+                    return self.unsupported(key, found);
+                }
             }
         }
         Ok(())

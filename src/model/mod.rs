@@ -31,7 +31,7 @@ use crate::gguf::{Metadata, TensorInfo};
 use crate::load::chunks::{Item, ItemForm};
 use crate::load::header::ModelFiles;
 use crate::load::reader::Traffic;
-use crate::load::rows::{RowError, Rows};
+use crate::load::rows::{RowError, Rows, Tables};
 use crate::load::weights::{Loader, buffer_bytes};
 use crate::quant::PANEL_ROWS;
 use weights::Placement;
@@ -110,16 +110,20 @@ impl Model {
         loader.load(files, items)
     }
 
-    /// The rows of an embedding table that was left in its file.
+    /// The rows of the tables that were left in their file.
     ///
     /// # Errors
     /// Exit 4: the file cannot be kept open.
-    pub fn embedding_rows(&self, files: &ModelFiles) -> Result<Option<Rows>, Error> {
-        let table = files.tensors().iter().find(|tensor| tensor.name() == "token_embd.weight");
-        match table.filter(|_| self.weights.embedding.form == Form::File) {
-            Some(tensor) => Rows::open(files, tensor).map(Some),
-            None => Ok(None),
-        }
+    pub fn tables(&self, files: &ModelFiles) -> Result<Tables, Error> {
+        let open = |name: &str, table: Option<&Weight>| {
+            let tensor = files.tensors().iter().find(|tensor| tensor.name() == name);
+            let in_file = table.filter(|table| table.form == Form::File);
+            tensor.filter(|_| in_file.is_some()).map(|tensor| Rows::open(files, tensor)).transpose()
+        };
+        Ok(Tables {
+            embedding: open(tensors::EMBEDDING_TABLE, Some(&self.weights.embedding))?,
+            per_layer: open(tensors::PER_LAYER_TABLE, self.weights.per_layer.as_ref().map(|own| &own.table))?,
+        })
     }
 
     /// Bytes of buffer that loading takes for each of `readers` threads.
@@ -133,6 +137,9 @@ impl Model {
     /// A row of an embedding table in a file that cannot be read: no sequence has changed then.
     pub fn forward(&self, pass: &mut ForwardPass<'_, '_>) -> Result<(), RowError> {
         pass.embed(&self.weights)?;
+        if let Some(own) = &self.weights.per_layer {
+            pass.embed_per_layer(own)?;
+        }
         pass.locate();
         for (index, weights) in self.weights.layers.iter().enumerate() {
             if self.config.norm_after_loops && index > 0 && index.is_multiple_of(self.config.n_layers_of_file()) {

@@ -2,10 +2,12 @@
 //!
 //! Work on rows, except activations, runs on the calling thread if the rows are few; everything else is handed to the team,
 //! one barrier per operation. A pass is in [`pass`], the residual stream in [`stream`], heads in [`heads`] and
-//! [`attend`], convolutions in [`conv`], the delta rule in [`delta`], feed-forward parts in [`feed_forward`] and [`experts`], products in [`product`]; the
+//! [`attend`], convolutions in [`conv`], the delta rule in [`delta`], feed-forward parts in [`feed_forward`], [`experts`] and [`apart`],
+//! embeddings of single layers in [`per_layer`], products in [`product`]; the
 //! memory of it all in [`buffers`].
 
 mod activations;
+mod apart;
 mod attend;
 mod buffers;
 mod carver;
@@ -17,6 +19,7 @@ mod heads;
 mod lists;
 mod partials;
 mod pass;
+mod per_layer;
 mod product;
 mod rotation;
 mod routing;

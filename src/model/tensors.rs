@@ -7,14 +7,19 @@ use super::config::{
 };
 use super::error::{ModelError, range};
 use super::weights::{
-    ALIGN, AttentionWeights, DeltaNetWeights, DeltaRates, DenseFfn, Embedding, FeedForward, Form, Layer, Linear, Mixer,
-    MoeFfn, Norm, Placement, RopeFactors, SharedExpert, ShortConvWeights, Weight, Weights,
+    ALIGN, ApartNorms, AttentionWeights, DeltaNetWeights, DeltaRates, DenseFfn, Embedding, FeedForward, Form, Layer,
+    Linear, Mixer, MoeFfn, Norm, PerLayerEmbedding, PerLayerMaps, Placement, RopeFactors, SharedExpert,
+    ShortConvWeights, Weight, Weights,
 };
 use crate::gguf::{TensorInfo, sort_tensors};
 use crate::quant::{PANEL_ROWS, WeightType};
 
 /// Most tokens of a vocabulary.
 const VOCAB_MAX: u64 = 1 << 24;
+
+/// The names of tables whose rows may be read from the file.
+pub(super) const EMBEDDING_TABLE: &str = "token_embd.weight";
+pub(super) const PER_LAYER_TABLE: &str = "per_layer_token_embd.weight";
 
 /// Norms of queries and keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,14 +55,14 @@ pub(super) fn place(
         return Err(ModelError::OnlyAhead { layers: config.n_layers_skipped });
     }
     let e = config.n_embd;
-    let n_vocab = finder.rows("token_embd.weight")?;
+    let n_vocab = finder.rows(EMBEDDING_TABLE)?;
     let tied = !finder.has("output.weight");
     let form = match embedding {
         _ if tied => Form::Panels,
         Embedding::InMemory => Form::Rows,
         Embedding::InFile => Form::File,
     };
-    let embedding = finder.take("token_embd.weight", form, n_vocab, e)?;
+    let embedding = finder.take(EMBEDDING_TABLE, form, n_vocab, e)?;
     let positions = match config.learned_positions {
         true => Some(finder.take("position_embd.weight", Form::Rows, config.ctx_train, e)?),
         false => None,
@@ -66,6 +71,10 @@ pub(super) fn place(
         EmbeddingNorm::None => None,
         EmbeddingNorm::Plain => Some(config.plain_norm(e)),
         EmbeddingNorm::Weighted => Some(finder.norm(config, "token_embd_norm", e)?),
+    };
+    let per_layer = match config.n_embd_per_layer {
+        0 => None,
+        width => Some(finder.per_layer_embedding(config, n_vocab, width)?),
     };
     let (mut layers, mut layer_offsets) = (Vec::new(), vec![finder.bytes()]);
     let n_layers = config.n_layers_of_file();
@@ -95,6 +104,7 @@ pub(super) fn place(
     let (output_macs, output_bytes) = (output.weight.macs_per_token(), output.weight.bytes_per_token());
     Ok(Weights {
         bytes_per_token: config.loops * (layer_bytes - output_bytes) + output_bytes + embedding.ty.row_bytes(e),
+        per_layer,
         macs_per_token: config.loops as u64 * (layer_macs - output_macs),
         embedding,
         positions,
@@ -352,6 +362,21 @@ impl<'t> TensorFinder<'t> {
         Ok(None)
     }
 
+    /// The embeddings that tokens have for every layer.
+    fn per_layer_embedding(
+        &mut self,
+        config: &Config,
+        n_vocab: usize,
+        width: usize,
+    ) -> Result<PerLayerEmbedding, ModelError> {
+        let total = config.n_layers() * width;
+        Ok(PerLayerEmbedding {
+            table: self.take(PER_LAYER_TABLE, Form::File, n_vocab, total)?,
+            proj: self.linear("per_layer_model_proj", total, config.n_embd)?,
+            norm: self.norm(config, "per_layer_proj_norm", width)?,
+        })
+    }
+
     /// The rows `own` of every matrix, of `rows` x `cols`, of a tensor.
     fn take_rows(
         &mut self,
@@ -477,10 +502,9 @@ impl LayerTensors<'_, '_> {
         Ok(Layer {
             attn_norm: self.norm("attn_norm")?,
             mixer: self.attention(qk_norms)?,
-            attn_post_norm: None,
             ffn_norm: self.norm(ffn_norm)?,
             ffn: self.feed_forward()?,
-            ffn_post_norm: None,
+            ..Layer::default()
         })
     }
 
@@ -499,10 +523,11 @@ impl LayerTensors<'_, '_> {
         };
         Ok(Mixer::Attention(Box::new(AttentionWeights {
             q,
-            k,
-            v,
+            k: Some(k),
+            v: Some(v),
             qk_norms: self.qk_norms(&attention, qk_norms)?,
             qk_norms_are_whole: qk_norms == QkNorms::Whole,
+            v_norm: None,
             sinks: None,
             gate: attention.gate.map(|_| self.output_gate(&attention)).transpose()?,
             output: self.linear("attn_output", e, attention.output_width())?,
@@ -520,23 +545,80 @@ impl LayerTensors<'_, '_> {
         Ok(parts)
     }
 
-    fn qk_norms(&mut self, attention: &AttentionConfig, norms: QkNorms) -> Result<Option<[Norm; 2]>, ModelError> {
+    fn qk_norms(&mut self, attention: &AttentionConfig, norms: QkNorms) -> Result<[Option<Norm>; 2], ModelError> {
         let [q_len, k_len] = match norms {
-            QkNorms::None => return Ok(None),
-            QkNorms::EachHeadIfThere if !self.has("attn_q_norm.weight") => return Ok(None),
+            QkNorms::None => return Ok([None; 2]),
+            QkNorms::EachHeadIfThere if !self.has("attn_q_norm.weight") => return Ok([None; 2]),
             QkNorms::EachHeadIfThere => {
                 let mut norm = |name: &str, n_heads| {
                     let name = format!("blk.{}.{name}.weight", self.index);
                     let weight = Some(self.finder.take(&name, Form::Vector, n_heads, attention.key_dim)?);
                     Ok::<_, ModelError>(Norm { weight, ..self.config.plain_norm(attention.key_dim) })
                 };
-                return Ok(Some([norm("attn_q_norm", attention.n_heads)?, norm("attn_k_norm", attention.n_kv_heads)?]));
+                return Ok([
+                    Some(norm("attn_q_norm", attention.n_heads)?),
+                    Some(norm("attn_k_norm", attention.n_kv_heads)?),
+                ]);
             }
-            QkNorms::PerHeadIfThere if !self.has("attn_q_norm.weight") => return Ok(None),
+            QkNorms::PerHeadIfThere if !self.has("attn_q_norm.weight") => return Ok([None; 2]),
             QkNorms::PerHead | QkNorms::PerHeadIfThere => [attention.key_dim; 2],
             QkNorms::Whole => [attention.q_width(), attention.k_width()],
         };
-        Ok(Some([self.norm_of("attn_q_norm", q_len)?, self.norm_of("attn_k_norm", k_len)?]))
+        Ok([Some(self.norm_of("attn_q_norm", q_len)?), Some(self.norm_of("attn_k_norm", k_len)?)])
+    }
+
+    /// Attention whose heads are normed, those of values without weights; values may be what keys are before that, and keys and values
+    /// those of another layer: what the file has of such a layer's own is left there.
+    pub(super) fn attention_that_may_share(&mut self) -> Result<Mixer, ModelError> {
+        let MixerConfig::Attention(attention) = self.layer.mixer else {
+            unreachable!("an architecture asks for the attention of layers that have it");
+        };
+        let (e, dim, index) = (self.config.n_embd, attention.key_dim, self.index);
+        let is_own = attention.kv_of.is_none();
+        if !is_own {
+            ["attn_k", "attn_v"].into_iter().for_each(|part| self.finder.skip(&format!("blk.{index}.{part}")));
+        }
+        let has_values = is_own && self.has("attn_v.weight");
+        let mut part = |name: &str, rows| self.linear(name, rows, e);
+        let q = part("attn_q", attention.q_width())?;
+        let k = if is_own { Some(part("attn_k", attention.k_width())?) } else { None };
+        let v = if has_values { Some(part("attn_v", attention.v_width())?) } else { None };
+        let q_norm = Some(self.norm_of("attn_q_norm", dim)?);
+        let k_norm = if is_own { Some(self.norm_of("attn_k_norm", dim)?) } else { None };
+        Ok(Mixer::Attention(Box::new(AttentionWeights {
+            q,
+            k,
+            v,
+            qk_norms: [q_norm, k_norm],
+            qk_norms_are_whole: false,
+            v_norm: Some(self.config.plain_norm(attention.value_dim)),
+            sinks: None,
+            gate: None,
+            output: self.linear("attn_output", e, attention.output_width())?,
+        })))
+    }
+
+    /// What a layer makes of its own embedding of tokens.
+    pub(super) fn per_layer_maps(&mut self) -> Result<Option<PerLayerMaps>, ModelError> {
+        let (e, width) = (self.config.n_embd, self.config.n_embd_per_layer);
+        if width == 0 {
+            return Ok(None);
+        }
+        let (gate, proj) = (self.linear("inp_gate", width, e)?, self.linear("proj", e, width)?);
+        Ok(Some(PerLayerMaps { gate, proj, norm: self.norm("post_norm")? }))
+    }
+
+    /// Divisors of the rotary frequencies must be there.
+    pub(super) fn require_rope_factors(&self) -> Result<(), ModelError> {
+        match self.finder.has("rope_freqs.weight") {
+            true => Ok(()),
+            false => Err(ModelError::MissingTensor("rope_freqs.weight".to_owned())),
+        }
+    }
+
+    /// A factor of the stream, if the layer has one.
+    pub(super) fn output_scale(&mut self) -> Result<Option<Weight>, ModelError> {
+        self.finder.optional_vector(&self.name("layer_output_scale.weight"), 1)
     }
 
     /// `attn_gate`, a map to one value for each head, or one for each value of all heads.
@@ -564,10 +646,11 @@ impl LayerTensors<'_, '_> {
         let (q, gate) = (of_heads(0..dim)?, of_heads(dim..2 * dim)?);
         Ok(Mixer::Attention(Box::new(AttentionWeights {
             q,
-            k: self.linear("attn_k", attention.k_width(), e)?,
-            v: self.linear("attn_v", attention.v_width(), e)?,
+            k: Some(self.linear("attn_k", attention.k_width(), e)?),
+            v: Some(self.linear("attn_v", attention.v_width(), e)?),
             qk_norms: self.qk_norms(&attention, qk_norms)?,
             qk_norms_are_whole: qk_norms == QkNorms::Whole,
+            v_norm: None,
             sinks: None,
             gate: Some(gate),
             output: self.linear("attn_output", e, attention.output_width())?,
@@ -661,7 +744,15 @@ impl LayerTensors<'_, '_> {
 
     fn experts(&mut self, experts: &Experts) -> Result<MoeFfn, ModelError> {
         let (e, f) = (self.config.n_embd, experts.n_ff);
-        let router = self.linear("ffn_gate_inp", experts.count, e)?;
+        let apart = match experts.apart {
+            true => Some(self.apart_norms()?),
+            false => None,
+        };
+        // Beside its norm a router has no factor.
+        let router = match apart {
+            Some(_) => Linear { weight: self.router(experts.count)?, bias: None },
+            None => self.linear("ffn_gate_inp", experts.count, e)?,
+        };
         let (gate, up) = match self.config.gated_ffn {
             true if self.has("ffn_gate_up_exps.weight") => {
                 let [gate, up] = self.finder.expert_parts(&self.name("ffn_gate_up_exps"), experts, [f; 2], e)?;
@@ -676,18 +767,36 @@ impl LayerTensors<'_, '_> {
         let down = self.expert_linear("ffn_down_exps", experts, e, f)?;
         let bias = if self.has("exp_probs_b") { "exp_probs_b" } else { "exp_probs_b.bias" };
         let selection_bias = self.finder.optional_vector(&self.name(bias), experts.count)?;
+        // Apart from the chosen ones, the expert of every token has the names of a dense layer.
+        let suffix = if experts.apart { "" } else { self.shared_suffix };
         let shared = match experts.n_ff_shared {
             0 => None,
             width => Some(SharedExpert {
                 norm: None,
-                ffn: match self.has(&format!("ffn_gate{}.weight", self.shared_suffix)) || !self.config.gated_ffn {
-                    true => self.dense(self.shared_suffix, width)?,
-                    false => self.dense_with_gate_in_up(self.shared_suffix, width)?,
+                ffn: match self.has(&format!("ffn_gate{suffix}.weight")) || !self.config.gated_ffn {
+                    true => self.dense(suffix, width)?,
+                    false => self.dense_with_gate_in_up(suffix, width)?,
                 },
                 gate: self.finder.optional_vector(&self.name("ffn_gate_inp_shexp.weight"), e)?,
             }),
         };
-        Ok(MoeFfn { experts: *experts, router, selection_bias, gate, up, down, shared })
+        Ok(MoeFfn { experts: *experts, router, selection_bias, gate, up, down, shared, apart })
+    }
+
+    fn router(&mut self, n_experts: usize) -> Result<Weight, ModelError> {
+        let name = self.name("ffn_gate_inp.weight");
+        self.finder.take(&name, Form::Panels, n_experts, self.config.n_embd)
+    }
+
+    fn apart_norms(&mut self) -> Result<ApartNorms, ModelError> {
+        let scale = self.name("ffn_gate_inp.scale");
+        let router_scale = self.finder.vector(&scale, self.config.n_embd)?;
+        Ok(ApartNorms {
+            router: Norm { weight: Some(router_scale), ..self.plain_norm() },
+            experts: self.norm("pre_ffw_norm_2")?,
+            experts_post: self.norm_of("post_ffw_norm_2", self.config.n_embd)?,
+            dense_post: self.norm_of("post_ffw_norm_1", self.config.n_embd)?,
+        })
     }
 
     /// `attn_sinks`, a score for each head.

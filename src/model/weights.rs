@@ -168,12 +168,16 @@ impl Norm {
 #[allow(missing_docs, reason = "the names of the tensors")]
 pub struct AttentionWeights {
     pub q: Linear,
-    pub k: Linear,
-    pub v: Linear,
+    /// None in layers that read the keys and values of another.
+    pub k: Option<Linear>,
+    /// None there, and where values are what keys are before they are normed and rotated.
+    pub v: Option<Linear>,
     /// Norms of queries and of keys: for every head, or over the width of all heads.
-    pub qk_norms: Option<[Norm; 2]>,
+    pub qk_norms: [Option<Norm>; 2],
     /// Whether those norms are over the width of all heads.
     pub qk_norms_are_whole: bool,
+    /// The norm of every head of values.
+    pub v_norm: Option<Norm>,
     pub sinks: Option<Weight>,
     /// What results are multiplied by the sigmoid of, in layers that are gated.
     pub gate: Option<Linear>,
@@ -227,9 +231,10 @@ pub struct DeltaNetWeights {
 }
 
 /// How a layer mixes tokens.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub enum Mixer {
     /// Not at all.
+    #[default]
     None,
     /// Attention.
     Attention(Box<AttentionWeights>),
@@ -281,6 +286,19 @@ pub struct SharedExpert {
     pub gate: Option<Weight>,
 }
 
+/// The norms of experts beside a dense part that has norms of its own.
+#[derive(Clone, Copy, Debug)]
+pub struct ApartNorms {
+    /// Of what the router reads, which is scaled to the length 1 before the weights.
+    pub router: Norm,
+    /// Of what the experts read.
+    pub experts: Option<Norm>,
+    /// Of what the experts come to.
+    pub experts_post: Norm,
+    /// Of what the dense part comes to.
+    pub dense_post: Norm,
+}
+
 /// A feed-forward layer made of experts: `gate`, `up` and `down` hold a map for each.
 #[derive(Clone, Copy, Debug)]
 pub struct MoeFfn {
@@ -298,12 +316,50 @@ pub struct MoeFfn {
     pub down: Linear,
     /// The expert that every token meets.
     pub shared: Option<SharedExpert>,
+    /// Norms of experts that are apart from the shared one.
+    pub apart: Option<ApartNorms>,
+}
+
+impl MoeFfn {
+    /// The matrix of experts that the stream meets first.
+    pub fn first(&self) -> &Weight {
+        &self.gate.as_ref().unwrap_or(&self.up).weight
+    }
+
+    /// The norms of experts that are apart, and the dense part beside them.
+    pub(super) fn apart(&self) -> (&ApartNorms, &DenseFfn) {
+        match (&self.apart, &self.shared) {
+            (Some(norms), Some(shared)) => (norms, &shared.ffn),
+            _ => unreachable!("the architecture has a dense part beside experts"),
+        }
+    }
+}
+
+/// How the embedding that a token has for one layer is added to the stream: `norm(proj(gelu(gate(x)) * embedding))`.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs, reason = "told above")]
+pub struct PerLayerMaps {
+    pub gate: Linear,
+    pub proj: Linear,
+    pub norm: Option<Norm>,
+}
+
+/// Embeddings of tokens for every layer: rows of a table that stays in the file, and what is made of the stream.
+#[derive(Clone, Copy, Debug)]
+pub struct PerLayerEmbedding {
+    /// `[n_vocab, n_layers * n_embd_per_layer]`, in the file.
+    pub table: Weight,
+    /// From the stream to as much.
+    pub proj: Linear,
+    /// The norm of what that comes to, of every layer's part, `[n_embd_per_layer]`.
+    pub norm: Norm,
 }
 
 /// The feed-forward part of a layer.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub enum FeedForward {
     /// There is none.
+    #[default]
     None,
     /// One for all tokens.
     Dense(Box<DenseFfn>),
@@ -323,7 +379,7 @@ impl FeedForward {
 }
 
 /// The weights of a layer.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Layer {
     /// The norm of what the mixer reads.
     pub attn_norm: Option<Norm>,
@@ -337,6 +393,10 @@ pub struct Layer {
     pub ffn: FeedForward,
     /// The norm of what the feed-forward part adds to the stream, or of what its last matrix reads.
     pub ffn_post_norm: Option<Norm>,
+    /// What the layer makes of the embedding that tokens have for it.
+    pub per_layer: Option<PerLayerMaps>,
+    /// Factor of the stream behind the layer.
+    pub output_scale: Option<Weight>,
 }
 
 impl Layer {
@@ -392,6 +452,8 @@ pub struct Weights {
     pub output: Linear,
     /// Divisors of the rotary frequencies.
     pub rope_factors: Option<RopeFactors>,
+    /// Embeddings of tokens for every layer.
+    pub per_layer: Option<PerLayerEmbedding>,
     /// The layers.
     pub layers: Vec<Layer>,
     /// Where in the region each layer begins, and where the last ends.

@@ -43,14 +43,13 @@ fn muse_glimmer_rotates_windows_alone_and_gates_attention() {
 #[test]
 fn laguna_has_layers_of_two_kinds() {
     let file = || with_experts(header("laguna"), "laguna").u32("laguna.leading_dense_block_count", 1);
-    let heads = [4, 8, 8, 8, 4, 8, 8, 8, 4, 8, 8, 8];
-    let two = file().i32s("laguna.attention.head_count", &heads).u32("laguna.attention.sliding_window", 128);
+    let two = file().u32("laguna.attention.sliding_window", 128);
     let two = two.u32("laguna.rope.dimension_count", 4).u32("laguna.rope.dimension_count_swa", 8);
     let yarn = two.str("laguna.rope.scaling.type", "yarn").f32("laguna.rope.scaling.factor", 32.0);
     let config1 = config(yarn).unwrap();
     let [full, local] = [0, 1].map(|layer| attention(&config1, layer));
-    assert_eq!((full.n_heads, full.window, local.n_heads), (4, None, 8));
-    assert_eq!((local.window, local.gate), (Some(Window::Sliding(128)), Some(OutputGate::Softplus)));
+    assert_eq!((full.window, local.window), (None, Some(Window::Sliding(128))));
+    assert_eq!((full.gate, local.gate), (Some(OutputGate::Softplus), Some(OutputGate::Softplus)));
     let [full, local] = [full, local].map(|attention| &config1.ropes[attention.rope.unwrap()]);
     assert_eq!((full.dim, full.scale, full.yarn.is_some()), (4, 32.0, true));
     assert_eq!((local.dim, local.scale, local.yarn, local.magnitude), (8, 1.0, None, 1.0));

@@ -61,6 +61,7 @@ impl Case {
             position: self.keys - self.n_tokens,
             window: Window::ALL,
             scale: (HEAD_DIM as f32).sqrt().recip(),
+            cap: None,
             slopes: None,
             sinks: None,
         };

@@ -65,6 +65,8 @@ pub struct Queries<'a> {
     pub window: Window,
     /// What dot products are multiplied by, mostly `1 / sqrt(key_dim)`.
     pub scale: f32,
+    /// Scores are squeezed into plus and minus this, `cap * tanh(score / cap)`, but for those of sinks.
+    pub cap: Option<f32>,
     /// How much each head of the group takes from a score for every position that the key lies back (ALiBi).
     pub slopes: Option<&'a [f32]>,
     /// A score for each head of the group that takes its share of the weight and has no value.

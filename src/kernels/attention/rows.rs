@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::cache::{KvHead, Prefetch};
 use super::queries::{KEY_TILE, QUERY_ROWS_MAX, Queries, RowResult, STREAMED_ROWS_MAX, TILED_ROWS};
-use super::softmax::weights;
+use super::softmax::{squeeze, weights};
 use super::streamed::{self, Keys};
 use super::tiled;
 use crate::bytes::{self, Pod};
@@ -121,6 +121,9 @@ pub fn attend<S: Simd>(
             }
             for (row, scores) in scores.iter_mut().enumerate().take(n_rows - block * block_rows) {
                 let row = block * block_rows + row;
+                if let Some(cap) = queries.cap {
+                    squeeze(s, scores, cap * std::f32::consts::LOG2_E);
+                }
                 if let Some(slopes) = queries.slopes {
                     lean(scores, slopes[row % group], (queries.position + row / group) as f32 - first as f32);
                 }

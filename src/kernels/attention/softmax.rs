@@ -3,7 +3,21 @@
 use std::ops::Range;
 
 use super::queries::KEY_TILE;
-use crate::kernels::simd::Simd;
+use crate::kernels::simd::{Simd, exp};
+
+/// `cap * tanh(score / cap)` in the place of each score. Beyond 40 caps it is the cap; NaN and infinities become NaN.
+#[inline(always)]
+pub(super) fn squeeze<S: Simd>(s: S, scores: &mut [f32; KEY_TILE], cap: f32) {
+    let (least, zero) = (s.splat(-80.0), s.splat(0.0));
+    for x in scores.chunks_exact_mut(S::LANES) {
+        let score = s.load(x);
+        let negated = s.max(s.mul(score, s.splat(-2.0 / cap)), least);
+        // tanh(y) = (1 - e^-2y) / (1 + e^-2y)
+        let e = exp(s, s.sub(zero, s.max(s.sub(zero, negated), least)));
+        let tanh = s.div(s.sub(s.splat(1.0), e), s.add(s.splat(1.0), e));
+        s.store(s.fma(score, zero, s.mul(tanh, s.splat(cap))), x);
+    }
+}
 
 /// Turns one row's scores into weights `2^(score - m)`, those of the keys it sees, the others into zeros; moves `m`, the
 /// sum of weights (by lanes) and the weighted sum of V along.

@@ -14,6 +14,7 @@ struct Case {
     position: usize,
     window: Window,
     scale: f32,
+    cap: Option<f32>,
     slopes: Option<Vec<f32>>,
     sinks: Option<Vec<f32>>,
     kv_type: KvType,
@@ -80,8 +81,25 @@ impl Case {
         }
         let pages = (0..n_pages).map(page_of).collect();
         let scale = (d as f32).sqrt().recip();
-        let (slopes, sinks) = (None, None);
-        Case { d, value_dim, group, n_tokens, position, window, scale, slopes, sinks, kv_type, k, v, q, bytes, pages }
+        let (cap, slopes, sinks) = (None, None, None);
+        Case {
+            d,
+            value_dim,
+            group,
+            n_tokens,
+            position,
+            window,
+            scale,
+            cap,
+            slopes,
+            sinks,
+            kv_type,
+            k,
+            v,
+            q,
+            bytes,
+            pages,
+        }
     }
 
     /// The same with sinks as large as scores are, some below and some above them.
@@ -97,9 +115,9 @@ impl Case {
     }
 
     fn queries(&self) -> Queries<'_> {
-        let &Case { group, n_tokens, position, window, scale, .. } = self;
+        let &Case { group, n_tokens, position, window, scale, cap, .. } = self;
         let (slopes, sinks) = (self.slopes.as_deref(), self.sinks.as_deref());
-        Queries { values: &self.q, stride: self.stride(), group, n_tokens, position, window, scale, slopes, sinks }
+        Queries { values: &self.q, stride: self.stride(), group, n_tokens, position, window, scale, cap, slopes, sinks }
     }
 
     fn kv(&self) -> KvHead<'_> {
@@ -145,13 +163,13 @@ impl Case {
 
     /// What a row should come to.
     fn want(&self, row: usize) -> Vec<f64> {
-        let &Case { d, group, position, window, scale, .. } = self;
+        let &Case { d, group, position, window, scale, cap, .. } = self;
         let (token, head) = (row / group, row % group);
         let q = &self.q[token * self.stride() + head * d..][..d];
         let end = position + token + 1;
         let sink = self.sinks.as_ref().map(|sinks| sinks[head]);
         let slope = self.slopes.as_ref().map_or(0.0, |slopes| slopes[head]);
-        reference::attend(q, (&self.k, &self.v), window.first(end - 1)..end, (scale, slope), sink)
+        reference::attend(q, (&self.k, &self.v), window.first(end - 1)..end, (scale, cap, slope), sink)
     }
 
     fn check(&self, kernels: &Kernels, got: &[f32]) {
@@ -278,6 +296,31 @@ fn windows_and_sinks_agree_with_f64() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn capped_scores_agree_with_f64() {
+    for kernels in tiers() {
+        for shape in [(64, 2, 1, 200), (32, 8, 1, 130), (48, 3, 7, 333), (128, 1, 150, 191)] {
+            for kv_type in types(shape.0) {
+                // From a cap that bends every score to one that bends hardly any.
+                for (cap, window) in [(0.3, usize::MAX), (2.0, 65), (50.0, usize::MAX)] {
+                    let mut case = Case::in_window(kernels, kv_type, shape, 2.0, Window::Sliding(window));
+                    case.cap = Some(cap);
+                    case.check(kernels, &case.run(kernels, usize::MAX / 2));
+                    case.check(kernels, &case.run(kernels, 64));
+                    let case = case.with_sinks();
+                    case.check(kernels, &case.run(kernels, 128));
+                }
+            }
+        }
+        // Far beyond the cap either way, and no number at all.
+        let mut case = Case::new(kernels, KvType::F16, (64, 9, 1, 100), 60.0);
+        case.cap = Some(1.0);
+        case.check(kernels, &case.run(kernels, 64));
+        case.q[5] = f32::NAN;
+        assert!(case.run(kernels, 64)[..65].iter().all(|x| x.is_nan()), "{kernels:?}");
     }
 }
 

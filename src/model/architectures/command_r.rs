@@ -30,9 +30,7 @@ pub(super) fn tensors(find: &mut LayerTensors<'_, '_>) -> Result<Layer, ModelErr
     Ok(Layer {
         attn_norm: find.norm("attn_norm")?,
         mixer: find.attention(QkNorms::None)?,
-        attn_post_norm: None,
-        ffn_norm: None,
         ffn: find.feed_forward()?,
-        ffn_post_norm: None,
+        ..Layer::default()
     })
 }

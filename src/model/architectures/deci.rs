@@ -32,10 +32,9 @@ fn tensors(find: &mut LayerTensors<'_, '_>) -> Result<Layer, ModelError> {
             MixerConfig::Linear => Mixer::Linear(Box::new(find.linear("attn_output", e, e)?)),
             _ => Mixer::None,
         },
-        attn_post_norm: None,
         ffn_norm: if has_ffn { find.norm("ffn_norm")? } else { None },
         ffn: find.feed_forward()?,
-        ffn_post_norm: None,
+        ..Layer::default()
     })
 }
 

@@ -33,15 +33,19 @@ fn config(header: &Header<'_, '_>) -> Result<Config, ModelError> {
 }
 
 fn tensors(find: &mut LayerTensors<'_, '_>) -> Result<Layer, ModelError> {
+    tensors_with(find, QkNorms::PerHead)
+}
+
+pub(super) fn tensors_with(find: &mut LayerTensors<'_, '_>, qk_norms: QkNorms) -> Result<Layer, ModelError> {
     Ok(Layer {
         attn_post_norm: find.norm("post_attention_norm")?,
         ffn_post_norm: find.norm("post_ffw_norm")?,
-        ..find.pre_norm_layer_with(QkNorms::PerHead, "ffn_norm")?
+        ..find.pre_norm_layer_with(qk_norms, "ffn_norm")?
     })
 }
 
 /// One layer.
-fn layer(pass: &mut ForwardPass<'_, '_>, index: usize, w: &Layer) {
+pub(super) fn layer(pass: &mut ForwardPass<'_, '_>, index: usize, w: &Layer) {
     let attn = w.attention();
     pass.norm(&w.attn_norm, &attn.q.weight);
     pass.project_qkv(attn);

@@ -23,6 +23,7 @@ fn tensors(find: &mut LayerTensors<'_, '_>) -> Result<Layer, ModelError> {
         ffn_norm: find.norm("ffn_norm")?,
         ffn: find.feed_forward_with_gate_in_up()?,
         ffn_post_norm: find.norm("post_ffw_norm")?,
+        ..Layer::default()
     })
 }
 

@@ -145,9 +145,8 @@ fn behind_one_norm(find: &mut LayerTensors<'_, '_>) -> Result<Layer, ModelError>
     Ok(Layer {
         attn_norm,
         mixer: find.attention(QkNorms::None)?,
-        attn_post_norm: None,
         ffn_norm,
         ffn: find.feed_forward()?,
-        ffn_post_norm: None,
+        ..Layer::default()
     })
 }

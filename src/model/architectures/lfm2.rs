@@ -35,10 +35,9 @@ fn tensors(find: &mut LayerTensors<'_, '_>) -> Result<Layer, ModelError> {
             MixerConfig::ShortConv { taps } => find.short_conv(taps)?,
             _ => find.attention(QkNorms::PerHead)?,
         },
-        attn_post_norm: None,
         ffn_norm: find.norm("ffn_norm")?,
         ffn: find.feed_forward()?,
-        ffn_post_norm: None,
+        ..Layer::default()
     })
 }
 

@@ -25,7 +25,10 @@ mod ernie4_5_moe;
 mod exaone;
 mod exaone4;
 mod exaone_moe;
+mod gemma;
+mod gemma2;
 mod gemma3;
+mod gemma4;
 mod glm4;
 mod glm4moe;
 mod gpt_oss;
@@ -179,6 +182,9 @@ const ALL: &[&Architecture] = &[
     &olmo::ARCHITECTURE,
     &stablelm::ARCHITECTURE,
     &xverse::ARCHITECTURE,
+    &gemma::ARCHITECTURE,
+    &gemma2::ARCHITECTURE,
+    &gemma4::ARCHITECTURE,
 ];
 
 impl Architecture {
@@ -204,7 +210,9 @@ impl Architecture {
     /// The first number that is missing, out of range, or asks for a feature that is not there.
     pub(super) fn read(&self, meta: &Metadata<'_>) -> Result<Config, ModelError> {
         let header = Header::open(meta, self.name)?;
-        let config = (self.config)(&header)?;
+        let mut config = (self.config)(&header)?;
+        let suppressed = meta.i32s("tokenizer.ggml.suppress_tokens")?.into_iter().flat_map(|ids| ids.iter());
+        config.suppressed = suppressed.filter_map(|id| u32::try_from(id).ok()).collect();
         header.refuse_unread()?;
         check_windows(&config)?;
         if config.layers.iter().any(|layer| layer.ffn == FfnConfig::Dense { n_ff: 0 }) {

@@ -23,9 +23,8 @@ fn tensors(find: &mut LayerTensors<'_, '_>) -> Result<Layer, ModelError> {
     Ok(Layer {
         attn_norm: Some(find.plain_norm()),
         mixer: find.attention(QkNorms::None)?,
-        attn_post_norm: None,
         ffn_norm: Some(find.plain_norm()),
         ffn: find.feed_forward()?,
-        ffn_post_norm: None,
+        ..Layer::default()
     })
 }

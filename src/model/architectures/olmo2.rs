@@ -23,12 +23,11 @@ fn config(header: &Header<'_, '_>) -> Result<Config, ModelError> {
 
 fn tensors(find: &mut LayerTensors<'_, '_>) -> Result<Layer, ModelError> {
     Ok(Layer {
-        attn_norm: None,
         mixer: find.attention(QkNorms::Whole)?,
         attn_post_norm: find.norm("post_attention_norm")?,
-        ffn_norm: None,
         ffn: find.feed_forward()?,
         ffn_post_norm: find.norm("post_ffw_norm")?,
+        ..Layer::default()
     })
 }
 

@@ -21,9 +21,8 @@ pub(super) fn tensors(find: &mut LayerTensors<'_, '_>) -> Result<Layer, ModelErr
     Ok(Layer {
         attn_norm: find.norm("attn_norm")?,
         mixer: find.attention(QkNorms::None)?,
-        attn_post_norm: None,
         ffn_norm: find.norm("ffn_norm")?,
         ffn: find.feed_forward_with_gate_in_up()?,
-        ffn_post_norm: None,
+        ..Layer::default()
     })
 }

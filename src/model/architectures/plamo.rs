@@ -22,9 +22,8 @@ fn tensors(find: &mut LayerTensors<'_, '_>) -> Result<Layer, ModelError> {
     Ok(Layer {
         attn_norm: find.norm("attn_norm")?,
         mixer: find.attention(QkNorms::None)?,
-        attn_post_norm: None,
         ffn_norm: find.norm_if_there("ffn_norm")?,
         ffn: find.feed_forward()?,
-        ffn_post_norm: None,
+        ..Layer::default()
     })
 }

@@ -43,10 +43,9 @@ pub(super) fn tensors(find: &mut LayerTensors<'_, '_>) -> Result<Layer, ModelErr
             MixerConfig::DeltaNet(delta) => find.delta_net(&delta)?,
             _ => find.gated_attention(QkNorms::PerHead)?,
         },
-        attn_post_norm: None,
         ffn_norm: find.norm("post_attention_norm")?,
         ffn: find.feed_forward()?,
-        ffn_post_norm: None,
+        ..Layer::default()
     })
 }
 

@@ -56,6 +56,7 @@ impl Operands<'_> {
             position: of_slice.position + first - of_slice.first,
             window: self.config.window.unwrap_or(Window::ALL),
             scale: self.config.scale,
+            cap: self.config.score_cap,
             slopes: self.slopes.map(|slopes| &slopes[head * group..][..group]),
             sinks: self.sinks.map(|sinks| &sinks[head * group..][..group]),
         }

@@ -26,6 +26,10 @@ pub struct Buffers<'a> {
     pub(super) x: &'a mut [f32],
     /// What is held aside before it is added to the stream, `[n_batch, padded(n_embd)]`, in architectures that do so.
     pub(super) branch: &'a mut [f32],
+    /// The same of experts beside a part that has norms of its own.
+    pub(super) apart: &'a mut [f32],
+    /// What every layer has of its own of a token's embedding, `[n_batch, padded(n_layers * n_embd_per_layer)]`.
+    pub(super) per_layer: &'a mut [f32],
     /// Activations on their way into whatever matrix comes next.
     pub(super) acts: ActivationBuffer<'a>,
     /// `[n_batch, padded(n_heads * key_dim)]` of the layer with the most.
@@ -127,6 +131,9 @@ impl<'a> Buffers<'a> {
         let has_conv = config.layers.iter().any(|layer| matches!(layer.mixer, MixerConfig::ShortConv { .. }));
         let gated_width = config.attention_max(|attention| attention.gate.map_or(0, |_| attention.output_width()));
         let mixed = config.attention_max(AttentionConfig::output_width);
+        // The gate of a layer's own embedding takes the place of that of the feed-forward part.
+        let n_ff = n_ff.max(config.n_embd_per_layer);
+        let is_apart = config.layers.iter().any(|layer| layer.experts().is_some_and(|experts| experts.apart));
         let record = [e, mixed, config.delta_net_max(DeltaNetConfig::value_width), n_ff]
             .map(|cols| ActivationLayout::new(cols).bytes())
             .into_iter()
@@ -137,6 +144,8 @@ impl<'a> Buffers<'a> {
         Buffers {
             x: carver.take(n * padded(e)),
             branch: carver.take(if config.holds_aside() { n * padded(e) } else { 0 }),
+            apart: carver.take(if is_apart { n * padded(e) } else { 0 }),
+            per_layer: carver.take(n * padded(config.n_layers() * config.n_embd_per_layer)),
             acts: ActivationBuffer::new(carver.take(n.max(sizes.n_logits) * record.unwrap_or(0))),
             q: carver.take(n * widest(AttentionConfig::q_width)),
             k: carver.take(n * widest(AttentionConfig::k_width)),

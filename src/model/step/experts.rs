@@ -84,7 +84,8 @@ impl ForwardPass<'_, '_> {
         });
     }
 
-    /// `sum_k weight_k * down_k(activation(gate_k, up_k))` over each token's experts, added to the residual stream.
+    /// `sum_k weight_k * down_k(activation(gate_k, up_k))` over each token's experts, added to the residual stream; of experts
+    /// that are apart it goes to the branch of its own.
     pub fn add_experts(&mut self, moe: &MoeFfn, activation: Activation) {
         self.finish_experts(moe, activation);
         self.add_finished_experts(moe);
@@ -120,7 +121,14 @@ impl ForwardPass<'_, '_> {
         let (experts, residual_scale) = (moe.experts, self.config.residual_scale);
         let Experts { count, used, .. } = experts;
         let (n, e) = (self.n_rows, self.config.n_embd);
-        let Buffers { x, routed, .. } = &mut *self.buffers;
+        let Buffers { x, apart, routed, .. } = &mut *self.buffers;
+        let x = match experts.apart {
+            true => {
+                apart[..n * padded(e)].fill(0.0);
+                apart
+            }
+            false => x,
+        };
         let (chosen, row_of, scores, results) = (&*routed.chosen, &*routed.row_of, &*routed.scores, &*routed.wide);
         let partition = each_row(self.team, x, (n, e, padded(e)));
         share(self.team, n, &|worker| {

@@ -2,7 +2,7 @@
 
 use super::buffers::Buffers;
 use super::pass::ForwardPass;
-use super::product::multiply;
+use super::product::multiply_some;
 use super::rotation::Rotation;
 use super::rows::{each_row, padded, share};
 use crate::kernels::{Kernels, Partition, RowNorm};
@@ -75,21 +75,18 @@ impl ForwardPass<'_, '_> {
         self.buffers.lists.list_writes(self.slices);
     }
 
-    /// Q, K and V of the normed stream, and what results are gated by if they are.
+    /// Q, K and V of the normed stream, those that the layer has, and what results are gated by if they are.
     pub fn project_qkv(&mut self, attn: &AttentionWeights) {
         let (n, tools) = (self.tokens.len(), self.tools());
         let Buffers { acts, q, k, v, head_gates, workers, .. } = &mut *self.buffers;
-        let products = [(&attn.q, &mut **q), (&attn.k, &mut **k), (&attn.v, &mut **v)];
-        let Some(gate) = &attn.gate else {
-            return multiply(tools, workers, (acts, n), products, false);
-        };
-        let [q, k, v] = products;
-        multiply(tools, workers, (acts, n), [q, k, v, (gate, &mut **head_gates)], false);
+        let parts = [(Some(&attn.q), q), (attn.k.as_ref(), k), (attn.v.as_ref(), v), (attn.gate.as_ref(), head_gates)];
+        let there = parts.into_iter().filter_map(|(map, out)| Some((map?, &mut **out)));
+        multiply_some(tools, workers, (acts, n), there.collect(), false);
     }
 
     /// The norms of Q and K over all heads of a token together.
     pub fn norm_qk(&mut self, attn: &AttentionWeights) {
-        let norms = attn.qk_norms.as_ref().expect("the architecture has norms of Q and K");
+        let norms = attn.qk_norms.map(|norm| norm.expect("the architecture has norms of Q and K"));
         let (n, kernels, team) = (self.tokens.len(), self.kernels, self.team);
         let Buffers { q, k, .. } = &mut *self.buffers;
         let [(q_norm, q), (k_norm, k)] = [(&norms[0], &mut **q), (&norms[1], &mut **k)]
@@ -105,7 +102,8 @@ impl ForwardPass<'_, '_> {
     }
 
     /// Makes the heads of layer `layer` ready for attention: norms those of Q and K, unless their norm is over all heads,
-    /// rotates them by their token's position, and stores K and V in the cache.
+    /// rotates them by their token's position, norms those of V if the layer does, and stores K and V in the cache, unless
+    /// they are another layer's.
     pub fn prepare_heads(&mut self, layer: usize, attn: &AttentionWeights, pairing: Pairing) {
         let config = *self.attention_config(layer);
         let (n, key_dim, slices, kernels, team) =
@@ -113,13 +111,14 @@ impl ForwardPass<'_, '_> {
         let Buffers { q, k, v, rotations, lists, .. } = &mut *self.buffers;
         let rotation = config.rope.map(|rope| (&rotations[rope], pairing));
         let steps = |i: usize| {
-            let norm = attn.qk_norms.as_ref().map(|norms| &norms[i]).filter(|_| !attn.qk_norms_are_whole);
+            let norm = attn.qk_norms[i].as_ref().filter(|_| !attn.qk_norms_are_whole);
             let normed_after_rope = config.normed_after_rope;
             let plain = || normed_after_rope.then(|| self.config.plain_norm(key_dim).of(self.region));
             let norm = norm.map(|norm| norm.of(self.region)).or_else(plain);
             HeadSteps { kernels, clamp: config.clamp, norm, normed_after_rope, rotation }
         };
         let [q_steps, k_steps] = [steps(0), steps(1)];
+        let value_norm = attn.v_norm.as_ref().map(|norm| norm.of(self.region));
         let (q_width, group) = (config.q_width(), config.group());
         let queries =
             Partition::new(q, (n, q_width, padded(q_width)), (PANEL_ROWS, group * key_dim)).in_parts(team.size());
@@ -127,7 +126,9 @@ impl ForwardPass<'_, '_> {
         // One head of one page at a time: tokens of one panel share cache lines.
         let (picks, writes) = (&lists.picks[pool], &lists.writes[pool]);
         let pages = Partition::picked(bytes, layout.page_bytes(), picks, layout.head_bytes()).in_parts(team.size());
-        let (keys, values) = ((&**k, padded(config.k_width())), (&**v, padded(config.v_width())));
+        let pages = attn.k.as_ref().map(|_| pages);
+        let keys = (&**k, padded(config.k_width()));
+        let values = if attn.v.is_some() { (&**v, padded(config.v_width())) } else { keys };
         // The position of every token, for queries that are scaled by it.
         let position_of = |token: usize| {
             let slice = slices[slices.partition_point(|slice| slice.first <= token) - 1];
@@ -135,7 +136,7 @@ impl ForwardPass<'_, '_> {
         };
         share(team, n, &|worker| {
             let mut ready = [0f32; HEAD_DIM_MAX];
-            while let Some(mut block) = pages.next_for(worker) {
+            while let Some(mut block) = pages.as_ref().and_then(|pages| pages.next_for(worker)) {
                 let head = block.col0 / layout.head_bytes();
                 let write = writes[block.band];
                 let (slice, start) = (&slices[write.slice as usize], write.index as usize * PAGE_TOKENS);
@@ -151,6 +152,9 @@ impl ForwardPass<'_, '_> {
                     let ready = &mut ready[..config.value_dim];
                     ready.iter_mut().zip(value).for_each(|(out, x)| *out = x * config.value_scale);
                     clamp(config.clamp, ready);
+                    if let Some(norm) = &value_norm {
+                        kernels.norm_in_place(ready, norm);
+                    }
                     layout.store_value(kernels, ready, value_bytes, at);
                 }
             }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::buffers::Buffers;
 use super::product::Tools;
 use crate::kernels::{Kernels, Team, Tile};
-use crate::load::rows::Rows;
+use crate::load::rows::Tables;
 use crate::model::cache::Cache;
 use crate::model::config::{AttentionConfig, Config};
 use crate::model::sequence::SequenceSlice;
@@ -45,8 +45,8 @@ pub struct ForwardPass<'p, 'a> {
     pub slices: &'p [SequenceSlice<'p>],
     /// Where the time spent in attention is added up, if anybody asks.
     pub attention_time: Option<&'p mut Duration>,
-    /// The rows of an embedding table that is not in the region.
-    pub rows: Option<&'p Rows>,
+    /// The tables that are not in the region.
+    pub tables: &'p Tables,
 }
 
 impl<'p> ForwardPass<'p, '_> {

@@ -46,10 +46,10 @@ pub(super) fn multiply<const N: usize>(
 /// Most products that share their activations: queries, keys, values, and what results are gated by.
 const PRODUCTS_MAX: usize = 4;
 
-type Products<'o, T> = heapless::Vec<(&'o Linear, T), PRODUCTS_MAX>;
+pub(super) type Products<'o, T> = heapless::Vec<(&'o Linear, T), PRODUCTS_MAX>;
 
 /// [`multiply`] for any number of products: one copy of it in the binary.
-fn multiply_some<'o>(
+pub(super) fn multiply_some<'o>(
     Tools { kernels, team, region, tile }: Tools<'_>,
     workers: &[Mutex<WorkerScratch<'_>>],
     (records, n): (&mut ActivationBuffer<'_>, usize),

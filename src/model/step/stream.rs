@@ -80,7 +80,7 @@ impl ForwardPass<'_, '_> {
     }
 
     fn embed_from_file(&mut self, table: &Weight) -> Result<(), RowError> {
-        let rows = self.rows.expect("the engine has the rows of a table in a file");
+        let rows = self.tables.embedding.as_ref().expect("the engine has the rows of a table in a file");
         let (e, ty, scale) = (self.config.n_embd, table.ty, self.config.embedding_scale);
         if self.tokens.len() > 1 {
             self.tokens.iter().for_each(|&token| rows.prefetch(token as usize));
@@ -113,6 +113,7 @@ impl ForwardPass<'_, '_> {
         for (row, &token) in tokens.iter().enumerate() {
             self.buffers.x.copy_within(token * padded(e)..token * padded(e) + e, row * padded(e));
         }
+        self.keep_per_layer_rows(tokens);
         self.buffers.acts.keep(tokens);
         self.n_rows = tokens.len().max(1);
     }
@@ -121,10 +122,17 @@ impl ForwardPass<'_, '_> {
     /// first.
     pub fn norm(&mut self, norm: &Option<Norm>, next: &Weight) {
         let format = self.kernels.activation_format(next.ty, self.n_rows);
-        self.norm_rows(norm.as_ref(), 0..self.n_rows, format);
+        self.norm_rows(norm.as_ref(), 0..self.n_rows, format, 1.0);
     }
 
-    fn norm_rows(&mut self, norm: Option<&Norm>, rows: Range<usize>, format: ActivationFormat) {
+    /// What the router of experts that are apart reads, into the activation records: the norm over the root of the width, the
+    /// stream at length 1 but for the norm's weights.
+    pub fn norm_for_router(&mut self, norm: &Norm, router: &Linear) {
+        let format = self.kernels.activation_format(router.weight.ty, self.n_rows);
+        self.norm_rows(Some(norm), 0..self.n_rows, format, (self.config.n_embd as f32).sqrt().recip());
+    }
+
+    fn norm_rows(&mut self, norm: Option<&Norm>, rows: Range<usize>, format: ActivationFormat, scale: f32) {
         let (e, n, first) = (self.config.n_embd, rows.len(), rows.start);
         let layout = ActivationLayout::new(e);
         let norm = norm.map(|norm| norm.of(self.region));
@@ -139,6 +147,9 @@ impl ForwardPass<'_, '_> {
                 match &norm {
                     Some(norm) => kernels.norm(x, norm, out),
                     None => out.copy_from_slice(x),
+                }
+                if scale != 1.0 {
+                    out.iter_mut().for_each(|x| *x *= scale);
                 }
                 kernels.quantise(layout, format, block.row(0));
             }
@@ -209,6 +220,18 @@ impl ForwardPass<'_, '_> {
         });
     }
 
+    /// Multiplies the residual stream by a scale, if there is one.
+    pub fn scale_stream(&mut self, scale: &Option<Weight>) {
+        let Some(scale) = scale else { return };
+        let (n, e, scale) = (self.n_rows, self.config.n_embd, scale.values(self.region)[0]);
+        let partition = each_row(self.team, self.buffers.x, (n, e, padded(e)));
+        share(self.team, n, &|worker| {
+            while let Some(mut block) = partition.next_for(worker) {
+                block.row(0).iter_mut().for_each(|x| *x *= scale);
+            }
+        });
+    }
+
     /// Logits of some of the output rows: rows of `padded(n_vocab)` values of which `n_vocab` count.
     ///
     /// # Panics
@@ -217,7 +240,7 @@ impl ForwardPass<'_, '_> {
         let (n, width) = (rows.len(), padded(output.weight.rows));
         assert!(n * width <= self.buffers.logits.len() && rows.end <= self.n_rows);
         let format = self.kernels.activation_format(output.weight.ty, n);
-        self.norm_rows(Some(norm), rows, format);
+        self.norm_rows(Some(norm), rows, format, 1.0);
         let tools = self.tools();
         let Buffers { acts, logits, workers, .. } = &mut *self.buffers;
         multiply(tools, workers, (acts, n), [(output, &mut **logits)], false);
@@ -236,7 +259,16 @@ impl ForwardPass<'_, '_> {
                 }
             });
         }
-        &mut self.buffers.logits[..n * width]
+        let logits = &mut self.buffers.logits[..n * width];
+        for row in logits.chunks_exact_mut(width) {
+            for &token in &self.config.suppressed {
+                // Ids beyond the vocabulary mean nothing.
+                if let Some(logit) = row[..output.weight.rows].get_mut(token as usize) {
+                    *logit = f32::NEG_INFINITY;
+                }
+            }
+        }
+        logits
     }
 
     /// Hidden states of some of the output rows, after the last norm: `n_embd` values each, in order.
@@ -246,7 +278,7 @@ impl ForwardPass<'_, '_> {
     pub fn hidden_states(&mut self, norm: &Norm, rows: Range<usize>, each: impl FnMut(&[f32])) {
         let (n, layout) = (rows.len(), ActivationLayout::new(self.config.n_embd));
         assert!(rows.end <= self.n_rows);
-        self.norm_rows(Some(norm), rows, ActivationFormat::F32);
+        self.norm_rows(Some(norm), rows, ActivationFormat::F32, 1.0);
         self.buffers.acts.bytes.chunks_exact(layout.bytes()).take(n).map(|record| layout.values(record)).for_each(each);
     }
 }

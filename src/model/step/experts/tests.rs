@@ -5,6 +5,7 @@ use super::super::routing::{GROUP_ROWS_MAX, Routed};
 use super::*;
 use crate::bytes;
 use crate::kernels::{self, Kernels, KvType, NormKind, Team, Tile};
+use crate::load::rows::Tables;
 use crate::model::cache::{Cache, CachePlan};
 use crate::model::config::{
     Config, EmbeddingNorm, ExpertGroups, FfnConfig, Gating, LayerConfig, MixerConfig, Pairing, Residual, Style,
@@ -29,6 +30,7 @@ const EXPERTS: Experts = Experts {
     weighs_input: false,
     activations: [None; 2],
     shared_scale: 1.0,
+    apart: false,
 };
 const EVERYBODYS: usize = 2;
 const NOBODYS: usize = 5;
@@ -205,6 +207,7 @@ impl Layer {
                 ffn: DenseFfn { gate: Some(gate), up, down },
                 gate: Some(shared_gate),
             }),
+            apart: None,
         }
     }
 
@@ -346,6 +349,8 @@ fn run(
         embedding_scale: 1.0,
         logit_cap: None,
         norm_eps: 1e-5,
+        n_embd_per_layer: 0,
+        suppressed: Vec::new(),
         ctx_train: 16,
     };
     let tile = Tile { k_cols: 256, ..Tile::default() };
@@ -383,7 +388,7 @@ fn run(
         n_rows: n,
         slices: &[],
         attention_time: None,
-        rows: None,
+        tables: &Tables::default(),
     };
     pass.add_moe(&layer.moe(kind), kind.activation);
     look(&buffers.routed);
