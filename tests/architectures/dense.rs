@@ -38,11 +38,9 @@ fn minicpm_has_scales_also_where_its_file_does_not_say() {
 fn what_differs_of_the_usual_layer_is_style() {
     let plamo = config(header("plamo")).unwrap();
     assert_eq!((plamo.style.residual, plamo.style.pairing), (Residual::Parallel, Pairing::Halves));
-    for (arch, pairing, norm) in [
-        ("arcee", Pairing::Neighbours, NormKind::Rms),
-        ("nemotron", Pairing::Halves, NormKind::Layer),
-        ("jais2", Pairing::Halves, NormKind::Layer),
-    ] {
+    for (arch, pairing, norm) in
+        [("arcee", Pairing::Neighbours, NormKind::Rms), ("nemotron", Pairing::Halves, NormKind::Layer)]
+    {
         let config = config(header(arch)).unwrap();
         assert_eq!((config.style.activation, config.gated_ffn), (Activation::ReluSquared, false), "{arch}");
         assert_eq!((config.style.pairing, config.norm), (pairing, norm), "{arch}");
@@ -80,15 +78,6 @@ fn apertus_has_an_activation_for_every_layer() {
     assert_eq!((last.slope, last.most), (0.5, -1e-6));
     refused(file(-0.5), &["xielu.eps is -0.5", "-0.001 to 0"]);
     refused(header("apertus"), &["xielu.alpha_n", "a number for each of 12 layers"]);
-}
-
-#[test]
-fn the_layers_of_nanbeige_are_run_several_times() {
-    let file = |n_loops| header("nanbeige").u32("nanbeige.num_loops", n_loops);
-    let looped = config(file(3)).unwrap();
-    assert_eq!((looped.n_layers(), looped.n_layers_of_file(), looped.norm_after_loops), (36, 12, true));
-    refused(file(22), &["num_loops is 22", "1 to 21"]);
-    refused(header("llama").u32("llama.num_loops", 2), &["llama.num_loops` = 2"]);
 }
 
 /// Element type of arrays.

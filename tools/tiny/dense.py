@@ -83,9 +83,8 @@ def head_norms(f, b, i):
 
 
 MODELS = {
-    # As deep as the models that are told by their depth, and narrow.
+    # As deep as the model that is told by its depth, and narrow.
     "baichuan-f32": dense("baichuan", embd=16, layers=32, heads=2, kv=2, ff=20, gain=0.35),
-    "baichuan-alibi-f32": dense("baichuan", embd=12, layers=40, heads=3, kv=3, head_dim=4, ff=18, gain=0.35),
     # The key tells the width of gate and up together.
     "qwen-f32": dense("qwen", kv=5, fused=True, biases="qkv", key_ff=104),
     "internlm2-f32": dense("internlm2", heads=6, kv=2, embd=48),
@@ -105,8 +104,6 @@ MODELS = {
     "orion-f32": dense("orion", kv=5, norm_bias=0.3, **LAYER_NORM),
     "nemotron-f32": dense("nemotron", heads=4, kv=2, head_dim=10, rope_dim=4, gated=False, norm_bias=0.3,
                           biases="output", ffn_biases="up down", **LAYER_NORM),
-    "jais2-f32": dense("jais2", kv=5, gated=False, norm_bias=0.3, biases="q k v output",
-                       ffn_biases="up down", **LAYER_NORM),
     "olmo-f32": dense("olmo", kv=5, norms="", output_norm=None, attention__clamp_kqv=1.75, **LAYER_NORM),
     "maincoder-f32": dense("maincoder", tied=True, base=1e4, extra=head_norms),
     "stablelm-f32": dense("stablelm", kv=5, rope_dim=4, norm_bias=0.3, biases="q k v", use_parallel_residual=True,
@@ -115,6 +112,5 @@ MODELS = {
                                    extra=of_each_head, **LAYER_NORM),
     "bitnet-f32": dense("bitnet", tied=True, extra=scaled),
     "apertus-f32": dense("apertus", layers=3, gated=False, extra=with_xielu),
-    "nanbeige-f32": dense("nanbeige", extra=factors, num_loops=2),
     "cogvlm-f32": dense("cogvlm", kv=5, fused=True, base=1e4, extra=of_images),
 }

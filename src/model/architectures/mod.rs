@@ -39,7 +39,6 @@ mod hunyuan_dense;
 mod hunyuan_moe;
 mod hy_v3;
 mod internlm2;
-mod jais2;
 mod laguna;
 mod lfm2;
 mod llama;
@@ -53,7 +52,6 @@ mod minimax_m2;
 mod minimax_m3;
 mod mistral3;
 mod muse_glimmer;
-mod nanbeige;
 mod nemotron;
 mod olmo;
 mod olmo2;
@@ -166,9 +164,7 @@ const ALL: &[&Architecture] = &[
     &chatglm::ARCHITECTURE,
     &exaone::ARCHITECTURE,
     &internlm2::ARCHITECTURE,
-    &jais2::ARCHITECTURE,
     &minicpm::ARCHITECTURE,
-    &nanbeige::ARCHITECTURE,
     &nemotron::ARCHITECTURE,
     &orion::ARCHITECTURE,
     &pangu_embedded::ARCHITECTURE,

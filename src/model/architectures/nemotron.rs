@@ -11,7 +11,7 @@ use crate::model::step::{Activation, Pairing};
 
 pub(super) const ARCHITECTURE: Architecture = Architecture { config, ..Architecture::new("nemotron", decoder::layer) };
 
-pub(super) fn config(header: &Header<'_, '_>) -> Result<Config, ModelError> {
+fn config(header: &Header<'_, '_>) -> Result<Config, ModelError> {
     let style = Style { pairing: Pairing::Halves, activation: Activation::ReluSquared, residual: Residual::InTurn };
     Ok(Config { style, norm: NormKind::Layer, gated_ffn: false, ..header.decoder()? })
 }
