@@ -61,10 +61,6 @@ def scaled(f, b, i):
         f.tensor(f"{b}{part}.scale", [0.8 + 0.1 * n + 0.05 * i])
 
 
-def of_images(f, b, i):
-    for part, rows, cols in (("attn_qkv", 120, 40), ("attn_output", 40, 40), ("gate", 52, 40), ("up", 52, 40),
-                             ("down", 40, 52)):
-        f.matrix(f"{b}vis_{part}", rows, cols)
 
 
 def with_xielu(f, b, i):
@@ -112,5 +108,4 @@ MODELS = {
                                    extra=of_each_head, **LAYER_NORM),
     "bitnet-f32": dense("bitnet", tied=True, extra=scaled),
     "apertus-f32": dense("apertus", layers=3, gated=False, extra=with_xielu),
-    "cogvlm-f32": dense("cogvlm", kv=5, fused=True, base=1e4, extra=of_images),
 }

@@ -11,7 +11,6 @@ mod bailingmoe;
 mod bailingmoe2;
 mod bitnet;
 mod chatglm;
-mod cogvlm;
 mod cohere2;
 mod cohere2moe;
 mod command_r;
@@ -173,7 +172,6 @@ const ALL: &[&Architecture] = &[
     &qwen::ARCHITECTURE,
     &apertus::ARCHITECTURE,
     &bitnet::ARCHITECTURE,
-    &cogvlm::ARCHITECTURE,
     &maincoder::ARCHITECTURE,
     &olmo::ARCHITECTURE,
     &stablelm::ARCHITECTURE,
