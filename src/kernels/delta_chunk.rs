@@ -16,6 +16,8 @@
 //! there is no scratch (Zen 4: 85 % of the f32 peak, where a token at a time takes 69 %; through scratch, products given for
 //! nothing, chunks of 8 and 16 reach 90 %, of 64 81 %).
 
+#![allow(clippy::needless_range_loop, reason = "arrays of registers are indexed side by side")]
+
 use super::delta::{DELTA_STEP, DeltaToken};
 use super::simd::Simd;
 

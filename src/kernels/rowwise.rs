@@ -127,8 +127,8 @@ pub fn norm_in_place<S: Simd>(s: S, x: &mut [f32], norm: &RowNorm<'_>) {
     for at in (0..whole).step_by(S::LANES) {
         s.store(normed(s, &x[at..], norm, terms, at), &mut x[at..]);
     }
-    for at in whole..x.len() {
-        x[at] = normed_one(x[at], norm, terms, at);
+    for (at, x) in x.iter_mut().enumerate().skip(whole) {
+        *x = normed_one(*x, norm, terms, at);
     }
 }
 

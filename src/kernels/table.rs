@@ -35,6 +35,7 @@ type ProductFn = unsafe fn(
     bool,
     (&mut [u8], usize, PrefetchDistance),
 );
+type ActivateFn = unsafe fn(Activation, &[f32], Option<&[f32]>, &mut [f32]);
 type RepackFn = unsafe fn(WeightType, (&[u8], &[u8]), usize, &mut [u8]);
 type DeltaFn = unsafe fn(&mut [f32], &DeltaToken<'_>, &mut [f32]);
 type DeltaChunkFn = unsafe fn(&mut [f32], &[DeltaToken<'_>; DELTA_CHUNK], &mut [f32]);
@@ -93,7 +94,7 @@ pub struct Kernels {
     pub(super) norm: unsafe fn(&[f32], &RowNorm<'_>, &mut [f32]),
     pub(super) add_norm: unsafe fn(&[f32], &RowNorm<'_>, &mut [f32]),
     pub(super) norm_in_place: unsafe fn(&mut [f32], &RowNorm<'_>),
-    pub(super) activate: unsafe fn(Activation, &[f32], Option<&[f32]>, &mut [f32]),
+    pub(super) activate: ActivateFn,
     pub(super) sigmoid_mul: unsafe fn(&[f32], &mut [f32]),
     pub(super) l2_norm_in_place: unsafe fn(&mut [f32], f32, f32),
     pub(super) conv_silu: unsafe fn(&mut [f32], &[f32], &mut [f32]),

@@ -216,7 +216,7 @@ pub struct Splitter {
 
 #[derive(Debug)]
 enum Compiled {
-    Cut(Pattern),
+    Cut(Box<Pattern>),
     TrailingSpace,
     Thousands,
 }
@@ -225,7 +225,7 @@ impl Splitter {
     /// Compiles the stages.
     pub fn new(pre: Pre) -> Self {
         let compiled = pre.stages.iter().map(|stage| match stage {
-            Cut(expression) => Compiled::Cut(Pattern::compile(expression)),
+            Cut(expression) => Compiled::Cut(Box::new(Pattern::compile(expression))),
             TrailingSpace => Compiled::TrailingSpace,
             Thousands => Compiled::Thousands,
         });

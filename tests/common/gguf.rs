@@ -137,6 +137,6 @@ pub fn with_keys(model: &[u8], keys: &[(&str, u32, Vec<u8>)]) -> Vec<u8> {
     let fill = (more.len() + comment(0).len()).next_multiple_of(32) - (more.len() + comment(0).len());
     more.extend(comment(fill));
     // Magic, version, number of tensors, number of keys, keys.
-    let n_keys = u64::from_le_bytes(model[16..24].try_into().unwrap()) + 1 + keys.len() as u64;
+    let n_keys = u64::from_le_bytes(model[16..24].try_into().expect("eight bytes")) + 1 + keys.len() as u64;
     [&model[..16], &n_keys.to_le_bytes(), &more, &model[24..]].concat()
 }

@@ -140,7 +140,7 @@ MODELS = {
         embd=40, layers=2, heads=4, kv=2, dim=10, ff=20, expert_ff=20, n=5, used=3, qkv=True, own_width=False,
         ffn_norm="attn_output_norm", base=5e5, eps=None, attention__layer_norm_epsilon=1e-5, attention__clamp_kqv=2.0)),
     "smallthinker-f32": Model("smallthinker", decoder, dict(
-        embd=32, layers=5, heads=4, kv=2, dim=10, ff=20, expert_ff=20, n=4, used=2, tied=True, base=1.5e6,
+        embd=32, layers=5, heads=4, kv=2, dim=10, ff=28, expert_ff=28, n=6, used=2, tied=True, base=1.5e6,
         attention__sliding_window=4096, expert_gating_func=2)),
     "granite-f32": Model("granite", granite, dict(
         embd=32, layers=3, heads=4, kv=2, dim=10, ff=56, tied=True, scale=12.0, logit_scale=8.0, residual_scale=0.6)),

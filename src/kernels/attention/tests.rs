@@ -110,7 +110,7 @@ impl Case {
 
     /// The same with scores that fall with distance, a little or at once.
     fn with_slopes(mut self) -> Case {
-        self.slopes = Some((0..self.group).map(|head| 0.7 * 0.25f32.powi(head as i32)).collect());
+        self.slopes = Some((0..self.group).map(|head| 0.7 * 0.25f32.powf(head as f32)).collect());
         self
     }
 

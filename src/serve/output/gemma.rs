@@ -21,7 +21,7 @@ pub fn parse(text: &str) -> Option<Call> {
         .then(|| Call { name: name.to_owned(), arguments: arguments.to_string() })
 }
 
-fn strip<'t>(rest: &mut &'t str, mark: &str) -> Option<()> {
+fn strip(rest: &mut &str, mark: &str) -> Option<()> {
     *rest = rest.trim_start().strip_prefix(mark)?;
     Some(())
 }
