@@ -5,6 +5,8 @@
 mod dense;
 #[path = "architectures/gemma.rs"]
 mod gemma;
+#[path = "architectures/mamba.rs"]
+mod mamba;
 #[path = "architectures/moes.rs"]
 mod moes;
 #[path = "architectures/relatives.rs"]

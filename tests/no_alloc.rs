@@ -36,6 +36,7 @@ fn main() {
         "qwen35moe-f32.gguf",
         "gemma4-moe-f32.gguf",
         "gemma4-small-f32.gguf",
+        "nemotron_h_moe-f32.gguf",
         "llama-q4_k.gguf",
     ];
     let models = models.map(|name| models_dir.join(name));

@@ -13,7 +13,7 @@ use brim::engine::{
 };
 use brim::kernels::{self, Kernels, KvType, Tile};
 use brim::load::header::ModelFiles;
-use brim::model::config::DeltaNetConfig;
+use brim::model::config::MixerConfig;
 use brim::model::{CachePlan, Config, Model, Sizes};
 use brim::sampling::SamplingParams;
 use common::engine::{for_checkpoints, with_engine};
@@ -23,12 +23,14 @@ use serde_json::json;
 const MODEL: &str = "lfm2-f32";
 /// A delta rule in most layers: with value heads that lie by key head and such that do not, and experts.
 const HYBRIDS: [&str; 3] = ["qwen35-f32", "qwen35moe-f32", "qwen3next-f32"];
+/// State spaces in some layers, and beside attention.
+const STATE_SPACES: [&str; 2] = ["nemotron_h_moe-f32", "falcon-h1-f32"];
 
 /// What is served with few checkpoints.
-const MODELS_SERVED: [&str; 2] = [MODEL, HYBRIDS[2]];
+const MODELS_SERVED: [&str; 3] = [MODEL, HYBRIDS[2], STATE_SPACES[0]];
 
 fn models() -> impl Iterator<Item = &'static str> {
-    [MODEL].into_iter().chain(HYBRIDS)
+    [MODEL].into_iter().chain(HYBRIDS).chain(STATE_SPACES)
 }
 const PAGE: usize = 64;
 
@@ -69,11 +71,24 @@ fn the_plan_has_a_state_for_every_sequence_and_checkpoints_for_prefixes() {
     for name in HYBRIDS {
         let files = ModelFiles::open(golden(name)).unwrap();
         let model = Model::from_tables(&files.metadata(), files.tensors()).unwrap();
-        let of_layer = |delta: &DeltaNetConfig| {
+        let of_layer = |mixer: &MixerConfig| {
+            let MixerConfig::DeltaNet(delta) = mixer else { return 0 };
             let (keys, values, dim) = (delta.n_key_heads, delta.n_value_heads, delta.head_dim);
             (3 * (2 * keys + values) * dim + values * dim * dim) * 4
         };
-        let bytes = model.config.delta_nets().map(of_layer).sum::<usize>();
+        let bytes = model.config.layers.iter().map(|layer| of_layer(&layer.mixer)).sum::<usize>();
+        assert!(bytes > 0 && CachePlan::new(&model.config, &sizes(3, 4096)).state_bytes == bytes, "{name}");
+    }
+    // Of a state space three rows of its inputs, and a matrix for every head.
+    for name in STATE_SPACES {
+        let files = ModelFiles::open(golden(name)).unwrap();
+        let model = Model::from_tables(&files.metadata(), files.tensors()).unwrap();
+        let of_layer = |mixer: &MixerConfig| {
+            let (MixerConfig::Mamba2(mamba) | MixerConfig::AttentionAndMamba2(_, mamba)) = mixer else { return 0 };
+            let inner = mamba.n_heads * mamba.head_dim;
+            (3 * (inner + 2 * mamba.n_groups * mamba.state_dim) + inner * mamba.state_dim) * 4
+        };
+        let bytes = model.config.layers.iter().map(|layer| of_layer(&layer.mixer)).sum::<usize>();
         assert!(bytes > 0 && CachePlan::new(&model.config, &sizes(3, 4096)).state_bytes == bytes, "{name}");
     }
     // A model without such layers has none.

@@ -159,6 +159,7 @@ fn eight_interleaved_get_what_each_gets_alone_on_every_tier() {
         ("lfm2-f32", NOISE),
         ("qwen35-f32", NOISE),
         ("qwen3next-f32", NOISE),
+        ("nemotron_h_moe-f32", NOISE),
         ("gpt-oss-f32", NOISE),
         ("llama-q4_k", 3e-2),
         ("qwen2-q8_0", 3e-2),

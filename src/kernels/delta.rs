@@ -1,4 +1,4 @@
-//! The gated delta rule (arXiv:2412.06464) and the causal convolution before it, a token at a time.
+//! The gated delta rule (arXiv:2412.06464), a token at a time.
 //!
 //! The state of a head maps keys to values: a token first makes it fade, then corrects what it holds for the token's key
 //! `k` towards the value `v`, and reads it with the query `q`:
@@ -8,19 +8,13 @@
 //! ```
 //!
 //! Columns of a state depend on nothing but their own values, so it lies, and is worked on, in strips of up to
-//! [`STRIP_COLS`] of them, `[key_dim][cols]`: 32 KiB at 128 keys, which stay in L1 between the two passes of a token. As
+//! [`STRIP_COLS`](super::recurrent::STRIP_COLS) of them, `[key_dim][cols]`: 32 KiB at 128 keys, which stay in L1 between the two passes of a token. As
 //! `S^T q` after the correction is `decay * S^T q + (k . q) d` of the state before, the first pass reads for both products,
 //! the second writes: each value is loaded twice and stored once, and takes three multiply-adds and a multiplication.
 //! Where several tokens follow each other, [`super::delta_chunk`] takes less.
 
-use super::rowwise::silu;
+use super::recurrent::STATE_STEP;
 use super::simd::Simd;
-
-/// Most columns of a strip.
-pub const STRIP_COLS: usize = 64;
-
-/// Widths of keys, values and blocks of channels are multiples of this: a whole number of vectors on every tier.
-pub const DELTA_STEP: usize = 16;
 
 /// What a token brings a head.
 #[derive(Clone, Copy)]
@@ -35,15 +29,6 @@ pub struct DeltaToken<'a> {
     pub strength: f32,
 }
 
-/// How many columns of a state of `cols` one strip has; `cols` is a multiple of [`DELTA_STEP`].
-pub const fn strip_cols(cols: usize) -> usize {
-    let mut strip = STRIP_COLS;
-    while !cols.is_multiple_of(strip) {
-        strip /= 2;
-    }
-    strip
-}
-
 /// Vectors of columns that are worked on at once: sums of both products stay in registers.
 const VECTORS: usize = 4;
 
@@ -51,7 +36,7 @@ const VECTORS: usize = 4;
 #[inline(always)]
 pub fn delta_step<S: Simd>(s: S, state: &mut [f32], token: &DeltaToken<'_>, v: &mut [f32]) {
     let (q, k, rates, cols) = (token.query, token.key, [token.decay, token.strength], v.len());
-    assert!(q.len() == k.len() && state.len() == k.len() * cols && cols.is_multiple_of(DELTA_STEP));
+    assert!(q.len() == k.len() && state.len() == k.len() * cols && cols.is_multiple_of(STATE_STEP));
     let mut dot = s.splat(0.0);
     for (q, k) in q.chunks_exact(S::LANES).zip(k.chunks_exact(S::LANES)) {
         dot = s.fma(s.load(q), s.load(k), dot);
@@ -102,30 +87,5 @@ fn columns<S: Simd, const V: usize>(
             let x = &mut row[n * S::LANES..];
             s.store(s.fma(k, d[n], s.mul(decay, s.load(x))), x);
         }
-    }
-}
-
-/// One token of a causal convolution of some channels, and SiLU of it: `x`, its inputs, becomes
-/// `silu(sum_j weights[j] * input[j])`, where the last input is `x` and `history` has those before it, the oldest first;
-/// it moves on by one. `weights` is `[taps][n]`, `history` `[taps - 1][n]`.
-#[inline(always)]
-pub fn conv_silu<S: Simd>(s: S, history: &mut [f32], weights: &[f32], x: &mut [f32]) {
-    let n = x.len();
-    assert!(n.is_multiple_of(DELTA_STEP) && weights.len() == history.len() + n);
-    let newest = history.len();
-    for at in (0..n).step_by(S::LANES) {
-        let input = s.load(&x[at..]);
-        let mut sum = s.mul(s.load(&weights[newest + at..]), input);
-        for tap in (at..newest).step_by(n) {
-            let past = s.load(&history[tap..]);
-            sum = s.fma(s.load(&weights[tap..]), past, sum);
-            if tap >= n {
-                s.store(past, &mut history[tap - n..]);
-            }
-        }
-        if newest > 0 {
-            s.store(input, &mut history[newest - n + at..]);
-        }
-        s.store(silu(s, sum), &mut x[at..]);
     }
 }

@@ -18,7 +18,8 @@
 
 #![allow(clippy::needless_range_loop, reason = "arrays of registers are indexed side by side")]
 
-use super::delta::{DELTA_STEP, DeltaToken};
+use super::delta::DeltaToken;
+use super::recurrent::STATE_STEP;
 use super::simd::Simd;
 
 /// Tokens of a chunk.
@@ -90,7 +91,7 @@ impl<'a> Chunk<'a> {
 pub fn delta_chunk<S: Simd>(s: S, state: &mut [f32], tokens: &ByToken<DeltaToken<'_>>, v: &mut [f32]) {
     let (n_keys, cols) = (tokens[0].key.len(), v.len() / DELTA_CHUNK);
     assert!(tokens.iter().all(|token| token.query.len() == n_keys && token.key.len() == n_keys));
-    assert!(n_keys.is_multiple_of(S::LANES) && cols.is_multiple_of(DELTA_STEP) && cols > 0);
+    assert!(n_keys.is_multiple_of(S::LANES) && cols.is_multiple_of(STATE_STEP) && cols > 0);
     assert!(v.len() == DELTA_CHUNK * cols && state.len() == n_keys * cols);
     let chunk = Chunk::new(s, tokens);
     let wide = 2 * S::LANES;

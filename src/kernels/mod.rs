@@ -3,7 +3,8 @@
 //! Kernels know no tensor names, files, threads or boards: they get slices, shapes and a [`Tile`].
 //!
 //! From the bottom up: [`simd`] is what a kernel needs of a CPU; [`activations`], [`formats`] and [`tiling`] are what a
-//! product is made of; [`matmul`], [`attention`], [`delta`], [`delta_chunk`] and [`rowwise`] are the kernels; [`table`] is what one tier has of them;
+//! product is made of; [`matmul`], [`attention`], [`delta`], [`delta_chunk`], [`ssm`], [`recurrent`] and [`rowwise`] are the
+//! kernels; [`table`] is what one tier has of them;
 //! [`tiers`] compiles a table per tier and chooses one.
 
 mod activations;
@@ -17,11 +18,13 @@ mod matmul;
 mod partition;
 #[cfg(feature = "bench")]
 mod peak;
+mod recurrent;
 #[cfg(test)]
 mod reference;
 mod repack;
 mod rowwise;
 mod simd;
+mod ssm;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -34,13 +37,15 @@ pub use attention::{
     KEY_TILE, KvHead, KvType, QUERY_ROWS_MAX, Queries, RANGE_KEYS_MIN, RowResult, Window, attend_scratch, key_ranges,
     merge, partials_len,
 };
-pub use delta::{DELTA_STEP, DeltaToken, STRIP_COLS, strip_cols};
+pub use delta::DeltaToken;
 pub use delta_chunk::DELTA_CHUNK;
 pub use matmul::Matrix;
 pub use partition::{OutTile, Partition, Team, Zipped};
 #[cfg(feature = "bench")]
 pub use peak::ReadWay;
+pub use recurrent::{STATE_STEP, STRIP_COLS, strip_cols};
 pub use rowwise::{Activation, NormKind, RowNorm, Xielu};
+pub use ssm::SsmRates;
 pub use table::Kernels;
 pub use tier::Tier;
 pub use tiers::{TierError, available, select};

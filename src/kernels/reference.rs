@@ -56,3 +56,22 @@ pub(super) fn delta_step(state: &mut [f64], token: &DeltaToken<'_>, v: &[f32]) -
     }
     (0..cols).map(|col| read(state, q, col)).collect()
 }
+
+/// One token of a selective state space on `state`, `[b.len()][x.len()]`: what it reads. `rates(at, col)`: the decay of a
+/// value of the state, the step of its channel, and what skips the state.
+pub(super) fn ssm_step(
+    state: &mut [f64],
+    (b, c): (&[f32], &[f32]),
+    x: &[f32],
+    rates: &dyn Fn(usize, usize) -> (f64, f32, f32),
+) -> Vec<f64> {
+    let cols = x.len();
+    let mut y: Vec<f64> = (0..cols).map(|col| f64::from(rates(col, col).2) * f64::from(x[col])).collect();
+    for (at, value) in state.iter_mut().enumerate() {
+        let (row, col) = (at / cols, at % cols);
+        let (decay, dt, _) = rates(at, col);
+        *value = decay * *value + f64::from(b[row]) * f64::from(dt) * f64::from(x[col]);
+        y[col] += f64::from(c[row]) * *value;
+    }
+    y
+}

@@ -19,6 +19,7 @@ use super::partition::{OutTile, Partition};
 #[cfg(feature = "bench")]
 use super::peak::ReadWay;
 use super::rowwise::{Activation, RowNorm};
+use super::ssm::SsmRates;
 use super::tier::Tier;
 use super::tiling::{PrefetchDistance, STREAM_TOKENS_MAX, Tile, row_stride};
 use crate::quant::{PANEL_ROWS, SUPER, WeightType};
@@ -39,6 +40,8 @@ type ActivateFn = unsafe fn(Activation, &[f32], Option<&[f32]>, &mut [f32]);
 type RepackFn = unsafe fn(WeightType, (&[u8], &[u8]), usize, &mut [u8]);
 type DeltaFn = unsafe fn(&mut [f32], &DeltaToken<'_>, &mut [f32]);
 type DeltaChunkFn = unsafe fn(&mut [f32], &[DeltaToken<'_>; DELTA_CHUNK], &mut [f32]);
+type SsmFn = unsafe fn(&mut [f32], (&[f32], &[f32]), &mut [f32], SsmRates);
+type ChannelSsmFn = unsafe fn((&mut [f32], &[f32]), (&[f32], &[f32]), &mut [f32], (&[f32], &[f32]));
 type AttendFn = unsafe fn(&KvHead<'_>, &Queries<'_>, Range<usize>, &mut [f32], &mut dyn FnMut(RowResult<'_>));
 
 /// The kernels that one weight type has for itself.
@@ -97,10 +100,12 @@ pub struct Kernels {
     pub(super) activate: ActivateFn,
     pub(super) sigmoid_mul: unsafe fn(&[f32], &mut [f32]),
     pub(super) l2_norm_in_place: unsafe fn(&mut [f32], f32, f32),
-    pub(super) conv_silu: unsafe fn(&mut [f32], &[f32], &mut [f32]),
+    pub(super) conv_silu: unsafe fn(&mut [f32], (&[f32], &[f32]), &mut [f32]),
     pub(super) delta_step: DeltaFn,
     /// Where it is a gain.
     pub(super) delta_chunk: Option<DeltaChunkFn>,
+    pub(super) ssm_step: SsmFn,
+    pub(super) ssm_step_by_channel: ChannelSsmFn,
     pub(super) rope_halves: unsafe fn(&mut [f32], &[f32], &[f32]),
     pub(super) rope_pairs: unsafe fn(&mut [f32], &[f32], &[f32]),
     #[cfg(feature = "bench")]
@@ -304,11 +309,12 @@ impl Kernels {
         through_probe!(self.l2_norm_in_place(x, eps, scale))
     }
 
-    /// One token of a causal convolution of some channels, and SiLU of it (see [`super::delta`]).
+    /// One token of a causal convolution of some channels with `weights` and biases, of which there may be none, and SiLU of
+    /// it (see [`super::recurrent`]).
     ///
     /// # Panics
     /// If shapes do not belong together, or there are not whole steps of channels.
-    pub fn conv_silu(&self, history: &mut [f32], weights: &[f32], x: &mut [f32]) {
+    pub fn conv_silu(&self, history: &mut [f32], weights: (&[f32], &[f32]), x: &mut [f32]) {
         through_probe!(self.conv_silu(history, weights, x))
     }
 
@@ -334,6 +340,29 @@ impl Kernels {
         for (token, v) in tokens.iter().zip(v.chunks_exact_mut(cols)) {
             self.delta_step(state, token, v);
         }
+    }
+
+    /// One token's turn of a strip of a Mamba-2 head's state, `[b.len()][x.len()]`: `x` becomes `y` (see [`super::ssm`]).
+    ///
+    /// # Panics
+    /// If shapes do not belong together, or there are not whole steps of channels.
+    pub fn ssm_step(&self, state: &mut [f32], (b, c): (&[f32], &[f32]), x: &mut [f32], rates: SsmRates) {
+        through_probe!(self.ssm_step(state, (b, c), x, rates))
+    }
+
+    /// The same of the first Mamba, whose channels have steps `dt` and factors `d` of their own, and whose values of the
+    /// state have rates `a`.
+    ///
+    /// # Panics
+    /// As [`Kernels::ssm_step`].
+    pub fn ssm_step_by_channel(
+        &self,
+        (state, a): (&mut [f32], &[f32]),
+        (b, c): (&[f32], &[f32]),
+        x: &mut [f32],
+        (dt, d): (&[f32], &[f32]),
+    ) {
+        through_probe!(self.ssm_step_by_channel((state, a), (b, c), x, (dt, d)))
     }
 
     /// Rotary embedding of one head, pairs `(i, i + n)`.

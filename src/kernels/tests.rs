@@ -445,22 +445,65 @@ fn the_delta_rule_agrees_with_f64_over_many_tokens() {
 }
 
 #[test]
+fn state_spaces_agree_with_f64_over_many_tokens() {
+    for kernels in tiers() {
+        for (dims, cols) in [(16, 16), (32, 48), (128, 64), (48, 128), (16, 96), (1, 32)] {
+            let mut random = Random((dims * 7 + cols) as u64);
+            let mut vector = |n: usize, scale: f32| (0..n).map(|_| random.unit() * scale).collect::<Vec<f32>>();
+            let mut states = [vector(dims * cols, 1.0), vec![]];
+            states[1] = states[0].clone();
+            let mut exact = states.clone().map(|state| state.iter().map(|&x| f64::from(x)).collect::<Vec<f64>>());
+            let rates: Vec<f32> = vector(dims * cols, 2.0).iter().map(|a| -a.abs()).collect();
+            for (token, dt) in [0.0, 0.1, 3.0, 0.001, 0.7, 50.0].into_iter().cycle().take(40).enumerate() {
+                let (b, c, x) = (vector(dims, 0.3), vector(dims, 0.3), vector(cols, 1.0));
+                let (d, dts) = (vector(cols, 1.0), vector(cols, dt).iter().map(|dt| dt.abs()).collect::<Vec<f32>>());
+                let (a, skip) = (-0.6f32, d[0]);
+                let mut ys = [x.clone(), x.clone()];
+                let rates_of_head = SsmRates { decay: (dt * a).exp(), dt, d: skip };
+                kernels.ssm_step(&mut states[0], (&b, &c), &mut ys[0], rates_of_head);
+                kernels.ssm_step_by_channel((&mut states[1], &rates), (&b, &c), &mut ys[1], (&dts, &d));
+                let wants = [
+                    reference::ssm_step(&mut exact[0], (&b, &c), &x, &|_, _| (f64::from(dt * a).exp(), dt, skip)),
+                    reference::ssm_step(&mut exact[1], (&b, &c), &x, &|at, col| {
+                        (f64::from(dts[col] * rates[at]).exp(), dts[col], d[col])
+                    }),
+                ];
+                for (kind, (y, want)) in ys.iter().zip(&wants).enumerate() {
+                    for (i, (got, want)) in y.iter().zip(want).enumerate() {
+                        let off = (f64::from(*got) - want).abs() / (1.0 + f64::from(dt));
+                        assert!(
+                            off < 3e-6,
+                            "{kernels:?} {dims} x {cols}, kind {kind}, token {token}, {i}: {got} {want}"
+                        );
+                    }
+                }
+            }
+            for (state, exact) in states.iter().zip(&exact) {
+                let off = state.iter().zip(exact).map(|(got, want)| (f64::from(*got) - want).abs()).fold(0.0, f64::max);
+                assert!(off < 1e-4, "{kernels:?} {dims} x {cols}: the state is off by {off}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_convolution_knows_the_tokens_before_and_no_later_one() {
     for kernels in tiers() {
         for (taps, n) in [(1, 16), (2, 32), (4, 128), (16, 48)] {
             let mut random = Random((taps * 100 + n) as u64);
             let weights: Vec<f32> = (0..taps * n).map(|_| random.unit()).collect();
+            let bias: Vec<f32> = (0..if n == 48 { 0 } else { n }).map(|_| random.unit()).collect();
             let inputs: Vec<f32> = (0..20 * n).map(|_| random.unit() * 3.0).collect();
             let mut history = vec![0f32; (taps - 1) * n];
             for token in 0..20 {
                 let mut x = inputs[token * n..][..n].to_vec();
-                kernels.conv_silu(&mut history, &weights, &mut x);
+                kernels.conv_silu(&mut history, (&weights, &bias), &mut x);
                 for (i, got) in x.iter().enumerate() {
                     let of_tap = |tap: usize| {
                         let input = (token + tap + 1).checked_sub(taps).map_or(0.0, |at| inputs[at * n + i]);
                         f64::from(weights[tap * n + i]) * f64::from(input)
                     };
-                    let sum: f64 = (0..taps).map(of_tap).sum();
+                    let sum = (0..taps).map(of_tap).sum::<f64>() + bias.get(i).map_or(0.0, |&bias| f64::from(bias));
                     let want = sum / (1.0 + (-sum).exp());
                     assert!((f64::from(*got) - want).abs() < 1e-5, "{kernels:?} {taps} taps, token {token}, {i}");
                 }

@@ -8,7 +8,7 @@
 
 use std::ops::Range;
 
-use super::config::{AttentionConfig, Config, LayerConfig, MixerConfig};
+use super::config::{AttentionConfig, Config, LayerConfig};
 use super::error::{ModelError, range};
 pub use super::sequence::{NONE, PAGE_TOKENS};
 use super::sequence::{SequenceSlice, Sizes};
@@ -81,25 +81,31 @@ impl KvLayout {
 
 /// What one layer keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LayerCache {
-    /// Nothing.
-    None,
+pub struct LayerCache {
     /// Keys and values, in the pages of a pool.
-    Paged {
-        /// Index of the pool.
-        pool: usize,
-        /// How a page is laid out.
-        layout: KvLayout,
-    },
-    /// What this earlier layer keeps is its as well.
-    Shared(usize),
-    /// A state for each sequence and checkpoint, from this byte of it on.
-    State {
-        /// First byte within a state.
-        offset: usize,
-        /// Bytes.
-        bytes: usize,
-    },
+    pub paged: Option<Paged>,
+    /// The earlier layer whose pages it reads in place of its own.
+    pub shared_with: Option<usize>,
+    /// A state for each sequence and checkpoint.
+    pub state: Option<State>,
+}
+
+/// The pages of a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Paged {
+    /// Index of the pool.
+    pub pool: usize,
+    /// How a page is laid out.
+    pub layout: KvLayout,
+}
+
+/// Where in a state a layer has its part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct State {
+    /// First byte within a state.
+    pub offset: usize,
+    /// Bytes.
+    pub bytes: usize,
 }
 
 /// The pages of some layers.
@@ -136,19 +142,15 @@ impl CachePlan {
         let mut state = |values: usize| {
             let (offset, bytes) = (state_bytes, values * size_of::<f32>());
             state_bytes = (offset + bytes).next_multiple_of(STATE_ALIGN);
-            LayerCache::State { offset, bytes }
+            State { offset, bytes }
         };
-        let layers = config.layers.iter().map(|layer| match &layer.mixer {
-            MixerConfig::None | MixerConfig::Linear => LayerCache::None,
-            MixerConfig::Attention(attention) => match attention.kv_of {
-                Some(layer) => LayerCache::Shared(layer),
-                None => LayerCache::Paged {
-                    pool: pool_of(&mut pools, attention.window, sizes),
-                    layout: KvLayout::of(attention, sizes.kv_type),
-                },
-            },
-            MixerConfig::ShortConv { taps } => state((taps - 1) * config.n_embd),
-            MixerConfig::DeltaNet(delta) => state(delta.conv_state_len() + delta.delta_state_len()),
+        let layers = config.layers.iter().map(|layer| LayerCache {
+            paged: layer.attention().filter(|attention| attention.kv_of.is_none()).map(|attention| Paged {
+                pool: pool_of(&mut pools, attention.window, sizes),
+                layout: KvLayout::of(attention, sizes.kv_type),
+            }),
+            shared_with: layer.attention().and_then(|attention| attention.kv_of),
+            state: Some(layer.mixer.state_len(config.n_embd)).filter(|&len| len > 0).map(&mut state),
         });
         let layers = layers.collect();
         let mut plan = CachePlan { layers, pools, state_bytes, n_live_states: sizes.sequences, n_checkpoints: 0 };
@@ -178,10 +180,11 @@ impl CachePlan {
 
     /// The layers of a pool.
     fn layers_of(&self, of: usize) -> impl Iterator<Item = &KvLayout> {
-        self.layers.iter().filter_map(move |layer| match layer {
-            LayerCache::Paged { pool, layout } if *pool == of => Some(layout),
-            _ => None,
-        })
+        self.layers
+            .iter()
+            .filter_map(|layer| layer.paged.as_ref())
+            .filter(move |paged| paged.pool == of)
+            .map(|paged| &paged.layout)
     }
 
     /// Bytes of a page of a pool, of all its layers.
@@ -214,16 +217,19 @@ impl CachePlan {
 
     /// The numbers that make one cache's pages and states unreadable for another.
     pub fn fingerprint(&self) -> impl Iterator<Item = u32> {
-        let layers = self.layers.iter().flat_map(|layer| match *layer {
-            LayerCache::None => [0; 5],
-            LayerCache::Paged { pool, layout } => {
-                let KvLayout { n_kv_heads, key_dim, value_dim, kv_type } = layout;
-                let row_bytes = kv_type.row_bytes(GROUP);
-                [1 + pool, n_kv_heads, key_dim, value_dim, row_bytes].map(|n| n as u32)
-            }
-            LayerCache::Shared(layer) => [NONE, layer as u32, 0, 0, 1],
-            LayerCache::State { offset, bytes } => [NONE, offset as u32, bytes as u32, 0, 0],
+        let paged = |Paged { pool, layout }: Paged| {
+            let KvLayout { n_kv_heads, key_dim, value_dim, kv_type } = layout;
+            let row_bytes = kv_type.row_bytes(GROUP);
+            [1 + pool, n_kv_heads, key_dim, value_dim, row_bytes].map(|n| n as u32)
+        };
+        let state = |State { offset, bytes }: State| [NONE, offset as u32, bytes as u32, 0, 0];
+        let shared = |layer: usize| [NONE, layer as u32, 0, 0, 1];
+        let kept = move |layer: &LayerCache| layer.paged.map(paged).or(layer.shared_with.map(shared));
+        let layers = self.layers.iter().flat_map(move |layer| match (kept(layer), layer.state.map(state)) {
+            (None, None) => [Some([0; 5]), None],
+            parts => [parts.0, parts.1],
         });
+        let layers = layers.flatten().flatten();
         let windows = self.pools.iter().map(|pool| match pool.window {
             None => NONE,
             Some(Window::Sliding(len)) => len as u32,
@@ -308,8 +314,8 @@ impl<'a> Cache<'a> {
         let mut end = 0;
         let starts = plan.layers.iter().map(|layer| {
             let start = end;
-            if let LayerCache::Paged { pool, layout } = layer {
-                end += plan.pools[*pool].n_pages * layout.page_bytes();
+            if let Some(Paged { pool, layout }) = layer.paged {
+                end += plan.pools[pool].n_pages * layout.page_bytes();
             }
             start
         });
@@ -328,7 +334,7 @@ impl<'a> Cache<'a> {
     /// The memory cannot be had after all (see [`Growing`]).
     pub fn populate(&mut self, slice: &SequenceSlice<'_>) -> Result<(), NotPopulated> {
         for layer in 0..self.plan.layers.len() {
-            let LayerCache::Paged { pool, layout } = self.plan.layers[layer] else { continue };
+            let Some(Paged { pool, layout }) = self.plan.layers[layer].paged else { continue };
             for &page in &slice.pages[pool][slice.page_range()] {
                 let first = self.starts[layer] + page as usize * layout.page_bytes();
                 self.pages.bring(first..first + layout.page_bytes())?;
@@ -355,11 +361,8 @@ impl<'a> Cache<'a> {
     }
 
     fn range(&self, layer: usize) -> (Range<usize>, KvLayout, usize) {
-        let layer = match self.plan.layers[layer] {
-            LayerCache::Shared(with) => with,
-            _ => layer,
-        };
-        let LayerCache::Paged { pool, layout } = self.plan.layers[layer] else {
+        let layer = self.plan.layers[layer].shared_with.unwrap_or(layer);
+        let Some(Paged { pool, layout }) = self.plan.layers[layer].paged else {
             unreachable!("a layer with attention keeps keys and values, or another does for it");
         };
         let start = self.starts[layer];
@@ -372,7 +375,7 @@ impl<'a> Cache<'a> {
     }
 
     fn layer_state_range(&self, layer: usize, state: u32) -> Range<usize> {
-        let LayerCache::State { offset, bytes } = self.plan.layers[layer] else {
+        let Some(State { offset, bytes }) = self.plan.layers[layer].state else {
             unreachable!("a recurrent layer has a state");
         };
         let start = self.state_range(state).start + offset;
@@ -422,8 +425,8 @@ impl<'a> Cache<'a> {
 
     /// A page of a pool, layer by layer.
     pub fn page(&self, pool: usize, page: u32) -> impl Iterator<Item = &[u8]> {
-        self.starts.iter().zip(&self.plan.layers).filter_map(move |(start, layer)| match layer {
-            LayerCache::Paged { pool: of, layout } if *of == pool => {
+        self.starts.iter().zip(&self.plan.layers).filter_map(move |(start, layer)| match layer.paged {
+            Some(Paged { pool: of, layout }) if of == pool => {
                 let first = start + page as usize * layout.page_bytes();
                 Some(&self.pages[first..first + layout.page_bytes()])
             }
@@ -442,8 +445,8 @@ impl<'a> Cache<'a> {
         mut each: impl FnMut(&mut [u8]) -> Result<(), E>,
     ) -> Result<(), E> {
         for (start, layer) in self.starts.iter().zip(&self.plan.layers) {
-            let LayerCache::Paged { pool: of, layout } = layer else { continue };
-            if *of == pool {
+            let Some(Paged { pool: of, layout }) = layer.paged else { continue };
+            if of == pool {
                 let first = start + page as usize * layout.page_bytes();
                 self.pages.bring(first..first + layout.page_bytes())?;
                 each(&mut self.pages[first..first + layout.page_bytes()])?;

@@ -50,6 +50,15 @@ pub struct Experts {
     pub shared_scale: f32,
     /// Whether the shared expert and the chosen ones read the stream, and add to it, through norms of their own.
     pub apart: bool,
+    /// Width of what experts work on, where it is not that of the stream: one map leads there, another back.
+    pub latent: Option<usize>,
+}
+
+impl Experts {
+    /// Width of what experts work on.
+    pub fn width(&self, n_embd: usize) -> usize {
+        self.latent.unwrap_or(n_embd)
+    }
 }
 
 /// Scale of queries that grows with the position: `1 + beta * ln(1 + floor((position + offset) / length))` (Llama 4,
@@ -218,6 +227,89 @@ impl DeltaNetConfig {
     }
 }
 
+/// The selective state space of one layer (Mamba-2, arXiv:2405.21060).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mamba2Config {
+    /// Heads, each with a state of its own.
+    pub n_heads: usize,
+    /// Channels of a head.
+    pub head_dim: usize,
+    /// Groups of heads that are written and read with the same vectors, `b` and `c`, and normed together.
+    pub n_groups: usize,
+    /// Values that the state has of a channel, and values of `b` and of `c`.
+    pub state_dim: usize,
+    /// Tokens that an output of the convolution depends on, its own among them.
+    pub taps: usize,
+}
+
+impl Mamba2Config {
+    /// Channels of all heads.
+    pub fn inner(&self) -> usize {
+        self.n_heads * self.head_dim
+    }
+
+    /// Channels of the convolution: those of all heads, and `b` and `c` of all groups.
+    pub fn conv_width(&self) -> usize {
+        self.inner() + 2 * self.n_groups * self.state_dim
+    }
+
+    /// Values of the inputs that the convolution keeps of a sequence.
+    pub fn conv_state_len(&self) -> usize {
+        (self.taps - 1) * self.conv_width()
+    }
+
+    /// Values of the states of all heads.
+    pub fn ssm_state_len(&self) -> usize {
+        self.inner() * self.state_dim
+    }
+}
+
+/// The selective state space of one layer of the first kind, in which every channel has rates of its own (Mamba,
+/// arXiv:2312.00752).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MambaConfig {
+    /// Channels.
+    pub inner: usize,
+    /// Values that the state has of a channel, and values of `b` and of `c`.
+    pub state_dim: usize,
+    /// Values that the steps of all channels are made of.
+    pub dt_rank: usize,
+    /// Tokens that an output of the convolution depends on, its own among them.
+    pub taps: usize,
+    /// Whether what steps are made of, `b` and `c` are normed without weights.
+    pub normed: bool,
+}
+
+impl MambaConfig {
+    /// Values that steps are made of, `b` and `c`.
+    pub fn selection_width(&self) -> usize {
+        self.dt_rank + 2 * self.state_dim
+    }
+
+    /// Values of the inputs that the convolution keeps of a sequence.
+    pub fn conv_state_len(&self) -> usize {
+        (self.taps - 1) * self.inner
+    }
+
+    /// Values of the states of all channels.
+    pub fn ssm_state_len(&self) -> usize {
+        self.inner * self.state_dim
+    }
+}
+
+/// Widths of what a mixer with a state works with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RecurrentWidths {
+    /// Channels of its convolution.
+    pub conv: usize,
+    /// Values of its results.
+    pub values: usize,
+    /// Numbers that rates are made of, of two kinds.
+    pub made_of: [usize; 2],
+    /// Numbers for its rates.
+    pub rates: usize,
+}
+
 /// How a layer mixes tokens of a sequence.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum MixerConfig {
@@ -234,6 +326,52 @@ pub enum MixerConfig {
     },
     /// A gated delta rule.
     DeltaNet(DeltaNetConfig),
+    /// A selective state space.
+    Mamba2(Mamba2Config),
+    /// A selective state space of the first kind.
+    Mamba(MambaConfig),
+    /// Attention and a state space beside it, over the same normed stream.
+    AttentionAndMamba2(AttentionConfig, Mamba2Config),
+}
+
+impl MixerConfig {
+    /// Values that it keeps of a sequence, whatever its length.
+    pub fn state_len(&self, n_embd: usize) -> usize {
+        match self {
+            MixerConfig::None | MixerConfig::Linear | MixerConfig::Attention(_) => 0,
+            MixerConfig::ShortConv { taps } => (taps - 1) * n_embd,
+            MixerConfig::DeltaNet(delta) => delta.conv_state_len() + delta.delta_state_len(),
+            MixerConfig::Mamba(mamba) => mamba.conv_state_len() + mamba.ssm_state_len(),
+            MixerConfig::Mamba2(mamba) | MixerConfig::AttentionAndMamba2(_, mamba) => {
+                mamba.conv_state_len() + mamba.ssm_state_len()
+            }
+        }
+    }
+
+    /// The widths of a recurrence behind a convolution, if it is one.
+    fn recurrent_widths(&self) -> RecurrentWidths {
+        match self {
+            MixerConfig::DeltaNet(delta) => RecurrentWidths {
+                conv: delta.conv_width(),
+                values: delta.value_width(),
+                made_of: [2 * delta.n_value_heads, delta.n_value_heads],
+                rates: 2 * delta.n_value_heads,
+            },
+            MixerConfig::Mamba(mamba) => RecurrentWidths {
+                conv: mamba.inner,
+                values: mamba.inner,
+                made_of: [mamba.selection_width(), mamba.inner],
+                rates: 0,
+            },
+            MixerConfig::Mamba2(mamba) | MixerConfig::AttentionAndMamba2(_, mamba) => RecurrentWidths {
+                conv: mamba.conv_width(),
+                values: mamba.inner(),
+                made_of: [0, mamba.n_heads],
+                rates: 2 * mamba.n_heads,
+            },
+            _ => RecurrentWidths::default(),
+        }
+    }
 }
 
 /// The feed-forward part of a layer.
@@ -248,6 +386,8 @@ pub enum FfnConfig {
     },
     /// A few experts of many for each token.
     Experts(Experts),
+    /// The same in layers that have a router in the file; one for all tokens, as wide as an expert, in the others.
+    ExpertsIfRouted(Experts),
 }
 
 /// One layer.
@@ -263,7 +403,7 @@ impl LayerConfig {
     /// Its attention, if that is its mixer.
     pub fn attention(&self) -> Option<&AttentionConfig> {
         match &self.mixer {
-            MixerConfig::Attention(attention) => Some(attention),
+            MixerConfig::Attention(attention) | MixerConfig::AttentionAndMamba2(attention, _) => Some(attention),
             _ => None,
         }
     }
@@ -271,7 +411,7 @@ impl LayerConfig {
     /// Its attention, to be changed.
     pub(super) fn attention_mut(&mut self) -> Option<&mut AttentionConfig> {
         match &mut self.mixer {
-            MixerConfig::Attention(attention) => Some(attention),
+            MixerConfig::Attention(attention) | MixerConfig::AttentionAndMamba2(attention, _) => Some(attention),
             _ => None,
         }
     }
@@ -279,7 +419,7 @@ impl LayerConfig {
     /// Its experts, if it has any.
     pub fn experts(&self) -> Option<&Experts> {
         match &self.ffn {
-            FfnConfig::Experts(experts) => Some(experts),
+            FfnConfig::Experts(experts) | FfnConfig::ExpertsIfRouted(experts) => Some(experts),
             _ => None,
         }
     }
@@ -290,6 +430,7 @@ impl LayerConfig {
             FfnConfig::None => 0,
             FfnConfig::Dense { n_ff } => n_ff,
             FfnConfig::Experts(experts) => experts.n_ff_shared,
+            FfnConfig::ExpertsIfRouted(experts) => experts.n_ff_shared.max(experts.n_ff),
         }
     }
 }
@@ -395,9 +536,16 @@ pub(super) const WIDTH_MAX: usize = 1 << 20;
 /// Most values of a head: four times what the largest known model has; one head is worked on in a worker's stack.
 pub const HEAD_DIM_MAX: usize = 1024;
 
-/// Most values of a head of a delta rule: twice what published models have; a worker keeps the weights of one head's
-/// convolution on its stack.
+/// Most values of a head of a delta rule, and most channels of a convolution that are worked on at once: twice what heads of
+/// published models have; a worker keeps the weights of their convolution on its stack.
 pub const DELTA_DIM_MAX: usize = 256;
+
+/// Most values that a state space has of a channel: four times what published models have.
+pub const STATE_DIM_MAX: usize = 1024;
+
+/// The same where every value has a rate of its own: eight times what published models have; a worker keeps the rates of some
+/// channels on its stack.
+pub const RATED_STATE_DIM_MAX: usize = 128;
 
 /// Most taps of a convolution: published models have 3 and 4; a sequence keeps one row of the stream for each but one.
 pub const TAPS_MAX: usize = 16;
@@ -445,17 +593,18 @@ impl Config {
         self.layers[layer].attention().map_or(usize::MAX, AttentionConfig::window_len)
     }
 
-    /// The delta rule of every layer that has one.
-    pub fn delta_nets(&self) -> impl Iterator<Item = &DeltaNetConfig> {
-        self.layers.iter().filter_map(|layer| match &layer.mixer {
-            MixerConfig::DeltaNet(delta) => Some(delta),
-            _ => None,
-        })
-    }
-
-    /// The largest of a number of the layers with a delta rule; 0 without any.
-    pub fn delta_net_max(&self, number: impl Fn(&DeltaNetConfig) -> usize) -> usize {
-        self.delta_nets().map(number).max().unwrap_or(0)
+    /// The largest of each width of the layers with a recurrence; 0 without any.
+    pub fn recurrent_widths(&self) -> RecurrentWidths {
+        let widest = |most: RecurrentWidths, layer: &LayerConfig| {
+            let RecurrentWidths { conv, values, made_of, rates } = layer.mixer.recurrent_widths();
+            RecurrentWidths {
+                conv: most.conv.max(conv),
+                values: most.values.max(values),
+                made_of: [0, 1].map(|i| most.made_of[i].max(made_of[i])),
+                rates: most.rates.max(rates),
+            }
+        };
+        self.layers.iter().fold(RecurrentWidths::default(), widest)
     }
 
     /// The attention of every layer that has one.
@@ -492,6 +641,12 @@ impl Config {
     /// Gives every layer with attention this gate.
     pub(super) fn set_gate(&mut self, gate: OutputGate) {
         self.layers.iter_mut().filter_map(LayerConfig::attention_mut).for_each(|attn| attn.gate = Some(gate));
+    }
+
+    /// The widest of what experts work on: at least that of the stream.
+    pub fn experts_width(&self) -> usize {
+        let widths = self.layers.iter().filter_map(LayerConfig::experts).map(|experts| experts.width(self.n_embd));
+        widths.fold(self.n_embd, usize::max)
     }
 
     /// Gives all layers from `first` on experts instead of a dense feed-forward part.

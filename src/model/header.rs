@@ -7,20 +7,21 @@ use std::cell::RefCell;
 
 use super::config::{
     AttentionConfig, Config, DELTA_DIM_MAX, DeltaNetConfig, EXPERTS_MAX, EmbeddingNorm, ExpertGroups, Experts,
-    FfnConfig, Gating, HEAD_DIM_MAX, HeadOrder, LAYERS_MAX, LayerConfig, MixerConfig, Pairing, QueryTemperature,
-    Residual, Style, TAPS_MAX, WIDTH_MAX,
+    FfnConfig, Gating, HEAD_DIM_MAX, HeadOrder, LAYERS_MAX, LayerConfig, Mamba2Config, MambaConfig, MixerConfig,
+    Pairing, QueryTemperature, RATED_STATE_DIM_MAX, Residual, STATE_DIM_MAX, Style, TAPS_MAX, WIDTH_MAX,
 };
 use super::error::{ModelError, range};
 use super::rope::Rope;
 use crate::gguf::{Metadata, Value};
-use crate::kernels::{Activation, DELTA_STEP, NormKind, QUERY_ROWS_MAX, Window};
+use crate::kernels::{Activation, NormKind, QUERY_ROWS_MAX, STATE_STEP, Window};
 
 /// Keys that switch on a feature with a number other than 0. An architecture that does not read one does not have it.
-const SWITCHES: [&str; 28] = [
+const SWITCHES: [&str; 29] = [
     "expert_count",
     "expert_shared_count",
     "expert_group_count",
     "expert_weights_scale",
+    "moe_latent_size",
     "attention.sliding_window",
     "attention.temperature_scale",
     "attention.max_alibi_bias",
@@ -327,7 +328,8 @@ impl<'m, 'a> Header<'m, 'a> {
         };
         let n_kv_heads = self.per_layer("attention.head_count_kv", WIDTH_MAX)?.unwrap_or_else(|| n_heads.clone());
         let widest = n_heads.iter().copied().max().unwrap_or(0);
-        let key_dim = self.optional("attention.key_length", n_embd / n_heads[0].max(1), HEAD_DIM_MAX)?;
+        let a_share = n_heads.iter().find(|&&n| n > 0).map_or(2, |n| n_embd / n);
+        let key_dim = self.optional("attention.key_length", a_share, HEAD_DIM_MAX)?;
         let value_dim = self.optional("attention.value_length", key_dim, HEAD_DIM_MAX)?;
         for (what, found) in [("attention.key_length", key_dim), ("attention.value_length", value_dim)] {
             if found == 0 || !found.is_multiple_of(2) || found > HEAD_DIM_MAX {
@@ -435,8 +437,7 @@ impl<'m, 'a> Header<'m, 'a> {
 
     /// The experts of an architecture that must have them.
     pub(super) fn required_experts(&self, routing: Routing) -> Result<Experts, ModelError> {
-        let count = self.number("expert_count", EXPERTS_MAX)?;
-        let used = self.number("expert_used_count", count)?;
+        let used = self.number("expert_used_count", EXPERTS_MAX)?;
         let own = match routing.width {
             ExpertWidth::Dense => 0,
             _ => self.count("expert_feed_forward_length", WIDTH_MAX)?,
@@ -446,6 +447,15 @@ impl<'m, 'a> Header<'m, 'a> {
             (0, _) => self.number("feed_forward_length", WIDTH_MAX)?,
             (own, _) => own,
         };
+        self.experts_of(routing, used, n_ff)
+    }
+
+    /// The experts of a layer in which `used` of width `n_ff` are chosen for each token.
+    pub(super) fn experts_of(&self, routing: Routing, used: usize, n_ff: usize) -> Result<Experts, ModelError> {
+        let count = self.number("expert_count", EXPERTS_MAX)?;
+        if used == 0 || used > count {
+            return range("expert_used_count", used, format!("1 to {count}"));
+        }
         if n_ff == 0 {
             return range("the width of an expert", 0, "at least 1".to_owned());
         }
@@ -475,6 +485,7 @@ impl<'m, 'a> Header<'m, 'a> {
             normalised,
             scale,
             groups,
+            latent: None,
             weighs_input: false,
             activations: [None; 2],
             shared_scale: 1.0,
@@ -647,12 +658,9 @@ impl<'m, 'a> Header<'m, 'a> {
         let n_key_heads = self.number("ssm.group_count", WIDTH_MAX)?;
         let n_value_heads = self.number("ssm.time_step_rank", WIDTH_MAX)?;
         let head_dim = self.number("ssm.state_size", DELTA_DIM_MAX)?;
-        let taps = self.number("ssm.conv_kernel", TAPS_MAX)?;
-        if taps < 2 {
-            return range("ssm.conv_kernel", taps, format!("2 to {TAPS_MAX}"));
-        }
-        if !head_dim.is_multiple_of(DELTA_STEP) {
-            return range("ssm.state_size", head_dim, format!("a multiple of {DELTA_STEP}, up to {DELTA_DIM_MAX}"));
+        let taps = self.taps()?;
+        if !head_dim.is_multiple_of(STATE_STEP) {
+            return range("ssm.state_size", head_dim, format!("a multiple of {STATE_STEP}, up to {DELTA_DIM_MAX}"));
         }
         if !n_value_heads.is_multiple_of(n_key_heads) {
             let need = format!("a multiple of ssm.group_count, {n_key_heads}");
@@ -667,6 +675,62 @@ impl<'m, 'a> Header<'m, 'a> {
             return range("ssm.inner_size", inner, need);
         }
         Ok(DeltaNetConfig { n_key_heads, n_value_heads, head_dim, order, taps })
+    }
+
+    fn taps(&self) -> Result<usize, ModelError> {
+        match self.number("ssm.conv_kernel", TAPS_MAX)? {
+            1 => range("ssm.conv_kernel", 1, format!("2 to {TAPS_MAX}")),
+            taps => Ok(taps),
+        }
+    }
+
+    /// The state space of Mamba-2 that the `ssm` keys tell of.
+    pub(super) fn mamba2(&self) -> Result<Mamba2Config, ModelError> {
+        let inner = self.number("ssm.inner_size", WIDTH_MAX)?;
+        let n_heads = self.number("ssm.time_step_rank", inner)?;
+        let n_groups = self.number("ssm.group_count", n_heads)?;
+        let state_dim = self.number("ssm.state_size", STATE_DIM_MAX)?;
+        let taps = self.taps()?;
+        let head_dim = inner / n_heads;
+        if inner != n_heads * head_dim || !head_dim.is_multiple_of(STATE_STEP) {
+            let need = format!("ssm.time_step_rank, {n_heads}, times a multiple of {STATE_STEP}");
+            return range("ssm.inner_size", inner, need);
+        }
+        if !n_heads.is_multiple_of(n_groups) {
+            return range("ssm.time_step_rank", n_heads, format!("a multiple of ssm.group_count, {n_groups}"));
+        }
+        if !state_dim.is_multiple_of(STATE_STEP) {
+            return range("ssm.state_size", state_dim, format!("a multiple of {STATE_STEP}, up to {STATE_DIM_MAX}"));
+        }
+        let mamba = Mamba2Config { n_heads, head_dim, n_groups, state_dim, taps };
+        if mamba.conv_width() > WIDTH_MAX {
+            let need = format!("at most {WIDTH_MAX} channels of the convolution");
+            return range("ssm.inner_size and ssm.group_count", mamba.conv_width(), need);
+        }
+        Ok(mamba)
+    }
+
+    /// The state space of the first Mamba that the `ssm` keys tell of.
+    pub(super) fn mamba(&self) -> Result<MambaConfig, ModelError> {
+        let inner = self.number("ssm.inner_size", WIDTH_MAX)?;
+        let state_dim = self.number("ssm.state_size", RATED_STATE_DIM_MAX)?;
+        let dt_rank = self.number("ssm.time_step_rank", inner)?;
+        if !inner.is_multiple_of(STATE_STEP) {
+            return range("ssm.inner_size", inner, format!("a multiple of {STATE_STEP}"));
+        }
+        Ok(MambaConfig { inner, state_dim, dt_rank, taps: self.taps()?, normed: self.flag("ssm.dt_b_c_rms")? })
+    }
+
+    /// The factor of dot products of queries and keys, if the file has one of its own.
+    pub(super) fn set_attention_scale(&self, config: &mut Config) -> Result<(), ModelError> {
+        if let Some(scale) = self.positive("attention.scale")? {
+            config
+                .layers
+                .iter_mut()
+                .filter_map(LayerConfig::attention_mut)
+                .for_each(|attention| attention.scale = scale);
+        }
+        Ok(())
     }
 
     /// Refuses sections of the rotated pairs, in turn of time, height and width, that leave out a pair: it would not be

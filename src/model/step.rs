@@ -2,8 +2,9 @@
 //!
 //! Work on rows, except activations, runs on the calling thread if the rows are few; everything else is handed to the team,
 //! one barrier per operation. A pass is in [`pass`], the residual stream in [`stream`], heads in [`heads`] and
-//! [`attend`], convolutions in [`conv`], the delta rule in [`delta`], feed-forward parts in [`feed_forward`], [`experts`] and [`apart`],
-//! embeddings of single layers in [`per_layer`], products in [`product`]; the
+//! [`attend`], convolutions in [`conv`], the delta rule in [`delta`], state spaces in [`mamba`] and [`mamba2`], what they
+//! share in [`recurrent`], feed-forward parts in [`feed_forward`], [`experts`] and [`apart`], embeddings of single layers in
+//! [`per_layer`], products in [`product`]; the
 //! memory of it all in [`buffers`].
 
 mod activations;
@@ -17,10 +18,13 @@ mod experts;
 mod feed_forward;
 mod heads;
 mod lists;
+mod mamba;
+mod mamba2;
 mod partials;
 mod pass;
 mod per_layer;
 mod product;
+mod recurrent;
 mod rotation;
 mod routing;
 mod rows;

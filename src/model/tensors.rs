@@ -3,13 +3,14 @@
 use std::ops::Range;
 
 use super::config::{
-    AttentionConfig, Config, DeltaNetConfig, EmbeddingNorm, Experts, FfnConfig, LayerConfig, MixerConfig,
+    AttentionConfig, Config, DeltaNetConfig, EmbeddingNorm, Experts, FfnConfig, LayerConfig, Mamba2Config, MambaConfig,
+    MixerConfig,
 };
 use super::error::{ModelError, range};
 use super::weights::{
     ALIGN, ApartNorms, AttentionWeights, DeltaNetWeights, DeltaRates, DenseFfn, Embedding, FeedForward, Form, Layer,
-    Linear, Mixer, MoeFfn, Norm, PerLayerEmbedding, PerLayerMaps, Placement, RopeFactors, SharedExpert,
-    ShortConvWeights, Weight, Weights,
+    Linear, Mamba2Weights, MambaWeights, Mixer, MoeFfn, Norm, PerLayerEmbedding, PerLayerMaps, Placement, RopeFactors,
+    SharedExpert, ShortConvWeights, Weight, Weights,
 };
 use crate::gguf::{TensorInfo, sort_tensors};
 use crate::quant::{PANEL_ROWS, WeightType};
@@ -510,7 +511,11 @@ impl LayerTensors<'_, '_> {
 
     /// Attention: `attn_q`, `attn_k`, `attn_v`, or all in `attn_qkv`, and `attn_output`.
     pub(super) fn attention(&mut self, qk_norms: QkNorms) -> Result<Mixer, ModelError> {
-        let MixerConfig::Attention(attention) = self.layer.mixer else {
+        Ok(Mixer::Attention(Box::new(self.attention_weights(qk_norms)?)))
+    }
+
+    fn attention_weights(&mut self, qk_norms: QkNorms) -> Result<AttentionWeights, ModelError> {
+        let Some(&attention) = self.layer.attention() else {
             unreachable!("an architecture asks for the attention of layers that have it");
         };
         let (e, rows) = (self.config.n_embd, [attention.q_width(), attention.k_width(), attention.v_width()]);
@@ -521,7 +526,7 @@ impl LayerTensors<'_, '_> {
                 [part("attn_q", rows[0])?, part("attn_k", rows[1])?, part("attn_v", rows[2])?]
             }
         };
-        Ok(Mixer::Attention(Box::new(AttentionWeights {
+        Ok(AttentionWeights {
             q,
             k: Some(k),
             v: Some(v),
@@ -531,7 +536,7 @@ impl LayerTensors<'_, '_> {
             sinks: None,
             gate: attention.gate.map(|_| self.output_gate(&attention)).transpose()?,
             output: self.linear("attn_output", e, attention.output_width())?,
-        })))
+        })
     }
 
     /// One tensor of Q, K and V; a file may have three biases beside it.
@@ -699,6 +704,80 @@ impl LayerTensors<'_, '_> {
         Ok([qkv, z].map(|weight| Linear { weight, bias: None }))
     }
 
+    /// The state space: `ssm_in`, of gates, what is convolved, and steps; `ssm_conv1d`, `ssm_dt`, `ssm_a`, `ssm_d`,
+    /// `ssm_norm`, `ssm_out`.
+    fn mamba2(&mut self, mamba: &Mamba2Config) -> Result<Mamba2Weights, ModelError> {
+        let (e, inner, width) = (self.config.n_embd, mamba.inner(), mamba.conv_width());
+        let (groups, heads) = (mamba.n_groups, mamba.n_heads);
+        let [z, conv_inputs, dt] = self.finder.linear_parts(&self.name("ssm_in"), [inner, width, heads], e)?;
+        let conv = self.name("ssm_conv1d.weight");
+        let norm = self.name("ssm_norm.weight");
+        let mut of_heads = |name: &str| self.finder.take(&self.name(name), Form::Vector, heads, 1);
+        let (a, d) = (of_heads("ssm_a")?, of_heads("ssm_d")?);
+        Ok(Mamba2Weights {
+            z,
+            conv_inputs,
+            dt,
+            conv: self.finder.take(&conv, Form::Vector, width, mamba.taps)?,
+            conv_bias: self.finder.optional_vector(&self.name("ssm_conv1d.bias"), width)?,
+            dt_bias: self.finder.vector(&self.name("ssm_dt.bias"), heads)?,
+            a,
+            d,
+            norm: match self.finder.has(&norm) {
+                true => {
+                    let len = inner / groups;
+                    let weight = Some(self.finder.take(&norm, Form::Vector, groups, len)?);
+                    Some(Norm { weight, ..self.config.plain_norm(len) })
+                }
+                false => None,
+            },
+            output: self.linear("ssm_out", e, inner)?,
+        })
+    }
+
+    /// The state space of the first kind: `ssm_in`, of channels and gates; `ssm_conv1d`, `ssm_x`, `ssm_dt`, `ssm_a`, `ssm_d`,
+    /// `ssm_out`; norms where the file has them.
+    fn mamba(&mut self, mamba: &MambaConfig) -> Result<MambaWeights, ModelError> {
+        let (e, inner, state_dim) = (self.config.n_embd, mamba.inner, mamba.state_dim);
+        let [conv_inputs, z] = self.finder.linear_parts(&self.name("ssm_in"), [inner; 2], e)?;
+        let conv = self.name("ssm_conv1d.weight");
+        let norms = match self.has("ssm_dt_norm.weight") {
+            true => Some([
+                self.norm_of("ssm_dt_norm", mamba.dt_rank)?,
+                self.norm_of("ssm_b_norm", state_dim)?,
+                self.norm_of("ssm_c_norm", state_dim)?,
+            ]),
+            false => None,
+        };
+        let plain = || [mamba.dt_rank, state_dim, state_dim].map(|len| self.config.plain_norm(len));
+        Ok(MambaWeights {
+            conv_inputs,
+            z,
+            norms: norms.or_else(|| mamba.normed.then(plain)),
+            conv: self.finder.take(&conv, Form::Vector, inner, mamba.taps)?,
+            conv_bias: self.finder.optional_vector(&self.name("ssm_conv1d.bias"), inner)?,
+            selection: self.linear("ssm_x", mamba.selection_width(), inner)?,
+            dt: self.linear("ssm_dt", inner, mamba.dt_rank)?,
+            a: self.finder.take(&self.name("ssm_a"), Form::Vector, inner, state_dim)?,
+            d: self.finder.vector(&self.name("ssm_d"), inner)?,
+            output: self.linear("ssm_out", e, inner)?,
+        })
+    }
+
+    /// Attention, a state space, both or neither, as the layer's numbers tell.
+    pub(super) fn attention_or_mamba(&mut self, qk_norms: QkNorms) -> Result<Mixer, ModelError> {
+        match self.layer.mixer {
+            MixerConfig::Attention(_) => self.attention(qk_norms),
+            MixerConfig::Mamba(mamba) => Ok(Mixer::Mamba(Box::new(self.mamba(&mamba)?))),
+            MixerConfig::Mamba2(mamba) => Ok(Mixer::Mamba2(Box::new(self.mamba2(&mamba)?))),
+            MixerConfig::AttentionAndMamba2(_, mamba) => {
+                let both = (self.attention_weights(qk_norms)?, self.mamba2(&mamba)?);
+                Ok(Mixer::AttentionAndMamba2(Box::new(both)))
+            }
+            _ => Ok(Mixer::None),
+        }
+    }
+
     /// The convolution: `shortconv.in_proj`, `.conv`, `.out_proj`.
     pub(super) fn short_conv(&mut self, taps: usize) -> Result<Mixer, ModelError> {
         let e = self.config.n_embd;
@@ -714,7 +793,12 @@ impl LayerTensors<'_, '_> {
         match self.layer.ffn {
             FfnConfig::None => Ok(FeedForward::None),
             FfnConfig::Dense { n_ff } => Ok(FeedForward::Dense(Box::new(self.dense("", n_ff)?))),
-            FfnConfig::Experts(experts) => Ok(FeedForward::Experts(Box::new(self.experts(&experts)?))),
+            FfnConfig::ExpertsIfRouted(experts) if !self.has("ffn_gate_inp.weight") => {
+                Ok(FeedForward::Dense(Box::new(self.dense("", experts.n_ff)?)))
+            }
+            FfnConfig::Experts(experts) | FfnConfig::ExpertsIfRouted(experts) => {
+                Ok(FeedForward::Experts(Box::new(self.experts(&experts)?)))
+            }
         }
     }
 
@@ -743,7 +827,7 @@ impl LayerTensors<'_, '_> {
     }
 
     fn experts(&mut self, experts: &Experts) -> Result<MoeFfn, ModelError> {
-        let (e, f) = (self.config.n_embd, experts.n_ff);
+        let (stream, f) = (self.config.n_embd, experts.n_ff);
         let apart = match experts.apart {
             true => Some(self.apart_norms()?),
             false => None,
@@ -751,7 +835,12 @@ impl LayerTensors<'_, '_> {
         // Beside its norm a router has no factor.
         let router = match apart {
             Some(_) => Linear { weight: self.router(experts.count)?, bias: None },
-            None => self.linear("ffn_gate_inp", experts.count, e)?,
+            None => self.linear("ffn_gate_inp", experts.count, stream)?,
+        };
+        let e = experts.width(stream);
+        let latent = match experts.latent {
+            Some(e) => Some([self.linear("ffn_latent_down", e, stream)?, self.linear("ffn_latent_up", stream, e)?]),
+            None => None,
         };
         let (gate, up) = match self.config.gated_ffn {
             true if self.has("ffn_gate_up_exps.weight") => {
@@ -777,10 +866,10 @@ impl LayerTensors<'_, '_> {
                     true => self.dense(suffix, width)?,
                     false => self.dense_with_gate_in_up(suffix, width)?,
                 },
-                gate: self.finder.optional_vector(&self.name("ffn_gate_inp_shexp.weight"), e)?,
+                gate: self.finder.optional_vector(&self.name("ffn_gate_inp_shexp.weight"), stream)?,
             }),
         };
-        Ok(MoeFfn { experts: *experts, router, selection_bias, gate, up, down, shared, apart })
+        Ok(MoeFfn { experts: *experts, router, selection_bias, gate, up, down, latent, shared, apart })
     }
 
     fn router(&mut self, n_experts: usize) -> Result<Weight, ModelError> {

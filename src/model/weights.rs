@@ -230,6 +230,56 @@ pub struct DeltaNetWeights {
     pub output: Linear,
 }
 
+/// The selective state space of one layer.
+#[derive(Clone, Copy, Debug)]
+pub struct Mamba2Weights {
+    /// To what results are gated by, `[inner, n_embd]`.
+    pub z: Linear,
+    /// To the channels of the convolution: of heads, then `b` and `c` of groups, `[conv_width, n_embd]`.
+    pub conv_inputs: Linear,
+    /// To steps, `[n_heads, n_embd]`.
+    pub dt: Linear,
+    /// Of every channel, `[conv_width, taps]`, the oldest token first.
+    pub conv: Weight,
+    /// Added to what is convolved, `[conv_width]`.
+    pub conv_bias: Option<Weight>,
+    /// Added to steps, `[n_heads]`.
+    pub dt_bias: Weight,
+    /// Factor of steps in the decays' logarithms, below 0, `[n_heads]`.
+    pub a: Weight,
+    /// Factor of what skips the state, `[n_heads]`.
+    pub d: Weight,
+    /// The norm of gated results, group by group, `[inner]`.
+    pub norm: Option<Norm>,
+    /// Back to the stream.
+    pub output: Linear,
+}
+
+/// The selective state space of one layer of the first kind.
+#[derive(Clone, Copy, Debug)]
+pub struct MambaWeights {
+    /// To the channels, `[inner, n_embd]`.
+    pub conv_inputs: Linear,
+    /// To what results are gated by, `[inner, n_embd]`.
+    pub z: Linear,
+    /// Of every channel, `[inner, taps]`, the oldest token first.
+    pub conv: Weight,
+    /// Added to what is convolved, `[inner]`.
+    pub conv_bias: Option<Weight>,
+    /// From the channels to what steps are made of, `b` and `c`, `[selection_width, inner]`.
+    pub selection: Linear,
+    /// Norms of the three.
+    pub norms: Option<[Norm; 3]>,
+    /// To the steps, `[inner, dt_rank]`.
+    pub dt: Linear,
+    /// Factor of steps in the decays' logarithms, below 0, `[inner, state_dim]`.
+    pub a: Weight,
+    /// Factor of what skips the state, `[inner]`.
+    pub d: Weight,
+    /// Back to the stream.
+    pub output: Linear,
+}
+
 /// How a layer mixes tokens.
 #[derive(Clone, Debug, Default)]
 pub enum Mixer {
@@ -242,18 +292,27 @@ pub enum Mixer {
     ShortConv(Box<ShortConvWeights>),
     /// A gated delta rule.
     DeltaNet(Box<DeltaNetWeights>),
+    /// A selective state space.
+    Mamba2(Box<Mamba2Weights>),
+    /// A selective state space of the first kind.
+    Mamba(Box<MambaWeights>),
+    /// Attention and a state space beside it.
+    AttentionAndMamba2(Box<(AttentionWeights, Mamba2Weights)>),
     /// One matrix on the normed stream.
     Linear(Box<Linear>),
 }
 
 impl Mixer {
-    /// The matrix whose product is added to the stream.
+    /// The matrix whose product is added to the stream, the last one if there are two.
     pub(super) fn output(&self) -> Option<&Linear> {
         match self {
             Mixer::None => None,
             Mixer::Attention(attention) => Some(&attention.output),
             Mixer::ShortConv(conv) => Some(&conv.out_proj),
             Mixer::DeltaNet(delta) => Some(&delta.output),
+            Mixer::Mamba2(mamba) => Some(&mamba.output),
+            Mixer::Mamba(mamba) => Some(&mamba.output),
+            Mixer::AttentionAndMamba2(both) => Some(&both.1.output),
             Mixer::Linear(linear) => Some(linear),
         }
     }
@@ -314,6 +373,8 @@ pub struct MoeFfn {
     pub up: Linear,
     /// All down maps.
     pub down: Linear,
+    /// To what experts work on, and back, where that is not the stream.
+    pub latent: Option<[Linear; 2]>,
     /// The expert that every token meets.
     pub shared: Option<SharedExpert>,
     /// Norms of experts that are apart from the shared one.

@@ -3,7 +3,7 @@
 use brim::gguf::TensorInfo;
 use brim::kernels::Window;
 use brim::kernels::{KvType, Tile};
-use brim::model::cache::{CachePlan, LayerCache};
+use brim::model::cache::{CachePlan};
 use brim::model::{Form, Sizes};
 
 use super::*;
@@ -93,7 +93,7 @@ fn the_last_layers_of_gemma4_may_read_what_earlier_ones_keep() {
         tile: Tile::default(),
     };
     let plan = CachePlan::new(&shared, &sizes);
-    assert_eq!(plan.layers[4], LayerCache::Shared(1));
+    assert_eq!((plan.layers[4].paged, plan.layers[4].shared_with), (None, Some(1)));
     let own = CachePlan::new(&config(pattern(gemma4(&[]), &USUAL)).unwrap(), &sizes);
     // Of two layers that see everything one is left, of four with a window two.
     assert_eq!((0..2).map(|pool| own.page_bytes(pool) / plan.page_bytes(pool)).collect::<Vec<_>>(), [2, 2]);

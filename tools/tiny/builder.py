@@ -168,16 +168,17 @@ class File:
         self.matrix(f"{b}ffn_up{suffix}", ff, embd, 1.5, 0.4 if "up" in has else 0.0)
         self.matrix(f"{b}ffn_down{suffix}", embd, ff, gain, 0.4 if "down" in has else 0.0)
 
-    def moe(self, b, embd, ff, n, gated=True, fused=False, selection_bias=False):
-        """Router and experts of the layer `b`."""
+    def moe(self, b, embd, ff, n, gated=True, fused=False, selection_bias=False, width=None):
+        """Router and experts of the layer `b`. `width`: of what experts work on, if that is not the stream."""
         # The router is never quantised by llama.cpp: a small error would choose another expert.
         self.matrix(f"{b}ffn_gate_inp", n, embd, ROUTER_STD, kind=T.F32)
+        width = width or embd
         if fused:
-            self.experts(f"{b}ffn_gate_up_exps", n, 2 * ff, embd, 1.5)
+            self.experts(f"{b}ffn_gate_up_exps", n, 2 * ff, width, 1.5)
         else:
             if gated:
-                self.experts(f"{b}ffn_gate_exps", n, ff, embd, 1.5)
-            self.experts(f"{b}ffn_up_exps", n, ff, embd, 1.5)
-        self.experts(f"{b}ffn_down_exps", n, embd, ff)
+                self.experts(f"{b}ffn_gate_exps", n, ff, width, 1.5)
+            self.experts(f"{b}ffn_up_exps", n, ff, width, 1.5)
+        self.experts(f"{b}ffn_down_exps", n, width, ff)
         if selection_bias:
             self.vector(f"{b}exp_probs_b.bias", n, 0.3)

@@ -38,13 +38,14 @@ pub(super) mod names {
     pub use crate::kernels::repack::panel as repack_rows;
     pub use crate::kernels::rowwise::{Activation, RowNorm};
     pub use crate::kernels::simd::Simd;
+    pub use crate::kernels::ssm::SsmRates;
     #[cfg(feature = "bench")]
     pub use crate::kernels::table::Peaks;
     pub use crate::kernels::table::{DEDICATED_TYPES, Dedicated, Kernels};
     pub use crate::kernels::tier::Tier;
     pub use crate::kernels::tiers::entry::TierEntry;
     pub use crate::kernels::tiling::{PrefetchDistance, STREAM_TOKENS_MAX};
-    pub(in crate::kernels) use crate::kernels::{delta, delta_chunk, formats, rowwise};
+    pub(in crate::kernels) use crate::kernels::{delta, delta_chunk, formats, recurrent, rowwise, ssm};
     pub use crate::quant::{PANEL_ROWS, WeightType};
 }
 
@@ -259,8 +260,8 @@ macro_rules! tier {
             }
 
             $(#[target_feature(enable = $feature)])*
-            fn conv_silu(history: &mut [f32], weights: &[f32], x: &mut [f32]) {
-                delta::conv_silu($token, history, weights, x)
+            fn conv_silu(history: &mut [f32], weights: (&[f32], &[f32]), x: &mut [f32]) {
+                recurrent::conv_silu($token, history, weights, x)
             }
 
             $(#[target_feature(enable = $feature)])*
@@ -271,6 +272,21 @@ macro_rules! tier {
             $(#[target_feature(enable = $feature)])*
             fn delta_chunk(state: &mut [f32], tokens: &[DeltaToken<'_>; DELTA_CHUNK], v: &mut [f32]) {
                 delta_chunk::delta_chunk($token, state, tokens, v)
+            }
+
+            $(#[target_feature(enable = $feature)])*
+            fn ssm_step(state: &mut [f32], (b, c): (&[f32], &[f32]), x: &mut [f32], rates: SsmRates) {
+                ssm::ssm_step($token, state, (b, c), x, rates)
+            }
+
+            $(#[target_feature(enable = $feature)])*
+            fn ssm_step_by_channel(
+                (state, a): (&mut [f32], &[f32]),
+                (b, c): (&[f32], &[f32]),
+                x: &mut [f32],
+                (dt, d): (&[f32], &[f32]),
+            ) {
+                ssm::ssm_step_by_channel($token, (state, a), (b, c), x, (dt, d))
             }
 
             $(#[target_feature(enable = $feature)])*
@@ -365,6 +381,8 @@ macro_rules! tier {
                 conv_silu,
                 delta_step,
                 delta_chunk: if <$simd as Simd>::FAST { Some(delta_chunk) } else { None },
+                ssm_step,
+                ssm_step_by_channel,
                 rope_halves,
                 rope_pairs,
                 #[cfg(feature = "bench")]

@@ -13,7 +13,7 @@ use crate::model::weights::{Layer, Mixer};
 pub(super) const ARCHITECTURE: Architecture =
     Architecture { output_norm: Some("token_embd_norm"), config, tensors, ..Architecture::new("lfm2", layer) };
 
-fn config(header: &Header<'_, '_>) -> Result<Config, ModelError> {
+pub(super) fn config(header: &Header<'_, '_>) -> Result<Config, ModelError> {
     let mut config = header.decoder_with_headless_layers()?;
     let taps = header.number("shortconv.l_cache", TAPS_MAX)?;
     let window = header.count("attention.sliding_window", 1 << 30)?;
@@ -28,7 +28,7 @@ fn config(header: &Header<'_, '_>) -> Result<Config, ModelError> {
     Ok(config)
 }
 
-fn tensors(find: &mut LayerTensors<'_, '_>) -> Result<Layer, ModelError> {
+pub(super) fn tensors(find: &mut LayerTensors<'_, '_>) -> Result<Layer, ModelError> {
     Ok(Layer {
         attn_norm: find.norm("attn_norm")?,
         mixer: match find.layer.mixer {

@@ -24,6 +24,7 @@ mod ernie4_5_moe;
 mod exaone;
 mod exaone4;
 mod exaone_moe;
+mod falcon_h1;
 mod gemma;
 mod gemma2;
 mod gemma3;
@@ -40,9 +41,12 @@ mod hy_v3;
 mod internlm2;
 mod laguna;
 mod lfm2;
+mod lfm2moe;
 mod llama;
 mod llama4;
 mod maincoder;
+mod mamba;
+mod mamba2;
 mod maple;
 mod mellum;
 mod mimo2;
@@ -52,6 +56,7 @@ mod minimax_m3;
 mod mistral3;
 mod muse_glimmer;
 mod nemotron;
+mod nemotron_h;
 mod olmo;
 mod olmo2;
 mod olmoe;
@@ -179,6 +184,14 @@ const ALL: &[&Architecture] = &[
     &gemma::ARCHITECTURE,
     &gemma2::ARCHITECTURE,
     &gemma4::ARCHITECTURE,
+    &mamba::MAMBA,
+    &mamba::JAMBA,
+    &mamba2::ARCHITECTURE,
+    &nemotron_h::DENSE,
+    &nemotron_h::WITH_EXPERTS,
+    &granite::HYBRID,
+    &falcon_h1::ARCHITECTURE,
+    &lfm2moe::ARCHITECTURE,
 ];
 
 impl Architecture {

@@ -10,7 +10,7 @@ use super::rotation::Rotation;
 use super::routing::Routed;
 use super::rows::padded;
 use crate::kernels::{ActivationLayout, attend_scratch, partials_len};
-use crate::model::config::{AttentionConfig, Config, DeltaNetConfig, LayerConfig, MixerConfig};
+use crate::model::config::{AttentionConfig, Config, LayerConfig, MixerConfig, RecurrentWidths};
 use crate::model::sequence::Sizes;
 
 /// Bytes of scratch for a pass of these sizes; `None` if they exceed 2^64.
@@ -42,7 +42,7 @@ pub struct Buffers<'a> {
     pub(super) head_gates: &'a mut [f32],
     /// Gates and input of a convolution, `[n_batch, padded(3 * n_embd)]`.
     pub(super) conv: &'a mut [f32],
-    pub(super) delta: DeltaBuffers<'a>,
+    pub(super) recurrent: RecurrentBuffers<'a>,
     /// `[n_batch, padded(n_ff)]`, as `up`.
     pub(super) gate: &'a mut [f32],
     pub(super) up: &'a mut [f32],
@@ -64,32 +64,32 @@ pub struct Buffers<'a> {
     pub(super) workers: Vec<Mutex<WorkerScratch<'a>>>,
 }
 
-/// What a delta rule works with.
-pub(super) struct DeltaBuffers<'a> {
-    /// Queries, keys and values, `[n_batch, padded(conv_width)]`.
-    pub qkv: &'a mut [f32],
-    /// What results are gated by, `[n_batch, padded(value_width)]`.
+/// What a recurrence behind a convolution works with.
+pub(super) struct RecurrentBuffers<'a> {
+    /// What is convolved, `[n_batch, padded(conv_width)]`.
+    pub convolved: &'a mut [f32],
+    /// What results are gated by, `[n_batch, padded(values)]`.
     pub z: &'a mut [f32],
     /// Values on their way to results, as `z`.
     pub out: &'a mut [f32],
-    /// What becomes strengths, `[n_batch, padded(n_value_heads)]`, or both, twice as wide; and decays.
+    /// What becomes strengths and decays, `[n_batch, padded(heads)]`; `strengths` may be both, twice as wide. Of state spaces
+    /// `decays` are steps, and `strengths` what these are made of with `b` and `c`.
     pub strengths: &'a mut [f32],
     pub decays: &'a mut [f32],
-    /// Decay and strength of every value head, `[n_batch, n_value_heads, 2]`.
+    /// Two rates of every head, `[n_batch, heads, 2]`.
     pub rates: &'a mut [f32],
 }
 
-impl<'a> DeltaBuffers<'a> {
-    fn cut(carver: &mut Carver<'a>, config: &Config, n: usize) -> DeltaBuffers<'a> {
-        let values = n * padded(config.delta_net_max(DeltaNetConfig::value_width));
-        let heads = config.delta_net_max(|delta| delta.n_value_heads);
-        DeltaBuffers {
-            qkv: carver.take(n * padded(config.delta_net_max(DeltaNetConfig::conv_width))),
-            z: carver.take(values),
-            out: carver.take(values),
-            strengths: carver.take(n * padded(2 * heads)),
-            decays: carver.take(n * padded(heads)),
-            rates: carver.take(n * 2 * heads),
+impl<'a> RecurrentBuffers<'a> {
+    fn cut(carver: &mut Carver<'a>, config: &Config, n: usize) -> RecurrentBuffers<'a> {
+        let RecurrentWidths { conv, values, made_of, rates } = config.recurrent_widths();
+        RecurrentBuffers {
+            convolved: carver.take(n * padded(conv)),
+            z: carver.take(n * padded(values)),
+            out: carver.take(n * padded(values)),
+            strengths: carver.take(n * padded(made_of[0])),
+            decays: carver.take(n * padded(made_of[1])),
+            rates: carver.take(n * rates),
         }
     }
 }
@@ -134,7 +134,7 @@ impl<'a> Buffers<'a> {
         // The gate of a layer's own embedding takes the place of that of the feed-forward part.
         let n_ff = n_ff.max(config.n_embd_per_layer);
         let is_apart = config.layers.iter().any(|layer| layer.experts().is_some_and(|experts| experts.apart));
-        let record = [e, mixed, config.delta_net_max(DeltaNetConfig::value_width), n_ff]
+        let record = [config.experts_width(), mixed, config.recurrent_widths().values, n_ff]
             .map(|cols| ActivationLayout::new(cols).bytes())
             .into_iter()
             .max();
@@ -152,7 +152,7 @@ impl<'a> Buffers<'a> {
             v: carver.take(n * widest(AttentionConfig::v_width)),
             head_gates: carver.take(n * padded(gated_width)),
             conv: carver.take(if has_conv { n * padded(3 * e) } else { 0 }),
-            delta: DeltaBuffers::cut(carver, config, n),
+            recurrent: RecurrentBuffers::cut(carver, config, n),
             gate: carver.take(n * padded(n_ff)),
             up: carver.take(n * padded(n_ff)),
             shared_gates: carver.take(if config.layers.iter().any(has_shared_expert) { n } else { 0 }),

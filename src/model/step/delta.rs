@@ -5,19 +5,16 @@
 //! first; then, head by head of values and strip by strip of its columns, what it holds: `[head_dim][cols]`. Neither
 //! channels nor columns know of each other, so each is one worker's, for all tokens of all sequences.
 
-use std::ops::Range;
-
-use super::buffers::{Buffers, DeltaBuffers};
+use super::buffers::{Buffers, RecurrentBuffers};
 use super::pass::ForwardPass;
 use super::product::multiply;
+use super::recurrent::{Convolution, each_run, softplus};
 use super::routing::sigmoid;
 use super::rows::{each_row, padded, share};
 use crate::kernels::{
-    Activation, ActivationLayout, DELTA_CHUNK, DeltaToken, OutTile, Partition, RowNorm, STRIP_COLS, Zipped, strip_cols,
+    Activation, ActivationLayout, DELTA_CHUNK, DeltaToken, Partition, RowNorm, STRIP_COLS, Zipped, strip_cols,
 };
-use crate::model::cache::{NONE, PAGE_TOKENS};
-use crate::model::config::{DELTA_DIM_MAX, DeltaNetConfig, MixerConfig, TAPS_MAX};
-use crate::model::sequence::SequenceSlice;
+use crate::model::config::{DELTA_DIM_MAX, DeltaNetConfig, MixerConfig};
 use crate::model::weights::{DeltaNetWeights, DeltaRates};
 
 impl ForwardPass<'_, '_> {
@@ -31,8 +28,9 @@ impl ForwardPass<'_, '_> {
     /// Queries, keys, values, gates and what becomes rates, of the normed stream.
     pub fn project_delta(&mut self, delta: &DeltaNetWeights) {
         let (n, tools) = (self.tokens.len(), self.tools());
-        let Buffers { acts, delta: DeltaBuffers { qkv, z, strengths, decays, .. }, workers, .. } = &mut *self.buffers;
-        let (qkv, z) = ((&delta.qkv, &mut **qkv), (&delta.z, &mut **z));
+        let Buffers { acts, recurrent: RecurrentBuffers { convolved, z, strengths, decays, .. }, workers, .. } =
+            &mut *self.buffers;
+        let (qkv, z) = ((&delta.qkv, &mut **convolved), (&delta.z, &mut **z));
         match &delta.rates {
             DeltaRates::Together(both) => {
                 multiply(tools, workers, (acts, n), [qkv, z, (both, &mut **strengths)], false);
@@ -50,9 +48,8 @@ impl ForwardPass<'_, '_> {
         let config = self.delta_config(layer);
         let (n, slices, kernels, team) = (self.tokens.len(), self.slices, self.kernels, self.team);
         let DeltaNetConfig { n_key_heads, head_dim, taps, .. } = config;
-        let (width, eps) = (config.conv_width(), self.config.norm_eps);
-        let weights = delta.conv.values(self.region);
-        let DeltaBuffers { qkv, strengths, decays, rates, .. } = &mut self.buffers.delta;
+        let eps = self.config.norm_eps;
+        let RecurrentBuffers { convolved, strengths, decays, rates, .. } = &mut self.buffers.recurrent;
         let made_of = Rates {
             config,
             are_together: matches!(delta.rates, DeltaRates::Together(_)),
@@ -62,38 +59,33 @@ impl ForwardPass<'_, '_> {
             factor: delta.decay_factor.values(self.region),
         };
         let rates = each_row(team, rates, (n, 2 * config.n_value_heads, 2 * config.n_value_heads));
-        let (states, stride) = self.cache.layer_states_mut(layer);
-        let n_states = states.len().div_ceil(stride);
-        let kept = (taps - 1) * head_dim;
-        let heads = Zipped::new(
-            Partition::new(qkv, (n, width, padded(width)), (n.max(1), head_dim)).in_parts(team.size()),
-            Partition::new(states, (n_states, config.conv_state_len(), stride), (n_states, kept)),
-        );
-        team.run_dynamic(&|worker| {
-            let mut by_tap = [0.0; TAPS_MAX * DELTA_DIM_MAX];
-            let by_tap = &mut by_tap[..taps * head_dim];
-            while let Some((mut inputs, mut states)) = heads.next_for(worker) {
-                for (i, weights) in weights[inputs.col0 * taps..][..head_dim * taps].chunks_exact(taps).enumerate() {
-                    weights.iter().enumerate().for_each(|(tap, weight)| by_tap[tap * head_dim + i] = *weight);
-                }
+        let convolution = Convolution {
+            kernels,
+            team,
+            slices,
+            weights: delta.conv.values(self.region),
+            bias: &[],
+            taps,
+            block: head_dim,
+        };
+        convolution.run(
+            (convolved, n, config.conv_width()),
+            self.cache.layer_states_mut(layer),
+            &|first, row| {
                 // Queries are read with a factor of their own.
-                let length = match inputs.col0 / head_dim {
-                    head if head < n_key_heads => Some((head_dim as f32).sqrt().recip()),
-                    head if head < 2 * n_key_heads => Some(1.0),
-                    _ => None,
+                let length = match first / head_dim {
+                    head if head < n_key_heads => (head_dim as f32).sqrt().recip(),
+                    head if head < 2 * n_key_heads => 1.0,
+                    _ => return,
                 };
-                each_run(slices, &mut states, 1, |tokens, history| {
-                    let row = inputs.row(tokens.start);
-                    kernels.conv_silu(history, by_tap, row);
-                    if let Some(length) = length {
-                        kernels.l2_norm_in_place(row, eps, length);
-                    }
-                });
-            }
-            while let Some(mut row) = rates.next_for(worker) {
-                made_of.write(row.row0, row.row(0));
-            }
-        });
+                kernels.l2_norm_in_place(row, eps, length);
+            },
+            &|worker| {
+                while let Some(mut row) = rates.next_for(worker) {
+                    made_of.write(row.row0, row.row(0));
+                }
+            },
+        );
     }
 
     /// The delta rule of every value head; leaves the state of every sequence, and a copy at the ends of pages that are to
@@ -104,8 +96,8 @@ impl ForwardPass<'_, '_> {
         let DeltaNetConfig { head_dim, n_value_heads, .. } = config;
         let (width, qkv_stride) = (config.value_width(), padded(config.conv_width()));
         let cols = strip_cols(head_dim);
-        let DeltaBuffers { qkv, out, rates, .. } = &mut self.buffers.delta;
-        let (qkv, rates) = (&**qkv, &**rates);
+        let RecurrentBuffers { convolved, out, rates, .. } = &mut self.buffers.recurrent;
+        let (qkv, rates) = (&**convolved, &**rates);
         let (states, stride) = self.cache.layer_states_mut(layer);
         let n_states = states.len().div_ceil(stride);
         let states = &mut states[config.conv_state_len()..];
@@ -151,7 +143,7 @@ impl ForwardPass<'_, '_> {
         let (n, kernels, team) = (self.tokens.len(), self.kernels, self.team);
         let (width, head_dim) = (config.value_width(), config.head_dim);
         let norm = RowNorm::rms(delta.norm.values(self.region), self.config.norm_eps);
-        let Buffers { acts, delta: DeltaBuffers { z, out, .. }, .. } = &mut *self.buffers;
+        let Buffers { acts, recurrent: RecurrentBuffers { z, out, .. }, .. } = &mut *self.buffers;
         let (z, results) = (&**z, &**out);
         let layout = ActivationLayout::new(width);
         let format = kernels.activation_format(delta.output.weight.ty, n);
@@ -170,40 +162,6 @@ impl ForwardPass<'_, '_> {
                 kernels.quantise(layout, format, record);
             }
         });
-    }
-}
-
-/// Runs `step` with the tokens of every slice and its sequence's part of the state, whose rows are those of `states`: at
-/// first what the sequence goes on from, in the end what it has come to, with copies where they are wanted. Tokens come
-/// `run` at once where all of them from a multiple of `run` in the sequence are there, else one by one; `run` divides pages.
-fn each_run(
-    slices: &[SequenceSlice<'_>],
-    states: &mut OutTile<'_, f32>,
-    run: usize,
-    mut step: impl FnMut(Range<usize>, &mut [f32]),
-) {
-    assert!(PAGE_TOKENS.is_multiple_of(run));
-    for slice in slices {
-        let state = slice.state as usize;
-        match slice.state_before {
-            NONE => states.row(state).fill(0.0),
-            before if before != slice.state => states.copy_row(before as usize, state),
-            _ => {}
-        }
-        let mut done = 0;
-        while done < slice.n {
-            let start = slice.position + done;
-            let n = if start.is_multiple_of(run) && done + run <= slice.n { run } else { 1 };
-            step(slice.first + done..slice.first + done + n, states.row(state));
-            done += n;
-            let end = start + n;
-            if end.is_multiple_of(PAGE_TOKENS) {
-                match slice.checkpoints.get(end / PAGE_TOKENS - 1) {
-                    None | Some(&NONE) => {}
-                    Some(&checkpoint) => states.copy_row(state, checkpoint as usize),
-                }
-            }
-        }
     }
 }
 
@@ -236,9 +194,4 @@ impl Rates<'_> {
             *out = [rate.exp(), sigmoid(strength)];
         }
     }
-}
-
-/// `ln(1 + e^x)`; above 20 that is `x`, to the precision of f32.
-fn softplus(x: f32) -> f32 {
-    if x > 20.0 { x } else { x.exp().ln_1p() }
 }

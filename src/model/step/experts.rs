@@ -20,14 +20,18 @@ use crate::model::weights::{Linear, MoeFfn, Weight};
 use crate::quant::PANEL_ROWS;
 
 impl ForwardPass<'_, '_> {
-    /// Scores the experts for every token of the normed stream, chooses the best of them, and sorts the tokens by expert.
+    /// Scores the experts for every token of the normed stream, chooses the best of them, and sorts the tokens by expert; maps
+    /// the stream to what experts work on, if it is not that.
     pub fn route(&mut self, moe: &MoeFfn) {
         let (n, tools) = (self.n_rows, self.tools());
         let experts = moe.experts;
         let Experts { count, used, .. } = experts;
         let Buffers { acts, routed, workers, .. } = &mut *self.buffers;
-        let products = [(&moe.router, &mut *routed.scores)];
-        multiply(tools, workers, (acts, n), products, false);
+        let scores = (&moe.router, &mut *routed.scores);
+        match &moe.latent {
+            Some([down, _]) => multiply(tools, workers, (acts, n), [scores, (down, &mut *routed.latent)], false),
+            None => multiply(tools, workers, (acts, n), [scores], false),
+        }
         let scores = &*routed.scores;
         let selection_bias = moe.selection_bias.as_ref().map(|bias| bias.values(self.region));
         let partition = each_row(self.team, routed.chosen, (n, used, used));
@@ -41,6 +45,17 @@ impl ForwardPass<'_, '_> {
             }
         });
         routed.sort(n, experts);
+    }
+
+    /// Puts what experts work on in the place of the normed stream, where it is not that.
+    pub fn enter_latent(&mut self, moe: &MoeFfn) {
+        let (n, width) = (self.n_rows, moe.up.weight.cols);
+        let Buffers { acts, routed, .. } = &mut *self.buffers;
+        let (latent, layout) = (&*routed.latent, ActivationLayout::new(width));
+        let records = acts.writable(layout, ActivationFormat::F32);
+        for (row, record) in records.chunks_exact_mut(layout.bytes()).take(n).enumerate() {
+            layout.values_mut(record).copy_from_slice(&latent[row * padded(width)..][..width]);
+        }
     }
 
     /// Gate, if there are any, and up projections of the normed stream, which stays in the activation records, at every
@@ -85,7 +100,8 @@ impl ForwardPass<'_, '_> {
     }
 
     /// `sum_k weight_k * down_k(activation(gate_k, up_k))` over each token's experts, added to the residual stream; of experts
-    /// that are apart it goes to the branch of its own.
+    /// that are apart it goes to the branch of its own, and where experts do not work on the stream it is left in the
+    /// activation records.
     pub fn add_experts(&mut self, moe: &MoeFfn, activation: Activation) {
         self.finish_experts(moe, activation);
         self.add_finished_experts(moe);
@@ -116,12 +132,13 @@ impl ForwardPass<'_, '_> {
         multiply_groups(tools, workers, (&mut routed.hidden, n * used), &groups, [&moe.down], routed.wide);
     }
 
-    /// The weighted sum of what each token's experts have come to, added to the residual stream.
+    /// The weighted sum of what each token's experts have come to, added to the residual stream, or left in the activation
+    /// records where experts do not work on the stream.
     pub fn add_finished_experts(&mut self, moe: &MoeFfn) {
-        let (experts, residual_scale) = (moe.experts, self.config.residual_scale);
+        let experts = moe.experts;
         let Experts { count, used, .. } = experts;
-        let (n, e) = (self.n_rows, self.config.n_embd);
-        let Buffers { x, apart, routed, .. } = &mut *self.buffers;
+        let (n, e, kernels) = (self.n_rows, experts.width(self.config.n_embd), self.kernels);
+        let Buffers { x, acts, apart, routed, .. } = &mut *self.buffers;
         let x = match experts.apart {
             true => {
                 apart[..n * padded(e)].fill(0.0);
@@ -130,19 +147,40 @@ impl ForwardPass<'_, '_> {
             false => x,
         };
         let (chosen, row_of, scores, results) = (&*routed.chosen, &*routed.row_of, &*routed.scores, &*routed.wide);
-        let partition = each_row(self.team, x, (n, e, padded(e)));
-        share(self.team, n, &|worker| {
-            while let Some(mut block) = partition.next_for(worker) {
-                let token = block.row0;
-                let (chosen, row_of) = (&chosen[token * used..][..used], &row_of[token * used..][..used]);
-                let scores = &scores[token * padded(count)..][..count];
-                Scores(scores).weights(&experts, chosen, |i, weight| {
-                    let weight = if experts.weighs_input { residual_scale } else { weight * residual_scale };
-                    let result = &results[row_of[i] as usize * padded(e)..][..e];
-                    block.row(0).iter_mut().zip(result).for_each(|(x, y)| *x += weight * y);
+        let add_to = |token: usize, scale: f32, out: &mut [f32]| {
+            let (chosen, row_of) = (&chosen[token * used..][..used], &row_of[token * used..][..used]);
+            let scores = &scores[token * padded(count)..][..count];
+            Scores(scores).weights(&experts, chosen, |i, weight| {
+                let weight = if experts.weighs_input { scale } else { weight * scale };
+                let result = &results[row_of[i] as usize * padded(e)..][..e];
+                out.iter_mut().zip(result).for_each(|(x, y)| *x += weight * y);
+            });
+        };
+        match &moe.latent {
+            None => {
+                let (stream, scale) = (each_row(self.team, x, (n, e, padded(e))), self.config.residual_scale);
+                share(self.team, n, &|worker| {
+                    while let Some(mut block) = stream.next_for(worker) {
+                        add_to(block.row0, scale, block.row(0));
+                    }
                 });
             }
-        });
+            Some([_, up]) => {
+                let layout = ActivationLayout::new(e);
+                let format = kernels.activation_format(up.weight.ty, n);
+                let records = acts.writable(layout, format);
+                let records = each_row(self.team, records, (n, layout.bytes(), layout.bytes()));
+                share(self.team, n, &|worker| {
+                    while let Some(mut block) = records.next_for(worker) {
+                        let (token, record) = (block.row0, block.row(0));
+                        let sum = layout.values_mut(record);
+                        sum.fill(0.0);
+                        add_to(token, 1.0, sum);
+                        kernels.quantise(layout, format, record);
+                    }
+                });
+            }
+        }
     }
 
     /// The sigmoid of the dot product of each token's normed stream with `gate`: what its shared expert counts.

@@ -48,18 +48,30 @@ impl ForwardPass<'_, '_> {
     }
 
     pub(super) fn add_moe(&mut self, moe: &MoeFfn, activation: Activation) {
-        self.route(moe);
-        self.project_experts(moe);
         let [own, of_shared] = moe.experts.activations.map(|own| own.unwrap_or(activation));
+        self.route(moe);
+        if let Some([_, up]) = &moe.latent {
+            // What experts work on takes the place of the normed stream, which the shared one has met by then.
+            self.add_shared(moe, of_shared);
+            self.enter_latent(moe);
+            self.project_experts(moe);
+            self.add_experts(moe, own);
+            return self.add_product(up);
+        }
+        self.project_experts(moe);
         self.add_experts(moe, own);
+        self.add_shared(moe, of_shared);
+    }
+
+    fn add_shared(&mut self, moe: &MoeFfn, activation: Activation) {
         let Some(shared) = &moe.shared else { return };
         match &shared.gate {
-            None if moe.experts.shared_scale == 1.0 => return self.add_dense(&shared.ffn, of_shared),
+            None if moe.experts.shared_scale == 1.0 => return self.add_dense(&shared.ffn, activation),
             None => self.buffers.shared_gates.fill(moe.experts.shared_scale),
             Some(gate) => self.score_shared(gate),
         }
         self.project_gate_up(&shared.ffn);
-        self.activate_shared(&shared.ffn, of_shared);
+        self.activate_shared(&shared.ffn, activation);
         self.add_product(&shared.ffn.down);
     }
 

@@ -36,7 +36,9 @@ pub(super) struct Routed<'a> {
     /// The first row of each group, and the end of the last, `[groups_max + 1]`.
     pub cuts: &'a mut [u32],
     pub n_groups: usize,
-    /// Gate and up of each group, `[2 * rows, padded(n_ff)]`, later all results, `[rows, padded(n_embd)]`.
+    /// What experts work on where it is not the stream, `[n_batch, padded(latent)]`.
+    pub latent: &'a mut [f32],
+    /// Gate and up of each group, `[2 * rows, padded(n_ff)]`, later all results, `[rows, padded(width)]`.
     pub wide: &'a mut [f32],
     /// Activation records of `n_ff` values, one per row.
     pub hidden: ActivationBuffer<'a>,
@@ -51,7 +53,7 @@ impl<'a> Routed<'a> {
         let (rows, n_ff) = (n * used, most(|e| e.n_ff));
         // An expert's rows make one group more than they fill.
         let groups = rows.min(count + rows / GROUP_ROWS_MAX);
-        let wide = if rows == 0 { 0 } else { (2 * padded(n_ff)).max(padded(config.n_embd)) };
+        let wide = if rows == 0 { 0 } else { (2 * padded(n_ff)).max(padded(config.experts_width())) };
         Routed {
             scores: carver.take(n * padded(count)),
             chosen: carver.take(rows),
@@ -60,6 +62,7 @@ impl<'a> Routed<'a> {
             expert_of: carver.take(groups),
             cuts: carver.take(if rows == 0 { 0 } else { groups + 1 }),
             n_groups: 0,
+            latent: carver.take(n * padded(most(|e| e.latent.unwrap_or(0)))),
             wide: carver.take(rows * wide),
             hidden: ActivationBuffer::new(carver.take(rows * ActivationLayout::new(n_ff).bytes())),
         }
@@ -68,7 +71,7 @@ impl<'a> Routed<'a> {
     /// Bytes that a worker needs for the activations of a group.
     pub(super) fn gathered_bytes(config: &Config, sizes: &Sizes) -> usize {
         match config.layers.iter().any(|layer| layer.experts().is_some()) {
-            true => sizes.n_batch.min(GROUP_ROWS_MAX) * ActivationLayout::new(config.n_embd).bytes(),
+            true => sizes.n_batch.min(GROUP_ROWS_MAX) * ActivationLayout::new(config.experts_width()).bytes(),
             false => 0,
         }
     }

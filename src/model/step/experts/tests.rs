@@ -22,6 +22,7 @@ const EXPERTS: Experts = Experts {
     count: 9,
     used: 3,
     n_ff: F,
+    latent: None,
     n_ff_shared: 0,
     gating: Gating::Softmax,
     normalised: true,
@@ -202,6 +203,7 @@ impl Layer {
             gate: (kind.activation != Activation::ReluSquared).then(|| biased(self.gate.1, 0)),
             up: biased(self.up.1, 1),
             down: biased(self.down.1, 2),
+            latent: None,
             shared: kind.gated_shared.then_some(SharedExpert {
                 norm: None,
                 ffn: DenseFfn { gate: Some(gate), up, down },
