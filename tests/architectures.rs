@@ -63,7 +63,7 @@ fn refused(file: Gguf, parts: &[&str]) {
 #[test]
 fn what_does_not_run_is_refused_with_what_is_missing_and_what_is_nearest() {
     refused(header("rwkv7"), &["`rwkv7` (RWKV-7)", "time mixing", "nearest that runs is `mamba2`", "`brim models`"]);
-    refused(header("deepseek4"), &["compressed caches", "`deepseek2`"]);
+    refused(header("deepseek4"), &["compressed caches", "`deepseek`"]);
     refused(header("never-seen"), &["`never-seen`", "not known", "`brim models`"]);
 }
 

@@ -3,7 +3,7 @@
 use brim::gguf::TensorInfo;
 use brim::kernels::Window;
 use brim::kernels::{KvType, Tile};
-use brim::model::cache::{CachePlan};
+use brim::model::cache::CachePlan;
 use brim::model::{Form, Sizes};
 
 use super::*;
