@@ -36,6 +36,7 @@ type ProductFn = unsafe fn(
     bool,
     (&mut [u8], usize, PrefetchDistance),
 );
+type ConvFn = unsafe fn(&mut [f32], (&[f32], &[f32]), &mut [f32]);
 type ActivateFn = unsafe fn(Activation, &[f32], Option<&[f32]>, &mut [f32]);
 type RepackFn = unsafe fn(WeightType, (&[u8], &[u8]), usize, &mut [u8]);
 type DeltaFn = unsafe fn(&mut [f32], &DeltaToken<'_>, &mut [f32]);
@@ -100,7 +101,7 @@ pub struct Kernels {
     pub(super) activate: ActivateFn,
     pub(super) sigmoid_mul: unsafe fn(&[f32], &mut [f32]),
     pub(super) l2_norm_in_place: unsafe fn(&mut [f32], f32, f32),
-    pub(super) conv_silu: unsafe fn(&mut [f32], (&[f32], &[f32]), &mut [f32]),
+    pub(super) conv_silu: ConvFn,
     pub(super) delta_step: DeltaFn,
     /// Where it is a gain.
     pub(super) delta_chunk: Option<DeltaChunkFn>,

@@ -437,7 +437,8 @@ impl<'m, 'a> Header<'m, 'a> {
 
     /// The experts of an architecture that must have them.
     pub(super) fn required_experts(&self, routing: Routing) -> Result<Experts, ModelError> {
-        let used = self.number("expert_used_count", EXPERTS_MAX)?;
+        let count = self.number("expert_count", EXPERTS_MAX)?;
+        let used = self.number("expert_used_count", count)?;
         let own = match routing.width {
             ExpertWidth::Dense => 0,
             _ => self.count("expert_feed_forward_length", WIDTH_MAX)?,

@@ -184,11 +184,11 @@ MODELS = {
     "granitehybrid-f32": Model("granitehybrid", write_granite_hybrid, dict(
         embd=32, layers=4, heads=4, kv=[0, 2, 0, 0], head_dim=10, ff=20, ssm=(4, 16, 1, 16), experts=5, used=2, shared=28, rope=False)),
     "granitehybrid-dense-f32": Model("granitehybrid", write_granite_hybrid, dict(
-        embd=40, layers=3, heads=5, kv=[0, 0, 1], head_dim=8, ff=52, ssm=(5, 16, 1, 16), tied=False)),
+        embd=40, layers=3, heads=5, kv=[0, 0, 1], head_dim=8, ff=52, ssm=(5, 16, 1, 16), tied=False), golden=False),
     "falcon-h1-f32": Model("falcon-h1", write_falcon_h1, dict(
         embd=40, layers=2, heads=4, kv=2, head_dim=10, ff=52, ssm=(4, 16, 2, 32))),
     "falcon-h1-normed-f32": Model("falcon-h1", write_falcon_h1, dict(
-        embd=36, layers=2, heads=3, kv=1, head_dim=12, ff=44, ssm=(3, 32, 1, 16), norm=True, tied=False)),
+        embd=36, layers=2, heads=3, kv=1, head_dim=12, ff=44, ssm=(3, 32, 1, 16), norm=True, tied=False), golden=False),
 }
 
 # In the types that files come in, at widths that hold whole blocks.
