@@ -216,64 +216,69 @@ const GELU_B: f32 = 0.071_354_814;
 const OSS_ALPHA: f32 = 1.702;
 const OSS_LIMIT: f32 = 7.0;
 
-/// `out = activation(gate) * up`, or `activation(gate)` without an `up`.
+/// `activation(gate) * up` of one vector. It is inlined where it is called: a closure that is not would lack the features of
+/// the tier.
 #[inline(always)]
-pub fn activate<S: Simd>(s: S, activation: Activation, gate: &[f32], up: Option<&[f32]>, out: &mut [f32]) {
+fn activated<S: Simd>(s: S, activation: Activation, g: S::F, u: S::F) -> S::F {
     match activation {
-        Activation::Silu => map_rows(s, gate, up, out, |g, u| s.mul(silu(s, g), u)),
-        Activation::Gelu => map_rows(s, gate, up, out, |g, u| {
+        Activation::Silu => s.mul(silu(s, g), u),
+        Activation::Gelu => {
             let y = s.mul(g, s.fma(s.mul(g, g), s.splat(GELU_B), s.splat(GELU_A)));
             s.mul(times_sigmoid(s, g, y), u)
-        }),
-        Activation::Relu => map_rows(s, gate, up, out, |g, u| s.mul(s.max(g, s.splat(0.0)), u)),
-        Activation::ReluSquared => map_rows(s, gate, up, out, |g, u| {
+        }
+        Activation::Relu => s.mul(s.max(g, s.splat(0.0)), u),
+        Activation::ReluSquared => {
             let g = s.max(g, s.splat(0.0));
             s.mul(s.mul(g, g), u)
-        }),
-        Activation::Xielu(Xielu { negative, positive, slope, most }) => map_rows(s, gate, up, out, |g, u| {
+        }
+        Activation::Xielu(Xielu { negative, positive, slope, most }) => {
             let (above, below) = (s.max(g, s.splat(0.0)), least(s, g, 0.0));
             // At 0 and above it is 0 but for what `most` lets be lost.
             let shrunk = s.sub(s.sub(exp(s, least(s, below, most)), s.splat(1.0)), below);
             let linear = s.mul(g, s.splat(slope));
             let curved = s.fma(s.mul(above, above), s.splat(positive), s.mul(shrunk, s.splat(negative)));
             s.mul(s.add(linear, curved), u)
-        }),
-        Activation::SwigluClamped => map_rows(s, gate, up, out, |g, u| {
+        }
+        Activation::SwigluClamped => {
             let g = least(s, g, OSS_LIMIT);
             let u = s.add(s.max(least(s, u, OSS_LIMIT), s.splat(-OSS_LIMIT)), s.splat(1.0));
             s.mul(times_sigmoid(s, g, s.mul(g, s.splat(OSS_ALPHA))), u)
-        }),
-        Activation::SwigluOfLimited(limit) => map_rows(s, gate, up, out, |g, u| {
+        }
+        Activation::SwigluOfLimited(limit) => {
             s.mul(silu(s, least(s, g, limit)), s.max(least(s, u, limit), s.splat(-limit)))
-        }),
-        Activation::LimitedSwiglu(limit) => map_rows(s, gate, up, out, |g, u| {
+        }
+        Activation::LimitedSwiglu(limit) => {
             s.mul(least(s, silu(s, g), limit), s.max(least(s, u, limit), s.splat(-limit)))
-        }),
+        }
     }
 }
 
-/// `out[i] = each(gate[i], up[i])`, vector by vector; without an `up` there are ones.
+/// `out = activation(gate) * up`, or `activation(gate)` without an `up`, vector by vector.
 #[inline(always)]
-fn map_rows<S: Simd>(s: S, gate: &[f32], up: Option<&[f32]>, out: &mut [f32], each: impl Fn(S::F, S::F) -> S::F) {
+pub fn activate<S: Simd>(s: S, activation: Activation, gate: &[f32], up: Option<&[f32]>, out: &mut [f32]) {
     let n = out.len();
     assert!(gate.len() == n && up.is_none_or(|up| up.len() == n));
-    let whole = n / S::LANES * S::LANES;
-    let mut at = 0;
-    while at < whole {
-        let u = up.map_or(s.splat(1.0), |up| s.load(&up[at..]));
-        s.store(each(s.load(&gate[at..]), u), &mut out[at..]);
-        at += S::LANES;
-    }
-    if whole < n {
-        // The rest in vectors of their own, so that every value goes the same way.
-        let mut rest = [[0.0; LANES_MAX], [1.0; LANES_MAX], [0.0; LANES_MAX]];
-        rest[0][..n - whole].copy_from_slice(&gate[whole..]);
-        if let Some(up) = up {
-            rest[1][..n - whole].copy_from_slice(&up[whole..]);
+    // The rest lies in vectors of its own, so that every value goes the same way.
+    let mut rest = [[0.0; LANES_MAX], [1.0; LANES_MAX], [0.0; LANES_MAX]];
+    for at in (0..n).step_by(S::LANES) {
+        let left = (n - at).min(S::LANES);
+        let [rest_gate, rest_up, rest_out] = &mut rest;
+        let (g, u) = if left == S::LANES {
+            (s.load(&gate[at..]), up.map_or(s.splat(1.0), |up| s.load(&up[at..])))
+        } else {
+            rest_gate[..left].copy_from_slice(&gate[at..]);
+            if let Some(up) = up {
+                rest_up[..left].copy_from_slice(&up[at..]);
+            }
+            (s.load(rest_gate), s.load(rest_up))
+        };
+        let y = activated(s, activation, g, u);
+        if left == S::LANES {
+            s.store(y, &mut out[at..]);
+        } else {
+            s.store(y, rest_out);
+            out[at..].copy_from_slice(&rest_out[..left]);
         }
-        let [gate, up, results] = &mut rest;
-        s.store(each(s.load(gate), s.load(up)), results);
-        out[whole..].copy_from_slice(&results[..n - whole]);
     }
 }
 
