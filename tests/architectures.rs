@@ -7,6 +7,8 @@ mod dense;
 mod gemma;
 #[path = "architectures/mamba.rs"]
 mod mamba;
+#[path = "architectures/mla.rs"]
+mod mla;
 #[path = "architectures/moes.rs"]
 mod moes;
 #[path = "architectures/relatives.rs"]
@@ -27,13 +29,17 @@ fn header(arch: &str) -> Gguf {
 }
 
 fn deep_header(arch: &str, n_layers: u32) -> Gguf {
+    sized_header(arch, n_layers, 2)
+}
+
+fn sized_header(arch: &str, n_layers: u32, n_kv_heads: u32) -> Gguf {
     let numbers = [
         ("block_count", n_layers),
         ("context_length", 8192),
         ("embedding_length", 32),
         ("feed_forward_length", 48),
         ("attention.head_count", 4),
-        ("attention.head_count_kv", 2),
+        ("attention.head_count_kv", n_kv_heads),
     ];
     let file = Gguf::new().str("general.architecture", arch);
     numbers.iter().fold(file, |file, (key, value)| file.u32(&format!("{arch}.{key}"), *value))
@@ -63,7 +69,7 @@ fn refused(file: Gguf, parts: &[&str]) {
 #[test]
 fn what_does_not_run_is_refused_with_what_is_missing_and_what_is_nearest() {
     refused(header("rwkv7"), &["`rwkv7` (RWKV-7)", "time mixing", "nearest that runs is `mamba2`", "`brim models`"]);
-    refused(header("deepseek4"), &["compressed caches", "`deepseek`"]);
+    refused(header("deepseek4"), &["compressed caches", "`deepseek2`"]);
     refused(header("never-seen"), &["`never-seen`", "not known", "`brim models`"]);
 }
 

@@ -37,6 +37,7 @@ fn main() {
         "gemma4-moe-f32.gguf",
         "gemma4-small-f32.gguf",
         "nemotron_h_moe-f32.gguf",
+        "deepseek2-f32.gguf",
         "llama-q4_k.gguf",
     ];
     let models = models.map(|name| models_dir.join(name));

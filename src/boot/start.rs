@@ -216,7 +216,7 @@ fn check_vocabulary(tokenizer: &Tokenizer<'_>, headers: &Headers<'_>) -> Result<
     let (tokens, rows) = (tokenizer.n_tokens() as usize, headers.model.weights.n_vocab());
     match tokens == rows {
         true => Ok(()),
-        false => Err(Error::from(ModelError::Vocabulary { tokens, rows }).at(headers.files.name())),
+        false => Err(Error::from(ModelError::vocabulary(tokens, rows)).at(headers.files.name())),
     }
 }
 

@@ -34,8 +34,8 @@ mod tiling;
 
 pub use activations::{ActivationFormat, ActivationLayout, Activations, BLOCK_BYTES};
 pub use attention::{
-    KEY_TILE, KvHead, KvType, QUERY_ROWS_MAX, Queries, RANGE_KEYS_MIN, RowResult, Window, attend_scratch, key_ranges,
-    merge, partials_len,
+    HeadValues, KEY_TILE, KvHead, KvType, LATENT_KEYS_MIN, LATENT_ROWS_MAX, LatentQueries, QUERY_ROWS_MAX, Queries,
+    RANGE_KEYS_MIN, RowResult, Window, attend_scratch, key_ranges, latent_scratch, merge, partials_len,
 };
 pub use delta::DeltaToken;
 pub use delta_chunk::DELTA_CHUNK;

@@ -10,7 +10,10 @@ use std::fmt;
 use std::ops::Range;
 
 use super::activations::{ActivationFormat, ActivationLayout, Activations};
-use super::attention::{KEY_TILE, KvHead, KvType, QUERY_ROWS_MAX, Queries, RowResult, attend_scratch};
+use super::attention::{
+    KEY_TILE, KvHead, KvType, LATENT_ROWS_MAX, LatentQueries, QUERY_ROWS_MAX, Queries, RowResult, attend_scratch,
+    latent_scratch,
+};
 use super::delta::DeltaToken;
 use super::delta_chunk::DELTA_CHUNK;
 use super::matmul::Matrix;
@@ -44,6 +47,9 @@ type DeltaChunkFn = unsafe fn(&mut [f32], &[DeltaToken<'_>; DELTA_CHUNK], &mut [
 type SsmFn = unsafe fn(&mut [f32], (&[f32], &[f32]), &mut [f32], SsmRates);
 type ChannelSsmFn = unsafe fn((&mut [f32], &[f32]), (&[f32], &[f32]), &mut [f32], (&[f32], &[f32]));
 type AttendFn = unsafe fn(&KvHead<'_>, &Queries<'_>, Range<usize>, &mut [f32], &mut dyn FnMut(RowResult<'_>));
+
+type AttendLatentFn =
+    unsafe fn(&KvHead<'_>, &LatentQueries<'_>, Range<usize>, &mut [f32], &mut dyn FnMut(RowResult<'_>));
 
 /// The kernels that one weight type has for itself.
 #[derive(Clone, Copy)]
@@ -93,6 +99,8 @@ pub struct Kernels {
     pub(super) quantise: unsafe fn(ActivationLayout, ActivationFormat, &mut [u8]),
     pub(super) quantise_block: unsafe fn(ActivationFormat, &[f32], &mut [u8]),
     pub(super) attend: AttendFn,
+    pub(super) attend_latent: AttendLatentFn,
+    pub(super) absorb: unsafe fn(&[f32], &[f32], &mut [f32]),
     pub(super) store_key: unsafe fn(KvType, &[f32], &mut [u8], usize),
     pub(super) store_value: unsafe fn(KvType, &[f32], &mut [u8]),
     pub(super) norm: unsafe fn(&[f32], &RowNorm<'_>, &mut [f32]),
@@ -267,6 +275,37 @@ impl Kernels {
         assert!(keys.end.div_ceil(KEY_TILE) <= kv.pages.len(), "{} keys in {} pages", keys.end, kv.pages.len());
         assert!(scratch.len() >= attend_scratch(kv.key_dim.max(kv.value_dim)));
         through_probe!(self.attend(kv, queries, keys, scratch, put))
+    }
+
+    /// Attention of some query rows over the positions of one range of a cache of latent rows, `[64][key_dim]` a page, the
+    /// first `value_dim` of which are values: every row's result goes to `put`. `scratch` holds [`latent_scratch`]; see
+    /// [`super::attention`].
+    ///
+    /// # Panics
+    /// If there are no rows or more than [`LATENT_ROWS_MAX`], or shapes do not belong together.
+    pub fn attend_latent(
+        &self,
+        kv: &KvHead<'_>,
+        queries: &LatentQueries<'_>,
+        keys: Range<usize>,
+        scratch: &mut [f32],
+        put: &mut dyn FnMut(RowResult<'_>),
+    ) {
+        assert!((1..=LATENT_ROWS_MAX).contains(&queries.rows()), "{} query rows", queries.rows());
+        assert!(kv.key_dim.is_multiple_of(PANEL_ROWS) && kv.value_dim.is_multiple_of(PANEL_ROWS));
+        assert!(keys.start.is_multiple_of(KEY_TILE) && keys.end <= queries.keys());
+        assert!(keys.end.div_ceil(KEY_TILE) <= kv.pages.len(), "{} keys in {} pages", keys.end, kv.pages.len());
+        assert!(scratch.len() >= latent_scratch(kv.key_dim, kv.value_dim));
+        through_probe!(self.attend_latent(kv, queries, keys, scratch, put))
+    }
+
+    /// `out = sum_i x[i] * rows[i]`: the product of `x` with a matrix whose rows, as long as `out`, are inputs.
+    ///
+    /// # Panics
+    /// If rows are not whole steps of 16 values, or shapes do not belong together.
+    pub fn absorb(&self, rows: &[f32], x: &[f32], out: &mut [f32]) {
+        assert!(out.len().is_multiple_of(PANEL_ROWS) && rows.len() == x.len() * out.len());
+        through_probe!(self.absorb(rows, x, out))
     }
 
     /// Writes one key into place `lane` of a panel of K, [`KvType::panel_bytes`] for 16 positions. Rounded to f16 (to

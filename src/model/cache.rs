@@ -8,7 +8,7 @@
 
 use std::ops::Range;
 
-use super::config::{AttentionConfig, Config, LayerConfig};
+use super::config::{AttentionConfig, Config, LatentConfig, LayerConfig, MixerConfig};
 use super::error::{ModelError, range};
 pub use super::sequence::{NONE, PAGE_TOKENS};
 use super::sequence::{SequenceSlice, Sizes};
@@ -31,14 +31,15 @@ const STATE_ALIGN: usize = 64;
 /// prompt, its last prompt or its last answer, and one is left for what other sequences have in common.
 const CHECKPOINTS_LEAST: usize = 4;
 
-/// How a layer keeps keys and values: a page is `[n_kv_heads]{K, V}`.
+/// How a layer keeps keys and values: a page is `[n_kv_heads]{K, V}`. Latent attention has one row a position for all
+/// heads, which is key and value: a page is `[64][key_dim]`, without values of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KvLayout {
     /// Key and value heads.
     pub n_kv_heads: usize,
     /// Values of a key.
     pub key_dim: usize,
-    /// Values of a value row.
+    /// Values of a value row; 0 if values are part of the keys.
     pub value_dim: usize,
     /// How they are kept.
     pub kv_type: KvType,
@@ -48,6 +49,10 @@ impl KvLayout {
     fn of(attention: &AttentionConfig, kv_type: KvType) -> KvLayout {
         let AttentionConfig { n_kv_heads, key_dim, value_dim, .. } = *attention;
         KvLayout { n_kv_heads, key_dim, value_dim, kv_type }
+    }
+
+    fn of_latent(latent: &LatentConfig, kv_type: KvType) -> KvLayout {
+        KvLayout { n_kv_heads: 1, key_dim: latent.row_dim(), value_dim: 0, kv_type }
     }
 
     /// Bytes of the keys of one head of a page.
@@ -70,6 +75,12 @@ impl KvLayout {
         let panel_bytes = self.kv_type.panel_bytes(self.key_dim);
         let panel = &mut bytes[at / PANEL_ROWS * panel_bytes..][..panel_bytes];
         kernels.store_key(self.kv_type, key, panel, at % PANEL_ROWS);
+    }
+
+    /// Writes a row of latent attention to position `at` of a page.
+    pub(super) fn store_row(&self, kernels: &Kernels, row: &[f32], page: &mut [u8], at: usize) {
+        let row_bytes = self.kv_type.row_bytes(self.key_dim);
+        kernels.store_value(self.kv_type, row, &mut page[at * row_bytes..][..row_bytes]);
     }
 
     /// Writes a value row to position `at` of a page, whose value rows of one head are `bytes`.
@@ -145,10 +156,15 @@ impl CachePlan {
             State { offset, bytes }
         };
         let layers = config.layers.iter().map(|layer| LayerCache {
-            paged: layer.attention().filter(|attention| attention.kv_of.is_none()).map(|attention| Paged {
-                pool: pool_of(&mut pools, attention.window, sizes),
-                layout: KvLayout::of(attention, sizes.kv_type),
-            }),
+            paged: match &layer.mixer {
+                MixerConfig::Latent(latent) => {
+                    Some(Paged { pool: FULL, layout: KvLayout::of_latent(latent, sizes.kv_type) })
+                }
+                _ => layer.attention().filter(|attention| attention.kv_of.is_none()).map(|attention| Paged {
+                    pool: pool_of(&mut pools, attention.window, sizes),
+                    layout: KvLayout::of(attention, sizes.kv_type),
+                }),
+            },
             shared_with: layer.attention().and_then(|attention| attention.kv_of),
             state: Some(layer.mixer.state_len(config.n_embd)).filter(|&len| len > 0).map(&mut state),
         });
@@ -283,7 +299,11 @@ pub(super) fn check_windows(config: &Config) -> Result<(), ModelError> {
 /// q8_0 needs heads of whole groups of 32.
 pub fn check_kv_type(config: &Config, kv_type: KvType) -> Result<(), ModelError> {
     let dims = config.layers.iter().filter_map(LayerConfig::attention).flat_map(|a| [a.key_dim, a.value_dim]);
-    match dims.into_iter().find(|dim| !dim.is_multiple_of(GROUP)).filter(|_| kv_type == KvType::Q8_0) {
+    match dims
+        .chain(config.latents().map(LatentConfig::row_dim))
+        .find(|dim| !dim.is_multiple_of(GROUP))
+        .filter(|_| kv_type == KvType::Q8_0)
+    {
         Some(dim) => {
             range("the size of a head", dim, "a multiple of 32 for --kv-type q8_0; use --kv-type f16".to_owned())
         }

@@ -163,6 +163,56 @@ impl AttentionConfig {
     }
 }
 
+/// Multi-head latent attention of one layer (DeepSeek-V2, arXiv:2405.04434, section 2.1): every position leaves a latent
+/// that keys and values of all heads are made of, and one key part that is rotated.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LatentConfig {
+    /// Query heads.
+    pub n_heads: usize,
+    /// Values that queries are made of; 0 if they are made of the stream.
+    pub q_rank: usize,
+    /// Values of the latent.
+    pub kv_rank: usize,
+    /// Values of a query head that are not rotated.
+    pub plain_dim: usize,
+    /// Values of a query head that are, and of the part of the key that all heads share.
+    pub rope_dim: usize,
+    /// Values of a value head.
+    pub value_dim: usize,
+    /// Factor of the dot products of queries and keys.
+    pub scale: f32,
+    /// Scale of queries by position, if there is one.
+    pub temperature: Option<QueryTemperature>,
+}
+
+impl LatentConfig {
+    /// Values of a query head: those that are not rotated, then those that are.
+    pub fn key_dim(&self) -> usize {
+        self.plain_dim + self.rope_dim
+    }
+
+    /// Rows of the query projection.
+    pub fn q_width(&self) -> usize {
+        self.n_heads * self.key_dim()
+    }
+
+    /// Values of what is kept of a position: the latent, then the rotated part.
+    pub fn row_dim(&self) -> usize {
+        self.kv_rank + self.rope_dim
+    }
+
+    /// Columns of the output projection.
+    pub fn output_width(&self) -> usize {
+        self.n_heads * self.value_dim
+    }
+
+    /// Blocks of as many heads each that attention is shared out by: as few as leave no block more than 16 heads.
+    pub fn head_blocks(&self) -> usize {
+        let divides = |blocks: &usize| self.n_heads.is_multiple_of(*blocks);
+        (self.n_heads.div_ceil(16)..=self.n_heads).find(divides).unwrap_or(1)
+    }
+}
+
 /// Which key head a value head of a delta rule goes with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeadOrder {
@@ -317,6 +367,8 @@ pub enum MixerConfig {
     None,
     /// Attention over the KV cache.
     Attention(AttentionConfig),
+    /// Multi-head latent attention over the KV cache.
+    Latent(LatentConfig),
     /// Not at all, but one matrix stands where attention would be (Nemotron's pruned layers).
     Linear,
     /// A gated causal convolution over so many tokens (LFM2).
@@ -338,7 +390,7 @@ impl MixerConfig {
     /// Values that it keeps of a sequence, whatever its length.
     pub fn state_len(&self, n_embd: usize) -> usize {
         match self {
-            MixerConfig::None | MixerConfig::Linear | MixerConfig::Attention(_) => 0,
+            MixerConfig::None | MixerConfig::Linear | MixerConfig::Attention(_) | MixerConfig::Latent(_) => 0,
             MixerConfig::ShortConv { taps } => (taps - 1) * n_embd,
             MixerConfig::DeltaNet(delta) => delta.conv_state_len() + delta.delta_state_len(),
             MixerConfig::Mamba(mamba) => mamba.conv_state_len() + mamba.ssm_state_len(),
@@ -615,6 +667,19 @@ impl Config {
     /// The largest of a number of the layers with attention; 0 without any.
     pub fn attention_max(&self, number: impl Fn(&AttentionConfig) -> usize) -> usize {
         self.attentions().map(number).max().unwrap_or(0)
+    }
+
+    /// The latent attention of every layer that has one.
+    pub fn latents(&self) -> impl Iterator<Item = &LatentConfig> {
+        self.layers.iter().filter_map(|layer| match &layer.mixer {
+            MixerConfig::Latent(latent) => Some(latent),
+            _ => None,
+        })
+    }
+
+    /// The largest of a number of the layers with latent attention; 0 without any.
+    pub fn latent_max(&self, number: impl Fn(&LatentConfig) -> usize) -> usize {
+        self.latents().map(number).max().unwrap_or(0)
     }
 
     /// The widest feed-forward part that every token meets; 0 without any.

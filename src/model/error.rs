@@ -6,9 +6,13 @@ use super::known::Known;
 use crate::error::{Error, Exit};
 use crate::gguf::GgufError;
 
-/// A model that cannot be run, with the number at fault.
+/// A model that cannot be run. In a box of its own, as results of hundreds of calls pass on by value what they found.
 #[derive(Debug)]
-pub enum ModelError {
+pub struct ModelError(Box<Fault>);
+
+/// Why, with the number at fault.
+#[derive(Debug)]
+pub(super) enum Fault {
     /// The header.
     Gguf(GgufError),
     /// `general.architecture` is not one that this version runs.
@@ -70,33 +74,33 @@ pub enum ModelError {
 
 impl fmt::Display for ModelError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            ModelError::Gguf(e) => e.fmt(f),
-            ModelError::Arch { name, known: None } => write!(
+        match &*self.0 {
+            Fault::Gguf(e) => e.fmt(f),
+            Fault::Arch { name, known: None } => write!(
                 f,
                 "architecture `{name}` is not supported, and not known either: `brim models` lists those that run; use a \
                  file of one of them"
             ),
-            ModelError::Arch { name, known: Some(known) } => {
+            Fault::Arch { name, known: Some(known) } => {
                 write!(f, "architecture `{name}` ({}) is not supported: {}", known.models, known.lacks)?;
                 if !known.nearest.is_empty() {
                     write!(f, "; the nearest that runs is `{}`", known.nearest)?;
                 }
                 f.write_str("; `brim models` lists those that run")
             }
-            ModelError::Range { what, found, need } => {
+            Fault::Range { what, found, need } => {
                 write!(f, "{what} is {found}, needed: {need}; the file is damaged or not meant for inference")
             }
-            ModelError::Unsupported { key, value } => {
+            Fault::Unsupported { key, value } => {
                 write!(f, "`{key}` = {value} is not supported by this version; use a file without it")
             }
-            ModelError::MissingTensor(name) => {
+            Fault::MissingTensor(name) => {
                 write!(
                     f,
                     "tensor `{name}` is missing: the file is incomplete or its architecture is misnamed; convert the model again"
                 )
             }
-            ModelError::Shape { tensor, found, need } => {
+            Fault::Shape { tensor, found, need } => {
                 let words = |[matrices, rows, cols]: &[u64; 3]| match matrices {
                     1 => format!("{rows} rows of {cols}"),
                     n => format!("{n} matrices of {rows} rows of {cols}"),
@@ -104,17 +108,17 @@ impl fmt::Display for ModelError {
                 let (found, need) = (words(found), words(need));
                 write!(f, "tensor `{tensor}` has {found}, but the header calls for {need}; convert the model again")
             }
-            ModelError::TensorType { tensor, ty } => write!(
+            Fault::TensorType { tensor, ty } => write!(
                 f,
                 "tensor `{tensor}` has type {ty}, which is not a weight type: use a file in any of ggml's float and \
                  quantised types"
             ),
-            ModelError::UnknownTensor(name) => write!(
+            Fault::UnknownTensor(name) => write!(
                 f,
                 "tensor `{name}` is not part of this architecture: running without it would give wrong answers; \
                  use a file of a supported model"
             ),
-            ModelError::OnlyAhead { layers } => {
+            Fault::OnlyAhead { layers } => {
                 let some = if *layers == 1 {
                     "the layer that predicts".to_owned()
                 } else {
@@ -125,7 +129,7 @@ impl fmt::Display for ModelError {
                     "this file holds only {some} ahead (MTP, `nextn`), not the model: use the file with all layers"
                 )
             }
-            ModelError::Vocabulary { tokens, rows } => {
+            Fault::Vocabulary { tokens, rows } => {
                 write!(
                     f,
                     "the vocabulary has {tokens} tokens, the embedding {rows} rows: the file is damaged; convert the model again"
@@ -137,9 +141,17 @@ impl fmt::Display for ModelError {
 
 impl std::error::Error for ModelError {}
 
+impl From<Fault> for ModelError {
+    #[cold]
+    fn from(fault: Fault) -> Self {
+        ModelError(Box::new(fault))
+    }
+}
+
 impl From<GgufError> for ModelError {
+    #[cold]
     fn from(e: GgufError) -> Self {
-        ModelError::Gguf(e)
+        Fault::Gguf(e).into()
     }
 }
 
@@ -149,7 +161,19 @@ impl From<ModelError> for Error {
     }
 }
 
+impl ModelError {
+    /// A vocabulary of another size than the embedding.
+    pub fn vocabulary(tokens: usize, rows: usize) -> ModelError {
+        Fault::Vocabulary { tokens, rows }.into()
+    }
+
+    /// A tensor that is not there.
+    pub(super) fn missing_tensor(name: &str) -> ModelError {
+        Fault::MissingTensor(name.to_owned()).into()
+    }
+}
+
 /// A number out of its range.
 pub(super) fn range<T>(what: &str, found: impl ToString, need: String) -> Result<T, ModelError> {
-    Err(ModelError::Range { what: what.to_owned(), found: found.to_string(), need })
+    Err(Fault::Range { what: what.to_owned(), found: found.to_string(), need }.into())
 }

@@ -7,13 +7,14 @@ use std::cell::RefCell;
 
 use super::config::{
     AttentionConfig, Config, DELTA_DIM_MAX, DeltaNetConfig, EXPERTS_MAX, EmbeddingNorm, ExpertGroups, Experts,
-    FfnConfig, Gating, HEAD_DIM_MAX, HeadOrder, LAYERS_MAX, LayerConfig, Mamba2Config, MambaConfig, MixerConfig,
-    Pairing, QueryTemperature, RATED_STATE_DIM_MAX, Residual, STATE_DIM_MAX, Style, TAPS_MAX, WIDTH_MAX,
+    FfnConfig, Gating, HEAD_DIM_MAX, HeadOrder, LAYERS_MAX, LatentConfig, LayerConfig, Mamba2Config, MambaConfig,
+    MixerConfig, Pairing, QueryTemperature, RATED_STATE_DIM_MAX, Residual, STATE_DIM_MAX, Style, TAPS_MAX, WIDTH_MAX,
 };
-use super::error::{ModelError, range};
+use super::error::{Fault, ModelError, range};
 use super::rope::Rope;
 use crate::gguf::{Metadata, Value};
 use crate::kernels::{Activation, NormKind, QUERY_ROWS_MAX, STATE_STEP, Window};
+use crate::quant::PANEL_ROWS;
 
 /// Keys that switch on a feature with a number other than 0. An architecture that does not read one does not have it.
 const SWITCHES: [&str; 29] = [
@@ -197,11 +198,7 @@ impl<'m, 'a> Header<'m, 'a> {
         let n_blocks = self.n_layers + self.n_layers_skipped;
         let number = |value: Value<'_>| match value.as_integer() {
             Some(found) if (0..=max as i128).contains(&found) => Ok(found as usize),
-            Some(found) => Err(ModelError::Range {
-                what: suffix.to_owned(),
-                found: found.to_string(),
-                need: format!("0 to {max}"),
-            }),
+            Some(found) => range(suffix, found, format!("0 to {max}")),
             None => self.unsupported(suffix, "a value that is not a whole number".to_owned()),
         };
         match self.get(suffix) {
@@ -274,7 +271,7 @@ impl<'m, 'a> Header<'m, 'a> {
     }
 
     pub(super) fn unsupported<T>(&self, suffix: &str, value: String) -> Result<T, ModelError> {
-        Err(ModelError::Unsupported { key: self.key(suffix), value })
+        Err(Fault::Unsupported { key: self.key(suffix), value }.into())
     }
 
     /// Refuses keys that switch on a feature and that nobody has read.
@@ -753,6 +750,61 @@ impl<'m, 'a> Header<'m, 'a> {
         match self.get("attention.recurrent_layers") {
             None => Ok((1..=self.n_layers).map(|n| !n.is_multiple_of(interval)).collect()),
             Some(_) => self.flags("attention.recurrent_layers"),
+        }
+    }
+
+    /// The latent attention of every layer, of a decoder whose attention was read as if it had none.
+    pub(super) fn latent(&self, config: &Config) -> Result<LatentConfig, ModelError> {
+        let plain = config.layers[0].attention().expect("Header::decoder gives every layer attention");
+        if config.attentions().any(|attention| attention != plain) {
+            return self.unsupported("attention.head_count", "numbers that differ from layer to layer".to_owned());
+        }
+        let kv_rank = self.number("attention.kv_lora_rank", HEAD_DIM_MAX)?;
+        let q_rank = self.count("attention.q_lora_rank", WIDTH_MAX)?;
+        // Files whose maps are not split give the sizes of heads, others those of what is kept of a position.
+        let key_dim = self.optional("attention.key_length_mla", plain.key_dim, HEAD_DIM_MAX)?;
+        let value_dim = self.optional("attention.value_length_mla", plain.value_dim, HEAD_DIM_MAX)?;
+        let (rope_dim, n_heads) = (config.ropes[0].dim, plain.n_heads);
+        if key_dim <= rope_dim {
+            let need = format!("more than the {rope_dim} values of a head that are rotated");
+            return range("attention.key_length_mla", key_dim, need);
+        }
+        for (what, found) in [("attention.kv_lora_rank", kv_rank), ("rope.dimension_count", rope_dim)] {
+            if !found.is_multiple_of(PANEL_ROWS) || kv_rank + rope_dim > HEAD_DIM_MAX {
+                let need = format!("a multiple of {PANEL_ROWS}, both together at most {HEAD_DIM_MAX}");
+                return range(what, found, need);
+            }
+        }
+        if n_heads * (kv_rank + rope_dim).max(key_dim).max(value_dim) > WIDTH_MAX {
+            return range("attention.head_count", n_heads, format!("heads of at most {WIDTH_MAX} values together"));
+        }
+        let (plain_dim, scale) = (key_dim - rope_dim, (key_dim as f32).sqrt().recip());
+        Ok(LatentConfig { n_heads, q_rank, kv_rank, plain_dim, rope_dim, value_dim, scale, temperature: None })
+    }
+
+    /// What scores of latent attention are multiplied by where contexts are stretched by YaRN. Files have a tenth of the
+    /// strength of that; `length` is what they mean cosines and sines to be multiplied by then.
+    pub(super) fn latent_stretch(
+        &self,
+        rope: &mut Rope,
+        length: impl FnOnce(&Rope, f32) -> f32,
+    ) -> Result<f32, ModelError> {
+        let strength = 10.0 * self.float("rope.scaling.yarn_log_multiplier")?.unwrap_or(0.0);
+        if rope.yarn.is_none() && rope.scale != 1.0 {
+            return self.unsupported("rope.scaling.factor", format!("{} without YaRN", rope.scale));
+        }
+        if rope.yarn.is_some() && strength != 0.0 {
+            rope.magnitude = self.float("rope.scaling.attn_factor")?.unwrap_or(1.0) * length(rope, strength);
+        }
+        Ok((rope.magnitude * rope.length(strength)).powi(2))
+    }
+
+    /// Tokens of the vocabulary, 0 if the header does not say.
+    pub(super) fn vocabulary(&self) -> usize {
+        match (self.get("vocab_size").and_then(|size| size.as_integer()), self.meta.get("tokenizer.ggml.tokens")) {
+            (Some(size), _) => usize::try_from(size).unwrap_or(0),
+            (None, Some(Value::Array(tokens))) => tokens.len(),
+            _ => 0,
         }
     }
 

@@ -9,7 +9,7 @@
 //! | linear by `s` | `f_i / s` | `attn_factor` |
 //! | YaRN by `s` (arXiv:2309.00071) | between `f_i / s` and `f_i` | `attn_factor * (1 + 0.1 ln s)`, divided by `1 + 0.1 m ln s` with `yarn_log_multiplier` `m` |
 
-use super::error::{ModelError, range};
+use super::error::{Fault, ModelError, range};
 use crate::gguf::Metadata;
 
 /// How the heads of some layers are rotated.
@@ -54,7 +54,8 @@ impl Rope {
         ctx_train: usize,
     ) -> Result<Rope, ModelError> {
         let key = |suffix: &str| format!("{arch}.rope.{suffix}");
-        let unsupported = |suffix: &str, value: String| ModelError::Unsupported { key: key(suffix), value };
+        let unsupported =
+            |suffix: &str, value: String| ModelError::from(Fault::Unsupported { key: key(suffix), value });
         let number = |suffix: &str, default: f32| -> Result<f32, ModelError> {
             match meta.f32(&key(suffix))? {
                 None => Ok(default),
@@ -97,16 +98,20 @@ impl Rope {
                     beta_slow: number("scaling.yarn_beta_slow", 1.0)?,
                 };
                 // The paper's recommendation, unless the model was trained with another; DeepSeek's is a ratio of two.
-                let recommended = |strength: f32| 1.0 + 0.1 * strength * scale.max(1.0).ln();
                 let usual = match number("scaling.yarn_log_multiplier", 0.0)? {
-                    0.0 => recommended(1.0),
-                    strength => recommended(1.0) / recommended(strength),
+                    0.0 => plain.length(1.0),
+                    strength => plain.length(1.0) / plain.length(strength),
                 };
                 let magnitude = attn_factor * number("scaling.yarn_attn_factor", usual)?;
                 Ok(Rope { yarn: Some(yarn).filter(|yarn| yarn.ext_factor > 0.0), magnitude, ..plain })
             }
             Some(other) => Err(unsupported("scaling.type", other.chars().take(64).collect())),
         }
+    }
+
+    /// What YaRN recommends to multiply cosines and sines by, with this strength.
+    pub(super) fn length(&self, strength: f32) -> f32 {
+        1.0 + 0.1 * strength * self.scale.max(1.0).ln()
     }
 
     /// The rotation without any scaling, on another base.

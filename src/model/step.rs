@@ -2,7 +2,7 @@
 //!
 //! Work on rows, except activations, runs on the calling thread if the rows are few; everything else is handed to the team,
 //! one barrier per operation. A pass is in [`pass`], the residual stream in [`stream`], heads in [`heads`] and
-//! [`attend`], convolutions in [`conv`], the delta rule in [`delta`], state spaces in [`mamba`] and [`mamba2`], what they
+//! [`attend`], latent attention in [`latent`], convolutions in [`conv`], the delta rule in [`delta`], state spaces in [`mamba`] and [`mamba2`], what they
 //! share in [`recurrent`], feed-forward parts in [`feed_forward`], [`experts`] and [`apart`], embeddings of single layers in
 //! [`per_layer`], products in [`product`]; the
 //! memory of it all in [`buffers`].
@@ -17,6 +17,7 @@ mod delta;
 mod experts;
 mod feed_forward;
 mod heads;
+mod latent;
 mod lists;
 mod mamba;
 mod mamba2;

@@ -3,14 +3,14 @@
 use std::ops::Range;
 
 use super::config::{
-    AttentionConfig, Config, DeltaNetConfig, EmbeddingNorm, Experts, FfnConfig, LayerConfig, Mamba2Config, MambaConfig,
-    MixerConfig,
+    AttentionConfig, Config, DeltaNetConfig, EmbeddingNorm, Experts, FfnConfig, LatentConfig, LayerConfig,
+    Mamba2Config, MambaConfig, MixerConfig,
 };
-use super::error::{ModelError, range};
+use super::error::{Fault, ModelError, range};
 use super::weights::{
-    ALIGN, ApartNorms, AttentionWeights, DeltaNetWeights, DeltaRates, DenseFfn, Embedding, FeedForward, Form, Layer,
-    Linear, Mamba2Weights, MambaWeights, Mixer, MoeFfn, Norm, PerLayerEmbedding, PerLayerMaps, Placement, RopeFactors,
-    SharedExpert, ShortConvWeights, Weight, Weights,
+    ALIGN, ApartNorms, AttentionWeights, DeltaNetWeights, DeltaRates, DenseFfn, Embedding, FeedForward, Form,
+    LatentKeys, LatentWeights, Layer, Linear, Mamba2Weights, MambaWeights, Mixer, MoeFfn, Norm, PerLayerEmbedding,
+    PerLayerMaps, Placement, RopeFactors, SharedExpert, ShortConvWeights, Weight, Weights,
 };
 use crate::gguf::{TensorInfo, sort_tensors};
 use crate::quant::{PANEL_ROWS, WeightType};
@@ -53,7 +53,7 @@ pub(super) fn place(
 ) -> Result<Weights, ModelError> {
     let mut finder = TensorFinder::new(tensors);
     if config.n_layers_skipped > 0 && !tensors.iter().any(|tensor| tensor.name().starts_with("blk.0.")) {
-        return Err(ModelError::OnlyAhead { layers: config.n_layers_skipped });
+        return Err(Fault::OnlyAhead { layers: config.n_layers_skipped }.into());
     }
     let e = config.n_embd;
     let n_vocab = finder.rows(EMBEDDING_TABLE)?;
@@ -162,7 +162,7 @@ impl<'t> TensorFinder<'t> {
     /// A tensor that nothing has asked for.
     pub(super) fn finish(self) -> Result<(Vec<Placement>, usize), ModelError> {
         match self.used.iter().position(|used| !used) {
-            Some(unused) => Err(ModelError::UnknownTensor(self.tensors[unused].name().to_owned())),
+            Some(unused) => Err(Fault::UnknownTensor(self.tensors[unused].name().to_owned()).into()),
             None => Ok((self.placements, self.bytes)),
         }
     }
@@ -198,7 +198,7 @@ impl<'t> TensorFinder<'t> {
 
     /// Rows of a tensor, tokens of the vocabulary.
     pub(super) fn rows(&self, name: &str) -> Result<usize, ModelError> {
-        let index = self.index(name).ok_or_else(|| ModelError::MissingTensor(name.to_owned()))?;
+        let index = self.index(name).ok_or_else(|| ModelError::missing_tensor(name))?;
         match self.tensors[index].rows() {
             found @ 1..=VOCAB_MAX => Ok(found as usize),
             found => range("the number of tokens", found, format!("1 to {VOCAB_MAX}")),
@@ -329,16 +329,30 @@ impl<'t> TensorFinder<'t> {
         Ok(Weight { ty, form: Form::Panels, rows, cols, n_matrices: 1, n_used: 1, offset: first, bytes, factors })
     }
 
+    /// Of a tensor whose rows are blocks, one for each head, the rows `own` of every block as a matrix each.
+    fn head_matrices(
+        &mut self,
+        name: &str,
+        form: Form,
+        (n_heads, block_rows): (usize, usize),
+        own: Range<usize>,
+        cols: usize,
+    ) -> Result<Weight, ModelError> {
+        let found = self.of_shape(name, [1, n_heads * block_rows, cols])?;
+        let matrices = Matrices { count: n_heads, used: n_heads };
+        Ok(self.place_rows(found, form, matrices, (block_rows, cols), own, None))
+    }
+
     /// The tensor of this name, if it has this shape: matrices, rows, columns.
     fn of_shape(&self, name: &str, need: [usize; 3]) -> Result<(usize, WeightType), ModelError> {
-        let index = self.index(name).ok_or_else(|| ModelError::MissingTensor(name.to_owned()))?;
+        let index = self.index(name).ok_or_else(|| ModelError::missing_tensor(name))?;
         let tensor = &self.tensors[index];
         let found = [tensor.dims[2] * tensor.dims[3], tensor.dims[1], tensor.dims[0]];
         let need = need.map(|n| n as u64);
         if found != need {
-            return Err(ModelError::Shape { tensor: name.to_owned(), found, need });
+            return Err(Fault::Shape { tensor: name.to_owned(), found, need }.into());
         }
-        let no_kernels = || ModelError::TensorType { tensor: name.to_owned(), ty: tensor.ty.name() };
+        let no_kernels = || Fault::TensorType { tensor: name.to_owned(), ty: tensor.ty.name() };
         Ok((index, WeightType::of(tensor.ty).ok_or_else(no_kernels)?))
     }
 
@@ -388,22 +402,34 @@ impl<'t> TensorFinder<'t> {
         own: Range<usize>,
         factors: Option<usize>,
     ) -> Result<Weight, ModelError> {
-        let (index, ty) = self.of_shape(name, [matrices.count, rows, cols])?;
-        let Matrices { count: n_matrices, used: n_used } = matrices;
-        let (own_rows, tensor_rows) = (own.len(), rows);
-        let bytes = match form {
-            Form::Panels => n_matrices * ty.matrix_bytes(own_rows, cols),
-            Form::Rows => own_rows * ty.row_bytes(cols),
-            Form::Vector => own_rows * cols * 4,
-            Form::File => 0,
-        };
+        let found = self.of_shape(name, [matrices.count, rows, cols])?;
+        Ok(self.place_rows(found, form, matrices, (rows, cols), own, factors))
+    }
+
+    fn place_rows(
+        &mut self,
+        (index, ty): (usize, WeightType),
+        form: Form,
+        Matrices { count: n_matrices, used: n_used }: Matrices,
+        (tensor_rows, cols): (usize, usize),
+        own: Range<usize>,
+        factors: Option<usize>,
+    ) -> Weight {
+        let own_rows = own.len();
+        let bytes = n_matrices
+            * match form {
+                Form::Panels => ty.matrix_bytes(own_rows, cols),
+                Form::Rows => own_rows * ty.row_bytes(cols),
+                Form::Vector => own_rows * cols * 4,
+                Form::File => 0,
+            };
         let weight = Weight { ty, form, rows: own_rows, cols, n_matrices, n_used, offset: self.bytes, bytes, factors };
         self.bytes += bytes.next_multiple_of(ALIGN);
         self.used[index] = true;
         if form != Form::File {
             self.placements.push(Placement { weight, tensor: index, first_row: own.start, tensor_rows });
         }
-        Ok(weight)
+        weight
     }
 }
 
@@ -441,7 +467,7 @@ impl LayerTensors<'_, '_> {
 
     fn checked(&self, stem: &str, linear: Linear) -> Result<Linear, ModelError> {
         match linear.bias {
-            None if self.biases_required => Err(ModelError::MissingTensor(self.name(&format!("{stem}.bias")))),
+            None if self.biases_required => Err(ModelError::missing_tensor(&self.name(&format!("{stem}.bias")))),
             _ => Ok(linear),
         }
     }
@@ -539,6 +565,45 @@ impl LayerTensors<'_, '_> {
         })
     }
 
+    /// Multi-head latent attention: the maps from latents to keys and values are `attn_k_b`, transposed, and `attn_v_b`, or
+    /// together `attn_kv_b`.
+    pub(super) fn latent_attention(&mut self) -> Result<Mixer, ModelError> {
+        let MixerConfig::Latent(latent) = self.layer.mixer else {
+            unreachable!("an architecture asks for the latent attention of layers that have it");
+        };
+        let LatentConfig { n_heads, q_rank, kv_rank, plain_dim, value_dim, .. } = latent;
+        let e = self.config.n_embd;
+        let (q_a, q) = match q_rank {
+            0 => (None, self.linear("attn_q", latent.q_width(), e)?),
+            rank => {
+                let q_a = (self.linear("attn_q_a", rank, e)?, self.norm_of("attn_q_a_norm", rank)?);
+                (Some(q_a), self.linear("attn_q_b", latent.q_width(), rank)?)
+            }
+        };
+        let kv_a = self.linear("attn_kv_a_mqa", latent.row_dim(), e)?;
+        let kv_norm = self.norm_of("attn_kv_a_norm", kv_rank)?;
+        let (keys, values) = match self.has("attn_kv_b.weight") {
+            true => {
+                let (name, block) = (self.name("attn_kv_b.weight"), (n_heads, plain_dim + value_dim));
+                let mut part = |form, rows| self.finder.head_matrices(&name, form, block, rows, kv_rank);
+                let keys = part(Form::Vector, 0..plain_dim)?;
+                (LatentKeys::Rows(keys), Linear { weight: part(Form::Panels, plain_dim..block.1)?, bias: None })
+            }
+            false => {
+                let heads = Matrices { count: n_heads, used: n_heads };
+                let mut part = |name: &str, rows, cols| {
+                    let stem = format!("blk.{}.{name}", self.index);
+                    let [weight] = self.finder.weight_parts(&stem, heads, [rows], cols)?;
+                    Ok::<_, ModelError>(Linear { weight, bias: None })
+                };
+                let keys = LatentKeys::Absorbed(part("attn_k_b", kv_rank, plain_dim)?);
+                (keys, part("attn_v_b", value_dim, kv_rank)?)
+            }
+        };
+        let output = self.linear("attn_output", e, latent.output_width())?;
+        Ok(Mixer::Latent(Box::new(LatentWeights { q_a, q, kv_a, kv_norm, keys, values, output })))
+    }
+
     /// One tensor of Q, K and V; a file may have three biases beside it.
     fn fused_qkv(&mut self, rows: [usize; 3], e: usize) -> Result<[Linear; 3], ModelError> {
         let mut parts = self.finder.linear_parts(&self.name("attn_qkv"), rows, e)?;
@@ -617,7 +682,7 @@ impl LayerTensors<'_, '_> {
     pub(super) fn require_rope_factors(&self) -> Result<(), ModelError> {
         match self.finder.has("rope_freqs.weight") {
             true => Ok(()),
-            false => Err(ModelError::MissingTensor("rope_freqs.weight".to_owned())),
+            false => Err(ModelError::missing_tensor("rope_freqs.weight")),
         }
     }
 
@@ -900,7 +965,7 @@ impl LayerTensors<'_, '_> {
     pub(super) fn require_gated_shared_expert(&self, ffn: &FeedForward) -> Result<(), ModelError> {
         match ffn {
             FeedForward::Experts(moe) if moe.shared.is_none_or(|shared| shared.gate.is_none()) => {
-                Err(ModelError::MissingTensor(self.name("ffn_gate_inp_shexp.weight")))
+                Err(ModelError::missing_tensor(&self.name("ffn_gate_inp_shexp.weight")))
             }
             _ => Ok(()),
         }
@@ -910,7 +975,7 @@ impl LayerTensors<'_, '_> {
     pub(super) fn require_selection_bias(&self, ffn: &FeedForward) -> Result<(), ModelError> {
         match ffn {
             FeedForward::Experts(moe) if moe.selection_bias.is_none() => {
-                Err(ModelError::MissingTensor(self.name("exp_probs_b.bias")))
+                Err(ModelError::missing_tensor(&self.name("exp_probs_b.bias")))
             }
             _ => Ok(()),
         }

@@ -184,6 +184,34 @@ pub struct AttentionWeights {
     pub output: Linear,
 }
 
+/// What makes queries that meet latents of those that meet keys, head by head: keys are made of latents by its transpose.
+#[derive(Clone, Copy, Debug)]
+pub enum LatentKeys {
+    /// As the file has it, `[n_heads][kv_rank, plain_dim]`.
+    Absorbed(Linear),
+    /// The map from latents to keys, `[n_heads][plain_dim, kv_rank]` in f32: the rows that file has of it are inputs.
+    Rows(Weight),
+}
+
+/// Multi-head latent attention.
+#[derive(Clone, Copy, Debug)]
+pub struct LatentWeights {
+    /// To what queries are made of, and its norm; without it they are made of the stream.
+    pub q_a: Option<(Linear, Norm)>,
+    /// To queries, `[n_heads * key_dim, q_rank or n_embd]`.
+    pub q: Linear,
+    /// To the latent and the rotated part of the key, `[row_dim, n_embd]`.
+    pub kv_a: Linear,
+    /// The norm of the latent.
+    pub kv_norm: Norm,
+    /// From queries to what meets latents.
+    pub keys: LatentKeys,
+    /// From latents to values, `[n_heads][value_dim, kv_rank]`.
+    pub values: Linear,
+    /// Back to the stream.
+    pub output: Linear,
+}
+
 /// The gated convolution of LFM2.
 #[derive(Clone, Copy, Debug)]
 #[allow(missing_docs, reason = "the names of the tensors")]
@@ -288,6 +316,8 @@ pub enum Mixer {
     None,
     /// Attention.
     Attention(Box<AttentionWeights>),
+    /// Multi-head latent attention.
+    Latent(Box<LatentWeights>),
     /// A convolution.
     ShortConv(Box<ShortConvWeights>),
     /// A gated delta rule.
@@ -308,6 +338,7 @@ impl Mixer {
         match self {
             Mixer::None => None,
             Mixer::Attention(attention) => Some(&attention.output),
+            Mixer::Latent(latent) => Some(&latent.output),
             Mixer::ShortConv(conv) => Some(&conv.out_proj),
             Mixer::DeltaNet(delta) => Some(&delta.output),
             Mixer::Mamba2(mamba) => Some(&mamba.output),
@@ -466,6 +497,14 @@ impl Layer {
         match &self.mixer {
             Mixer::Attention(attention) => attention,
             _ => unreachable!("Header::decoder gives every layer attention"),
+        }
+    }
+
+    /// The mixer of an architecture that has latent attention in every layer.
+    pub(super) fn latent(&self) -> &LatentWeights {
+        match &self.mixer {
+            Mixer::Latent(latent) => latent,
+            _ => unreachable!("the architecture gives every layer latent attention"),
         }
     }
 

@@ -72,12 +72,15 @@ impl<'a> Cost<'a> {
 
     /// MACs of attention per token with so many positions to see: queries times keys, and weights times values.
     fn attention_macs(&self, context: f64) -> f64 {
-        self.sum_over_positions(context, |a| a.n_heads * (a.key_dim + a.value_dim))
+        let latent = self.config.latents().map(|l| l.n_heads * (l.row_dim() + l.kv_rank)).sum::<usize>() as f64;
+        self.sum_over_positions(context, |a| a.n_heads * (a.key_dim + a.value_dim)) + latent * context
     }
 
     fn kv_bytes(&self, context: f64) -> f64 {
         let row_bytes = |dim| self.kv_type.row_bytes(dim);
-        self.sum_over_positions(context, |a| a.n_kv_heads * (row_bytes(a.key_dim) + row_bytes(a.value_dim)))
+        let latent = self.config.latents().map(|latent| row_bytes(latent.row_dim())).sum::<usize>() as f64;
+        let heads = |a: &AttentionConfig| a.n_kv_heads * (row_bytes(a.key_dim) + row_bytes(a.value_dim));
+        self.sum_over_positions(context, heads) + latent * context
     }
 
     /// What one position costs, times the positions seen, summed over layers, of which some see no more than their window.

@@ -22,10 +22,13 @@
 //! A long context is cut into ranges of keys ([`key_ranges`]) that different workers take; their results are weighed
 //! by their log sums (the logarithm of `l`, with `m`) and added up ([`merge`]), as in Flash-Decoding.
 //!
+//! [`latent`] is a third way, for heads that share one row a position, which is key and value at once.
+//!
 //! A sink is a score that has no value: `m` starts with it and `l` with 1. It is counted in one range of keys.
 
 mod block;
 mod cache;
+mod latent;
 mod queries;
 mod ranges;
 mod rows;
@@ -36,6 +39,7 @@ mod tests;
 mod tiled;
 
 pub use cache::{KvHead, KvType, store_key, store_value};
+pub use latent::{HeadValues, LATENT_KEYS_MIN, LATENT_ROWS_MAX, LatentQueries, absorb, attend_latent, latent_scratch};
 pub use queries::{KEY_TILE, QUERY_ROWS_MAX, Queries, RowResult, Window, attend_scratch};
 pub use ranges::{PARTIAL_ROWS_MAX, RANGE_KEYS_MIN, key_ranges, merge, partials_len};
 pub use rows::attend;

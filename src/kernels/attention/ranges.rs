@@ -15,21 +15,22 @@ pub const PARTIAL_ROWS_MAX: usize = 384;
 const _: () = assert!(PARTIAL_ROWS_MAX / super::queries::QUERY_ROWS_MAX >= 2);
 
 /// Into how many ranges of how many keys (a multiple of [`KEY_TILE`]) the attention of `n_rows` rows over `n_keys` keys
-/// is cut. Depends on nothing else, so that results are the same for any number of workers.
-pub const fn key_ranges(n_keys: usize, n_rows: usize) -> (usize, usize) {
+/// is cut, of `least` keys at least. Depends on nothing else, so that results are the same for any number of workers.
+pub const fn key_ranges(n_keys: usize, n_rows: usize, least: usize) -> (usize, usize) {
     let fit = PARTIAL_ROWS_MAX / n_rows;
     let most = if fit < RANGES_MAX { fit } else { RANGES_MAX };
     if most < 2 {
         return (1, n_keys.next_multiple_of(KEY_TILE));
     }
     let share = n_keys.div_ceil(most);
-    let len = if share < RANGE_KEYS_MIN { RANGE_KEYS_MIN } else { share }.next_multiple_of(KEY_TILE);
+    let len = if share < least { least } else { share }.next_multiple_of(KEY_TILE);
     (n_keys.div_ceil(len), len)
 }
 
-/// f32 values that hold the results of one KV head's ranges in a context of `ctx` positions, for [`merge`].
-pub const fn partials_len(ctx: usize, value_dim: usize) -> usize {
-    if ctx <= RANGE_KEYS_MIN { 0 } else { PARTIAL_ROWS_MAX * (value_dim + 1) }
+/// f32 values that hold the results of one KV head's ranges, of `least` keys at least, in a context of `ctx` positions, for
+/// [`merge`].
+pub const fn partials_len(ctx: usize, value_dim: usize, least: usize) -> usize {
+    if ctx <= least { 0 } else { PARTIAL_ROWS_MAX * (value_dim + 1) }
 }
 
 /// Merges the results of key ranges, `[n_ranges][n_rows][value_dim values, log_sum]`, into those of the first range.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::queries::KEY_TILE;
-use crate::kernels::simd::{Simd, exp};
+use crate::kernels::simd::{Simd, called, exp};
 
 /// `cap * tanh(score / cap)` in the place of each score. Beyond 40 caps it is the cap; NaN and infinities become NaN.
 #[inline(always)]
@@ -86,7 +86,12 @@ pub(super) fn mask<S: Simd>(s: S, scores: &mut [f32; KEY_TILE], seen: Range<usiz
 /// `x` is split into the nearest integer, which goes into the exponent, and a remainder in -0.5..=0.5, for which a
 /// minimax polynomial of degree 5 (relative error 1.1e-7, exact at 0) stands.
 #[inline(always)]
-fn exp2<S: Simd>(s: S, x: S::F) -> S::F {
+pub(super) fn exp2<S: Simd>(s: S, x: S::F) -> S::F {
+    if S::FAST { exp2_here(s, x) } else { called(s, x, exp2_here) }
+}
+
+#[inline(always)]
+fn exp2_here<S: Simd>(s: S, x: S::F) -> S::F {
     // Adding 1.5 * 2^23 rounds to an integer, which is then found in the low bits.
     let magic = s.splat(12_582_912.0);
     // In this order a NaN is what `max` returns.

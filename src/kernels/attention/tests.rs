@@ -263,7 +263,7 @@ fn ranges_agree_with_f64() {
             for (d, group, n_tokens) in [(64, 2, 1), (32, 4, 4), (40, 1, 1), (64, 6, 8)] {
                 for kv_type in types(d) {
                     let case = Case::new(kernels, kv_type, (d, group, n_tokens, n - n_tokens), 2.0);
-                    let (n_ranges, len) = key_ranges(n, group * n_tokens);
+                    let (n_ranges, len) = key_ranges(n, group * n_tokens, RANGE_KEYS_MIN);
                     assert_eq!(n_ranges, n.div_ceil(RANGE_KEYS_MIN), "{n} keys");
                     case.check(kernels, &case.run(kernels, len));
                     case.check(kernels, &case.run(kernels, 64));
@@ -359,20 +359,20 @@ fn a_range_that_a_token_does_not_see_has_no_mass() {
 
 #[test]
 fn ranges_fit_the_scratch_that_is_planned_for_them() {
-    assert_eq!(key_ranges(1, 1), (1, 512));
-    assert_eq!(key_ranges(RANGE_KEYS_MIN, 2), (1, 512));
-    assert_eq!(key_ranges(RANGE_KEYS_MIN + 1, 2), (2, 512));
-    assert_eq!(key_ranges(32 * 512, 2), (32, 512));
-    assert_eq!(key_ranges(32 * 512 + 1, 2), (29, 576));
+    assert_eq!(key_ranges(1, 1, RANGE_KEYS_MIN), (1, 512));
+    assert_eq!(key_ranges(RANGE_KEYS_MIN, 2, RANGE_KEYS_MIN), (1, 512));
+    assert_eq!(key_ranges(RANGE_KEYS_MIN + 1, 2, RANGE_KEYS_MIN), (2, 512));
+    assert_eq!(key_ranges(32 * 512, 2, RANGE_KEYS_MIN), (32, 512));
+    assert_eq!(key_ranges(32 * 512 + 1, 2, RANGE_KEYS_MIN), (29, 576));
     for n_rows in 1..=PARTIAL_ROWS_MAX + 1 {
         for n_keys in [1, 511, 512, 513, 4096, 8191, 8192, 8193, 100_000, 1 << 20] {
-            let (n_ranges, len) = key_ranges(n_keys, n_rows);
+            let (n_ranges, len) = key_ranges(n_keys, n_rows, RANGE_KEYS_MIN);
             assert!(n_ranges == 1 || n_ranges * n_rows <= PARTIAL_ROWS_MAX, "{n_ranges} ranges of {n_rows} rows");
             assert!(len.is_multiple_of(KEY_TILE) && (n_ranges - 1) * len < n_keys && n_keys <= n_ranges * len);
         }
     }
-    assert_eq!(partials_len(RANGE_KEYS_MIN, 128), 0);
-    assert_eq!(partials_len(RANGE_KEYS_MIN + 1, 128), 384 * 129);
+    assert_eq!(partials_len(RANGE_KEYS_MIN, 128, RANGE_KEYS_MIN), 0);
+    assert_eq!(partials_len(RANGE_KEYS_MIN + 1, 128, RANGE_KEYS_MIN), 384 * 129);
 }
 
 #[test]
@@ -564,6 +564,174 @@ fn f16_is_rounded_to_nearest_even_and_q8_0_to_steps_of_the_largest() {
                         }
                     }
                 }
+            }
+        }
+    }
+}
+
+/// Latent rows and queries, and the cache that the rows were stored in; what was not stored is NaN.
+struct Latents {
+    dims: (usize, usize),
+    group: usize,
+    n_tokens: usize,
+    position: usize,
+    kv_type: KvType,
+    rows: Vec<f32>,
+    /// What meets latents and what meets the rest, head by head and token by token.
+    q: [Vec<f32>; 2],
+    bytes: Vec<u8>,
+    pages: Vec<u32>,
+}
+
+const LATENT_SCALE: f32 = 0.11;
+
+impl Latents {
+    fn new(
+        kernels: &Kernels,
+        kv_type: KvType,
+        dims: (usize, usize),
+        (group, n_tokens, position): (usize, usize, usize),
+    ) -> Latents {
+        let (key_dim, value_dim) = dims;
+        let mut random = Random((key_dim + group + position) as u64);
+        let n = position + n_tokens;
+        let mut values = |n: usize| (0..n).map(|_| random.unit() * 2.0).collect::<Vec<f32>>();
+        let rows = values(n * key_dim);
+        let q = [value_dim, key_dim - value_dim].map(|dim| values(n_tokens * group * (dim + 3)));
+        let n_pages = n.div_ceil(KEY_TILE);
+        let row_bytes = kv_type.row_bytes(key_dim);
+        let mut bytes = vec![0xff; 2 * n_pages * KEY_TILE * row_bytes];
+        // In reverse order, others between them.
+        let pages: Vec<u32> = (0..n_pages).map(|page| 2 * (n_pages - 1 - page) as u32).collect();
+        for (i, row) in rows.chunks_exact(key_dim).enumerate() {
+            let at = (pages[i / KEY_TILE] as usize * KEY_TILE + i % KEY_TILE) * row_bytes;
+            kernels.store_value(kv_type, row, &mut bytes[at..][..row_bytes]);
+        }
+        Latents { dims, group, n_tokens, position, kv_type, rows, q, bytes, pages }
+    }
+
+    fn queries(&self) -> LatentQueries<'_> {
+        let (key_dim, value_dim) = self.dims;
+        let [latent, rotated] = &self.q;
+        let by_head = [value_dim + 3, self.n_tokens * (value_dim + 3)];
+        let by_token = [self.group * (key_dim - value_dim + 3), key_dim - value_dim + 3];
+        LatentQueries {
+            latent: HeadValues { values: latent, strides: by_head },
+            rotated: HeadValues { values: rotated, strides: by_token },
+            group: self.group,
+            n_tokens: self.n_tokens,
+            position: self.position,
+            scale: LATENT_SCALE,
+        }
+    }
+
+    /// `[rows][value_dim values, log_sum]` over ranges of `range_len` positions, merged.
+    fn run(&self, kernels: &Kernels, range_len: usize) -> Vec<f32> {
+        let ((key_dim, value_dim), queries) = (self.dims, self.queries());
+        let page_bytes = KEY_TILE * self.kv_type.row_bytes(key_dim);
+        let kv = KvHead {
+            kv_type: self.kv_type,
+            key_dim,
+            value_dim,
+            bytes: &self.bytes,
+            page_bytes,
+            offset: 0,
+            pages: &self.pages,
+        };
+        let mut scratch = vec![f32::NAN; latent_scratch(key_dim, value_dim)];
+        let n_rows = queries.rows();
+        let n_ranges = queries.keys().div_ceil(range_len);
+        let mut parts = vec![f32::NAN; n_ranges * n_rows * (value_dim + 1)];
+        for (range, parts) in parts.chunks_exact_mut(n_rows * (value_dim + 1)).enumerate() {
+            let keys = range * range_len..queries.keys().min((range + 1) * range_len);
+            kernels.attend_latent(&kv, &queries, keys, &mut scratch, &mut |result| {
+                let row = result.token * self.group + result.head;
+                let part = &mut parts[row * (value_dim + 1)..][..value_dim + 1];
+                part[..value_dim].copy_from_slice(result.values);
+                part[value_dim] = result.log_sum;
+            });
+        }
+        merge(&mut parts, n_rows, value_dim);
+        parts.truncate(n_rows * (value_dim + 1));
+        parts
+    }
+
+    fn check(&self, kernels: &Kernels, got: &[f32]) {
+        let (key_dim, value_dim) = self.dims;
+        let values: Vec<f32> = self.rows.chunks_exact(key_dim).flat_map(|row| &row[..value_dim]).copied().collect();
+        let queries = self.queries();
+        // As for other caches.
+        let step = if self.kv_type == KvType::F16 { 1.0 / 2048.0 } else { 1.0 / 254.0 };
+        let bound = 4.0 * step * (1.0 + key_dim as f64 * f64::from(LATENT_SCALE) / 4.0);
+        for (row, got) in got.chunks_exact(value_dim + 1).enumerate() {
+            let (token, head) = (row / self.group, row % self.group);
+            let mut q = queries.latent.from(token, head).values[..value_dim].to_vec();
+            q.extend(&queries.rotated.from(token, head).values[..key_dim - value_dim]);
+            let seen = 0..self.position + token + 1;
+            let want = reference::attend(&q, (&self.rows, &values), seen, (LATENT_SCALE, None, 0.0), None);
+            let far = |(got, want): (&f32, &f64)| (f64::from(*got) - want).abs() >= bound;
+            let shape = (self.kv_type, self.dims, self.group, self.n_tokens, self.position);
+            assert!(!got.iter().zip(&want).any(far), "{kernels:?} {shape:?} row {row}");
+        }
+    }
+}
+
+#[test]
+fn latent_rows_agree_with_f64() {
+    // Rows on both sides of every vector and call; positions on both sides of tile edges; tokens within one and across.
+    let shapes = [
+        (1, 1, 0),
+        (5, 1, 63),
+        (7, 3, 62),
+        (8, 8, 0),
+        (9, 7, 60),
+        (10, 6, 190),
+        (16, 1, 64),
+        (16, 4, 127),
+        (17, 1, 100),
+        (1, 64, 40),
+        (3, 21, 130),
+    ];
+    for kernels in tiers() {
+        for dims in [(32, 16), (96, 64), (288, 256), (576, 512)] {
+            for shape in shapes.into_iter().filter(|_| dims.0 < 300).chain([(10, 1, 140), (10, 6, 62)]) {
+                for kv_type in types(dims.0) {
+                    let case = Latents::new(kernels, kv_type, dims, shape);
+                    case.check(kernels, &case.run(kernels, usize::MAX / 2));
+                    case.check(kernels, &case.run(kernels, 64));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn latent_rows_that_a_token_does_not_see_have_no_mass() {
+    for kernels in tiers() {
+        // The first of four tokens ends where the second range begins.
+        let case = Latents::new(kernels, KvType::F16, (48, 32), (2, 4, 127));
+        let got = case.run(kernels, 128);
+        case.check(kernels, &got);
+        assert!(got.iter().all(|x| x.is_finite()));
+    }
+}
+
+#[test]
+fn absorbed_rows_agree_with_f64() {
+    for kernels in tiers() {
+        for (n, cols) in [(1, 16), (20, 48), (128, 512), (7, 144)] {
+            let mut random = Random((n + cols) as u64);
+            let mut values = |n: usize| (0..n).map(|_| random.unit()).collect::<Vec<f32>>();
+            let (rows, x) = (values(n * cols), values(n));
+            let mut out = vec![f32::NAN; cols];
+            kernels.absorb(&rows, &x, &mut out);
+            for (col, got) in out.iter().enumerate() {
+                let products = x.iter().enumerate().map(|(i, x)| f64::from(*x) * f64::from(rows[i * cols + col]));
+                let want: f64 = products.sum();
+                assert!(
+                    (f64::from(*got) - want).abs() < 1e-5 * (1.0 + n as f64),
+                    "{kernels:?} {n} {cols}: {got} {want}"
+                );
             }
         }
     }

@@ -201,8 +201,14 @@ pub(super) fn score<S: Simd, const N: usize>(
     if S::REGISTERS >= 32 && S::LANES == 16 {
         return score_vectors::<S, N, 4>(s, keys, queries, scores, 0);
     }
-    for lane in (0..KEY_TILE).step_by(2 * S::LANES) {
-        score_vectors::<S, N, 2>(s, keys, queries, scores, lane);
+    if S::FAST {
+        for lane in (0..KEY_TILE).step_by(2 * S::LANES) {
+            score_vectors::<S, N, 2>(s, keys, queries, scores, lane);
+        }
+    } else {
+        for lane in (0..KEY_TILE).step_by(S::LANES) {
+            score_vectors::<S, N, 1>(s, keys, queries, scores, lane);
+        }
     }
 }
 
@@ -297,7 +303,11 @@ pub(super) fn weigh<S: Simd, const N: usize>(
     sums: &mut [f32],
     (d, stride): (usize, usize),
 ) {
-    let most = if S::REGISTERS >= 32 && S::LANES == 16 { 4 } else { 2 };
+    let most = match S::FAST {
+        true if S::REGISTERS >= 32 && S::LANES == 16 => 4,
+        true => 2,
+        false => 1,
+    };
     let pairs = keys.start / 2..keys.end.div_ceil(2);
     for (span, tile) in tile.as_chunks::<{ KEY_TILE / 2 }>().0.iter().enumerate() {
         let end = KEY_TILE.min(d - span * KEY_TILE);

@@ -267,6 +267,17 @@ pub trait Bf16Dot: Simd {
 /// library's `expf`).
 #[inline(always)]
 pub fn exp<S: Simd>(s: S, x: S::F) -> S::F {
+    if S::FAST { exp_here(s, x) } else { called(s, x, exp_here) }
+}
+
+/// `f(s, x)` as a call: a tier that is not [`Simd::FAST`] is to be small, and it has no features that a call would lose.
+#[inline(never)]
+pub(super) fn called<S: Simd>(s: S, x: S::F, f: impl FnOnce(S, S::F) -> S::F) -> S::F {
+    f(s, x)
+}
+
+#[inline(always)]
+fn exp_here<S: Simd>(s: S, x: S::F) -> S::F {
     let x = s.max(x, s.splat(-87.0));
     let n = s.to_i(s.mul(x, s.splat(std::f32::consts::LOG2_E)));
     let nf = s.to_f(n);

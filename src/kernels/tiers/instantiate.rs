@@ -24,8 +24,8 @@ pub(super) mod names {
         quantise_block as quantise_one,
     };
     pub use crate::kernels::attention::{
-        KvHead, KvType, Queries, RowResult, attend as attend_rows, store_key as store_one_key,
-        store_value as store_one_value,
+        KvHead, KvType, LatentQueries, Queries, RowResult, absorb as absorb_rows, attend as attend_rows,
+        attend_latent as attend_latent_rows, store_key as store_one_key, store_value as store_one_value,
     };
     pub use crate::kernels::delta::DeltaToken;
     pub use crate::kernels::delta_chunk::DELTA_CHUNK;
@@ -220,6 +220,23 @@ macro_rules! tier {
             }
 
             $(#[target_feature(enable = $feature)])*
+            fn attend_latent(
+                kv: &KvHead<'_>,
+                queries: &LatentQueries<'_>,
+                keys: Range<usize>,
+                scratch: &mut [f32],
+                put: &mut dyn FnMut(RowResult<'_>),
+            ) {
+                align_frame();
+                attend_latent_rows($token, kv, queries, keys, scratch, put)
+            }
+
+            $(#[target_feature(enable = $feature)])*
+            fn absorb(rows: &[f32], x: &[f32], out: &mut [f32]) {
+                absorb_rows($token, rows, x, out)
+            }
+
+            $(#[target_feature(enable = $feature)])*
             fn store_key(kv_type: KvType, key: &[f32], panel: &mut [u8], lane: usize) {
                 store_one_key($token, kv_type, key, panel, lane)
             }
@@ -370,6 +387,8 @@ macro_rules! tier {
                 quantise,
                 quantise_block,
                 attend,
+                attend_latent,
+                absorb,
                 store_key,
                 store_value,
                 norm,

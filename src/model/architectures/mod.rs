@@ -18,6 +18,7 @@ mod dbrx;
 mod deci;
 mod decoder;
 mod deepseek;
+mod deepseek2;
 mod dots1;
 mod ernie4_5;
 mod ernie4_5_moe;
@@ -51,9 +52,11 @@ mod maple;
 mod mellum;
 mod mimo2;
 mod minicpm;
+mod minicpm3;
 mod minimax_m2;
 mod minimax_m3;
 mod mistral3;
+mod mistral4;
 mod muse_glimmer;
 mod nemotron;
 mod nemotron_h;
@@ -67,6 +70,7 @@ mod phi3;
 mod phimoe;
 mod plamo;
 mod plamo3;
+mod plm;
 mod qwen;
 mod qwen2;
 mod qwen2moe;
@@ -90,7 +94,7 @@ use crate::gguf::Metadata;
 use crate::model::architecture::Architecture;
 use crate::model::cache::check_windows;
 use crate::model::config::{Config, FfnConfig, WIDTH_MAX};
-use crate::model::error::ModelError;
+use crate::model::error::{Fault, ModelError};
 use crate::model::header::Header;
 use crate::model::known::Known;
 
@@ -192,6 +196,10 @@ const ALL: &[&Architecture] = &[
     &granite::HYBRID,
     &falcon_h1::ARCHITECTURE,
     &lfm2moe::ARCHITECTURE,
+    &deepseek2::ARCHITECTURE,
+    &mistral4::ARCHITECTURE,
+    &minicpm3::ARCHITECTURE,
+    &plm::ARCHITECTURE,
 ];
 
 impl Architecture {
@@ -208,7 +216,7 @@ impl Architecture {
         let name = meta.required_str("general.architecture")?;
         Architecture::all()
             .find(|architecture| architecture.name == name)
-            .ok_or_else(|| ModelError::Arch { name: name.chars().take(64).collect(), known: Known::of(name) })
+            .ok_or_else(|| Fault::Arch { name: name.chars().take(64).collect(), known: Known::of(name) }.into())
     }
 
     /// Reads and checks the numbers of a header.

@@ -4,18 +4,64 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use super::buffers::Buffers;
+use super::buffers::{Buffers, WorkerScratch};
 use super::lists::{Band, Lists, Ranged};
 use super::partials::Partials;
 use super::pass::ForwardPass;
 use super::routing::sigmoid;
 use super::rows::{each_row, padded, share};
 use crate::bytes;
-use crate::kernels::{ActivationFormat, ActivationLayout, Kernels, KvHead, Partition, Queries, Window, attend_scratch};
+use crate::kernels::{
+    ActivationFormat, ActivationLayout, Kernels, KvHead, Partition, QUERY_ROWS_MAX, Queries, RANGE_KEYS_MIN, RowResult,
+    Team, Window, attend_scratch,
+};
 use crate::model::cache::LayerPages;
 use crate::model::config::{AttentionConfig, OutputGate};
 use crate::model::sequence::SequenceSlice;
 use crate::model::weights::AttentionWeights;
+
+/// How the attention of a layer is shared out.
+#[derive(Clone, Copy)]
+pub(super) struct Shares {
+    /// What is worked on by itself: KV heads, or blocks of query heads.
+    pub heads: usize,
+    /// Query heads of each.
+    pub group: usize,
+    /// Values of a query head's result.
+    pub value_dim: usize,
+    /// Positions that a token sees.
+    pub window: Window,
+    /// Most query rows of one call.
+    pub rows_max: usize,
+    /// Fewest keys of a range.
+    pub keys_min: usize,
+    /// f32 values of scratch of one call.
+    pub scratch_len: usize,
+}
+
+/// The tokens of one call: `n` of a slice from token `first` of the pass on.
+#[derive(Clone, Copy)]
+pub(super) struct Tokens {
+    pub slice: usize,
+    pub first: usize,
+    pub n: usize,
+}
+
+/// The attention of one layer.
+pub(super) trait Attend: Sync {
+    /// How it is shared out.
+    fn shares(&self) -> Shares;
+
+    /// One head of some tokens over all keys, or over a range: which, and how many keys one has.
+    fn attend(
+        &self,
+        tokens: Tokens,
+        head: usize,
+        range: Option<(usize, usize)>,
+        scratch: &mut [f32],
+        put: &mut dyn FnMut(RowResult<'_>),
+    );
+}
 
 /// What the attention of one layer works with.
 struct Operands<'a> {
@@ -45,14 +91,14 @@ impl Operands<'_> {
         }
     }
 
-    /// Those of the tokens of a slice from `first` of the pass on.
-    fn queries(&self, slice: usize, head: usize, first: usize, n_tokens: usize) -> Queries<'_> {
+    /// Those of some tokens.
+    fn queries(&self, Tokens { slice, first, n }: Tokens, head: usize) -> Queries<'_> {
         let (group, of_slice) = (self.config.group(), &self.slices[slice]);
         Queries {
             values: &self.q[first * self.q_stride + head * group * self.config.key_dim..],
             stride: self.q_stride,
             group,
-            n_tokens,
+            n_tokens: n,
             position: of_slice.position + first - of_slice.first,
             window: self.config.window.unwrap_or(Window::ALL),
             scale: self.config.scale,
@@ -61,22 +107,37 @@ impl Operands<'_> {
             sinks: self.sinks.map(|sinks| &sinks[head * group..][..group]),
         }
     }
+}
 
-    /// One head over one range of keys; who finishes a head's last range merges them.
-    fn attend_range(&self, ranged: &Ranged, task: usize, partials: &[Mutex<Partials<'_>>], scratch: &mut [f32]) {
-        let &Ranged { slice, first_task, n_ranges, range_len } = ranged;
-        let (head, range) = ((task - first_task) / n_ranges, (task - first_task) % n_ranges);
-        let mut queries = self.queries(slice, head, self.slices[slice].first, self.slices[slice].n);
-        let start = queries.first_key() + range * range_len;
-        let keys = start..queries.keys().min(start + range_len);
-        queries.sinks = queries.sinks.filter(|_| range == 0);
-        self.kernels.attend(&self.kv(slice, head), &queries, keys, scratch, &mut |result| {
-            let Ok(mut partials) = partials[head].lock() else { return };
-            let row = range * queries.rows() + result.token * queries.group + result.head;
-            partials.put(row, result.values, result.log_sum);
-        });
-        let Ok(mut partials) = partials[head].lock() else { return };
-        partials.finish_range(n_ranges, queries.rows(), self.config.value_dim);
+impl Attend for Operands<'_> {
+    fn shares(&self) -> Shares {
+        let AttentionConfig { n_kv_heads, key_dim, value_dim, .. } = self.config;
+        Shares {
+            heads: n_kv_heads,
+            group: self.config.group(),
+            value_dim,
+            window: self.config.window.unwrap_or(Window::ALL),
+            rows_max: QUERY_ROWS_MAX,
+            keys_min: RANGE_KEYS_MIN,
+            scratch_len: attend_scratch(key_dim.max(value_dim)),
+        }
+    }
+
+    fn attend(
+        &self,
+        tokens: Tokens,
+        head: usize,
+        range: Option<(usize, usize)>,
+        scratch: &mut [f32],
+        put: &mut dyn FnMut(RowResult<'_>),
+    ) {
+        let mut queries = self.queries(tokens, head);
+        let (index, len) = range.unwrap_or((0, queries.keys()));
+        let start = queries.first_key() + index * len;
+        let keys = start..queries.keys().min(start + len);
+        // A sink is counted once.
+        queries.sinks = queries.sinks.filter(|_| index == 0);
+        self.kernels.attend(&self.kv(tokens.slice, head), &queries, keys, scratch, put);
     }
 }
 
@@ -122,57 +183,74 @@ impl ForwardPass<'_, '_> {
 
     fn attend_over(&mut self, layer: usize, attn: &AttentionWeights) {
         let config = *self.attention_config(layer);
-        let (heads, group, value_dim) = (config.n_kv_heads, config.group(), config.value_dim);
         let (slices, kernels, team) = (self.slices, self.kernels, self.team);
         let sinks = attn.sinks.as_ref().map(|sinks| sinks.values(self.region));
         let cache = self.cache.pages(layer);
         let Buffers { acts, q, workers, partials, lists, slopes, .. } = &mut *self.buffers;
         let slopes = config.alibi.map(|_| &**slopes);
-        let operands =
+        let attention =
             Operands { kernels, config, slices, cache, q, q_stride: padded(config.q_width()), sinks, slopes };
         let layout = ActivationLayout::new(config.output_width());
-        let acts = acts.writable(layout, ActivationFormat::F32);
-        lists.list_bands(slices, (heads, group, config.window.unwrap_or(Window::ALL)), team.size());
-        let Lists { cuts, bands, ranged, .. } = &*lists;
-        let n_tasks = ranged.last().map_or(0, |last| last.first_task + heads * last.n_ranges);
-        let columns = group * value_dim * 4;
-        let next = AtomicUsize::new(0);
-        // Later tokens see more keys, and tokens of prompts come last.
-        let partition = Partition::grouped(acts, (heads * columns, layout.bytes()), (cuts, 1), columns).reversed();
-        team.run_dynamic(&|worker| {
-            let Ok(mut scratch) = workers[worker].lock() else { return };
-            let n_scratch = attend_scratch(config.key_dim.max(value_dim)) * 4;
-            let scratch: &mut [f32] = bytes::cast_mut(&mut scratch.kernels[..n_scratch]);
-            while let Some(mut block) = partition.next() {
-                let (Band { slice, is_ranged }, head) = (bands[block.band], block.col0 / columns);
-                if is_ranged {
-                    continue;
-                }
-                let queries = operands.queries(slice, head, block.row0, block.rows);
-                let keys = queries.first_key()..queries.keys();
-                kernels.attend(&operands.kv(slice, head), &queries, keys, scratch, &mut |result| {
-                    let row: &mut [f32] = bytes::cast_mut(block.row(result.token));
-                    row[result.head * value_dim..][..value_dim].copy_from_slice(result.values);
-                });
+        let records = acts.writable(layout, ActivationFormat::F32);
+        share_out(&attention, (team, workers), slices, (lists, partials), (records, layout.bytes()));
+    }
+}
+
+/// Shares an attention out: the results of every token go to the f32 values that `records`, `stride` bytes each, begin with.
+pub(super) fn share_out(
+    attention: &dyn Attend,
+    (team, workers): (&dyn Team, &[Mutex<WorkerScratch<'_>>]),
+    slices: &[SequenceSlice<'_>],
+    (lists, partials): (&mut Lists, &mut [Mutex<Partials<'_>>]),
+    (records, stride): (&mut [u8], usize),
+) {
+    let shares = attention.shares();
+    let Shares { heads, group, value_dim, scratch_len, .. } = shares;
+    lists.list_bands(slices, &shares, team.size());
+    let Lists { cuts, bands, ranged, .. } = &*lists;
+    let n_tasks = ranged.last().map_or(0, |last| last.first_task + heads * last.n_ranges);
+    let columns = group * value_dim * 4;
+    let next = AtomicUsize::new(0);
+    // Later tokens see more keys, and tokens of prompts come last.
+    let partition = Partition::grouped(records, (heads * columns, stride), (cuts, 1), columns).reversed();
+    team.run_dynamic(&|worker| {
+        let Ok(mut scratch) = workers[worker].lock() else { return };
+        let scratch: &mut [f32] = bytes::cast_mut(&mut scratch.kernels[..scratch_len * 4]);
+        while let Some(mut block) = partition.next() {
+            let (Band { slice, is_ranged }, head) = (bands[block.band], block.col0 / columns);
+            if is_ranged {
+                continue;
             }
-            // Few rows over many keys: ranges of keys are shared out.
-            loop {
-                let task = next.fetch_add(1, Ordering::Relaxed);
-                if task >= n_tasks {
-                    break;
-                }
-                let place = ranged.partition_point(|ranged| ranged.first_task <= task) - 1;
-                operands.attend_range(&ranged[place], task, &partials[place * heads..][..heads], scratch);
+            let tokens = Tokens { slice, first: block.row0, n: block.rows };
+            attention.attend(tokens, head, None, scratch, &mut |result| {
+                let row: &mut [f32] = bytes::cast_mut(block.row(result.token));
+                row[result.head * value_dim..][..value_dim].copy_from_slice(result.values);
+            });
+        }
+        // Few rows over many keys: ranges of keys are shared out; who finishes a head's last range merges them.
+        loop {
+            let task = next.fetch_add(1, Ordering::Relaxed);
+            if task >= n_tasks {
+                break;
             }
-        });
-        debug_assert!(cuts.last() == Some(&(self.tokens.len() as u32)));
-        for (place, Ranged { slice, .. }) in ranged.iter().enumerate() {
-            let SequenceSlice { first, n, .. } = slices[*slice];
-            for (head, partials) in partials[place * heads..][..heads].iter_mut().enumerate() {
-                let Ok(partials) = partials.get_mut() else { return };
-                let acts = &mut acts[first * layout.bytes()..];
-                partials.put_merged(acts, layout, (n, group, value_dim), head * group);
-            }
+            let place = ranged.partition_point(|ranged| ranged.first_task <= task) - 1;
+            let Ranged { slice, first_task, n_ranges, range_len } = ranged[place];
+            let (head, range) = ((task - first_task) / n_ranges, (task - first_task) % n_ranges);
+            let (SequenceSlice { first, n, .. }, partials) = (slices[slice], &partials[place * heads + head]);
+            attention.attend(Tokens { slice, first, n }, head, Some((range, range_len)), scratch, &mut |result| {
+                let Ok(mut partials) = partials.lock() else { return };
+                partials.put(range * n * group + result.token * group + result.head, result.values, result.log_sum);
+            });
+            let Ok(mut partials) = partials.lock() else { return };
+            partials.finish_range(n_ranges, n * group, value_dim);
+        }
+    });
+    for (place, Ranged { slice, .. }) in ranged.iter().enumerate() {
+        let SequenceSlice { first, n, .. } = slices[*slice];
+        for (head, partials) in partials[place * heads..][..heads].iter_mut().enumerate() {
+            let Ok(partials) = partials.get_mut() else { return };
+            let records = &mut records[first * stride..];
+            partials.put_merged(records, stride, (n, group, value_dim), head * group);
         }
     }
 }

@@ -4,13 +4,14 @@ use std::sync::Mutex;
 
 use super::activations::ActivationBuffer;
 use super::carver::Carver;
+use super::latent::LatentBuffers;
 use super::lists::Lists;
 use super::partials::Partials;
 use super::rotation::Rotation;
 use super::routing::Routed;
 use super::rows::padded;
-use crate::kernels::{ActivationLayout, attend_scratch, partials_len};
-use crate::model::config::{AttentionConfig, Config, LayerConfig, MixerConfig, RecurrentWidths};
+use crate::kernels::{ActivationLayout, LATENT_KEYS_MIN, RANGE_KEYS_MIN, attend_scratch, latent_scratch, partials_len};
+use crate::model::config::{AttentionConfig, Config, LatentConfig, LayerConfig, MixerConfig, RecurrentWidths};
 use crate::model::sequence::Sizes;
 
 /// Bytes of scratch for a pass of these sizes; `None` if they exceed 2^64.
@@ -43,6 +44,7 @@ pub struct Buffers<'a> {
     /// Gates and input of a convolution, `[n_batch, padded(3 * n_embd)]`.
     pub(super) conv: &'a mut [f32],
     pub(super) recurrent: RecurrentBuffers<'a>,
+    pub(super) latent: LatentBuffers<'a>,
     /// `[n_batch, padded(n_ff)]`, as `up`.
     pub(super) gate: &'a mut [f32],
     pub(super) up: &'a mut [f32],
@@ -131,15 +133,19 @@ impl<'a> Buffers<'a> {
         let has_conv = config.layers.iter().any(|layer| matches!(layer.mixer, MixerConfig::ShortConv { .. }));
         let gated_width = config.attention_max(|attention| attention.gate.map_or(0, |_| attention.output_width()));
         let mixed = config.attention_max(AttentionConfig::output_width);
+        let latent = config.latent_max(LatentConfig::output_width).max(config.latent_max(|latent| latent.q_rank));
         // The gate of a layer's own embedding takes the place of that of the feed-forward part.
         let n_ff = n_ff.max(config.n_embd_per_layer);
         let is_apart = config.layers.iter().any(|layer| layer.experts().is_some_and(|experts| experts.apart));
-        let record = [config.experts_width(), mixed, config.recurrent_widths().values, n_ff]
+        let record = [config.experts_width(), mixed, latent, config.recurrent_widths().values, n_ff]
             .map(|cols| ActivationLayout::new(cols).bytes())
             .into_iter()
             .max();
-        let n_partials = sizes.sequences * config.attention_max(|attention| attention.n_kv_heads);
-        let partials_len = partials_len(sizes.ctx, config.attention_max(|attention| attention.value_dim));
+        let heads = config.attention_max(|attention| attention.n_kv_heads);
+        let n_partials = sizes.sequences * heads.max(config.latent_max(LatentConfig::head_blocks));
+        let partials_len =
+            partials_len(sizes.ctx, config.attention_max(|attention| attention.value_dim), RANGE_KEYS_MIN)
+                .max(partials_len(sizes.ctx, config.latent_max(|latent| latent.kv_rank), LATENT_KEYS_MIN));
         let [kernel_bytes, gathered_bytes] = worker_bytes(config, sizes);
         Buffers {
             x: carver.take(n * padded(e)),
@@ -147,12 +153,13 @@ impl<'a> Buffers<'a> {
             apart: carver.take(if is_apart { n * padded(e) } else { 0 }),
             per_layer: carver.take(n * padded(config.n_layers() * config.n_embd_per_layer)),
             acts: ActivationBuffer::new(carver.take(n.max(sizes.n_logits) * record.unwrap_or(0))),
-            q: carver.take(n * widest(AttentionConfig::q_width)),
+            q: carver.take(n * widest(AttentionConfig::q_width).max(padded(config.latent_max(LatentConfig::q_width)))),
             k: carver.take(n * widest(AttentionConfig::k_width)),
             v: carver.take(n * widest(AttentionConfig::v_width)),
             head_gates: carver.take(n * padded(gated_width)),
             conv: carver.take(if has_conv { n * padded(3 * e) } else { 0 }),
             recurrent: RecurrentBuffers::cut(carver, config, n),
+            latent: LatentBuffers::cut(carver, config, n),
             gate: carver.take(n * padded(n_ff)),
             up: carver.take(n * padded(n_ff)),
             shared_gates: carver.take(if config.layers.iter().any(has_shared_expert) { n } else { 0 }),
@@ -203,6 +210,7 @@ fn has_shared_expert(layer: &LayerConfig) -> bool {
 /// Bytes of a worker's scratch: what its kernels need, and room for the activations of a group of rows.
 fn worker_bytes(config: &Config, sizes: &Sizes) -> [usize; 2] {
     let head_dim = config.attention_max(|attention| attention.key_dim.max(attention.value_dim));
-    let kernels = sizes.tile.scratch_bytes().max(attend_scratch(head_dim) * size_of::<f32>());
+    let latent = config.latents().map(|latent| latent_scratch(latent.row_dim(), latent.kv_rank)).max().unwrap_or(0);
+    let kernels = sizes.tile.scratch_bytes().max(attend_scratch(head_dim).max(latent) * size_of::<f32>());
     [kernels, Routed::gathered_bytes(config, sizes)]
 }

@@ -200,16 +200,16 @@ impl ForwardPass<'_, '_> {
 }
 
 /// Rows by group.
-struct Groups<'g> {
-    expert_of: &'g [u32],
-    cuts: &'g [u32],
+pub(super) struct Groups<'g> {
+    pub expert_of: &'g [u32],
+    pub cuts: &'g [u32],
     /// Which record is a row's; `None` if row and record go together.
-    token_of: Option<&'g [u32]>,
+    pub token_of: Option<&'g [u32]>,
 }
 
 /// Products of the rows of every group with the group's maps in all of `maps`, under one barrier. Of `out`, a group
 /// takes as many rows as it has, once for each map in turn.
-fn multiply_groups<const N: usize>(
+pub(super) fn multiply_groups<const N: usize>(
     Tools { kernels, team, region, tile }: Tools<'_>,
     workers: &[Mutex<WorkerScratch<'_>>],
     (records, n_records): (&mut ActivationBuffer<'_>, usize),

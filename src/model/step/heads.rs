@@ -6,8 +6,9 @@ use super::product::multiply_some;
 use super::rotation::Rotation;
 use super::rows::{each_row, padded, share};
 use crate::kernels::{Kernels, Partition, RowNorm};
-use crate::model::cache::{LayerPages, PAGE_TOKENS};
+use crate::model::cache::LayerPages;
 use crate::model::config::{HEAD_DIM_MAX, Pairing, QueryTemperature};
+use crate::model::sequence::SequenceSlice;
 use crate::model::weights::AttentionWeights;
 use crate::quant::PANEL_ROWS;
 
@@ -25,12 +26,8 @@ struct HeadSteps<'s> {
 
 impl HeadSteps<'_> {
     fn rotate(&self, head: &mut [f32], token: usize) {
-        let Some((Rotation { frequencies, cos, sin, .. }, pairing)) = self.rotation else { return };
-        let half = frequencies.len();
-        let (cos, sin) = (&cos[token * half..][..half], &sin[token * half..][..half]);
-        match pairing {
-            Pairing::Neighbours => self.kernels.rope_pairs(&mut head[..2 * half], cos, sin),
-            Pairing::Halves => self.kernels.rope_halves(&mut head[..2 * half], cos, sin),
+        if let Some((rotation, pairing)) = self.rotation {
+            rotation.turn((self.kernels, pairing), head, token);
         }
     }
 
@@ -59,8 +56,14 @@ fn clamp(limit: Option<f32>, x: &mut [f32]) {
     }
 }
 
+/// The position of a token of a pass.
+pub(super) fn position_of(slices: &[SequenceSlice<'_>], token: usize) -> usize {
+    let slice = slices[slices.partition_point(|slice| slice.first <= token) - 1];
+    slice.position + token - slice.first
+}
+
 impl QueryTemperature {
-    fn factor(&self, position: usize) -> f32 {
+    pub(super) fn factor(&self, position: usize) -> f32 {
         1.0 + self.beta * (1.0 + ((position + self.offset) / self.length) as f32).ln()
     }
 }
@@ -129,21 +132,13 @@ impl ForwardPass<'_, '_> {
         let pages = attn.k.as_ref().map(|_| pages);
         let keys = (&**k, padded(config.k_width()));
         let values = if attn.v.is_some() { (&**v, padded(config.v_width())) } else { keys };
-        // The position of every token, for queries that are scaled by it.
-        let position_of = |token: usize| {
-            let slice = slices[slices.partition_point(|slice| slice.first <= token) - 1];
-            slice.position + token - slice.first
-        };
         share(team, n, &|worker| {
             let mut ready = [0f32; HEAD_DIM_MAX];
             while let Some(mut block) = pages.as_ref().and_then(|pages| pages.next_for(worker)) {
                 let head = block.col0 / layout.head_bytes();
                 let write = writes[block.band];
-                let (slice, start) = (&slices[write.slice as usize], write.index as usize * PAGE_TOKENS);
-                let positions = slice.position.max(start)..(slice.position + slice.n).min(start + PAGE_TOKENS);
                 let (key_bytes, value_bytes) = block.row(0).split_at_mut(layout.key_bytes());
-                for position in positions {
-                    let (token, at) = (slice.first + position - slice.position, position - start);
+                for (token, at) in write.tokens(slices) {
                     let key = &mut ready[..key_dim];
                     key.copy_from_slice(&keys.0[token * keys.1 + head * key_dim..][..key_dim]);
                     k_steps.prepare(key, head, token);
@@ -166,7 +161,7 @@ impl ForwardPass<'_, '_> {
                         q_steps.prepare(head, first + i, token);
                     }
                     if let Some(temperature) = &config.temperature {
-                        let factor = temperature.factor(position_of(token));
+                        let factor = temperature.factor(position_of(slices, token));
                         block.row(t).iter_mut().for_each(|x| *x *= factor);
                     }
                 }

@@ -1,6 +1,7 @@
 //! Which part of a pass is where: pages that are written, and how attention is shared out.
 
-use crate::kernels::{QUERY_ROWS_MAX, Window, key_ranges};
+use super::attend::Shares;
+use crate::kernels::key_ranges;
 use crate::model::cache::{CachePlan, PAGE_TOKENS, POOLS_MAX};
 use crate::model::config::Config;
 use crate::model::sequence::{SequenceSlice, Sizes};
@@ -25,6 +26,16 @@ pub(super) struct Write {
     pub slice: u32,
     /// Which page of its sequence.
     pub index: u32,
+}
+
+impl Write {
+    /// The tokens whose positions it has, and where in the page each goes.
+    pub(super) fn tokens(self, slices: &[SequenceSlice<'_>]) -> impl Iterator<Item = (usize, usize)> {
+        let (slice, start) = (&slices[self.slice as usize], self.index as usize * PAGE_TOKENS);
+        let (first, position) = (slice.first, slice.position);
+        let positions = position.max(start)..(position + slice.n).min(start + PAGE_TOKENS);
+        positions.map(move |at| (first + at - position, at - start))
+    }
 }
 
 /// Tokens of one slice that are worked on together, head by head.
@@ -78,7 +89,7 @@ impl Lists {
     pub(super) fn list_bands(
         &mut self,
         slices: &[SequenceSlice<'_>],
-        (heads, group, window): (usize, usize, Window),
+        &Shares { heads, group, window, rows_max, keys_min, .. }: &Shares,
         workers: usize,
     ) {
         self.cuts.clear();
@@ -88,8 +99,8 @@ impl Lists {
         let mut n_tasks = 0;
         for (number, &SequenceSlice { first, n, position, .. }) in slices.iter().enumerate() {
             let (n_rows, first_key) = (n * group, window.first(position) / PAGE_TOKENS * PAGE_TOKENS);
-            let (n_ranges, range_len) = key_ranges(position + n - first_key, n_rows);
-            if n_rows <= QUERY_ROWS_MAX && n_ranges > 1 {
+            let (n_ranges, range_len) = key_ranges(position + n - first_key, n_rows, keys_min);
+            if n_rows <= rows_max && n_ranges > 1 {
                 self.ranged.push(Ranged { slice: number, first_task: n_tasks, n_ranges, range_len });
                 n_tasks += heads * n_ranges;
                 self.cuts.push((first + n) as u32);
@@ -97,7 +108,7 @@ impl Lists {
                 continue;
             }
             // As many rows at once as a call takes; half of them where that leaves too few blocks to share out evenly.
-            let (fewest, most) = (n.div_ceil(QUERY_ROWS_MAX / group), n.div_ceil((QUERY_ROWS_MAX / 2 / group).max(1)));
+            let (fewest, most) = (n.div_ceil(rows_max / group), n.div_ceil((rows_max / 2 / group).max(1)));
             let band = n.div_ceil((4 * workers).div_ceil(heads).clamp(fewest, most));
             for start in (0..n).step_by(band) {
                 self.cuts.push((first + n.min(start + band)) as u32);

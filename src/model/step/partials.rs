@@ -1,6 +1,7 @@
 //! What the attention of one KV head over ranges of keys has come to, and how ranges become one.
 
-use crate::kernels::{ActivationLayout, merge};
+use crate::bytes;
+use crate::kernels::merge;
 
 /// What the attention of one KV head over ranges of keys has come to.
 pub(super) struct Partials<'a> {
@@ -18,19 +19,19 @@ impl Partials<'_> {
         part[values.len()] = log_sum;
     }
 
-    /// The merged results of `n` tokens and the heads of a group into the records of the tokens, from head `first_head` on.
+    /// The merged results of `n` tokens and the heads of a group into the values that the records of the tokens begin with,
+    /// from head `first_head` on.
     pub(super) fn put_merged(
         &self,
         records: &mut [u8],
-        layout: ActivationLayout,
+        stride: usize,
         (n, group, value_dim): (usize, usize, usize),
         first_head: usize,
     ) {
         let rows = self.rows.chunks_exact(value_dim + 1).take(n * group);
         for (row, part) in rows.enumerate() {
-            let record = &mut records[row / group * layout.bytes()..][..layout.bytes()];
-            let at = (first_head + row % group) * value_dim;
-            layout.values_mut(record)[at..][..value_dim].copy_from_slice(&part[..value_dim]);
+            let at = row / group * stride + (first_head + row % group) * value_dim * 4;
+            bytes::cast_mut(&mut records[at..][..value_dim * 4]).copy_from_slice(&part[..value_dim]);
         }
     }
 

@@ -1,6 +1,8 @@
 //! Cosines and sines of the positions of a pass.
 
 use super::carver::Carver;
+use crate::kernels::Kernels;
+use crate::model::config::Pairing;
 use crate::model::rope::Rope;
 use crate::model::sequence::{SequenceSlice, Sizes};
 
@@ -22,6 +24,16 @@ impl<'a> Rotation<'a> {
         rope.frequencies(factors, frequencies);
         let (cos, sin) = (carver.take(sizes.n_batch * half), carver.take(sizes.n_batch * half));
         Rotation { magnitude: f64::from(rope.magnitude), frequencies, cos, sin }
+    }
+
+    /// Turns the first values of a head by its token's position.
+    pub(super) fn turn(&self, (kernels, pairing): (&Kernels, Pairing), head: &mut [f32], token: usize) {
+        let half = self.frequencies.len();
+        let (cos, sin) = (&self.cos[token * half..][..half], &self.sin[token * half..][..half]);
+        match pairing {
+            Pairing::Neighbours => kernels.rope_pairs(&mut head[..2 * half], cos, sin),
+            Pairing::Halves => kernels.rope_halves(&mut head[..2 * half], cos, sin),
+        }
     }
 
     /// Of the positions of one sequence's tokens.
