@@ -27,7 +27,8 @@ class Model:
     tokens: int = 320  # of a golden
     step: int = 0  # from one kept position of a golden to the next, where the mean of fewer would be too uncertain
     golden: bool = True  # kept in tests/golden
-    large: bool = False  # some hundred MB
+    large: bool = False  # some hundred MB and more; with a longer context
+    vocab: int = 0  # tokens, of which all but some hundred are unused
 
 
 def quantised(model, kind, **sizes):
@@ -81,14 +82,16 @@ class File:
         """A token for every byte, some merges, two control tokens."""
         w = self.writer
         tokens, kinds, merges = vocabulary(n_merges)
+        unused = range(len(tokens), self.model.vocab)
+        tokens, kinds = tokens + [f"[unused{i}]" for i in unused], kinds + [gguf.TokenType.UNUSED] * len(unused)
         self.n_vocab = len(tokens)
         w.add_tokenizer_model("gpt2")
         w.add_tokenizer_pre(pre)
         w.add_token_list(tokens)
         w.add_token_types(kinds)
         w.add_token_merges(merges)
-        w.add_bos_token_id(len(tokens) - 2)
-        w.add_eos_token_id(len(tokens) - 1)
+        w.add_bos_token_id(len(tokens) - len(unused) - 2)
+        w.add_eos_token_id(len(tokens) - len(unused) - 1)
         w.add_add_bos_token(bos)
         w.add_vocab_size(len(tokens))
 
@@ -96,7 +99,7 @@ class File:
         """The usual keys of a decoder, and the vocabulary. `heads`, `kv` and `ff`: one number, or one for each layer; what
         is None is left out."""
         usual = {
-            "block_count": layers, "context_length": 512, "embedding_length": embd, "feed_forward_length": ff,
+            "block_count": layers, "context_length": 32_768 if self.model.large else 512, "embedding_length": embd, "feed_forward_length": ff,
             "attention.head_count": heads, "attention.head_count_kv": kv,
             "attention.key_length": head_dim, "attention.value_length": head_dim,
             "rope.dimension_count": rope_dim or head_dim, "rope.freq_base": base,
