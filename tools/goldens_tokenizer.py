@@ -36,6 +36,7 @@ deepseek-coder
 deepseek-v3 hunyuan-dense joyai-llm hy_v4
 spark2_5
 youtu
+tiny_aya cohere2moe
 jais-2
 seed-coder
 ufakzeka

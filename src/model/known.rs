@@ -131,7 +131,7 @@ const KNOWN: &[Known] = &[
     lacks("t5", "T5, Flan-T5", "an encoder beside the decoder", ""),
     lacks("t5encoder", "T5, encoder", ENCODER, ""),
     runs("jais", "Jais"),
-    lacks("jais2", "Jais 2", "proof of its answers", "nemotron"),
+    runs("jais2", "Jais 2"),
     runs("nemotron", "Nemotron 4, Minitron"),
     runs("nemotron_h", "Nemotron H, Nano 9B v2"),
     runs("nemotron_h_moe", "Nemotron 3 Nano and Super"),
@@ -198,7 +198,7 @@ const KNOWN: &[Known] = &[
     lacks("glm5-next", "GLM-5.3-Flash", KDA, "deepseek2"),
     lacks("talkie", "Talkie", "gains of layers", "llama"),
     runs("mellum", "Mellum 2"),
-    lacks("nanbeige", "Nanbeige 4", "layers that are run several times", "llama"),
+    runs("nanbeige", "Nanbeige 4"),
     lacks("qwen3tts", "Qwen3-TTS", NOT_TEXT, ""),
     lacks("pockettts", "Pocket TTS", NOT_TEXT, ""),
 ];

@@ -28,9 +28,11 @@ enum Stage {
     TrailingSpace,
     /// Numbers in threes, counted from their end; what lies before a number goes with its first digits.
     Thousands,
+    /// Digits before the end of a word in threes, counted from that end: `\d{1,3}(?=(?:\d{3})*\b)`, in ASCII.
+    Threes,
 }
 
-use Stage::{Cut, Thousands, TrailingSpace};
+use Stage::{Cut, Thousands, Threes, TrailingSpace};
 
 const GPT2: Stage = Cut(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+");
 const LLAMA3: Stage = Cut(
@@ -86,6 +88,12 @@ const EXAONE_MOE: Stage = Cut(
 );
 const AFMOE: &[Stage] =
     &[Thousands, Cut(r"[一-鿿㐀-䶿\u{f900}-\u{faff}぀-ゟ゠-ヿ･-ﾟ⼀-⿟เ-๿຀-໿ក-៿က-႟ꩠ-ꩿꧠ-꧿가-힯ᄀ-ᇿ]+"), DEEPSEEK3[2]];
+const TINY_AYA: &[Stage] = &[
+    Threes,
+    Cut(
+        r"[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    ),
+];
 const SENTENCE_MARKS: Stage = Cut(r" ?[^(\s|.,!?…。，、।۔،)]+");
 /// Gemma 4 merges across blanks, but not across the ends of lines.
 const LINES: Stage = Cut(r"[^\n]+|[\n]+");
@@ -167,6 +175,7 @@ const ALL: &[Pre] = &[
     pre(&["kimi-k2"], &[KIMI_K2]),
     pre(&["exaone-moe"], &[EXAONE_MOE]),
     pre(&["afmoe"], AFMOE),
+    pre(&["tiny_aya", "cohere2moe"], TINY_AYA),
     pre(&["jais-2"], &[JAIS2]),
     pre(
         &["seed-coder"],
@@ -219,6 +228,7 @@ enum Compiled {
     Cut(Box<Pattern>),
     TrailingSpace,
     Thousands,
+    Threes,
 }
 
 impl Splitter {
@@ -228,6 +238,7 @@ impl Splitter {
             Cut(expression) => Compiled::Cut(Box::new(Pattern::compile(expression))),
             TrailingSpace => Compiled::TrailingSpace,
             Thousands => Compiled::Thousands,
+            Threes => Compiled::Threes,
         });
         Splitter { stages: compiled.collect() }
     }
@@ -249,6 +260,7 @@ fn split(stages: &[Compiled], text: &str, word: &mut dyn FnMut(&str)) {
     match stage {
         Compiled::Cut(pattern) => pattern.split(text, &mut piece),
         Compiled::Thousands => thousands(text, &mut piece),
+        Compiled::Threes => threes(text, &mut piece),
         Compiled::TrailingSpace => {
             let body = text.trim_end_matches(|c| class(c) == SPACE);
             for part in [body, &text[body.len()..]] {
@@ -282,6 +294,32 @@ fn thousands(text: &str, piece: &mut dyn FnMut(&str)) {
         let end = chars.peek().map_or(text.len(), |&(at, _)| at);
         piece(&text[begun..end]);
         begun = end;
+    }
+    if begun < text.len() {
+        piece(&text[begun..]);
+    }
+}
+
+/// Cuts off what lies before a number of ASCII digits, its first one to three digits, then threes; a number that a letter
+/// or `_` follows is left as it is.
+fn threes(text: &str, piece: &mut dyn FnMut(&str)) {
+    let bytes = text.as_bytes();
+    let (mut begun, mut at) = (0, 0);
+    while at < bytes.len() {
+        let n = bytes[at..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+        let end = at + n;
+        if n > 0 && !bytes.get(end).is_some_and(|&byte| byte.is_ascii_alphabetic() || byte == b'_') {
+            if begun < at {
+                piece(&text[begun..at]);
+            }
+            begun = at + (n - 1) % 3 + 1;
+            piece(&text[at..begun]);
+            while begun < end {
+                piece(&text[begun..begun + 3]);
+                begun += 3;
+            }
+        }
+        at = end.max(at + 1);
     }
     if begun < text.len() {
         piece(&text[begun..]);
@@ -337,6 +375,10 @@ mod tests {
     #[test]
     fn staged_cuts() {
         assert_eq!(cut("starcoder", "a 12 b"), ["a", " ", "1", "2", " b"]);
+        assert_eq!(
+            cut("tiny_aya", "x1234 12345678a 1234_"),
+            ["x", "1", "234", " ", "123", "456", "78", "a", " ", "123", "4", "_"]
+        );
         assert_eq!(cut("default", "x12345, y"), ["x", "123", "45", ",", " y"]);
         assert_eq!(
             cut("deepseek-llm", "Hi  there!\n  汉字 12  "),

@@ -92,7 +92,7 @@ DENSE = dict(embd=40, windows=[1, 1, 0, 1], heads=4, kv=(1, 2), dims=(16, 10), r
 # As E2B: layers that read others' keys and values have wider feed-forward parts.
 SMALL = dict(embd=36, windows=[1, 1, 0, 1, 0], heads=4, kv=(1, 1), dims=(16, 8), rotated=(4, 8), window=25,
              ff=[40] * 3 + [56] * 2, value_layers=(2,), shared=2, per_layer=12)
-WIDE = dict(embd=256, heads=4, kv=(1, 2), dims=(64, 32), rotated=(16, 32))
+WIDE = dict(embd=256, heads=8, kv=(1, 2), dims=(64, 32), rotated=(16, 32))
 
 MODELS = {
     "gemma-f32": Model("gemma", gemma, dict(embd=40, layers=2, heads=3, kv=1, head_dim=20, ff=76)),

@@ -58,6 +58,7 @@ mod minimax_m3;
 mod mistral3;
 mod mistral4;
 mod muse_glimmer;
+mod nanbeige;
 mod nemotron;
 mod nemotron_h;
 mod olmo;
@@ -173,7 +174,9 @@ const ALL: &[&Architecture] = &[
     &exaone::ARCHITECTURE,
     &internlm2::ARCHITECTURE,
     &minicpm::ARCHITECTURE,
+    &nanbeige::ARCHITECTURE,
     &nemotron::ARCHITECTURE,
+    &nemotron::JAIS2,
     &orion::ARCHITECTURE,
     &pangu_embedded::ARCHITECTURE,
     &plamo::ARCHITECTURE,

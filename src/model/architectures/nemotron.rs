@@ -11,6 +11,9 @@ use crate::model::step::{Activation, Pairing};
 
 pub(super) const ARCHITECTURE: Architecture = Architecture { config, ..Architecture::new("nemotron", decoder::layer) };
 
+/// Jais 2: the same; heads are rotated as a whole.
+pub(super) const JAIS2: Architecture = Architecture { name: "jais2", ..ARCHITECTURE };
+
 fn config(header: &Header<'_, '_>) -> Result<Config, ModelError> {
     let style = Style { pairing: Pairing::Halves, activation: Activation::ReluSquared, residual: Residual::InTurn };
     Ok(Config { style, norm: NormKind::Layer, gated_ffn: false, ..header.decoder()? })
