@@ -1,16 +1,18 @@
 //! EXAONE 4 (arXiv:2507.11407): OLMo 2's order of norms, but on every head of Q and K. The large model has windows in three
 //! of four layers, and those alone are rotated.
 
+use super::decoder;
 use crate::kernels::Window;
 use crate::model::architecture::Architecture;
 use crate::model::config::Config;
 use crate::model::error::ModelError;
 use crate::model::header::Header;
-use crate::model::step::{Activation, ForwardPass, Pairing};
+use crate::model::step::Pairing;
 use crate::model::tensors::{LayerTensors, QkNorms};
 use crate::model::weights::Layer;
 
-pub(super) const ARCHITECTURE: Architecture = Architecture { config, tensors, ..Architecture::new("exaone4", layer) };
+pub(super) const ARCHITECTURE: Architecture =
+    Architecture { config, tensors, ..Architecture::new("exaone4", decoder::layer) };
 
 /// Layers of the large model.
 const LARGE: usize = 64;
@@ -18,6 +20,7 @@ const LARGE: usize = 64;
 fn config(header: &Header<'_, '_>) -> Result<Config, ModelError> {
     let mut config = header.decoder()?;
     config.has_branch = true;
+    config.style.pairing = Pairing::Halves;
     let len = header.optional("attention.sliding_window", 4096, 1 << 30)?;
     if config.n_layers() == LARGE {
         config.set_windows(Window::Sliding(len), &header.layers_with_window(4)?);
@@ -34,21 +37,4 @@ fn tensors(find: &mut LayerTensors<'_, '_>) -> Result<Layer, ModelError> {
         ffn_post_norm: find.norm("post_ffw_norm")?,
         ..Layer::default()
     })
-}
-
-/// One layer.
-fn layer(pass: &mut ForwardPass<'_, '_>, index: usize, w: &Layer) {
-    let attn = w.attention();
-    pass.norm(&w.attn_norm, &attn.q.weight);
-    pass.project_qkv(attn);
-    pass.prepare_heads(index, attn, Pairing::Halves);
-    pass.attend(index, attn);
-    pass.keep_output_rows(index);
-    pass.add_normed_product(&attn.output, &w.attn_post_norm);
-
-    let ffn = w.dense();
-    pass.norm(&w.ffn_norm, ffn.first());
-    pass.project_gate_up(ffn);
-    pass.activate(ffn, Activation::Silu);
-    pass.add_normed_product(&ffn.down, &w.ffn_post_norm);
 }

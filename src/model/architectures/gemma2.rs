@@ -1,7 +1,7 @@
 //! Gemma 2 (arXiv:2408.00118): Gemma with norms before and after attention and feed-forward layer, a sliding window in every
 //! second layer, and caps on scores and logits.
 
-use super::gemma3;
+use super::{decoder, gemma3};
 use crate::model::architecture::Architecture;
 use crate::model::config::Config;
 use crate::model::error::ModelError;
@@ -11,11 +11,12 @@ use crate::model::tensors::{LayerTensors, QkNorms};
 use crate::model::weights::Layer;
 
 pub(super) const ARCHITECTURE: Architecture =
-    Architecture { config, tensors, ..Architecture::new("gemma2", gemma3::layer) };
+    Architecture { config, tensors, ..Architecture::new("gemma2", decoder::layer) };
 
 fn config(header: &Header<'_, '_>) -> Result<Config, ModelError> {
     let mut config = header.decoder()?;
     config.has_branch = true;
+    config.style = gemma3::STYLE;
     config.embedding_scale = (config.n_embd as f32).sqrt();
     // Both are on whether or not the file has them.
     config.logit_cap = Some(header.positive("final_logit_softcapping")?.unwrap_or(30.0));
