@@ -31,6 +31,11 @@ impl Histogram {
         self.sum_s.set(self.sum_s.get() + seconds);
     }
 
+    /// How many times it took in, and their sum in seconds.
+    pub fn total(&self) -> (u64, f64) {
+        (self.count.get(), self.sum_s.get())
+    }
+
     fn write(&self, name: &str, help: &str, out: &mut String) {
         let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} histogram");
         let mut sum = 0;
@@ -64,6 +69,13 @@ impl Metrics {
     /// Counts a request.
     pub fn count(&self, route: &'static str, status: u16) {
         *self.requests.borrow_mut().entry((route, status)).or_default() += 1;
+    }
+
+    /// Requests that were answered with an error, by route and status.
+    pub fn refused(&self) -> Vec<(&'static str, u16, u64)> {
+        let requests = self.requests.borrow();
+        let errors = requests.iter().filter(|((_, status), _)| *status >= 400);
+        errors.map(|((route, status), n)| (*route, *status, *n)).collect()
     }
 
     /// The text of `/metrics`.
@@ -163,6 +175,10 @@ mod tests {
         for millis in [1, 30, 30, 1_000_000] {
             metrics.duration.observe(Duration::from_millis(millis));
         }
+        metrics.count("/v1/completions", 400);
+        assert_eq!(metrics.refused(), [("/v1/completions", 400, 1)]);
+        let (count, seconds) = metrics.duration.total();
+        assert!(count == 4 && (seconds - 1000.061).abs() < 1e-6, "{count} {seconds}");
         let text = metrics.text(3, None, 5);
         for line in [
             "brim_ready 0",

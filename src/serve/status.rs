@@ -9,7 +9,7 @@ use super::app::App;
 use super::body::Body;
 use super::respond::{not_ready, well};
 use crate::engine::SlotState;
-use crate::sys::file;
+use crate::sys::{file, log};
 
 /// 200 when requests are served, else 503 with the reason and how far it is.
 pub fn health(app: &App) -> Response<Body> {
@@ -67,6 +67,25 @@ pub fn status(app: &App) -> Value {
         status["steps"] = stats.steps.into();
         status["kv_pages"] =
             json!({"all": stats.kv_pages, "used": stats.kv_pages_used, "cached": stats.kv_pages_cached});
+        status["checkpoints"] = json!({
+            "all": stats.checkpoints,
+            "used": stats.checkpoints_used,
+            "taken": stats.checkpoints_taken,
+            "hits": stats.checkpoint_hits,
+        });
+        let (first_token_count, first_token_s) = app.metrics.first_token.total();
+        let refused = app.metrics.refused().into_iter();
+        let refused = refused.map(|(route, status, n)| json!({"route": route, "status": status, "count": n}));
+        status["requests"] = json!({
+            "finished": stats.finished,
+            "cancelled": stats.cancelled,
+            "failed": stats.failed,
+            "first_token_count": first_token_count,
+            "first_token_s": first_token_s,
+            "refused": refused.collect::<Vec<_>>(),
+            "connections_refused": app.metrics.refused_connections.get(),
+            "log_lines_lost": log::lost_lines(),
+        });
         status["has_template"] = served.template(false).is_some().into();
     }
     status
