@@ -111,8 +111,12 @@ impl Formatter for Dumps {
     }
 }
 
-/// A finite number as Python's `repr` has it: shortest digits, an exponent of two digits outside 1e-4 to 1e16.
-fn python_float(value: f64) -> String {
+/// A number as Python's `repr` has it: shortest digits, an exponent of two digits outside 1e-4 to 1e16.
+pub fn python_float(value: f64) -> String {
+    if !value.is_finite() {
+        let sign = if value.is_sign_negative() && !value.is_nan() { "-" } else { "" };
+        return format!("{sign}{}", if value.is_nan() { "nan" } else { "inf" });
+    }
     let scientific = format!("{value:e}");
     let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
     match exponent.parse::<i32>() {
@@ -162,7 +166,14 @@ mod tests {
 
     #[test]
     fn floats_as_python_writes_them() {
-        for (value, want) in [(2.5, "2.5"), (1.0, "1.0"), (1e16, "1e+16"), (1.5e-7, "1.5e-07"), (1e-4, "0.0001")] {
+        for (value, want) in [
+            (2.5, "2.5"),
+            (1.0, "1.0"),
+            (1e16, "1e+16"),
+            (1.5e-7, "1.5e-07"),
+            (1e-4, "0.0001"),
+            (f64::NEG_INFINITY, "-inf"),
+        ] {
             assert_eq!(python_float(value), want);
         }
     }

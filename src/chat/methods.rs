@@ -1,7 +1,7 @@
 //! Python's methods on strings, mappings and lists, as far as chat templates call them.
 
 use minijinja::formatting::{FormatStyle, format};
-use minijinja::value::{ValueKind, from_args};
+use minijinja::value::{Kwargs, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State, Value};
 
 /// What minijinja calls for a method it does not have.
@@ -59,7 +59,15 @@ fn string(text: &str, method: &str, args: &[Value]) -> Result<Value, Error> {
             let (separator, most): (Option<&str>, Option<i64>) = from_args(args)?;
             split(text, separator, most, method == "rsplit")?
         }
-        "splitlines" => text.lines().collect(),
+        "splitlines" => {
+            let (keep_ends, further): (Option<bool>, Kwargs) = from_args(args)?;
+            let keep_ends = match keep_ends {
+                Some(keeps) => keeps,
+                None => further.get::<Option<bool>>("keepends")?.unwrap_or(false),
+            };
+            further.assert_all_used()?;
+            lines(text, keep_ends).collect()
+        }
         "replace" => {
             let (old, new, most): (&str, &str, Option<i64>) = from_args(args)?;
             match most.and_then(|n| usize::try_from(n).ok()) {
@@ -105,6 +113,24 @@ fn string(text: &str, method: &str, args: &[Value]) -> Result<Value, Error> {
         "isupper" => (text.chars().any(char::is_uppercase) && !text.chars().any(char::is_lowercase)).into(),
         "islower" => (text.chars().any(char::is_lowercase) && !text.chars().any(char::is_uppercase)).into(),
         _ => return Err(unknown(&text.into(), method)),
+    })
+}
+
+/// The lines of a text, by all that Python takes for the end of one.
+fn lines(mut text: &str, keep_ends: bool) -> impl Iterator<Item = Value> {
+    const ENDS: [char; 10] =
+        ['\n', '\r', '\u{b}', '\u{c}', '\u{1c}', '\u{1d}', '\u{1e}', '\u{85}', '\u{2028}', '\u{2029}'];
+    std::iter::from_fn(move || {
+        let at = text.find(ENDS).unwrap_or(text.len());
+        let end = match text[at..].chars().next() {
+            Some('\r') if text[at..].starts_with("\r\n") => at + 2,
+            Some(c) => at + c.len_utf8(),
+            None if text.is_empty() => return None,
+            None => at,
+        };
+        let line = &text[..if keep_ends { end } else { at }];
+        text = &text[end..];
+        Some(line.into())
     })
 }
 

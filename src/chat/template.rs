@@ -6,7 +6,7 @@
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Value;
-use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior};
+use minijinja::{AutoEscape, Environment, ErrorKind, Output, State, UndefinedBehavior, escape_formatter};
 
 use super::error::{Cause, ChatError};
 use super::prompt::Prompt;
@@ -22,8 +22,11 @@ pub struct ChatTemplate {
 
 const NAME: &str = "chat";
 
-/// Work a template may do: far above what any published one needs for a long chat, and short of a hang.
+/// Work a template may do: far above what any published one needs for a chat, and short of a hang.
 const FUEL: u64 = 10_000_000;
+
+/// And more for each byte of what it gets to see: some look at all messages for each message.
+const FUEL_PER_BYTE: u64 = 256;
 
 impl ChatTemplate {
     /// Compiles a template. `origin` is the file or name it was asked for by, `None` for the model's own.
@@ -51,23 +54,28 @@ impl ChatTemplate {
         let mut environment = Environment::new();
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(shown)?;
         environment.set_syntax(syntax);
-        environment.set_fuel(Some(FUEL));
         environment.set_undefined_behavior(UndefinedBehavior::Lenient);
         environment.set_unknown_method_callback(methods::call);
         environment.set_auto_escape_callback(|_| AutoEscape::None);
         environment.add_test("iterable", methods::is_iterable);
         environment.add_test("sequence", methods::is_sequence);
+        environment.set_formatter(printed);
         environment.add_filter("tojson", json::tojson);
+        environment.add_filter("string", |value: &Value| as_python(value).unwrap_or_else(|| value.to_string()));
         environment.add_function("raise_exception", |message: String| -> Result<String, minijinja::Error> {
             Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
         });
-        environment.add_template_owned(NAME, without_generation_marks(source)).map_err(shown)?;
+        // A source has one kind of line, whatever its file has.
+        let source = source.replace("\r\n", "\n").replace('\r', "\n");
+        environment.add_template_owned(NAME, without_generation_marks(&source)).map_err(shown)?;
         Ok(ChatTemplate { environment, origin: None })
     }
 
     /// The text of what [`Prompt::written`] gave.
     pub(super) fn rendered(&self, written: &[u8]) -> Result<String, String> {
-        let template = self.environment.get_template(NAME).map_err(shown)?;
+        let mut environment = self.environment.clone();
+        environment.set_fuel(Some(FUEL + FUEL_PER_BYTE * written.len() as u64));
+        let template = environment.get_template(NAME).map_err(shown)?;
         let mut written = WireReader(written);
         let read = written.number().zip(written.number());
         let read = read.and_then(|(now, n)| Some((Time::from_unix(now), written.pairs(n)?)));
@@ -76,6 +84,20 @@ impl ChatTemplate {
         let all = std::iter::once(("strftime_now", strftime_now)).chain(pairs);
         template.render(Value::from_pairs(all)).map_err(shown)
     }
+}
+
+/// Prints a value. Texts, which most are, go the library's way.
+fn printed(out: &mut Output, state: &mut State, value: &Value) -> Result<(), minijinja::Error> {
+    match as_python(value) {
+        Some(text) => Ok(out.write_str(&text)?),
+        None => escape_formatter(out, state, value),
+    }
+}
+
+/// A number with a fraction as Python prints it; `None` for what the library prints alike.
+fn as_python(value: &Value) -> Option<String> {
+    let is_float = value.is_number() && !value.is_integer();
+    is_float.then(|| f64::try_from(value.clone()).ok().map(json::python_float)).flatten()
 }
 
 /// An error with its place in the template.
@@ -149,6 +171,12 @@ mod tests {
             ("a\n  {%- generation -%}\n b {% endgeneration %} c", "ab  c"),
             ("{% set n = namespace(x=1) %}{% for m in messages %}{% set n.x = n.x + 1 %}{% endfor %}{{ n.x }}", "2"),
             ("{{ bos_token }}{{ eos_token }}", "<s></s>"),
+            ("{{ 1e-7 }} {{ 1e22 }} {{ 1e16 }} {{ 123456789.25 }} {{ 2.0 }}", "1e-07 1e+22 1e+16 123456789.25 2.0"),
+            ("{{ 1e-7 | string }}|{{ (1e-7 | string) ~ 'x' }}|{{ 7 | string }}", "1e-07|1e-07x|7"),
+            ("{{ 'a\\nb\\r\\nc'.splitlines() }}", "['a', 'b', 'c']"),
+            ("{{ 'a\\nb\\r\\n\\nc'.splitlines(true) | tojson }}", "[\"a\\n\", \"b\\r\\n\", \"\\n\", \"c\"]"),
+            ("{{ 'a\\n'.splitlines(keepends=True) | length }}{{ ''.splitlines() | length }}", "10"),
+            ("{% if true %}\r\n x\r\n{% endif %}\r\ny\rz\r\n", " x\ny\nz"),
             ("{{ messages[0].role | tojson }}", "\"user\""),
             ("{{ messages[0].get('name', 'nobody') }}", "nobody"),
             ("{{ messages[::-1][0].content }}", "x"),
@@ -166,6 +194,15 @@ mod tests {
         ] {
             assert_eq!(render(template, &[Message::text(Role::User, "x")]).unwrap(), want, "{template}");
         }
+    }
+
+    #[test]
+    fn long_chats_have_fuel_for_templates_that_look_at_all_messages_for_each() {
+        let messages: Vec<Message> =
+            (0..1500).map(|i| Message::text(Role::User, format!("{i} {}", "x".repeat(200)))).collect();
+        let template = "{% for m in messages %}{% set ns = namespace(n=0) %}{% for o in messages %}\
+                        {% if o.role == m.role %}{% set ns.n = ns.n + 1 %}{% endif %}{% endfor %}{% endfor %}done";
+        assert_eq!(render(template, &messages).unwrap(), "done");
     }
 
     #[test]
