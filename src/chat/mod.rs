@@ -2,6 +2,8 @@
 
 mod bounds;
 mod error;
+mod generic;
+mod ids;
 mod json;
 mod message;
 mod methods;
@@ -14,6 +16,8 @@ mod time;
 mod wire;
 
 pub use error::ChatError;
+pub use generic::tools_as_text;
+pub use ids::short_ids;
 pub use message::{Message, Role, ToolCall};
 pub use own::{own, own_names};
 pub use prompt::Prompt;

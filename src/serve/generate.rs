@@ -15,7 +15,7 @@ use super::error::ApiError;
 use super::job::Job;
 use super::masks::{Pending, Session};
 use super::model::Served;
-use super::output::{Delta, Family, Output, held};
+use super::output::{Delta, Output, Stops};
 use crate::engine::{Event, Finish, RequestError, Step, SubmitError, Ticket};
 use crate::tokenizer::Decoder;
 
@@ -95,17 +95,14 @@ struct Constraint {
 struct Choice {
     ticket: Option<Ticket>,
     decoder: Decoder,
-    stops: Vec<String>,
-    /// Text that may be the beginning of a stop text.
-    text: String,
-    /// Bytes of text before `text`.
-    released: usize,
-    /// Tokens whose text is not released, with where it begins.
+    /// Bytes of text so far.
+    n_bytes: usize,
+    /// Tokens whose text is not certain, with where it begins.
     tokens: VecDeque<(usize, TokenInfo)>,
     wants_tokens: bool,
     ignore_eos: bool,
     output: Output,
-    has_called: bool,
+    stops: Stops,
     marks: &'static [&'static str],
     constraint: Option<Constraint>,
 }
@@ -124,8 +121,7 @@ impl Generation {
                 Some((grammar, param)) => {
                     let session = served.masks.open(grammar, param).await?;
                     let words = served.limits().n_vocab.div_ceil(32);
-                    // A forced call of harmony begins with its header, so nothing comes before it.
-                    let begun = !output.is_reasoning() || (job.expect.family == Family::Harmony && *param == "tools");
+                    let begun = job.constrains_at_once || !output.is_free();
                     let buffer = vec![u32::MAX; words];
                     Some(Constraint { session, begun, waiting: None, buffer })
                 }
@@ -134,14 +130,12 @@ impl Generation {
             let mut choice = Choice {
                 ticket: Some(ticket),
                 decoder: Decoder::new(false),
-                stops: job.options.stop.clone(),
-                text: String::new(),
-                released: 0,
+                n_bytes: 0,
                 tokens: VecDeque::new(),
                 wants_tokens: job.options.n_top_logprobs.is_some(),
                 ignore_eos: job.options.ignore_eos,
                 output,
-                has_called: false,
+                stops: Stops::new(job.options.stop.clone()),
                 marks: job.expect.family.marks(),
                 constraint,
             };
@@ -269,7 +263,7 @@ impl Choice {
     /// Sees to it that the next token gets its mask; `token` is the one before.
     fn ask_for_mask(&mut self, token: Option<u32>) {
         let (Some(constraint), Some(ticket)) = (&mut self.constraint, &self.ticket) else { return };
-        let after = match (constraint.begun, self.output.is_reasoning()) {
+        let after = match (constraint.begun, self.output.is_free()) {
             (true, _) => token,
             (false, true) => {
                 constraint.buffer.fill(u32::MAX);
@@ -292,70 +286,75 @@ impl Choice {
             // The end follows.
             return;
         }
-        let begins = self.released + self.text.len();
+        let begins = self.n_bytes;
+        let mut text = String::new();
         if tokenizer.is_control(token) {
             let mark = std::str::from_utf8(tokenizer.text(token)).ok().filter(|text| self.marks.contains(text));
             if let Some(mark) = mark {
-                self.decoder.finish(&mut self.text);
-                self.text.push_str(mark);
+                self.decoder.finish(&mut text);
+                text.push_str(mark);
             }
         } else {
-            self.decoder.push(tokenizer, token, &mut self.text);
+            self.decoder.push(tokenizer, token, &mut text);
         }
         if self.wants_tokens {
             let top = step.top[..usize::from(step.n_top)].to_vec();
             self.tokens.push_back((begins, TokenInfo { token, logprob: step.logprob, top }));
         }
-        match self.stop_text() {
-            Some((at, stop)) => {
-                self.text.truncate(at);
-                // What comes after the stop text is nobody's: to drop the ticket ends it.
-                self.finish_with(Reason::StopText(stop), batch, false);
-            }
+        // What comes after a stop text, or after the only call, is nobody's: to drop the ticket ends it.
+        match self.say(&text, batch) {
+            Some(stop) => self.end(Reason::StopText(stop), batch),
+            None if self.output.is_done() => self.end(Reason::Calls, batch),
             None => {
-                let keep = self.stops.iter().map(|stop| held(&self.text, &[stop])).max().unwrap_or(0);
-                self.release(keep, batch);
+                self.release_tokens(batch);
                 self.ask_for_mask(Some(token));
             }
         }
     }
 
-    /// Where a stop text begins, and which.
-    fn stop_text(&self) -> Option<(usize, String)> {
-        let found = self.stops.iter().filter_map(|stop| self.text.find(stop.as_str()).map(|at| (at, stop)));
-        found.min_by_key(|(at, _)| *at).map(|(at, stop)| (at, stop.clone()))
+    /// Takes more text; returns the stop text that came with it.
+    fn say(&mut self, text: &str, batch: &mut Batch) -> Option<String> {
+        let mut deltas = Vec::new();
+        self.output.push(text, &mut deltas);
+        self.n_bytes += text.len();
+        self.filter(deltas, batch)
     }
 
-    /// Releases all text but `keep` bytes at its end.
-    fn release(&mut self, keep: usize, batch: &mut Batch) {
-        let n = self.text.len() - keep;
-        let before = batch.deltas.len();
-        self.output.push(&self.text[..n], &mut batch.deltas);
-        self.has_called |= batch.deltas[before..].iter().any(|delta| matches!(delta, Delta::Call(_)));
-        self.text.drain(..n);
-        self.released += n;
-        while let Some((_, info)) = self.tokens.pop_front_if(|(begins, _)| *begins < self.released || keep == 0) {
+    fn filter(&mut self, deltas: Vec<Delta>, batch: &mut Batch) -> Option<String> {
+        let stopped = self.stops.filter(deltas, &mut batch.deltas)?;
+        let end = self.n_bytes.saturating_sub(self.output.waiting() + stopped.n_bytes);
+        self.tokens.retain(|(begins, _)| *begins < end);
+        Some(stopped.stop)
+    }
+
+    /// Releases tokens whose text is certain to be part of the answer.
+    fn release_tokens(&mut self, batch: &mut Batch) {
+        let waiting = self.stops.waiting();
+        let certain = self.n_bytes.saturating_sub(self.output.waiting() + waiting);
+        while let Some((_, info)) = self.tokens.pop_front_if(|(begins, _)| waiting == 0 || *begins < certain) {
             batch.tokens.push(info);
         }
     }
 
+    /// Takes what is left of an answer that the engine has ended.
     fn finish(&mut self, reason: Reason, batch: &mut Batch) {
-        self.finish_with(reason, batch, true);
+        let mut text = String::new();
+        self.decoder.finish(&mut text);
+        let mut stop = self.say(&text, batch);
+        if stop.is_none() {
+            let mut deltas = Vec::new();
+            self.output.finish(reason == Reason::Length, &mut deltas);
+            stop = self.filter(deltas, batch);
+        }
+        self.end(stop.map_or(reason, Reason::StopText), batch);
     }
 
-    fn finish_with(&mut self, reason: Reason, batch: &mut Batch, whole: bool) {
+    fn end(&mut self, reason: Reason, batch: &mut Batch) {
         self.ticket = None;
         self.constraint = None;
-        if whole {
-            self.decoder.finish(&mut self.text);
-        } else {
-            let end = self.released + self.text.len();
-            self.tokens.retain(|(begins, _)| *begins < end);
-        }
-        self.release(0, batch);
-        let before = batch.deltas.len();
-        self.output.finish(&mut batch.deltas);
-        self.has_called |= batch.deltas[before..].iter().any(|delta| matches!(delta, Delta::Call(_)));
-        batch.finish = Some(if self.has_called && reason != Reason::Length { Reason::Calls } else { reason });
+        self.stops.finish(&mut batch.deltas);
+        batch.tokens.extend(self.tokens.drain(..).map(|(_, info)| info));
+        let has_called = self.output.has_called() && reason != Reason::Length;
+        batch.finish = Some(if has_called { Reason::Calls } else { reason });
     }
 }

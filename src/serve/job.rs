@@ -3,14 +3,14 @@
 use std::rc::Rc;
 
 use hyper::StatusCode;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::error::ApiError;
 use super::fields::{Fields, wrong};
-use super::masks::{Grammar, one_line};
+use super::masks::{Calls, Grammar};
 use super::model::Served;
 use super::output::{Expect, Family};
-use crate::chat::{Message, Prompt, Time};
+use crate::chat::{Message, Prompt, Role, Time, short_ids, tools_as_text};
 use crate::engine::{Generate, OutputKind, Request, RequestError, TOP_LOGPROBS_MAX};
 use crate::sampling::SamplingParams;
 use crate::tokenizer::PromptForm;
@@ -209,6 +209,8 @@ pub struct Chat {
     pub tools: Vec<Value>,
     /// Which may be called.
     pub choice: ToolChoice,
+    /// Several tools may be called at once; `None` if the request does not say.
+    pub parallel_calls: Option<bool>,
     /// What the answer looks like.
     pub format: OutputFormat,
     /// Variables for the template.
@@ -227,6 +229,8 @@ pub struct Job {
     pub expect: Expect,
     /// What it must look like, and the field that says so.
     pub grammar: Option<(Grammar, &'static str)>,
+    /// The grammar speaks of all that is written, thoughts included.
+    pub constrains_at_once: bool,
 }
 
 /// `tools`, checked for what templates rely on.
@@ -276,16 +280,19 @@ impl Chat {
             let text = "this model has no chat template; use /v1/completions, or start the server with --chat-template";
             return Err(ApiError::bad(text).code("no_chat_template"));
         };
-        if !offered.is_empty() && !template.takes_tools {
-            let text = "tools: the chat template of this model does not support tools; leave them out";
-            return Err(ApiError::field("tools", text).code("tools_not_supported"));
-        }
         if self.choice == ToolChoice::Required && offered.is_empty() {
             return Err(ApiError::field("tool_choice", "tool_choice forces a call, but the request has no tools"));
         }
+        let is_about_tools = |message: &Message| message.role == Role::Tool || !message.tool_calls.is_empty();
+        let has_tools = !offered.is_empty() || self.messages.iter().any(is_about_tools);
+        let (family, messages) = match !template.takes_tools && has_tools {
+            true => (Family::Hermes, tools_as_text(&self.messages, &offered, template.has_system)),
+            false if template.has_short_ids => (template.family, short_ids(&self.messages)),
+            false => (template.family, self.messages),
+        };
         let prompt = Prompt {
-            messages: &self.messages,
-            tools: &offered,
+            messages: &messages,
+            tools: if template.takes_tools { &offered[..] } else { &[] },
             add_generation_prompt: true,
             bos: &served.bos,
             eos: &served.eos,
@@ -297,27 +304,50 @@ impl Chat {
             false => ApiError::field(self.field, format!("the chat template cannot render this chat: {e}"))
                 .code("chat_template"),
         })?;
-        let grammar = match (&self.choice, self.format) {
-            (ToolChoice::Required | ToolChoice::Named(_), OutputFormat::Grammar(_, param)) => {
-                return Err(ApiError::field(
-                    param,
-                    format!("{param} cannot be combined with a tool_choice that forces a call"),
-                ));
-            }
-            (ToolChoice::Required | ToolChoice::Named(_), OutputFormat::Text) => {
-                Some((Grammar::Text(call_grammar(template.family, &offered)?), "tools"))
-            }
-            (_, OutputFormat::Grammar(grammar, param)) => Some((grammar, param)),
-            (_, OutputFormat::Text) => None,
+        let is_forced = matches!(self.choice, ToolChoice::Required | ToolChoice::Named(_));
+        let may_be_many = self.parallel_calls != Some(false);
+        let calls = |or: Option<Value>, many: bool| {
+            Grammar::Calls(Box::new(Calls { family, tools: functions(&offered), many, or }))
         };
-        let [thought, _] = template.family.thought();
+        let grammar = match self.format {
+            OutputFormat::Grammar(Grammar::Schema(_), _) | OutputFormat::Text if is_forced => {
+                // A call is no text, of whatever form.
+                let many = self.choice == ToolChoice::Required && self.parallel_calls == Some(true);
+                Some((calls(None, many), "tools"))
+            }
+            OutputFormat::Grammar(_, param) if is_forced => {
+                let text = format!("{param} cannot be combined with a tool_choice that forces a call");
+                return Err(ApiError::field(param, text));
+            }
+            // Harmony writes calls beside the text, on a channel of their own.
+            OutputFormat::Grammar(Grammar::Schema(schema), param)
+                if !offered.is_empty() && family != Family::Harmony =>
+            {
+                Some((calls(Some(schema), may_be_many), param))
+            }
+            OutputFormat::Grammar(grammar, param) => Some((grammar, param)),
+            OutputFormat::Text => None,
+        };
+        let [thought, _] = family.thought();
         let thinking = template.thinks && text.trim_end().ends_with(thought.trim_end());
-        let expect = Expect { family: template.family, tools: Rc::new(offered), thinks: template.thinks, thinking };
+        let expect =
+            Expect { family, tools: Rc::new(offered), thinks: template.thinks, thinking, one_call: !may_be_many };
         if served.config_log_prompts {
             log::info!("prompt: {text:?}");
         }
-        Job::new(served, (self.field, served.prompt_tokens(text, PromptForm::Chat).await?), options, expect, grammar)
+        let prompt = (self.field, served.prompt_tokens(text, PromptForm::Chat).await?);
+        let job = Job::new(served, prompt, options, expect, grammar)?;
+        Ok(Job { constrains_at_once: is_forced && family == Family::Harmony, ..job })
     }
+}
+
+/// What grammars of calls need of tools.
+fn functions(tools: &[Value]) -> Vec<Value> {
+    let function = |tool: &Value| {
+        let function = &tool["function"];
+        serde_json::json!({"function": {"name": function["name"], "parameters": function["parameters"]}})
+    };
+    tools.iter().map(function).collect()
 }
 
 impl Job {
@@ -338,7 +368,7 @@ impl Job {
         })?;
         // An answer that was asked to be longer than there is room is cut off there, with `length`.
         let max_tokens = options.max_tokens.unwrap_or(room).min(room);
-        Ok(Job { prompt: Rc::new(prompt), options, max_tokens, expect, grammar })
+        Ok(Job { prompt: Rc::new(prompt), options, max_tokens, expect, grammar, constrains_at_once: false })
     }
 
     /// What the engine is asked for answer `index`.
@@ -356,98 +386,4 @@ impl Job {
             }),
         })
     }
-}
-
-/// What Gemma 4 writes between the brackets of a call.
-const GEMMA4_VALUES: &str = r#"
-gemma_pairs: gemma_pair ("," gemma_pair)*
-gemma_pair: (/[A-Za-z0-9_.-]+/ | gemma_text) ":" gemma_value
-gemma_value: gemma_text | /-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?/ | "true" | "false" | "null"
-    | "[" (gemma_value ("," gemma_value)*)? "]" | "{" gemma_pairs? "}"
-gemma_text: "<|\"|>" gemma_end
-gemma_end[suffix="<|\"|>"]: /(?s:.*)/
-"#;
-
-/// A Lark grammar for exactly one call of one of `tools`, as the family writes it.
-pub(super) fn call_grammar(family: Family, tools: &[Value]) -> Result<String, ApiError> {
-    let mut lark = String::new();
-    let mut names = Vec::new();
-    let text = |text: &str| Value::String(text.to_owned()).to_string();
-    let mut rules = String::new();
-    for (i, tool) in tools.iter().enumerate() {
-        let name = tool["function"]["name"].as_str().unwrap_or_default();
-        let object = || json!({"type": "object"});
-        let parameters = match &tool["function"]["parameters"] {
-            Value::Null => object(),
-            parameters => parameters.clone(),
-        };
-        let rule = match family {
-            Family::Hermes | Family::Llama3 => {
-                let key = if family == Family::Hermes { "arguments" } else { "parameters" };
-                let properties = json!({"name": {"const": name}, key: parameters});
-                let call = json!({"type": "object", "properties": properties, "required": ["name", key],
-                    "additionalProperties": false});
-                format!("%json {}", one_line(call))
-            }
-            Family::Harmony => {
-                let header = format!("<|channel|>commentary to=functions.{name} <|constrain|>json<|message|>");
-                format!("{} args{i}", text(&header)) + &format!("\nargs{i}: %json {}", one_line(parameters))
-            }
-            Family::Gemma4 => {
-                let begin = format!("<|tool_call>call:{name}{{");
-                format!("{} gemma_pairs? {}", text(&begin), text("}<tool_call|>"))
-            }
-            Family::QwenXml | Family::Glm | Family::MiniMax => {
-                let mut keys: Vec<String> = match parameters["properties"].as_object() {
-                    Some(properties) => properties.keys().map(|key| text(key)).collect(),
-                    None => Vec::new(),
-                };
-                if keys.is_empty() {
-                    keys.push("/[A-Za-z0-9_]+/".to_owned());
-                }
-                let (open, key_end, close) = match family {
-                    Family::QwenXml => ("<parameter=", ">\n", "</function>\n"),
-                    Family::Glm => ("<arg_key>", "</arg_key>\n<arg_value>", ""),
-                    _ => ("<parameter name=\"", "\">", "</invoke>\n"),
-                };
-                let begin = match family {
-                    Family::QwenXml => format!("<function={name}>\n"),
-                    Family::Glm => format!("{name}\n"),
-                    _ => format!("<invoke name=\"{name}\">\n"),
-                };
-                let close = if close.is_empty() { String::new() } else { text(close) };
-                format!(
-                    "{} param{i}* {close}\nparam{i}: {} ({}) {} value \"\\n\"",
-                    text(&begin),
-                    text(open),
-                    keys.join(" | "),
-                    text(key_end),
-                )
-            }
-            Family::Plain => {
-                let text = "tool_choice: brim does not know how the template of this model writes tool calls";
-                return Err(ApiError::field("tool_choice", text).code("tools_not_supported"));
-            }
-        };
-        names.push(format!("call{i}"));
-        rules += &format!("call{i}: {rule}\n");
-    }
-    let any = names.join(" | ");
-    let start = match family {
-        Family::Hermes => format!("\"<tool_call>\\n\" ({any}) \"\\n</tool_call>\""),
-        Family::QwenXml => format!("\"<tool_call>\\n\" ({any}) \"</tool_call>\""),
-        Family::Glm => format!("\"<tool_call>\" ({any}) \"</tool_call>\""),
-        Family::MiniMax => format!("\"<minimax:tool_call>\\n\" ({any}) \"</minimax:tool_call>\""),
-        _ => any,
-    };
-    lark += &format!("start: {start}\n{rules}");
-    if family == Family::Gemma4 {
-        lark += GEMMA4_VALUES;
-    }
-    if matches!(family, Family::QwenXml | Family::Glm | Family::MiniMax) {
-        // Anything, until the first mark that ends a value.
-        let end = if family == Family::Glm { "</arg_value>" } else { "</parameter>" };
-        lark += &format!("value[suffix={}]: /(?s:.+)/\n", text(end));
-    }
-    Ok(lark)
 }

@@ -7,6 +7,7 @@
 //! bounds. What goes beyond ends that process and is the refusal of one request. Starting it takes a millisecond: it is
 //! split off from a small one ([`zygote`]) that was itself split off at the start and knows the vocabulary.
 
+use std::borrow::Cow;
 use std::future::Future;
 use std::io::{self, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -24,9 +25,11 @@ use super::error::ApiError;
 use crate::sys::zygote::Zygote;
 use crate::sys::{OsError, memfd};
 use crate::tokenizer::Tokenizer;
-pub use matcher::one_line;
+pub use calls::Calls;
 use worker::MaskAnswer;
 
+mod calls;
+mod form;
 mod matcher;
 mod vocabulary;
 mod worker;
@@ -39,6 +42,29 @@ pub enum Grammar {
     Schema(Value),
     /// Lark, as llguidance writes it, or GBNF.
     Text(String),
+    /// A regular expression.
+    Regex(String),
+    /// Calls of tools.
+    Calls(Box<Calls>),
+}
+
+impl Grammar {
+    /// One of these texts.
+    pub fn choice(texts: &[&str]) -> Grammar {
+        let texts: Vec<String> = texts.iter().map(|text| Value::from(*text).to_string()).collect();
+        Grammar::Text(format!("start: {}", texts.join(" | ")))
+    }
+
+    /// It as the process of a grammar reads it.
+    fn written(&self) -> (u8, Cow<'_, str>) {
+        match self {
+            Grammar::Schema(schema) => (form::SCHEMA, schema.to_string().into()),
+            Grammar::Text(text) => (form::TEXT, text.into()),
+            Grammar::Regex(text) => (form::REGEX, text.into()),
+            // Names and JSON always serialise.
+            Grammar::Calls(calls) => (form::CALLS, serde_json::to_string(calls).unwrap_or_default().into()),
+        }
+    }
 }
 
 /// Longest grammar or schema.
@@ -88,10 +114,7 @@ impl Masks {
     /// 400 with what is wrong with it or what it may cost; 429 where there are too many at once; 503 where the system has
     /// no process for it.
     pub async fn open(self: &Rc<Masks>, grammar: &Grammar, param: &str) -> Result<Session, ApiError> {
-        let (kind, text) = match grammar {
-            Grammar::Schema(schema) => (worker::SCHEMA, &schema.to_string()),
-            Grammar::Text(text) => (worker::TEXT, text),
-        };
+        let (kind, text) = grammar.written();
         let refused = |why: &str| {
             ApiError::field(param, format!("{param}: the grammar cannot be used: {why}")).code("invalid_grammar")
         };
@@ -105,7 +128,7 @@ impl Masks {
         let mut is_taught = false;
         loop {
             let session = self.session()?;
-            let compiling = tokio::time::timeout(COMPILE_WAIT, session.compile(kind, text));
+            let compiling = tokio::time::timeout(COMPILE_WAIT, session.compile(kind, &text));
             let busy = |_| unavailable("the box is too busy to compile the grammar; try again later");
             match compiling.await.map_err(busy)? {
                 Ok(MaskAnswer::Done) => return Ok(session),

@@ -26,6 +26,7 @@ mod operate;
 mod output;
 mod respond;
 mod router;
+mod schema;
 mod status;
 mod trace;
 

@@ -53,6 +53,10 @@ pub struct Template {
     pub family: Family,
     /// It has a place for tools.
     pub takes_tools: bool,
+    /// It knows system messages.
+    pub has_system: bool,
+    /// It refuses ids of calls that are not nine letters and digits.
+    pub has_short_ids: bool,
     /// It has thoughts.
     pub thinks: bool,
 }
@@ -61,9 +65,12 @@ impl Template {
     fn of(renderer: Renderer) -> Template {
         let mentions = |word: &str| renderer.mentions(word);
         let family = Family::of(mentions);
-        let takes_tools = mentions("tools");
+        // A template that has tools and no known form for calls is one that is told of tools in text.
+        let takes_tools = mentions("tools") && family != Family::Plain;
+        let has_short_ids = mentions("length != 9") || mentions("length == 9");
+        let has_system = mentions("system") && !mentions("System role not supported");
         let thinks = family != Family::Harmony && family.thought().iter().any(|mark| mentions(mark.trim_end()));
-        Template { family, takes_tools, thinks, renderer: Arc::new(renderer) }
+        Template { family, takes_tools, has_system, has_short_ids, thinks, renderer: Arc::new(renderer) }
     }
 }
 

@@ -8,12 +8,12 @@ use super::super::app::App;
 use super::super::error::ApiError;
 use super::super::fields::Fields;
 use super::super::generate::{Batch, Generation, Reason, TokenInfo, Usage};
-use super::super::job::{Chat, Interface, Options, OutputFormat, ToolChoice};
-use super::super::masks::Grammar;
+use super::super::job::{Chat, Interface, Options, ToolChoice};
 use super::super::model::{Served, unix_time};
 use super::super::output::{Call, Delta};
 use super::super::trace::Trace;
-use super::common::{arguments, choice_word, content, role, schema, streaming, usage_json};
+use super::common::{arguments, choice_word, content, role, streaming, usage_json};
+use super::format::format;
 use super::{Answer, ChunkHead, EventWriter, FINGERPRINT, collect, event, fresh_id, stream, token_text};
 use crate::chat::{Message, ToolCall};
 
@@ -29,6 +29,7 @@ pub async fn answer(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Trac
         field: "messages",
         tools: fields.list("tools")?.unwrap_or_default().to_vec(),
         choice: tool_choice(&fields)?,
+        parallel_calls: fields.boolean("parallel_tool_calls")?,
         format: format(&fields)?,
         variables: variables(&fields)?,
     };
@@ -149,32 +150,6 @@ fn tool_choice(fields: &Fields<'_>) -> Result<ToolChoice, ApiError> {
             let function = choice.object("function")?.ok_or_else(|| choice.missing("function"))?;
             Ok(ToolChoice::Named(function.need_text("name")?.to_owned()))
         }
-    }
-}
-
-/// `response_format`, or a grammar.
-fn format(fields: &Fields<'_>) -> Result<OutputFormat, ApiError> {
-    let grammar = fields.text("grammar")?.map(|text| OutputFormat::Grammar(Grammar::Text(text.to_owned()), "grammar"));
-    let Some(format) = fields.object("response_format")? else { return Ok(grammar.unwrap_or(OutputFormat::Text)) };
-    let path = format.path("type");
-    let found = match format.need_text("type")? {
-        "text" => OutputFormat::Text,
-        "json_object" => OutputFormat::Grammar(Grammar::Schema(json!({"type": "object"})), "response_format"),
-        "json_schema" => {
-            let inner = format.object("json_schema")?.ok_or_else(|| format.missing("json_schema"))?;
-            schema(&inner, "schema")?
-        }
-        other => {
-            let text = format!("{path} is {other:?}; expected text, json_object or json_schema");
-            return Err(ApiError::field(path, text).code("invalid_value"));
-        }
-    };
-    match (grammar, found) {
-        (Some(_), OutputFormat::Grammar(..)) => {
-            Err(ApiError::field("grammar", "grammar and response_format both constrain the answer; give one"))
-        }
-        (Some(grammar), OutputFormat::Text) => Ok(grammar),
-        (None, found) => Ok(found),
     }
 }
 

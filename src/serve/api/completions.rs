@@ -8,12 +8,12 @@ use super::super::app::App;
 use super::super::error::ApiError;
 use super::super::fields::{Fields, wrong};
 use super::super::generate::{Batch, Generation, Reason, TokenInfo, Usage};
-use super::super::job::{Interface, Job, Options};
-use super::super::masks::Grammar;
+use super::super::job::{Interface, Job, Options, OutputFormat};
 use super::super::model::{Served, unix_time};
 use super::super::output::{Delta, Expect, Family};
 use super::super::trace::Trace;
 use super::common::{streaming, usage_json};
+use super::format::format;
 use super::{Answer, ChunkHead, EventWriter, FINGERPRINT, collect, event, fresh_id, stream, token_text};
 use crate::tokenizer::PromptForm;
 
@@ -36,9 +36,13 @@ pub async fn answer(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Trac
         let text = format!("{} prompts with n = {}: the limit is {PROMPTS_MAX} answers", prompts.len(), options.n);
         return Err(ApiError::field("n", text).code("out_of_range"));
     }
-    let grammar = fields.text("grammar")?.map(|text| (Grammar::Text(text.to_owned()), "grammar"));
+    let grammar = match format(&fields)? {
+        OutputFormat::Text => None,
+        OutputFormat::Grammar(grammar, name) => Some((grammar, name)),
+    };
     let echo = fields.is_set("echo")?;
-    let expect = Expect { family: Family::Plain, tools: Rc::default(), thinks: false, thinking: false };
+    let expect =
+        Expect { family: Family::Plain, tools: Rc::default(), thinks: false, thinking: false, one_call: false };
     let (is_stream, include_usage) = streaming(&fields)?;
     let with_tokens = options.n_top_logprobs.is_some();
     let mut echoes = Vec::new();

@@ -134,7 +134,11 @@ fn chat(fields: &Fields<'_>) -> Result<Chat, ApiError> {
         let enabled = thinking.need_text("type")? != "disabled";
         variables.push(("enable_thinking".to_owned(), enabled.into()));
     }
-    Ok(Chat { messages, field: "messages", tools, choice, format: format(fields)?, variables })
+    let parallel_calls = match fields.object("tool_choice")? {
+        Some(choice) => choice.boolean("disable_parallel_tool_use")?.map(|is_disabled| !is_disabled),
+        None => None,
+    };
+    Ok(Chat { messages, field: "messages", tools, choice, parallel_calls, format: format(fields)?, variables })
 }
 
 /// `output_config.format`: a JSON schema.

@@ -3,6 +3,7 @@
 pub mod chat;
 mod common;
 pub mod completions;
+mod format;
 pub mod messages;
 pub mod responses;
 pub mod tokens;

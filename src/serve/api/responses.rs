@@ -37,6 +37,7 @@ pub async fn answer(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Trac
         field: "input",
         tools,
         choice: tool_choice(&fields)?,
+        parallel_calls: fields.boolean("parallel_tool_calls")?,
         format: format(&fields)?,
         variables: variables(&fields)?,
     };

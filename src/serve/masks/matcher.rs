@@ -6,10 +6,13 @@ use llguidance::Logger;
 use llguidance::api::{GrammarInit, ParserLimits, TopLevelGrammar};
 use llguidance::earley::{BiasComputer, Parser};
 use llguidance::toktrie::{SimpleVob, TokEnv};
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use super::calls;
+use super::form::{CALLS, REGEX, SCHEMA};
 use super::vocabulary::Vocabulary;
 use crate::serve::gbnf;
+use crate::serve::schema::{one_line, standalone};
 
 /// What a grammar may cost where the library counts it, so that it says what is too much. (llguidance's figures: 50,000
 /// units of fuel in a millisecond at first, 14,000 later; 1 to 2 KiB a lexer state. It has 16-bit numbers for symbols.)
@@ -37,18 +40,24 @@ pub struct Matcher {
 }
 
 impl Matcher {
-    /// Compiles a JSON schema, or a text in GBNF or Lark.
+    /// Compiles a grammar; `kind` says how `text` says it.
     ///
     /// # Errors
     /// What is wrong with it, or what it takes too much of.
-    pub fn open(vocabulary: &Arc<Vocabulary>, text: String, is_schema: bool) -> Result<Matcher, String> {
-        let grammar = if is_schema {
-            let schema = serde_json::from_str(&text).map_err(|e| e.to_string())?;
-            TopLevelGrammar::from_json_schema(one_line(schema))
-        } else if gbnf::is_gbnf(&text) {
-            TopLevelGrammar::from_lark(gbnf::to_lark(&text)?)
-        } else {
-            TopLevelGrammar::from_lark(text)
+    pub fn open(vocabulary: &Arc<Vocabulary>, text: String, kind: u8) -> Result<Matcher, String> {
+        let unread = |e: serde_json::Error| e.to_string();
+        let grammar = match kind {
+            SCHEMA => {
+                let schema: Value = serde_json::from_str(&text).map_err(unread)?;
+                TopLevelGrammar::from_json_schema(one_line(standalone(&schema, &schema)?))
+            }
+            CALLS => {
+                let control = |mark: &str| vocabulary.trie().get_special_token(mark);
+                TopLevelGrammar::from_lark(calls::lark(&serde_json::from_str(&text).map_err(unread)?, control)?)
+            }
+            REGEX => TopLevelGrammar::from_regex(&text),
+            _ if gbnf::is_gbnf(&text) => TopLevelGrammar::from_lark(gbnf::to_lark(&text)?),
+            _ => TopLevelGrammar::from_lark(text),
         };
         let env: TokEnv = Arc::clone(vocabulary) as TokEnv;
         let parser = GrammarInit::Serialized(grammar)
@@ -99,17 +108,4 @@ impl Matcher {
         let name = self.vocabulary.is_named(token).then(|| self.vocabulary.trie().decode_as_special(token));
         self.parser.apply_token(name.as_deref().unwrap_or(bytes), token).map_err(|e| e.to_string()).map(|_| ())
     }
-}
-
-/// A schema whose JSON has one blank after commas and colons and no other: small models write white space without end
-/// where they may.
-pub fn one_line(mut schema: Value) -> Value {
-    if schema == Value::Bool(true) {
-        schema = json!({});
-    }
-    if let Value::Object(map) = &mut schema {
-        let style = json!({"whitespace_flexible": false, "item_separator": ", ", "key_separator": ": "});
-        map.entry("x-guidance").or_insert(style);
-    }
-    schema
 }

@@ -17,10 +17,6 @@ const BOUNDS: Bounds = Bounds { data_bytes: 128 << 20, stack_bytes: 32 << 20 };
 /// CPU time for compiling it, the first mask included, and again for each mask.
 const CPU_SECONDS: u64 = 1;
 
-/// The grammar is a JSON schema.
-pub const SCHEMA: u8 = b's';
-/// The grammar is Lark or GBNF.
-pub const TEXT: u8 = b't';
 /// The first mask is asked for.
 const FIRST: u8 = b'f';
 /// The mask after a token is asked for.
@@ -139,7 +135,7 @@ fn serve(stream: &UnixStream, vocabulary: &Result<Arc<Vocabulary>, String>) -> i
     let kind = receive(stream, &mut payload)?;
     let opened = vocabulary.clone().and_then(|vocabulary| {
         let text = String::from_utf8(std::mem::take(&mut payload)).map_err(|e| e.to_string())?;
-        Matcher::open(&vocabulary, text, kind == SCHEMA)
+        Matcher::open(&vocabulary, text, kind)
     });
     let mut matcher = match opened {
         Ok(matcher) => matcher,

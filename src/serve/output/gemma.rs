@@ -21,6 +21,12 @@ pub fn parse(text: &str) -> Option<Call> {
         .then(|| Call { name: name.to_owned(), arguments: arguments.to_string() })
 }
 
+/// The name of a call that breaks off.
+pub fn name_in(text: &str) -> Option<String> {
+    let (name, _) = text.trim().strip_prefix("call:")?.split_once('{')?;
+    Some(name.trim().to_owned())
+}
+
 fn strip(rest: &mut &str, mark: &str) -> Option<()> {
     *rest = rest.trim_start().strip_prefix(mark)?;
     Some(())

@@ -45,18 +45,29 @@ impl Harmony {
         matches!(&self.state, State::Body(Kind::Text | Kind::Call(..)))
     }
 
+    /// Whether a call is being written.
+    pub fn is_call(&self) -> bool {
+        matches!(&self.state, State::Body(Kind::Call(..)))
+    }
+
+    /// Bytes of text that came and are not certain yet.
+    pub fn waiting(&self) -> usize {
+        self.buffer.len()
+    }
+
     /// Takes more text.
     pub fn push(&mut self, text: &str, out: &mut Vec<Delta>) {
         self.buffer.push_str(text);
         while self.step(out) {}
     }
 
-    /// Ends the answer.
-    pub fn finish(&mut self, out: &mut Vec<Delta>) {
+    /// Ends the answer; `is_cut` says that it was not done.
+    pub fn finish(&mut self, is_cut: bool, out: &mut Vec<Delta>) {
         let rest = std::mem::take(&mut self.buffer);
         match std::mem::replace(&mut self.state, State::Header) {
             State::Body(Kind::Thought) => emit(out, Delta::Reasoning, &rest),
             State::Body(Kind::Text) => emit(out, Delta::Content, &rest),
+            State::Body(Kind::Call(..)) if is_cut => emit(out, Delta::Arguments, &rest),
             State::Body(Kind::Call(_, has_arguments)) => end_call(has_arguments, &rest, out),
             // A header without a message says nothing; text without a header is text.
             State::Header if rest.contains("<|") => {}

@@ -5,16 +5,26 @@ mod calls;
 mod family;
 mod gemma;
 mod harmony;
+mod json;
+mod named;
 mod pieces;
+mod python;
+mod stops;
+mod syntax;
+mod tagged;
+mod typed;
 
 use serde_json::Value;
 
-use calls::{Begun, CallSyntax, Object, PYTHON_TAG, begun, parse_calls};
+use calls::CallReader;
 use harmony::Harmony;
-use pieces::{emit, emit_call, release, trailing_blanks};
+use json::{JsonCall, PYTHON_TAG};
+use pieces::{emit, held, release, trailing_blanks};
+use syntax::{CallSyntax, Step};
 
 pub use family::Family;
-pub use pieces::{Call, Delta, held};
+pub use pieces::{Call, Delta};
+pub use stops::Stops;
 
 /// What to expect of an answer.
 #[derive(Clone, Debug)]
@@ -27,6 +37,8 @@ pub struct Expect {
     pub thinks: bool,
     /// The prompt ends inside a thought.
     pub thinking: bool,
+    /// Further calls than one are left out.
+    pub one_call: bool,
 }
 
 enum State {
@@ -36,14 +48,8 @@ enum State {
     /// A thought has ended: white space before the text is not part of it.
     AfterReasoning,
     Content,
-    /// Inside a call; the buffer has its text so far.
-    Call,
-    /// Inside its arguments, JSON of an object.
-    Arguments(Object),
-    /// Between the arguments of a call and its end.
-    CallEnd,
-    /// The whole answer may be a call.
-    Bare,
+    /// Inside calls.
+    Call(CallReader),
 }
 
 /// Takes an answer apart.
@@ -54,6 +60,9 @@ pub struct Output {
     /// White space before a thought is not part of it.
     has_thought: bool,
     harmony: Option<Harmony>,
+    n_calls: usize,
+    /// What comes is left out: it would be a call too many.
+    is_done: bool,
 }
 
 impl Output {
@@ -61,7 +70,7 @@ impl Output {
     pub fn new(expect: Expect) -> Output {
         let harmony = (expect.family == Family::Harmony).then(Harmony::default);
         let state = if expect.thinking { State::Reasoning } else { State::Start };
-        Output { expect, state, buffer: String::new(), has_thought: false, harmony }
+        Output { expect, state, buffer: String::new(), has_thought: false, harmony, n_calls: 0, is_done: false }
     }
 
     /// Whether what comes next is still thought, or may be.
@@ -72,34 +81,93 @@ impl Output {
         }
     }
 
-    /// Takes more text; appends what is certain.
-    pub fn push(&mut self, text: &str, out: &mut Vec<Delta>) {
-        if let Some(harmony) = &mut self.harmony {
-            return harmony.push(text, out);
-        }
-        self.buffer.push_str(text);
-        while self.step(out) {}
+    /// Whether what comes next is none of what a grammar speaks of: a thought, or a call on a channel of its own.
+    pub fn is_free(&self) -> bool {
+        self.is_reasoning() || self.harmony.as_ref().is_some_and(Harmony::is_call)
     }
 
-    /// Ends the answer.
-    pub fn finish(&mut self, out: &mut Vec<Delta>) {
-        if let Some(harmony) = &mut self.harmony {
-            return harmony.finish(out);
+    /// Whether tools are called.
+    pub fn has_called(&self) -> bool {
+        self.n_calls > 0
+    }
+
+    /// Whether all is said that may be.
+    pub fn is_done(&self) -> bool {
+        self.is_done
+    }
+
+    /// Bytes of text that came and are not certain yet.
+    pub fn waiting(&self) -> usize {
+        self.harmony.as_ref().map_or(self.buffer.len(), Harmony::waiting)
+    }
+
+    /// Takes more text; appends what is certain.
+    pub fn push(&mut self, text: &str, out: &mut Vec<Delta>) {
+        if self.is_done {
+            return;
         }
+        let before = out.len();
+        match &mut self.harmony {
+            Some(harmony) => harmony.push(text, out),
+            None => {
+                self.buffer.push_str(text);
+                while self.step(out) {}
+            }
+        }
+        self.count(before, out);
+    }
+
+    /// Ends the answer; `is_cut` says that it was not done.
+    pub fn finish(&mut self, is_cut: bool, out: &mut Vec<Delta>) {
+        if self.is_done {
+            return;
+        }
+        let before = out.len();
+        match &mut self.harmony {
+            Some(harmony) => harmony.finish(is_cut, out),
+            None => self.finish_state(is_cut, out),
+        }
+        self.count(before, out);
+    }
+
+    fn finish_state(&mut self, is_cut: bool, out: &mut Vec<Delta>) {
         let rest = std::mem::take(&mut self.buffer);
-        match self.state {
+        match &self.state {
             State::Reasoning => emit(out, Delta::Reasoning, rest.trim_end()),
             State::Start | State::AfterReasoning => {}
-            State::Content => emit(out, Delta::Content, if self.calls_open() { rest.trim_end() } else { &rest }),
-            // A call that has no end: it was cut off by the limit, or the model left the mark out.
-            State::Call => drop(self.calls(&rest, "", out)),
-            State::Arguments(_) => emit(out, Delta::Arguments, &rest),
-            State::CallEnd => {}
-            State::Bare => match calls::parse_bare(&rest) {
-                Some(calls) => calls.into_iter().for_each(|call| emit_call(out, call)),
-                None => emit(out, Delta::Content, &rest),
-            },
+            State::Content => self.finish_content(&rest, is_cut, out),
+            State::Call(reader) => {
+                if !reader.finish(&rest, is_cut, out) {
+                    emit(out, Delta::Content, &format!("{}{rest}", self.open_mark()));
+                }
+            }
         }
+    }
+
+    /// Counts calls, and leaves out those that are too many.
+    fn count(&mut self, before: usize, out: &mut Vec<Delta>) {
+        for at in before..out.len() {
+            if !matches!(out[at], Delta::Call(_)) {
+                continue;
+            }
+            if self.expect.one_call && self.n_calls > 0 {
+                self.is_done = true;
+                return out.truncate(at);
+            }
+            self.n_calls += 1;
+        }
+    }
+
+    fn finish_content(&self, rest: &str, is_cut: bool, out: &mut Vec<Delta>) {
+        let mut rest = if self.calls_open() { rest.trim_end() } else { rest };
+        // A mark that is cut off is none of the text, if there is enough of it to tell.
+        if is_cut && let Some(syntax) = self.syntax() {
+            let n = held(rest, &[syntax.open]);
+            if n > 1 {
+                rest = rest[..rest.len() - n].trim_end();
+            }
+        }
+        emit(out, Delta::Content, rest);
     }
 
     fn calls_open(&self) -> bool {
@@ -110,56 +178,40 @@ impl Output {
         CallSyntax::of(self.expect.family).filter(|_| self.calls_open())
     }
 
-    /// Emits the calls in `text`, which ended with `close`; what is none is text, as it is. Returns whether it was one.
-    fn calls(&self, text: &str, close: &str, out: &mut Vec<Delta>) -> bool {
-        let Some(syntax) = self.syntax() else { return false };
-        let calls = parse_calls(self.expect.family, text, &self.expect.tools);
-        match &calls {
-            Some(calls) => calls.iter().for_each(|call| emit_call(out, call.clone())),
-            None => out.push(Delta::Content(format!("{}{text}{close}", syntax.open))),
-        }
-        calls.is_some()
-    }
-
-    /// Looks whether the buffer begins like a call in JSON, whose arguments can go out piece by piece.
-    fn begin_call(&mut self, key: &str, out: &mut Vec<Delta>) -> Begun {
-        let tag = if self.buffer.starts_with(PYTHON_TAG) { PYTHON_TAG.len() } else { 0 };
-        let begun = begun(&self.buffer[tag..], key);
-        if let Begun::Yes { name, at } = &begun {
-            out.push(Delta::Call(name.clone()));
-            self.buffer.drain(..tag + at);
-            self.state = State::Arguments(Object::default());
-        }
-        begun
+    /// What stood before what is no call.
+    fn open_mark(&self) -> &'static str {
+        self.syntax().map_or("", |syntax| syntax.open)
     }
 
     /// Takes one thing out of the buffer; false if there is nothing certain in it.
     fn step(&mut self, out: &mut Vec<Delta>) -> bool {
-        match &mut self.state {
-            State::Start => self.start(),
-            State::Reasoning => self.reason(out),
+        let step = match &mut self.state {
+            State::Start => return self.start(),
+            State::Reasoning => return self.reason(out),
             State::AfterReasoning => {
                 self.buffer.drain(..leading_blanks(&self.buffer));
                 let more = !self.buffer.is_empty();
                 if more {
-                    self.state = if self.is_bare() { State::Bare } else { State::Content };
+                    self.state = if self.is_bare() { bare() } else { State::Content };
                 }
-                more
+                return more;
             }
-            State::Content => self.say(out),
-            State::Call => self.call(out),
-            State::Arguments(object) => {
-                let n = object.scan(&self.buffer);
-                let has_ended = object.has_ended();
-                let keep = self.buffer.len() - n;
-                release(&mut self.buffer, keep, out, Delta::Arguments);
-                if has_ended {
-                    self.state = State::CallEnd;
-                }
-                has_ended
+            State::Content => return self.say(out),
+            State::Call(reader) => reader.step(&mut self.buffer, &self.expect.tools, out),
+        };
+        match step {
+            Step::More => true,
+            Step::Wait => false,
+            Step::Done => {
+                self.buffer.drain(..leading_blanks(&self.buffer));
+                self.state = if self.syntax().is_none() { bare() } else { State::AfterReasoning };
+                true
             }
-            State::CallEnd => self.end_call(),
-            State::Bare => matches!(self.begin_call("\"parameters\"", out), Begun::Yes { .. }),
+            Step::NoCall => {
+                emit(out, Delta::Content, self.open_mark());
+                self.state = State::Content;
+                true
+            }
         }
     }
 
@@ -189,36 +241,12 @@ impl Output {
         if let Some((before, rest)) = split(&self.buffer, syntax.open) {
             emit(out, Delta::Content, before.trim_end());
             self.buffer = rest;
-            self.state = State::Call;
+            self.state = State::Call(CallReader::new(self.expect.family, syntax));
             return true;
         }
         let keep = held_with_blanks(&self.buffer, syntax.open);
         release(&mut self.buffer, keep, out, Delta::Content);
         false
-    }
-
-    fn call(&mut self, out: &mut Vec<Delta>) -> bool {
-        let Some(syntax) = self.syntax() else { return false };
-        let is_hermes = self.expect.family == Family::Hermes;
-        if is_hermes && matches!(self.begin_call("\"arguments\"", out), Begun::Yes { .. }) {
-            return true;
-        }
-        let Some((inside, rest)) = split(&self.buffer, syntax.close) else { return false };
-        let is_call = self.calls(&inside, syntax.close, out);
-        self.buffer = rest;
-        self.state = if is_call { State::AfterReasoning } else { State::Content };
-        true
-    }
-
-    /// What a model writes here, beyond a bracket and the mark, belongs to nothing.
-    fn end_call(&mut self) -> bool {
-        let (rest, state) = match self.syntax() {
-            Some(syntax) => (split(&self.buffer, syntax.close).map(|(_, rest)| rest), State::AfterReasoning),
-            None => (self.buffer.split_once(';').map(|(_, rest)| rest.trim_start().to_owned()), State::Bare),
-        };
-        let Some(rest) = rest else { return false };
-        (self.buffer, self.state) = (rest, state);
-        true
     }
 
     /// Whether the buffer begins like a call that has no marks.
@@ -250,13 +278,18 @@ impl Output {
             }
             if text.starts_with('{') || text.starts_with(PYTHON_TAG) {
                 self.buffer = text.to_owned();
-                self.state = State::Bare;
+                self.state = bare();
                 return true;
             }
         }
         self.state = State::Content;
         true
     }
+}
+
+/// A call that is the whole answer, if it is one.
+fn bare() -> State {
+    State::Call(CallReader::Json(JsonCall::new(None)))
 }
 
 fn split(text: &str, mark: &str) -> Option<(String, String)> {

@@ -13,7 +13,7 @@ fn tools() -> Rc<Vec<Value>> {
 
 fn expect(family: Family, with_tools: bool) -> Expect {
     let tools = if with_tools { tools() } else { Rc::default() };
-    Expect { family, tools, thinks: true, thinking: false }
+    Expect { family, tools, thinks: true, thinking: false, one_call: false }
 }
 
 /// Reasoning, content and calls, pieces put together.
@@ -35,7 +35,7 @@ fn take(expect: &Expect, pieces: &[&str]) -> (String, String, Vec<(String, Value
     let mut output = Output::new(expect.clone());
     let mut deltas = Vec::new();
     pieces.iter().for_each(|piece| output.push(piece, &mut deltas));
-    output.finish(&mut deltas);
+    output.finish(false, &mut deltas);
     joined(&deltas)
 }
 
@@ -196,7 +196,7 @@ fn arguments_that_are_json_come_in_pieces() {
             assert!(deltas.len() > n, "{family:?}: nothing came of {piece:?}");
         }
         output.push(after, &mut end);
-        output.finish(&mut end);
+        output.finish(false, &mut end);
         assert_eq!(end, []);
         let all = [before_arguments, deltas].concat();
         let (_, _, calls) = joined(&all);
@@ -210,9 +210,172 @@ fn a_call_that_breaks_off_leaves_what_has_come_of_it() {
     let mut output = Output::new(expect(Family::Hermes, true));
     let mut deltas = Vec::new();
     output.push("<tool_call>{\"name\": \"weather\", \"arguments\": {\"city\": [1, </tool_call> so", &mut deltas);
-    output.finish(&mut deltas);
+    output.finish(false, &mut deltas);
     let arguments = Delta::Arguments("{\"city\": [1, ".to_owned());
     assert_eq!(deltas, [Delta::Call("weather".to_owned()), arguments, Delta::Content("so".to_owned())]);
+}
+
+#[test]
+fn families_with_names_before_json() {
+    let call = ("weather", json!({"city": "K{\u{f6}}ln", "days": 2}));
+    let json = "{\"city\": \"K{\u{f6}}ln\", \"days\": 2}";
+    let kimi = |n: usize| {
+        format!("<|tool_call_begin|>functions.weather:{n}<|tool_call_argument_begin|>{json}<|tool_call_end|>")
+    };
+    check(
+        &expect(Family::Kimi, true),
+        &format!("I look.<|tool_calls_section_begin|>{}{}<|tool_calls_section_end|>", kimi(0), kimi(1)),
+        "",
+        "I look.",
+        &[call.clone(), call.clone()],
+    );
+    let first = format!("<｜tool▁call▁begin｜>function<｜tool▁sep｜>weather\n```json\n{json}\n```<｜tool▁call▁end｜>");
+    check(
+        &expect(Family::DeepSeek, true),
+        &format!("<think>Hm.</think>So:<｜tool▁calls▁begin｜>{first}\n{first}<｜tool▁calls▁end｜>"),
+        "Hm.",
+        "So:",
+        &[call.clone(), call.clone()],
+    );
+    check(
+        &expect(Family::DeepSeek31, true),
+        &format!(
+            "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>weather<｜tool▁sep｜>{json}<｜tool▁call▁end｜><｜tool▁call▁begin｜>\
+             now<｜tool▁sep｜><｜tool▁call▁end｜><｜tool▁calls▁end｜>"
+        ),
+        "",
+        "",
+        &[call.clone(), ("now", json!({}))],
+    );
+    check(
+        &expect(Family::Ministral, true),
+        &format!("[THINK]a[/THINK]b[TOOL_CALLS]weather[ARGS]{json}[TOOL_CALLS]weather[CALL_ID]x9[ARGS]{json}"),
+        "a",
+        "b",
+        &[call.clone(), call.clone()],
+    );
+    let list = format!("[TOOL_CALLS] [{{\"name\": \"weather\", \"arguments\": {json}, \"id\": \"123456789\"}}]");
+    check(&expect(Family::Mistral, true), &list, "", "", std::slice::from_ref(&call));
+    let other = "[TOOL_CALLS] [1]";
+    check(&expect(Family::Mistral, true), other, "", other, &[]);
+    let action = format!(
+        "<|START_THINKING|>Plan.<|END_THINKING|><|START_ACTION|>[\n    {{\"tool_call_id\": \"0\", \"tool_name\": \
+         \"weather\", \"parameters\": {json}}}\n]<|END_ACTION|>"
+    );
+    check(&expect(Family::Cohere, true), &action, "Plan.", "", std::slice::from_ref(&call));
+    let nemotron = format!("<TOOLCALL>[{{\"name\": \"weather\", \"arguments\": {json}}}]</TOOLCALL>");
+    check(&expect(Family::Nemotron, true), &nemotron, "", "", std::slice::from_ref(&call));
+    let dsml = "<｜DSML｜function_calls>\n<｜DSML｜invoke name=\"weather\">\n<｜DSML｜parameter name=\"city\" \
+                string=\"true\">K{\u{f6}}ln</｜DSML｜parameter>\n<｜DSML｜parameter name=\"days\" string=\"false\">2\
+                </｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜function_calls>";
+    check(&expect(Family::Dsml, true), &format!("So.\n\n{dsml}"), "", "So.", &[call]);
+}
+
+#[test]
+fn calls_in_python() {
+    let with = expect(Family::Lfm2, true);
+    let two = "<|tool_call_start|>[weather(city='K\u{f6}ln \\'x\\'', days=2), f.g(a=[1, None, {\"b\": True}], c=-1.5e3,)]\
+               <|tool_call_end|>Done.";
+    let want = [
+        ("weather", json!({"city": "K\u{f6}ln 'x'", "days": 2})),
+        ("f.g", json!({"a": [1, null, {"b": true}], "c": -1500.0})),
+    ];
+    check(&with, two, "", "Done.", &want);
+    let json_list = "<|tool_call_start|>[{\"name\": \"weather\", \"arguments\": {}}]<|tool_call_end|>";
+    check(&with, json_list, "", "", &[("weather", json!({}))]);
+    let other = "<|tool_call_start|>[weather(city=Bonn)]<|tool_call_end|>";
+    check(&with, other, "", other, &[]);
+}
+
+#[test]
+fn texts_between_tags_come_in_pieces() {
+    let mut output = Output::new(expect(Family::QwenXml, true));
+    let mut deltas = Vec::new();
+    output.push("<tool_call>\n<function=weather>\n<parameter=city>\nA \"long\" ", &mut deltas);
+    let arguments = Delta::Arguments("{\"city\": ".to_owned());
+    assert_eq!(
+        deltas,
+        [Delta::Call("weather".to_owned()), arguments, Delta::Arguments("\"A \\\"long\\\" ".to_owned()),]
+    );
+    output.push("value\n</parameter>\n</function>", &mut deltas);
+    assert_eq!(joined(&deltas).2, [("weather".to_owned(), json!({"city": "A \"long\" value"}))]);
+}
+
+/// Cut at every byte by the limit: what there is of a call is there, and no mark is text.
+#[test]
+fn a_call_that_is_cut_off_leaks_no_mark() {
+    let json = "{\"city\": \"Bonn\", \"days\": 2}";
+    for (family, call) in [
+        (Family::Hermes, format!("<tool_call>\n{{\"name\": \"weather\", \"arguments\": {json}}}\n</tool_call>")),
+        (Family::Hermes, format!("<tool_call>\n{{\"arguments\": {json}, \"name\": \"weather\"}}\n</tool_call>")),
+        (
+            Family::QwenXml,
+            "<tool_call>\n<function=weather>\n<parameter=city>\nBonn\n</parameter>\n<parameter=days>\n2\n\
+             </parameter>\n</function>\n</tool_call>"
+                .to_owned(),
+        ),
+        (
+            Family::Glm,
+            "<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>Bonn</arg_value>\n<arg_key>days</arg_key>\n\
+             <arg_value>2</arg_value>\n</tool_call>"
+                .to_owned(),
+        ),
+        (
+            Family::MiniMax,
+            "<minimax:tool_call>\n<invoke name=\"weather\">\n<parameter name=\"city\">Bonn</parameter>\n\
+             <parameter name=\"days\">2</parameter>\n</invoke>\n</minimax:tool_call>"
+                .to_owned(),
+        ),
+        (Family::Gemma4, "<|tool_call>call:weather{city:<|\"|>Bonn<|\"|>,days:2}<tool_call|>".to_owned()),
+        (Family::Lfm2, "<|tool_call_start|>[weather(city='Bonn', days=2)]<|tool_call_end|>".to_owned()),
+        (Family::Ministral, format!("[TOOL_CALLS]weather[ARGS]{json}")),
+        (
+            Family::Kimi,
+            format!(
+                "<|tool_calls_section_begin|><|tool_call_begin|>functions.weather:0<|tool_call_argument_begin|>{json}\
+                 <|tool_call_end|><|tool_calls_section_end|>"
+            ),
+        ),
+        (
+            Family::Cohere,
+            format!("<|START_ACTION|>[{{\"tool_name\": \"weather\", \"parameters\": {json}}}]<|END_ACTION|>"),
+        ),
+    ] {
+        for cut in (0..call.len()).filter(|cut| call.is_char_boundary(*cut)) {
+            let mut output = Output::new(expect(family, true));
+            let mut deltas = Vec::new();
+            output.push(&format!("Well.{}", &call[..cut]), &mut deltas);
+            output.finish(true, &mut deltas);
+            let (mut content, mut arguments) = (String::new(), String::new());
+            for delta in deltas {
+                match delta {
+                    Delta::Content(text) => content += &text,
+                    Delta::Call(name) => assert_eq!(name, "weather", "{family:?}"),
+                    Delta::Arguments(piece) => arguments += &piece,
+                    Delta::Reasoning(text) => panic!("{text}"),
+                }
+            }
+            // One letter is not enough to tell a mark by.
+            let is_clean = content == "Well." || (cut == 1 && content == format!("Well.{}", &call[..1]));
+            assert!(is_clean, "{family:?}, {:?}: {content:?}", &call[..cut]);
+            let whole: Value = serde_json::from_str(json).unwrap();
+            let is_part = json.starts_with(&arguments)
+                || serde_json::from_str::<Value>(&arguments).is_ok_and(|value| value == whole);
+            assert!(is_part, "{family:?}, {:?}: {arguments:?}", &call[..cut]);
+        }
+    }
+}
+
+#[test]
+fn one_call_is_one() {
+    let call = "<tool_call>{\"name\": \"weather\", \"arguments\": {}}</tool_call>";
+    let mut output = Output::new(Expect { one_call: true, ..expect(Family::Hermes, true) });
+    let mut deltas = Vec::new();
+    output.push(&format!("{call}\n{call} and so on"), &mut deltas);
+    assert!(output.is_done());
+    output.finish(false, &mut deltas);
+    let whole = vec![("weather".to_owned(), json!({}))];
+    assert_eq!(joined(&deltas), (String::new(), String::new(), whole));
 }
 
 #[test]
@@ -221,6 +384,15 @@ fn families_are_known_by_their_marks() {
     for (source, want) in [
         ("<|start|>assistant<|channel|>final", Family::Harmony),
         ("<minimax:tool_call> <think>", Family::MiniMax),
+        ("<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>\n```json", Family::DeepSeek),
+        ("<｜tool▁calls▁begin｜><｜tool▁call▁begin｜><｜tool▁sep｜>", Family::DeepSeek31),
+        ("<｜DSML｜invoke name=", Family::Dsml),
+        ("<|im_system|>tool_declare<|im_middle|>", Family::Kimi),
+        ("<|tool_call_begin|><|tool_call_argument_begin|>", Family::Kimi),
+        ("List of tools: <|tool_list_start|>[", Family::Lfm2),
+        ("<|START_THINKING|><|START_ACTION|>[", Family::Cohere),
+        ("[TOOL_CALLS]{{ name }}[ARGS]", Family::Ministral),
+        ("[TOOL_CALLS][", Family::Mistral),
         ("<tool_call>{{ name }}<arg_key>", Family::Glm),
         ("<tool_call>\n<function=", Family::QwenXml),
         ("<tool_call>\n{\"name\": ", Family::Hermes),
