@@ -95,8 +95,12 @@ def environment():
 
 def render(env, source, chat):
     """The text, or `{"refused": message}` if the template raises, or None if jinja2 itself fails."""
-    context = {"messages": chat["messages"], "tools": chat.get("tools"), "documents": None,
-               "add_generation_prompt": chat.get("add_generation_prompt", True), "bos_token": "<s>", "eos_token": "</s>"}
+    # Thoughts have three names, of which each template reads one.
+    named = [{**message, **dict.fromkeys(("reasoning", "thinking"), message["reasoning_content"])} if "reasoning_content" in message
+             else message for message in chat["messages"]]
+    context = {"messages": named, "tools": chat.get("tools"), "documents": None,
+               "add_generation_prompt": chat.get("add_generation_prompt", True), "bos_token": "<s>", "eos_token": "</s>",
+               "date_string": NOW.strftime("%d %b %Y"), "datetime": NOW.strftime("%b %d %Y")}
     context = json.loads(json.dumps(context))
     try:
         return env.from_string(source).render(**context)

@@ -29,6 +29,11 @@ impl ChatError {
     pub fn is_unavailable(&self) -> bool {
         matches!(self.cause, Cause::Unavailable(_))
     }
+
+    /// Whether the template has run and says no, which it may not say of another chat.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self.cause, Cause::Fails(_))
+    }
 }
 
 impl fmt::Display for ChatError {

@@ -66,7 +66,10 @@ impl Message {
         let fields = [
             ("role", Some(self.role.name().into())),
             ("content", Some(self.content.as_str().into())),
+            // Templates read them under one of these names.
             ("reasoning_content", text(&self.reasoning_content)),
+            ("reasoning", text(&self.reasoning_content)),
+            ("thinking", text(&self.reasoning_content)),
             ("tool_calls", (!self.tool_calls.is_empty()).then(calls)),
             ("tool_call_id", text(&self.tool_call_id)),
             ("name", text(&self.name)),
@@ -82,7 +85,7 @@ pub struct ToolCall {
     pub id: String,
     /// The tool.
     pub name: String,
-    /// Its arguments: an object, whose order templates keep.
+    /// Its arguments: an object, whose order templates keep. Text is what was cut off before it was one.
     pub arguments: Value,
 }
 

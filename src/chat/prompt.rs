@@ -30,7 +30,7 @@ impl Prompt<'_> {
     pub fn written(&self) -> Vec<u8> {
         let mut out = Vec::new();
         wire::number(self.now.unix, &mut out);
-        wire::number((6 + self.variables.len()) as u64, &mut out);
+        wire::number((8 + self.variables.len()) as u64, &mut out);
         let mut pair = |name: &str, value: &Json| {
             wire::text(name, &mut out);
             wire::value(value, &mut out);
@@ -41,6 +41,9 @@ impl Prompt<'_> {
         pair("add_generation_prompt", &self.add_generation_prompt.into());
         pair("bos_token", &self.bos.into());
         pair("eos_token", &self.eos.into());
+        // Days, not seconds: prompts keep their beginning.
+        pair("date_string", &self.now.format("%d %b %Y").into());
+        pair("datetime", &self.now.format("%b %d %Y").into());
         self.variables.iter().for_each(|(name, value)| pair(name, value));
         out
     }
