@@ -2,8 +2,6 @@
 
 mod bounds;
 mod error;
-mod generic;
-mod ids;
 mod json;
 mod message;
 mod methods;
@@ -16,8 +14,6 @@ mod time;
 mod wire;
 
 pub use error::ChatError;
-pub use generic::tools_as_text;
-pub use ids::short_ids;
 pub use message::{Message, Role, ToolCall};
 pub use own::{own, own_names};
 pub use prompt::Prompt;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use hyper::StatusCode;
 use tokio::time::Sleep;
 
+use super::budget::Budget;
 use super::error::ApiError;
 use super::job::Job;
 use super::masks::{Pending, Session};
@@ -105,6 +106,7 @@ struct Choice {
     stops: Stops,
     marks: &'static [&'static str],
     constraint: Option<Constraint>,
+    budget: Option<Budget>,
 }
 
 impl Generation {
@@ -115,7 +117,9 @@ impl Generation {
     pub async fn start(served: &Rc<Served>, jobs: &[Job], first_token_time: Duration) -> Result<Generation, ApiError> {
         let mut choices = Vec::new();
         for (job, index) in jobs.iter().flat_map(|job| (0..job.options.n).map(move |index| (job, index))) {
-            let output = Output::new(job.expect.clone());
+            let mut output = Output::new(job.expect.clone());
+            // What the prompt has opened is no part of the answer.
+            output.push(job.opened, &mut Vec::new());
             let constraint = match &job.grammar {
                 None => None,
                 Some((grammar, param)) => {
@@ -138,6 +142,11 @@ impl Generation {
                 stops: Stops::new(job.options.stop.clone()),
                 marks: job.expect.family.marks(),
                 constraint,
+                budget: job.thought_tokens.map(|tokens| {
+                    let mut end = Vec::new();
+                    served.tokenizer.encode(job.expect.family.end_of_thought(), true, &mut end);
+                    Budget::new(tokens, end, served.limits().n_vocab)
+                }),
             };
             choice.ask_for_mask(None);
             choices.push(choice);
@@ -230,6 +239,9 @@ impl Choice {
                 Some(Event::Step(step)) => {
                     usage.completion += 1;
                     usage.reasoning += usize::from(self.output.is_reasoning());
+                    if let Some(budget) = self.budget.as_mut().filter(|_| self.output.is_in_thought()) {
+                        budget.spend();
+                    }
                     self.take(&step, served, batch);
                 }
                 Some(Event::Finished(Finish::Failed(e), _)) => {
@@ -262,7 +274,13 @@ impl Choice {
 
     /// Sees to it that the next token gets its mask; `token` is the one before.
     fn ask_for_mask(&mut self, token: Option<u32>) {
-        let (Some(constraint), Some(ticket)) = (&mut self.constraint, &self.ticket) else { return };
+        let Some(ticket) = &self.ticket else { return };
+        if let Some(mask) = self.budget.as_mut().and_then(|budget| budget.forces(self.output.is_in_thought())) {
+            return ticket.set_mask(mask);
+        }
+        let Some(constraint) = &mut self.constraint else {
+            return self.budget.iter_mut().for_each(|budget| ticket.set_mask(budget.free()));
+        };
         let after = match (constraint.begun, self.output.is_free()) {
             (true, _) => token,
             (false, true) => {

@@ -5,12 +5,14 @@ use std::rc::Rc;
 use hyper::StatusCode;
 use serde_json::Value;
 
+use super::conversation::{Conversation, Ending, Turn, Unrendered, short_ids, tools_as_text};
 use super::error::ApiError;
 use super::fields::{Fields, wrong};
 use super::masks::{Calls, Grammar};
 use super::model::Served;
 use super::output::{Expect, Family};
-use crate::chat::{Message, Prompt, Role, Time, short_ids, tools_as_text};
+use super::unhonoured;
+use crate::chat::Role;
 use crate::engine::{Generate, OutputKind, Request, RequestError, TOP_LOGPROBS_MAX};
 use crate::sampling::SamplingParams;
 use crate::tokenizer::PromptForm;
@@ -71,6 +73,7 @@ impl Options {
     /// # Errors
     /// 400 with the field.
     pub fn read(fields: &Fields<'_>, served: &Served, interface: Interface) -> Result<Options, ApiError> {
+        unhonoured::refuse(fields)?;
         let default = served.sampling;
         let seed = fields.integer("seed", i64::MIN, i64::MAX)?;
         let sampling = SamplingParams {
@@ -202,7 +205,9 @@ pub enum OutputFormat {
 /// A chat of any interface.
 pub struct Chat {
     /// The messages.
-    pub messages: Vec<Message>,
+    pub turns: Vec<Turn>,
+    /// What the prompt ends with; `None`: what the last message asks for.
+    pub ending: Option<Ending>,
     /// The field of the interface that they came in, for errors.
     pub field: &'static str,
     /// The tools, as OpenAI's chat interface describes them.
@@ -213,8 +218,45 @@ pub struct Chat {
     pub parallel_calls: Option<bool>,
     /// What the answer looks like.
     pub format: OutputFormat,
-    /// Variables for the template.
+    /// How the model is to think.
+    pub thinking: Thinking,
+    /// Further variables for the template.
     pub variables: Vec<(String, Value)>,
+}
+
+/// How a model is to think before it answers.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Thinking {
+    /// Whether, if the request says.
+    pub enabled: Option<bool>,
+    /// How much, in a word.
+    pub effort: Option<String>,
+    /// How much at most, in tokens.
+    pub tokens: Option<usize>,
+}
+
+impl Thinking {
+    /// How many tokens a thought may take; a word counts where the template does not read it.
+    fn budget(&self, template_reads_effort: bool) -> Option<usize> {
+        let of_word = |word: &str| match word {
+            "minimal" => Some(256),
+            "low" => Some(1024),
+            "medium" => Some(8192),
+            _ => None,
+        };
+        let effort = self.effort.as_deref();
+        let none = (self.enabled == Some(false) || effort == Some("none")).then_some(0);
+        none.or(self.tokens).or_else(|| effort.filter(|_| !template_reads_effort).and_then(of_word))
+    }
+
+    /// It as templates read it.
+    fn variables(&self) -> impl Iterator<Item = (String, Value)> {
+        let is_none = self.tokens == Some(0) || self.effort.as_deref() == Some("none");
+        let enabled = self.enabled.or(is_none.then_some(false)).map(Value::from);
+        let effort = self.effort.clone().map(Value::from);
+        let all = [("enable_thinking", enabled), ("reasoning_effort", effort)];
+        all.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)))
+    }
 }
 
 /// What is to be generated.
@@ -231,6 +273,10 @@ pub struct Job {
     pub grammar: Option<(Grammar, &'static str)>,
     /// The grammar speaks of all that is written, thoughts included.
     pub constrains_at_once: bool,
+    /// What the prompt has written of the answer already, as far as it tells how to read on.
+    pub opened: &'static str,
+    /// Tokens after which a thought is ended.
+    pub thought_tokens: Option<usize>,
 }
 
 /// `tools`, checked for what templates rely on.
@@ -263,15 +309,14 @@ impl Chat {
     /// 400 where the model has no template, or the template refuses the chat or takes too much; 503 where the system has
     /// no process for it; see also [`Job::new`].
     pub async fn into_job(self, served: &Served, options: Options) -> Result<Job, ApiError> {
-        if self.messages.is_empty() {
-            let text = format!("{} is empty; at least one message is needed", self.field);
-            return Err(ApiError::field(self.field, text));
-        }
+        let ending = self.ending()?;
         check_tools(&self.tools)?;
-        let mut offered = if self.choice == ToolChoice::None { Vec::new() } else { self.tools };
+        let offered = if self.choice == ToolChoice::None { Vec::new() } else { self.tools };
+        // The prompt has all tools whichever is to be called, so that it begins as those before and after it.
+        let mut callable = offered.clone();
         if let ToolChoice::Named(name) = &self.choice {
-            offered.retain(|tool| tool["function"]["name"] == *name);
-            if offered.is_empty() {
+            callable.retain(|tool| tool["function"]["name"] == *name);
+            if callable.is_empty() {
                 let text = format!("tool_choice names {name:?}, which is not among the tools");
                 return Err(ApiError::field("tool_choice", text));
             }
@@ -283,31 +328,28 @@ impl Chat {
         if self.choice == ToolChoice::Required && offered.is_empty() {
             return Err(ApiError::field("tool_choice", "tool_choice forces a call, but the request has no tools"));
         }
-        let is_about_tools = |message: &Message| message.role == Role::Tool || !message.tool_calls.is_empty();
-        let has_tools = !offered.is_empty() || self.messages.iter().any(is_about_tools);
-        let (family, messages) = match !template.takes_tools && has_tools {
-            true => (Family::Hermes, tools_as_text(&self.messages, &offered, template.has_system)),
-            false if template.has_short_ids => (template.family, short_ids(&self.messages)),
-            false => (template.family, self.messages),
+        let continued = self.turns.last().map(|turn| turn.message.content.clone());
+        let continued = continued.filter(|_| ending == Ending::Continued);
+        let turns = with_names(self.turns);
+        let has_tools = !offered.is_empty() || turns.iter().any(Turn::is_about_tools);
+        let (family, turns) = match !template.takes_tools && has_tools {
+            true => (Family::Hermes, tools_as_text(turns, &offered, template.has_system)),
+            false if template.has_short_ids => (template.family, short_ids(turns)),
+            false => (template.family, turns),
         };
-        let prompt = Prompt {
-            messages: &messages,
-            tools: if template.takes_tools { &offered[..] } else { &[] },
-            add_generation_prompt: true,
-            bos: &served.bos,
-            eos: &served.eos,
-            now: Time::now(),
-            variables: &self.variables,
+        let conversation = Conversation {
+            turns,
+            tools: if template.takes_tools { offered.clone() } else { Vec::new() },
+            ending,
+            variables: self.thinking.variables().chain(self.variables).collect(),
+            bos: served.bos.clone(),
+            eos: served.eos.clone(),
         };
-        let text = served.render(template, &prompt).await?.map_err(|e| match e.is_unavailable() {
-            true => ApiError::new(StatusCode::SERVICE_UNAVAILABLE, e.to_string()).retry_after(5),
-            false => ApiError::field(self.field, format!("the chat template cannot render this chat: {e}"))
-                .code("chat_template"),
-        })?;
+        let text = served.render(template, conversation).await?.map_err(|e| unrendered(&e, self.field))?;
         let is_forced = matches!(self.choice, ToolChoice::Required | ToolChoice::Named(_));
         let may_be_many = self.parallel_calls != Some(false);
         let calls = |or: Option<Value>, many: bool| {
-            Grammar::Calls(Box::new(Calls { family, tools: functions(&offered), many, or }))
+            Grammar::Calls(Box::new(Calls { family, tools: functions(&callable), many, or }))
         };
         let grammar = match self.format {
             OutputFormat::Grammar(Grammar::Schema(_), _) | OutputFormat::Text if is_forced => {
@@ -328,16 +370,81 @@ impl Chat {
             OutputFormat::Grammar(grammar, param) => Some((grammar, param)),
             OutputFormat::Text => None,
         };
-        let [thought, _] = family.thought();
-        let thinking = template.thinks && text.trim_end().ends_with(thought.trim_end());
+        let (in_thought, opened) = begun(family, continued.as_deref(), &text);
+        let has_thoughts = template.thinks || family == Family::Harmony;
+        let thought_tokens = self.thinking.budget(template.reads_effort).filter(|_| has_thoughts);
+        let thinking = template.thinks && in_thought;
         let expect =
             Expect { family, tools: Rc::new(offered), thinks: template.thinks, thinking, one_call: !may_be_many };
         if served.config_log_prompts {
             log::info!("prompt: {text:?}");
         }
         let prompt = (self.field, served.prompt_tokens(text, PromptForm::Chat).await?);
+        let constrains_at_once = is_forced && family == Family::Harmony;
         let job = Job::new(served, prompt, options, expect, grammar)?;
-        Ok(Job { constrains_at_once: is_forced && family == Family::Harmony, ..job })
+        Ok(Job { constrains_at_once, opened, thought_tokens, ..job })
+    }
+
+    /// What the prompt ends with: a last message of the model goes on, unless the request has it otherwise.
+    fn ending(&self) -> Result<Ending, ApiError> {
+        let Some(Turn { message: last, at }) = self.turns.last() else {
+            let text = format!("{} is empty; at least one message is needed", self.field);
+            return Err(ApiError::field(self.field, text));
+        };
+        let has_text = !last.content.is_empty() || last.reasoning_content.is_some();
+        let may_go_on = last.role == Role::Assistant && last.tool_calls.is_empty() && has_text;
+        match self.ending {
+            None if may_go_on => Ok(Ending::Continued),
+            None => Ok(Ending::Opened),
+            Some(Ending::Continued) if !may_go_on => {
+                let text = format!("continue_final_message: {at} has no text of the assistant that could go on");
+                Err(ApiError::field("continue_final_message", text).code("invalid_value"))
+            }
+            Some(ending) => Ok(ending),
+        }
+    }
+}
+
+/// What of the answer the prompt has begun: whether it ends in a thought, and marks that tell how to read on. `continued` is
+/// the text of a last message that goes on.
+fn begun(family: Family, continued: Option<&str>, prompt: &str) -> (bool, &'static str) {
+    let [thought, end] = family.thought();
+    let thought = thought.trim_end();
+    let in_thought = match continued {
+        None => prompt.trim_end().ends_with(thought),
+        Some("") => true,
+        Some(said) => said.rfind(thought) > said.rfind(end),
+    };
+    let opened = match (family, continued) {
+        (Family::Harmony, Some("")) => "<|channel|>analysis<|message|>",
+        (Family::Harmony, Some(_)) => "<|channel|>final<|message|>",
+        _ => "",
+    };
+    (in_thought, opened)
+}
+
+/// The same with the names of tools in their answers, which some interfaces leave out.
+fn with_names(mut turns: Vec<Turn>) -> Vec<Turn> {
+    for i in 0..turns.len() {
+        let (before, rest) = turns.split_at_mut(i);
+        let Some(answer) = rest.first_mut().map(|turn| &mut turn.message) else { continue };
+        if let (Role::Tool, None, Some(id)) = (answer.role, &answer.name, &answer.tool_call_id) {
+            let calls = before.iter().rev().flat_map(|turn| turn.message.tool_calls.iter().rev());
+            answer.name = calls.filter(|call| call.id == *id).map(|call| call.name.clone()).next();
+        }
+    }
+    turns
+}
+
+fn unrendered(e: &Unrendered, field: &'static str) -> ApiError {
+    match e {
+        Unrendered::Template(why) if why.is_unavailable() => {
+            ApiError::new(StatusCode::SERVICE_UNAVAILABLE, why.to_string()).retry_after(5)
+        }
+        Unrendered::Template(_) => ApiError::field(field, e.to_string()).code("chat_template"),
+        Unrendered::LeftOut(at, _) | Unrendered::NotContinued(at) => {
+            ApiError::field(at, e.to_string()).code("chat_template")
+        }
     }
 }
 
@@ -368,7 +475,9 @@ impl Job {
         })?;
         // An answer that was asked to be longer than there is room is cut off there, with `length`.
         let max_tokens = options.max_tokens.unwrap_or(room).min(room);
-        Ok(Job { prompt: Rc::new(prompt), options, max_tokens, expect, grammar, constrains_at_once: false })
+        let prompt = Rc::new(prompt);
+        let (constrains_at_once, opened, thought_tokens) = (false, "", None);
+        Ok(Job { prompt, options, max_tokens, expect, grammar, constrains_at_once, opened, thought_tokens })
     }
 
     /// What the engine is asked for answer `index`.
@@ -382,7 +491,7 @@ impl Job {
                 logit_bias: self.options.logit_bias.clone(),
                 n_top_logprobs: self.options.n_top_logprobs,
                 ignore_eos: self.options.ignore_eos,
-                constraint: self.grammar.is_some(),
+                constraint: self.grammar.is_some() || self.thought_tokens.is_some(),
             }),
         })
     }

@@ -8,10 +8,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::Value;
 
 use super::background::Background;
+use super::conversation::{Conversation, Unrendered};
 use super::error::ApiError;
 use super::masks::Masks;
 use super::output::Family;
-use crate::chat::{ChatError, Prompt, Renderer};
+use crate::chat::Renderer;
 use crate::engine::{EngineHandle, RequestLimits};
 use crate::sampling::SamplingParams;
 use crate::sys::zygote::Zygote;
@@ -59,6 +60,8 @@ pub struct Template {
     pub has_short_ids: bool,
     /// It has thoughts.
     pub thinks: bool,
+    /// It reads how much the model is to think.
+    pub reads_effort: bool,
 }
 
 impl Template {
@@ -70,7 +73,9 @@ impl Template {
         let has_short_ids = mentions("length != 9") || mentions("length == 9");
         let has_system = mentions("system") && !mentions("System role not supported");
         let thinks = family != Family::Harmony && family.thought().iter().any(|mark| mentions(mark.trim_end()));
-        Template { family, takes_tools, has_system, has_short_ids, thinks, renderer: Arc::new(renderer) }
+        let reads_effort = mentions("reasoning_effort");
+        let renderer = Arc::new(renderer);
+        Template { family, takes_tools, has_system, has_short_ids, thinks, reads_effort, renderer }
     }
 }
 
@@ -166,17 +171,17 @@ impl Served {
         seed
     }
 
-    /// The text of a chat, rendered on another thread.
+    /// The prompt of a chat, rendered on another thread.
     ///
     /// # Errors
-    /// As [`Background::run`]; inside, what the template says.
+    /// As [`Background::run`]; inside, why there is none.
     pub async fn render(
         &self,
         template: &Template,
-        prompt: &Prompt<'_>,
-    ) -> Result<Result<String, ChatError>, ApiError> {
-        let (renderer, written) = (Arc::clone(&template.renderer), prompt.written());
-        self.renders.run(move || renderer.render(&written)).await
+        conversation: Conversation,
+    ) -> Result<Result<String, Unrendered>, ApiError> {
+        let renderer = Arc::clone(&template.renderer);
+        self.renders.run(move || conversation.rendered(&renderer)).await
     }
 
     /// The tokens of a whole prompt, as [`Tokenizer::encode_prompt`] puts them together.

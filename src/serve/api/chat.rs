@@ -5,6 +5,7 @@ use std::rc::Rc;
 use serde_json::{Map, Value, json};
 
 use super::super::app::App;
+use super::super::conversation::{Ending, Turn};
 use super::super::error::ApiError;
 use super::super::fields::Fields;
 use super::super::generate::{Batch, Generation, Reason, TokenInfo, Usage};
@@ -12,7 +13,7 @@ use super::super::job::{Chat, Interface, Options, ToolChoice};
 use super::super::model::{Served, unix_time};
 use super::super::output::{Call, Delta};
 use super::super::trace::Trace;
-use super::common::{arguments, choice_word, content, role, streaming, usage_json};
+use super::common::{arguments, choice_word, content, role, streaming, thinking, usage_json};
 use super::format::format;
 use super::{Answer, ChunkHead, EventWriter, FINGERPRINT, collect, event, fresh_id, stream, token_text};
 use crate::chat::{Message, ToolCall};
@@ -25,12 +26,14 @@ pub async fn answer(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Trac
     let fields = Fields::of(body)?;
     let options = Options::read(&fields, served, Interface::Chat)?;
     let chat = Chat {
-        messages: messages(&fields)?,
+        turns: messages(&fields)?,
+        ending: ending(&fields)?,
         field: "messages",
         tools: fields.list("tools")?.unwrap_or_default().to_vec(),
         choice: tool_choice(&fields)?,
         parallel_calls: fields.boolean("parallel_tool_calls")?,
         format: format(&fields)?,
+        thinking: thinking(&fields)?,
         variables: variables(&fields)?,
     };
     let (is_stream, include_usage) = streaming(&fields)?;
@@ -108,37 +111,69 @@ fn tokens_json(served: &Served, tokens: &[TokenInfo]) -> Value {
 }
 
 /// `messages`, as templates want them.
-fn messages(fields: &Fields<'_>) -> Result<Vec<Message>, ApiError> {
+fn messages(fields: &Fields<'_>) -> Result<Vec<Turn>, ApiError> {
     let list = fields.list("messages")?.ok_or_else(|| fields.missing("messages"))?;
     list.iter()
         .enumerate()
         .map(|(i, message)| {
-            let message = Fields::at(message, format!("messages[{i}]"))?;
-            let role = role(&message)?;
-            let mut tool_calls = Vec::new();
-            for (j, call) in message.list("tool_calls")?.unwrap_or_default().iter().enumerate() {
-                let call = Fields::at(call, format!("{}[{j}]", message.path("tool_calls")))?;
-                let function = call.object("function")?.ok_or_else(|| call.missing("function"))?;
-                tool_calls.push(ToolCall {
-                    id: call.text("id")?.unwrap_or_default().to_owned(),
-                    name: function.need_text("name")?.to_owned(),
-                    arguments: arguments(&function, "arguments")?,
-                });
+            let at = format!("messages[{i}]");
+            let message = Fields::at(message, at.as_str())?;
+            let mut thought = None;
+            for name in ["reasoning_content", "reasoning", "thinking"] {
+                thought = thought.or(message.text(name)?);
             }
-            let reasoning = match message.text("reasoning_content")? {
-                Some(text) => Some(text),
-                None => message.text("reasoning")?,
-            };
-            Ok(Message {
-                role,
-                content: content(&message, "content", &["text"])?,
-                reasoning_content: reasoning.map(str::to_owned),
-                tool_calls,
+            let message = Message {
+                role: role(&message)?,
+                content: content(&message, "content", &["text", "refusal"])?,
+                reasoning_content: thought.filter(|thought| !thought.is_empty()).map(str::to_owned),
+                tool_calls: calls(&message)?,
                 tool_call_id: message.text("tool_call_id")?.map(str::to_owned),
                 name: message.text("name")?.map(str::to_owned),
-            })
+            };
+            Ok(Turn { at, message })
         })
         .collect()
+}
+
+/// `tool_calls` of a message, and the one of `function_call` as it once was.
+fn calls(message: &Fields<'_>) -> Result<Vec<ToolCall>, ApiError> {
+    let mut calls = Vec::new();
+    for (i, call) in message.list("tool_calls")?.unwrap_or_default().iter().enumerate() {
+        let call = Fields::at(call, format!("{}[{i}]", message.path("tool_calls")))?;
+        let (name, arguments) = match call.text("type")? {
+            Some("custom") => {
+                let custom = call.object("custom")?.ok_or_else(|| call.missing("custom"))?;
+                (custom.need_text("name")?, json!({"input": custom.text("input")?.unwrap_or_default()}))
+            }
+            _ => {
+                let function = call.object("function")?.ok_or_else(|| call.missing("function"))?;
+                (function.need_text("name")?, arguments(&function, "arguments")?)
+            }
+        };
+        calls.push(ToolCall { id: call.text("id")?.unwrap_or_default().to_owned(), name: name.to_owned(), arguments });
+    }
+    if let Some(function) = message.object("function_call")? {
+        let name = function.need_text("name")?.to_owned();
+        calls.push(ToolCall { id: String::new(), name, arguments: arguments(&function, "arguments")? });
+    }
+    Ok(calls)
+}
+
+/// `continue_final_message` and `add_generation_prompt`.
+fn ending(fields: &Fields<'_>) -> Result<Option<Ending>, ApiError> {
+    let flags = (fields.boolean("continue_final_message")?, fields.boolean("add_generation_prompt")?);
+    Ok(match flags {
+        (Some(true), Some(true)) => {
+            let text =
+                "continue_final_message: the last message goes on, or add_generation_prompt opens a new one; not both";
+            return Err(ApiError::field("continue_final_message", text).code("invalid_value"));
+        }
+        (Some(true), _) => Some(Ending::Continued),
+        (_, Some(true)) | (Some(false), None) => Some(Ending::Opened),
+        (Some(false), Some(false)) => Some(Ending::Bare),
+        // The last message goes on if it can.
+        (None, Some(false)) | (None, None) => None,
+    })
 }
 
 fn tool_choice(fields: &Fields<'_>) -> Result<ToolChoice, ApiError> {
@@ -153,19 +188,11 @@ fn tool_choice(fields: &Fields<'_>) -> Result<ToolChoice, ApiError> {
     }
 }
 
-/// Variables for the template: `chat_template_kwargs`, and `reasoning_effort`.
+/// Variables for the template: `chat_template_kwargs`.
 fn variables(fields: &Fields<'_>) -> Result<Vec<(String, Value)>, ApiError> {
-    let mut variables = Vec::new();
-    if let Some(effort) = fields.text("reasoning_effort")? {
-        variables.push(("reasoning_effort".to_owned(), effort.into()));
-        if effort == "none" {
-            variables.push(("enable_thinking".to_owned(), false.into()));
-        }
-    }
-    if let Some(further) = fields.object("chat_template_kwargs")? {
-        variables.extend(further.iter().map(|(name, value)| (name.clone(), value.clone())));
-    }
-    Ok(variables)
+    let further = fields.object("chat_template_kwargs")?;
+    let pairs = further.iter().flat_map(Fields::iter);
+    Ok(pairs.map(|(name, value)| (name.clone(), value.clone())).collect())
 }
 
 /// The answer in events.

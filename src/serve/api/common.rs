@@ -6,7 +6,7 @@ use crate::chat::Role;
 use crate::serve::error::ApiError;
 use crate::serve::fields::{Fields, wrong};
 use crate::serve::generate::Usage;
-use crate::serve::job::{OutputFormat, ToolChoice};
+use crate::serve::job::{OutputFormat, Thinking, ToolChoice};
 use crate::serve::masks::Grammar;
 
 /// `stream` and `stream_options.include_usage`.
@@ -43,29 +43,28 @@ pub fn role(message: &Fields<'_>) -> Result<Role, ApiError> {
     }
 }
 
-/// The arguments of a call: an object, or JSON text of one.
+/// The arguments of a call: an object, or JSON text of one. Text that is none was cut off by a limit, and stays as it is.
 pub fn arguments(function: &Fields<'_>, name: &str) -> Result<Value, ApiError> {
     match function.get(name) {
         None => Ok(Value::Object(Map::new())),
         Some(Value::String(text)) if text.trim().is_empty() => Ok(Value::Object(Map::new())),
         Some(Value::String(text)) => {
             let parsed = serde_json::from_str::<Value>(text).ok().filter(Value::is_object);
-            let path = function.path(name);
-            parsed.ok_or_else(|| ApiError::field(&path, format!("{path}: expected a JSON object in a string")))
+            Ok(parsed.unwrap_or_else(|| text.as_str().into()))
         }
         Some(object @ Value::Object(_)) => Ok(object.clone()),
         Some(other) => Err(wrong(&function.path(name), other, "a string that holds a JSON object")),
     }
 }
 
-/// A content that is text, or parts that are; `kinds` are the types of text parts.
+/// A content that is text, or parts that are, joined by newlines; `kinds` are the types of text parts.
 pub fn content(message: &Fields<'_>, name: &str, kinds: &[&str]) -> Result<String, ApiError> {
     let path = message.path(name);
     match message.get(name) {
         None => Ok(String::new()),
         Some(Value::String(text)) => Ok(text.clone()),
         Some(Value::Array(parts)) => {
-            let mut out = String::new();
+            let mut texts = Vec::new();
             for (i, part) in parts.iter().enumerate() {
                 let part = Fields::at(part, format!("{path}[{i}]"))?;
                 let kind = part.need_text("type")?;
@@ -74,9 +73,9 @@ pub fn content(message: &Fields<'_>, name: &str, kinds: &[&str]) -> Result<Strin
                     let text = format!("{path} is {kind:?}; this server takes text only ({})", kinds.join(", "));
                     return Err(ApiError::field(path, text).code("unsupported_content"));
                 }
-                out.push_str(part.need_text("text")?);
+                texts.push(part.need_text(if kind == "refusal" { "refusal" } else { "text" })?);
             }
-            Ok(out)
+            Ok(texts.join("\n"))
         }
         Some(other) => Err(wrong(&path, other, "a string or an array of parts")),
     }
@@ -104,5 +103,47 @@ pub fn schema(fields: &Fields<'_>, name: &str) -> Result<OutputFormat, ApiError>
         }
         Some(other) => Err(wrong(&path, other, "a JSON schema")),
         None => Err(fields.missing(name)),
+    }
+}
+
+/// How the model is to think, under all names that clients have for it.
+pub fn thinking(fields: &Fields<'_>) -> Result<Thinking, ApiError> {
+    let mut found = Thinking { effort: fields.text("reasoning_effort")?.map(str::to_owned), ..Thinking::default() };
+    for name in ["thinking_budget_tokens", "thinking_budget", "reasoning_budget"] {
+        tokens(fields, name, &mut found)?;
+    }
+    for (object, effort, limit) in
+        [("reasoning", "effort", "max_tokens"), ("output_config", "effort", ""), ("thinking", "", "budget_tokens")]
+    {
+        let Some(object) = fields.object(object)? else { continue };
+        let effort = object.text(effort)?.map(str::to_owned);
+        found.effort = found.effort.or(effort);
+        tokens(&object, limit, &mut found)?;
+    }
+    if let Some(thinking) = fields.object("thinking")? {
+        found.enabled = Some(match thinking.need_text("type")? {
+            "disabled" => false,
+            "enabled" | "adaptive" => true,
+            other => {
+                let path = thinking.path("type");
+                let text = format!("{path} is {other:?}; expected enabled, adaptive or disabled");
+                return Err(ApiError::field(path, text).code("invalid_value"));
+            }
+        });
+    }
+    Ok(found)
+}
+
+/// A budget of tokens, -1 for none.
+fn tokens(fields: &Fields<'_>, name: &str, found: &mut Thinking) -> Result<(), ApiError> {
+    let tokens = fields.integer(name, -1, i64::from(u32::MAX))?;
+    found.tokens = found.tokens.or(tokens.and_then(|tokens| usize::try_from(tokens).ok()));
+    Ok(())
+}
+
+/// Says in an answer what of the request was left out.
+pub fn warn(answer: &mut Value, warnings: Vec<String>) {
+    if !warnings.is_empty() {
+        answer["warnings"] = warnings.into();
     }
 }

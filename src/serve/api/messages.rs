@@ -1,19 +1,24 @@
 //! `POST /v1/messages`: Anthropic's form.
 
+mod blocks;
+
 use std::rc::Rc;
 
 use serde_json::{Value, json};
 
 use super::super::app::App;
+use super::super::conversation::Turn;
 use super::super::error::ApiError;
-use super::super::fields::{Fields, wrong};
+use super::super::fields::Fields;
 use super::super::generate::{Batch, Generation, Reason, Usage};
 use super::super::job::{Chat, Interface, Options, OutputFormat, ToolChoice};
 use super::super::model::Served;
 use super::super::output::{Call, Delta};
 use super::super::trace::Trace;
+use super::common::{content, thinking, warn};
 use super::{Answer, EventWriter, collect, fresh_id, named_event, stream};
-use crate::chat::{Message, Role, ToolCall};
+use crate::chat::{Message, Role};
+use blocks::take_message;
 
 /// Answers a request.
 ///
@@ -23,12 +28,14 @@ pub async fn answer(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Trac
     let fields = Fields::of(body)?;
     let options = Options::read(&fields, served, Interface::Messages)?;
     let is_stream = fields.is_set("stream")?;
-    let job = chat(&fields)?.into_job(served, options).await?;
+    let (chat, warnings) = chat(&fields)?;
+    let job = chat.into_job(served, options).await?;
     let n_prompt = job.prompt.len();
     let generation = Generation::start(served, &[job], app.config.limits.first_token_time).await?;
     let id = fresh_id(served, "msg_");
     if is_stream {
-        let events = Events { id, served: Rc::clone(served), n_prompt, open: None, n_blocks: 0, finish: None };
+        let served = Rc::clone(served);
+        let events = Events { id, served, n_prompt, warnings, open: None, n_blocks: 0, finish: None };
         return Ok(stream(events, generation, trace));
     }
     let (mut answers, usage) = collect(generation, 1, &trace).await?;
@@ -44,7 +51,7 @@ pub async fn answer(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Trac
         content.push(tool_use(&call.name, &fresh_id(served, "toolu_"), input(call)));
     }
     let (stop_reason, stop_sequence) = stop(answer.finish.as_ref());
-    Ok(Answer::Document(json!({
+    let mut message = json!({
         "id": id,
         "type": "message",
         "role": "assistant",
@@ -53,7 +60,9 @@ pub async fn answer(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Trac
         "stop_reason": stop_reason,
         "stop_sequence": stop_sequence,
         "usage": usage_json(&usage),
-    })))
+    });
+    warn(&mut message, warnings);
+    Ok(Answer::Document(message))
 }
 
 /// `POST /v1/messages/count_tokens`.
@@ -63,7 +72,8 @@ pub async fn answer(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Trac
 pub async fn count_tokens(served: &Rc<Served>, body: &Value) -> Result<Value, ApiError> {
     let fields = Fields::of(body)?;
     let options = Options::read(&fields, served, Interface::CountTokens)?;
-    let job = chat(&fields)?.into_job(served, options).await?;
+    let (chat, _) = chat(&fields)?;
+    let job = chat.into_job(served, options).await?;
     Ok(json!({"input_tokens": job.prompt.len()}))
 }
 
@@ -94,51 +104,93 @@ fn tool_use(name: &str, id: &str, input: Value) -> Value {
     json!({"type": "tool_use", "id": id, "name": name, "input": input})
 }
 
-fn chat(fields: &Fields<'_>) -> Result<Chat, ApiError> {
-    let mut messages = Vec::new();
-    let system = super::common::content(fields, "system", &["text"])?;
+/// The chat, and what of the request it leaves out.
+fn chat(fields: &Fields<'_>) -> Result<(Chat, Vec<String>), ApiError> {
+    let mut turns = Vec::new();
+    let system = system(fields)?;
     if !system.is_empty() {
-        messages.push(Message::text(Role::System, system));
+        turns.push(Turn { at: "system".to_owned(), message: Message::text(Role::System, system) });
     }
     let list = fields.list("messages")?.ok_or_else(|| fields.missing("messages"))?;
     for (i, message) in list.iter().enumerate() {
-        take_message(&Fields::at(message, format!("messages[{i}]"))?, &mut messages)?;
+        let at = format!("messages[{i}]");
+        let mut messages = Vec::new();
+        take_message(&Fields::at(message, at.as_str())?, &mut messages)?;
+        turns.extend(messages.into_iter().map(|message| Turn { at: at.clone(), message }));
     }
-    let mut tools = Vec::new();
+    let (tools, warnings) = tools(fields)?;
+    let chat = Chat {
+        turns,
+        ending: None,
+        field: "messages",
+        tools,
+        parallel_calls: parallel_calls(fields)?,
+        choice: tool_choice(fields)?,
+        format: format(fields)?,
+        thinking: thinking(fields)?,
+        variables: Vec::new(),
+    };
+    Ok((chat, warnings))
+}
+
+/// What Claude Code puts before its system prompt: a line for the bill, which may differ with each request. Nobody is
+/// billed here, and prompts keep their beginning without it.
+const BILLING: &str = "x-anthropic-";
+
+/// `system`.
+fn system(fields: &Fields<'_>) -> Result<String, ApiError> {
+    let text = content(fields, "system", &["text"])?;
+    let n_billing = match fields.get("system") {
+        _ if !text.starts_with(BILLING) => 0,
+        Some(Value::Array(blocks)) => blocks.first().and_then(|block| block["text"].as_str()).map_or(0, str::len),
+        _ => text.find('\n').unwrap_or(text.len()),
+    };
+    let rest = &text[n_billing..];
+    Ok(rest.strip_prefix('\n').filter(|_| n_billing > 0).unwrap_or(rest).to_owned())
+}
+
+/// `tools`, as chats describe them, and what is said of those that are not taken.
+fn tools(fields: &Fields<'_>) -> Result<(Vec<Value>, Vec<String>), ApiError> {
+    let (mut tools, mut warnings) = (Vec::new(), Vec::new());
     for (i, tool) in fields.list("tools")?.unwrap_or_default().iter().enumerate() {
         let tool = Fields::at(tool, format!("tools[{i}]"))?;
-        let name = tool.need_text("name")?;
-        let schema = tool.object("input_schema")?.ok_or_else(|| tool.missing("input_schema"))?;
+        let kind = tool.text("type")?.unwrap_or("custom");
+        let Some(schema) = tool.object("input_schema")? else {
+            if kind == "custom" {
+                return Err(tool.missing("input_schema"));
+            }
+            let path = tool.path("type");
+            warnings.push(format!("{path} is {kind:?}, which this server does not have: the model is not offered it"));
+            continue;
+        };
         let parameters = Value::Object(schema.iter().map(|(key, value)| (key.clone(), value.clone())).collect());
-        let mut function = json!({"name": name, "parameters": parameters});
+        let mut function = json!({"name": tool.need_text("name")?, "parameters": parameters});
         if let Some(description) = tool.text("description")? {
             function["description"] = description.into();
         }
         tools.push(json!({"type": "function", "function": function}));
     }
-    let choice = match fields.object("tool_choice")? {
-        None => ToolChoice::Auto,
-        Some(choice) => match choice.need_text("type")? {
-            "auto" => ToolChoice::Auto,
-            "any" => ToolChoice::Required,
-            "none" => ToolChoice::None,
-            "tool" => ToolChoice::Named(choice.need_text("name")?.to_owned()),
-            other => {
-                let text = format!("tool_choice.type is {other:?}; expected auto, any, tool or none");
-                return Err(ApiError::field("tool_choice.type", text).code("invalid_value"));
-            }
-        },
-    };
-    let mut variables = Vec::new();
-    if let Some(thinking) = fields.object("thinking")? {
-        let enabled = thinking.need_text("type")? != "disabled";
-        variables.push(("enable_thinking".to_owned(), enabled.into()));
-    }
-    let parallel_calls = match fields.object("tool_choice")? {
-        Some(choice) => choice.boolean("disable_parallel_tool_use")?.map(|is_disabled| !is_disabled),
-        None => None,
-    };
-    Ok(Chat { messages, field: "messages", tools, choice, parallel_calls, format: format(fields)?, variables })
+    Ok((tools, warnings))
+}
+
+fn tool_choice(fields: &Fields<'_>) -> Result<ToolChoice, ApiError> {
+    let Some(choice) = fields.object("tool_choice")? else { return Ok(ToolChoice::Auto) };
+    Ok(match choice.need_text("type")? {
+        "auto" => ToolChoice::Auto,
+        "any" => ToolChoice::Required,
+        "none" => ToolChoice::None,
+        "tool" => ToolChoice::Named(choice.need_text("name")?.to_owned()),
+        other => {
+            let text = format!("tool_choice.type is {other:?}; expected auto, any, tool or none");
+            return Err(ApiError::field("tool_choice.type", text).code("invalid_value"));
+        }
+    })
+}
+
+/// Whether several tools may be called at once, if the request says.
+fn parallel_calls(fields: &Fields<'_>) -> Result<Option<bool>, ApiError> {
+    let Some(choice) = fields.object("tool_choice")? else { return Ok(None) };
+    Ok(choice.boolean("disable_parallel_tool_use")?.map(|is_disabled| !is_disabled))
 }
 
 /// `output_config.format`: a JSON schema.
@@ -155,72 +207,6 @@ fn format(fields: &Fields<'_>) -> Result<OutputFormat, ApiError> {
     }
 }
 
-/// One message: results of tools become messages of their own, as templates have them.
-fn take_message(message: &Fields<'_>, out: &mut Vec<Message>) -> Result<(), ApiError> {
-    let path = message.path("role");
-    let role = match message.need_text("role")? {
-        "user" => Role::User,
-        "assistant" => Role::Assistant,
-        other => {
-            let text = format!("{path} is {other:?}; expected user or assistant (system is a field of its own)");
-            return Err(ApiError::field(path, text).code("invalid_value"));
-        }
-    };
-    let path = message.path("content");
-    let blocks = match message.get("content") {
-        None => return Err(message.missing("content")),
-        Some(Value::String(text)) => {
-            out.push(Message::text(role, text.clone()));
-            return Ok(());
-        }
-        Some(Value::Array(blocks)) => blocks,
-        Some(other) => return Err(wrong(&path, other, "a string or an array of blocks")),
-    };
-    let mut whole = Message::text(role, "");
-    let mut is_empty = true;
-    for (i, block) in blocks.iter().enumerate() {
-        let block = Fields::at(block, format!("{path}[{i}]"))?;
-        match block.need_text("type")? {
-            "text" => {
-                whole.content.push_str(block.need_text("text")?);
-                is_empty = false;
-            }
-            "thinking" => {
-                whole.reasoning_content.get_or_insert_default().push_str(block.need_text("thinking")?);
-                is_empty = false;
-            }
-            "redacted_thinking" => {}
-            "tool_use" => {
-                whole.tool_calls.push(ToolCall {
-                    id: block.text("id")?.unwrap_or_default().to_owned(),
-                    name: block.need_text("name")?.to_owned(),
-                    arguments: super::common::arguments(&block, "input")?,
-                });
-                is_empty = false;
-            }
-            "tool_result" => {
-                let mut text = super::common::content(&block, "content", &["text"])?;
-                if block.is_set("is_error")? {
-                    text.insert_str(0, "Error: ");
-                }
-                let id = block.need_text("tool_use_id")?.to_owned();
-                let calls = out.iter().flat_map(|message: &Message| &message.tool_calls);
-                let name = calls.rev().find(|call| call.id == id).map(|call| call.name.clone());
-                out.push(Message { tool_call_id: Some(id), name, ..Message::text(Role::Tool, text) });
-            }
-            other => {
-                let path = block.path("type");
-                let text = format!("{path} is {other:?}; this server takes text, thinking, tool_use and tool_result");
-                return Err(ApiError::field(path, text).code("unsupported_content"));
-            }
-        }
-    }
-    if !is_empty {
-        out.push(whole);
-    }
-    Ok(())
-}
-
 #[derive(Clone, Copy, PartialEq)]
 enum Block {
     Text,
@@ -233,6 +219,7 @@ struct Events {
     id: String,
     served: Rc<Served>,
     n_prompt: usize,
+    warnings: Vec<String>,
     /// The block that is being written.
     open: Option<Block>,
     n_blocks: usize,
@@ -259,7 +246,7 @@ impl Events {
 
 impl EventWriter for Events {
     fn begin(&mut self, out: &mut Vec<u8>) {
-        let message = json!({
+        let mut message = json!({
             "id": self.id,
             "type": "message",
             "role": "assistant",
@@ -269,6 +256,7 @@ impl EventWriter for Events {
             "stop_sequence": null,
             "usage": {"input_tokens": self.n_prompt, "output_tokens": 0},
         });
+        warn(&mut message, std::mem::take(&mut self.warnings));
         named_event(&json!({"type": "message_start", "message": message}), out);
     }
 

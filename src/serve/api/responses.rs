@@ -1,21 +1,23 @@
 //! `POST /v1/responses`: OpenAI's newer form, for text and function tools. Nothing is stored.
 
+mod input;
+
 use std::rc::Rc;
 
 use serde_json::{Map, Value, json};
 
 use super::super::app::App;
 use super::super::error::ApiError;
-use super::super::fields::{Fields, wrong};
+use super::super::fields::Fields;
 use super::super::generate::{Batch, Generation, Reason, Usage};
 use super::super::job::{Chat, Interface, Options, OutputFormat, ToolChoice};
 use super::super::masks::Grammar;
 use super::super::model::{Served, unix_time};
 use super::super::output::Delta;
 use super::super::trace::Trace;
-use super::common::{arguments, choice_word, content, role, schema};
+use super::common::{choice_word, schema, thinking, warn};
 use super::{Answer, EventWriter, collect, fresh_id, named_event, stream};
-use crate::chat::{Message, Role, ToolCall};
+use input::Input;
 
 /// Answers a request.
 ///
@@ -31,21 +33,24 @@ pub async fn answer(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Trac
     }
     let options = Options::read(&fields, served, Interface::Responses)?;
     let is_stream = fields.is_set("stream")?;
-    let (tools, described) = tools(&fields)?;
+    let mut warnings = Vec::new();
+    let (tools, described) = tools(&fields, &mut warnings)?;
     let chat = Chat {
-        messages: messages(&fields)?,
+        turns: Input::read(&fields, &mut warnings)?,
+        ending: None,
         field: "input",
         tools,
         choice: tool_choice(&fields)?,
         parallel_calls: fields.boolean("parallel_tool_calls")?,
         format: format(&fields)?,
-        variables: variables(&fields)?,
+        thinking: thinking(&fields)?,
+        variables: Vec::new(),
     };
     let sampling = options.sampling;
     let max_tokens = options.max_tokens;
     let job = chat.into_job(served, options).await?;
     let generation = Generation::start(served, &[job], app.config.limits.first_token_time).await?;
-    let shell = json!({
+    let mut shell = json!({
         "id": fresh_id(served, "resp_"),
         "object": "response",
         "created_at": unix_time(),
@@ -66,8 +71,10 @@ pub async fn answer(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Trac
         "tools": described,
         "truncation": "disabled",
         "usage": null,
+        "reasoning": fields.get("reasoning").cloned().unwrap_or_else(|| json!({"effort": null, "summary": null})),
         "metadata": fields.get("metadata").cloned().unwrap_or_else(|| json!({})),
     });
+    warn(&mut shell, warnings);
     let mut events =
         Events { shell, served: Rc::clone(served), items: Vec::new(), open: None, sequence: 0, finish: None };
     if is_stream {
@@ -89,16 +96,17 @@ pub async fn answer(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Trac
     Ok(Answer::Document(events.finished(&usage)))
 }
 
-/// `tools`, as chats describe them, and as this interface does.
-fn tools(fields: &Fields<'_>) -> Result<(Vec<Value>, Vec<Value>), ApiError> {
+/// `tools`, as chats describe them, and as this interface does. Those that are no functions are left out, with a warning.
+fn tools(fields: &Fields<'_>, warnings: &mut Vec<String>) -> Result<(Vec<Value>, Vec<Value>), ApiError> {
     let (mut tools, mut described) = (Vec::new(), Vec::new());
     for (i, value) in fields.list("tools")?.unwrap_or_default().iter().enumerate() {
         let tool = Fields::at(value, format!("tools[{i}]"))?;
         let kind = tool.need_text("type")?;
         if kind != "function" {
+            let name = tool.text("name")?.map(|name| format!(" ({name})")).unwrap_or_default();
             let path = tool.path("type");
-            let text = format!("{path} is {kind:?}; this server has no built-in tools, only \"function\"");
-            return Err(ApiError::field(path, text).code("unsupported_tool"));
+            warnings.push(format!("{path} is {kind:?}{name}, no function: the model is not offered it"));
+            continue;
         }
         let mut function = Map::new();
         function.insert("name".to_owned(), tool.need_text("name")?.into());
@@ -136,73 +144,6 @@ fn format(fields: &Fields<'_>) -> Result<OutputFormat, ApiError> {
             Err(ApiError::field("text.format.type", text).code("invalid_value"))
         }
     }
-}
-
-fn variables(fields: &Fields<'_>) -> Result<Vec<(String, Value)>, ApiError> {
-    let Some(reasoning) = fields.object("reasoning")? else { return Ok(Vec::new()) };
-    let effort = reasoning.text("effort")?;
-    Ok(effort.map(|effort| ("reasoning_effort".to_owned(), effort.into())).into_iter().collect())
-}
-
-/// `instructions` and `input`.
-fn messages(fields: &Fields<'_>) -> Result<Vec<Message>, ApiError> {
-    let mut messages: Vec<Message> = Vec::new();
-    messages.extend(fields.text("instructions")?.map(|text| Message::text(Role::System, text)));
-    let input = fields.get("input").ok_or_else(|| fields.missing("input"))?;
-    let items = match input {
-        Value::String(text) => {
-            messages.push(Message::text(Role::User, text.clone()));
-            return Ok(messages);
-        }
-        Value::Array(items) => items,
-        other => return Err(wrong("input", other, "a string or an array of items")),
-    };
-    let mut thought = None;
-    for (i, item) in items.iter().enumerate() {
-        let item = Fields::at(item, format!("input[{i}]"))?;
-        match item.text("type")?.unwrap_or("message") {
-            "message" => {
-                let text = content(&item, "content", &["input_text", "output_text", "text"])?;
-                let role = role(&item)?;
-                let reasoning_content = thought.take().filter(|_| role == Role::Assistant);
-                messages.push(Message { reasoning_content, ..Message::text(role, text) });
-            }
-            "function_call" => {
-                let call = ToolCall {
-                    id: item.need_text("call_id")?.to_owned(),
-                    name: item.need_text("name")?.to_owned(),
-                    arguments: arguments(&item, "arguments")?,
-                };
-                // Calls belong to the message before them, if that is the model's.
-                match messages.last_mut().filter(|last| last.role == Role::Assistant) {
-                    Some(last) => last.tool_calls.push(call),
-                    None => {
-                        let message = Message::text(Role::Assistant, "");
-                        messages.push(Message { tool_calls: vec![call], reasoning_content: thought.take(), ..message });
-                    }
-                }
-            }
-            "function_call_output" => {
-                let id = item.need_text("call_id")?.to_owned();
-                let text = content(&item, "output", &["input_text", "output_text", "text"])?;
-                let calls = messages.iter().flat_map(|message| &message.tool_calls);
-                let name = calls.rev().find(|call| call.id == id).map(|call| call.name.clone());
-                messages.push(Message { tool_call_id: Some(id), name, ..Message::text(Role::Tool, text) });
-            }
-            "reasoning" => {
-                let text = content(&item, "content", &["reasoning_text"])?;
-                thought = Some(text).filter(|text| !text.is_empty());
-            }
-            other => {
-                let path = item.path("type");
-                let text = format!(
-                    "{path} is {other:?}; this server takes message, function_call, function_call_output and reasoning"
-                );
-                return Err(ApiError::field(path, text).code("unsupported_content"));
-            }
-        }
-    }
-    Ok(messages)
 }
 
 /// What an item is.

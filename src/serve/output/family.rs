@@ -116,6 +116,15 @@ impl Family {
         }
     }
 
+    /// What a model writes between the last word of a thought and the first of its answer.
+    pub fn end_of_thought(self) -> &'static str {
+        match self {
+            Family::Harmony => "<|end|><|start|>assistant<|channel|>final<|message|>",
+            Family::Gemma4 => "<channel|>",
+            _ => "\n</think>\n\n",
+        }
+    }
+
     /// What stands around a thought.
     pub fn thought(self) -> [&'static str; 2] {
         match self {

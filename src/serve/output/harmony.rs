@@ -55,6 +55,11 @@ impl Harmony {
         self.buffer.len()
     }
 
+    /// Whether a thought is under way.
+    pub fn is_in_thought(&self) -> bool {
+        matches!(&self.state, State::Body(Kind::Thought))
+    }
+
     /// Takes more text.
     pub fn push(&mut self, text: &str, out: &mut Vec<Delta>) {
         self.buffer.push_str(text);

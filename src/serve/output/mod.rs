@@ -86,6 +86,11 @@ impl Output {
         self.is_reasoning() || self.harmony.as_ref().is_some_and(Harmony::is_call)
     }
 
+    /// Whether what comes next is thought.
+    pub fn is_in_thought(&self) -> bool {
+        self.harmony.as_ref().map_or_else(|| self.is_reasoning(), Harmony::is_in_thought)
+    }
+
     /// Whether tools are called.
     pub fn has_called(&self) -> bool {
         self.n_calls > 0

@@ -3,14 +3,15 @@
 
 use serde_json::{Value as Json, json};
 
-use super::message::{Message, Role};
+use super::turn::Turn;
+use crate::chat::{Message, Role};
 
 /// The chat with tools, calls and what tools answered as text. Without `has_system` the template knows no system message,
 /// and the first of the user says it.
-pub fn tools_as_text(messages: &[Message], tools: &[Json], has_system: bool) -> Vec<Message> {
-    let mut out: Vec<Message> = Vec::with_capacity(messages.len() + 1);
-    for message in messages {
-        let mut message = message.clone();
+pub fn tools_as_text(turns: Vec<Turn>, tools: &[Json], has_system: bool) -> Vec<Turn> {
+    let mut out: Vec<Turn> = Vec::with_capacity(turns.len() + 1);
+    for mut turn in turns {
+        let message = &mut turn.message;
         let calls = std::mem::take(&mut message.tool_calls);
         for call in &calls {
             let call = json!({"name": call.name, "arguments": call.arguments});
@@ -22,14 +23,13 @@ pub fn tools_as_text(messages: &[Message], tools: &[Json], has_system: bool) -> 
             (message.tool_call_id, message.name) = (None, None);
         }
         // Several answers of tools, and what the user says to them, are one message: many templates want turns.
-        match out.last_mut() {
-            Some(last) if last.role == Role::User && message.role == Role::User && is_answer(last) => {
+        match out.last_mut().map(|last| &mut last.message) {
+            Some(last)
+                if last.role == Role::User && message.role == Role::User && (is_answer(last) || is_answer(message)) =>
+            {
                 append(&mut last.content, &message.content);
             }
-            Some(last) if last.role == Role::User && message.role == Role::User && is_answer(&message) => {
-                append(&mut last.content, &message.content);
-            }
-            _ => out.push(message),
+            _ => out.push(turn),
         }
     }
     if !tools.is_empty() {
@@ -50,7 +50,7 @@ fn append(text: &mut String, more: &str) {
 }
 
 /// Tells of the tools in the first message that may say so.
-fn describe(tools: &[Json], has_system: bool, messages: &mut Vec<Message>) {
+fn describe(tools: &[Json], has_system: bool, turns: &mut Vec<Turn>) {
     let mut text = String::from("You can call tools. These are there, each described by a line of JSON:\n");
     for tool in tools {
         text += &format!("{}\n", tool.get("function").unwrap_or(tool));
@@ -61,18 +61,23 @@ fn describe(tools: &[Json], has_system: bool, messages: &mut Vec<Message>) {
              </tool_response>. Where no tool is needed, answer without one.";
     let host = if has_system { Role::System } else { Role::User };
     let system = [Role::System, Role::Developer];
-    match messages.first_mut() {
+    match turns.first_mut().map(|turn| &mut turn.message) {
         Some(first) if first.role == host || (has_system && system.contains(&first.role)) => {
             first.content = if first.content.is_empty() { text } else { format!("{}\n\n{text}", first.content) };
         }
-        _ => messages.insert(0, Message::text(host, text)),
+        _ => turns.insert(0, Turn { at: "tools".to_owned(), message: Message::text(host, text) }),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::message::ToolCall;
     use super::*;
+    use crate::chat::ToolCall;
+
+    fn tools_as_text(messages: &[Message], tools: &[Json], has_system: bool) -> Vec<Message> {
+        let turns = messages.iter().map(|message| Turn { at: String::new(), message: message.clone() });
+        super::tools_as_text(turns.collect(), tools, has_system).into_iter().map(|turn| turn.message).collect()
+    }
 
     fn call(name: &str) -> Message {
         let call = ToolCall { id: "1".to_owned(), name: name.to_owned(), arguments: json!({"x": 1}) };
