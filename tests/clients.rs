@@ -1,4 +1,5 @@
-//! The client packages of OpenAI and Anthropic, as their users have them, run a session against the server.
+//! The client packages of OpenAI and Anthropic, as their users have them, run a session against the server; so do Claude
+//! Code and Codex.
 #![cfg(feature = "serve")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -10,39 +11,65 @@ mod serve;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use cli::{golden, run};
+use cli::{Dir, golden, run};
 use serve::Server;
 
-/// A Python with the packages, in a virtual environment under `target/`. Where it cannot be had the test is skipped,
-/// visibly; with `REQUIRE_CLIENTS=1` it fails instead.
-fn python() -> Option<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let needs = root.join("tests/clients/requirements.txt");
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// What `needs` lists, installed by `install` into a directory of `target/`, which it is given. Where it cannot be had the
+/// test is skipped, visibly; with `REQUIRE_CLIENTS=1` it fails instead.
+fn installed(name: &str, needs: &str, install: impl Fn(&Path) -> Result<(), String>) -> Option<PathBuf> {
+    let needs = root().join("tests/clients").join(needs);
     let lock = std::fs::File::create(std::env::temp_dir().join("brim-test-clients.lock")).unwrap();
     lock.lock().unwrap();
-    let environment = root.join("target/clients");
-    let python = environment.join("bin/python");
-    let stamp = environment.join("requirements.txt");
+    let place = root().join("target").join(name);
+    let stamp = place.join("installed");
     if std::fs::read(&stamp).ok() == std::fs::read(&needs).ok() {
-        return Some(python);
+        return Some(place);
     }
-    let run = |command: &mut Command| match command.output() {
-        Ok(output) if output.status.success() => Ok(()),
-        Ok(output) => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
-        Err(e) => Err(e.to_string()),
-    };
-    let made = run(Command::new("python3").args(["-m", "venv"]).arg(&environment))
-        .and_then(|()| run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "-r"]).arg(&needs)))
-        .and_then(|()| std::fs::copy(&needs, &stamp).map(drop).map_err(|e| e.to_string()));
-    match made {
-        Ok(()) => Some(python),
+    let made = std::fs::create_dir_all(&place).map_err(|e| e.to_string());
+    let made = made.and_then(|()| install(&place));
+    match made.and_then(|()| std::fs::copy(&needs, &stamp).map(drop).map_err(|e| e.to_string())) {
+        Ok(()) => Some(place),
         Err(why) => {
             let required = std::env::var("REQUIRE_CLIENTS").is_ok_and(|value| value == "1");
-            assert!(!required, "REQUIRE_CLIENTS=1, but the packages cannot be installed: {why}");
-            eprintln!("SKIPPED: tests/clients/requirements.txt cannot be installed by pip: {why}");
+            assert!(!required, "REQUIRE_CLIENTS=1, but {} cannot be installed: {why}", needs.display());
+            eprintln!("SKIPPED: {} cannot be installed: {why}", needs.display());
             None
         }
     }
+}
+
+fn done(command: &mut Command) -> Result<(), String> {
+    match command.output() {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+        Err(e) => Err(e.to_string()),
+    }
+}
+
+/// A Python with the packages, in a virtual environment.
+fn python() -> Option<PathBuf> {
+    let place = installed("clients", "requirements.txt", |place| {
+        let needs = root().join("tests/clients/requirements.txt");
+        done(Command::new("python3").args(["-m", "venv"]).arg(place))?;
+        done(Command::new(place.join("bin/python")).args(["-m", "pip", "install", "--quiet", "-r"]).arg(&needs))
+    });
+    place.map(|place| place.join("bin/python"))
+}
+
+/// Claude Code and Codex: commands.
+fn agents() -> Option<[String; 2]> {
+    let place = installed("agents", "agents.txt", |place| {
+        let needs = std::fs::read_to_string(root().join("tests/clients/agents.txt")).map_err(|e| e.to_string())?;
+        done(
+            Command::new("npm").args(["install", "--no-audit", "--no-fund", "--prefix"]).arg(place).args(needs.lines()),
+        )
+    })?;
+    let at = |path: &str| place.join("node_modules").join(path).to_str().unwrap().to_owned();
+    Some([format!("node {}", at("@anthropic-ai/claude-code/cli-wrapper.cjs")), at(".bin/codex")])
 }
 
 /// Runs a session against a server of the demo model and one whose template has tools.
@@ -73,4 +100,25 @@ fn openai_package() {
 #[test]
 fn anthropic_package() {
     session("anthropic_session.py");
+}
+
+/// Both call a tool and answer with its result, and their second prompt is there already but for what is new. The model
+/// knows few words, so that their prompts have up to 80,000 tokens.
+#[test]
+fn claude_code_and_codex() {
+    let Some([claude, codex]) = agents() else { return };
+    let dir = Dir::new("agents");
+    let template = format!("{}/tests/clients/hermes.jinja", env!("CARGO_MANIFEST_DIR"));
+    let words = ["--ctx", "131072", "--slots", "1", "--chat-template", &template];
+    let server = Server::start(&[&["-m", &golden("qwen3-f32")], &words[..]].concat());
+    let output = Command::new("python3")
+        .arg(root().join("tests/clients/agents_session.py"))
+        .args([&format!("http://{}", server.address), &claude, &codex])
+        .arg(dir.path())
+        .output()
+        .unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
+    eprint!("{}", text(&output.stdout));
+    assert_eq!(server.stop(), Some(0));
 }
