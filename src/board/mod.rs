@@ -278,7 +278,7 @@ section! {
 section! {
     /// `[serve]`
     ServeSection {
-        /// Address and port, or `unix:PATH`.
+        /// Address and port, or `unix:PATH`; several with commas between.
         listen: Option<String>,
         /// Sequences served at once.
         slots: Option<u32>,

@@ -154,6 +154,9 @@ Run {
     /// take the prompt as it is, without the chat template
     #[argh(switch)]
     pub raw: bool,
+    /// with --raw: control tokens in the prompt are text like any other
+    #[argh(switch)]
+    pub plain: bool,
     /// system message
     #[argh(option)]
     pub system: Option<String>,
@@ -186,7 +189,7 @@ model_command! {
 /// Serves the model over HTTP: the interfaces of OpenAI and Anthropic, a status page at /.
 #[argh(subcommand, name = "serve")]
 Serve {
-    /// where to listen: ADDRESS:PORT or unix:PATH (default: 127.0.0.1:8080)
+    /// where to listen: ADDRESS:PORT or unix:PATH, several with commas between (default: 127.0.0.1:8080)
     #[argh(option)]
     pub listen: Option<String>,
     /// sequences served at once (default: 4)
@@ -385,7 +388,7 @@ pub enum Parsed {
 }
 
 /// Options without a value.
-const SWITCHES: [&str; 14] = [
+const SWITCHES: [&str; 15] = [
     "--help",
     "--version",
     "-V",
@@ -393,6 +396,7 @@ const SWITCHES: [&str; 14] = [
     "--verbose",
     "-v",
     "--raw",
+    "--plain",
     "--json",
     "--decode",
     "--special",

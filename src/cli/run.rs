@@ -28,6 +28,10 @@ use crate::units::Human;
 pub fn execute(args: &Run) -> Result<()> {
     let settings = resolve(&args.overrides_with_held(), LevelFilter::Warn)?;
     let raw = env_or_switch(args.raw, "BRIM_RAW")?.unwrap_or(false);
+    let plain = env_or_switch(args.plain, "BRIM_PLAIN")?.unwrap_or(false);
+    if plain && !raw {
+        return Err(Error::usage("--plain needs --raw: a chat template writes control tokens that are meant"));
+    }
     // Before anything is read or mapped: it is a copy of this process.
     let zygote = (!raw).then(chat::process::zygote);
     // Options that are out of range are refused before anything is read.
@@ -67,7 +71,7 @@ pub fn execute(args: &Run) -> Result<()> {
     let (fed, stats) = (Vec::new(), Stats::default());
     let mut talk = Talk { engine, tokenizer, sampler, scratch, fed, n_predict, stats };
     match (prompt, &template) {
-        (Some(prompt), None) => talk.answer_raw(&prompt)?,
+        (Some(prompt), None) => talk.answer_raw(&prompt, if plain { PromptForm::Raw } else { PromptForm::Chat })?,
         (Some(prompt), Some(template)) => {
             let mut messages: Vec<Message> =
                 system.map(|content| Message::text(Role::System, content)).into_iter().collect();
@@ -184,9 +188,9 @@ struct Talk<'a> {
 }
 
 impl Talk<'_> {
-    fn answer_raw(&mut self, prompt: &str) -> Result<()> {
+    fn answer_raw(&mut self, prompt: &str, form: PromptForm) -> Result<()> {
         let mut tokens = Vec::new();
-        self.tokenizer.encode_prompt(prompt, PromptForm::Raw, &mut tokens);
+        self.tokenizer.encode_prompt(prompt, form, &mut tokens);
         self.generate(&tokens).map(|_| ())
     }
 

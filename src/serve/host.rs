@@ -11,7 +11,7 @@ use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Request, StatusCode, Version};
 
 use super::error::ApiError;
-use super::listen::Listener;
+use super::listen::{self, Listener};
 use crate::error::{Error, Exit, Result};
 use crate::sys::socket;
 
@@ -114,7 +114,7 @@ impl Hosts {
             return Hosts::Any;
         }
         let mut names = vec![Host::Name("localhost".to_owned()), Host::Ip(address)];
-        names.extend(Host::parse(listen.as_bytes()));
+        names.extend(listen::split(listen).filter_map(|listen| Host::parse(listen.as_bytes())));
         names.extend_from_slice(named);
         let any_ip = listener.is_public();
         if any_ip {

@@ -1,6 +1,7 @@
 //! Listening sockets: TCP, `unix:PATH`, or those that a supervisor passed on. An address that cannot be used is exit 7.
 
-use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -28,21 +29,29 @@ impl Drop for SocketPath {
     }
 }
 
-/// Opens what to listen on: the sockets that were passed on, else `address`.
+/// Opens what to listen on: the sockets that were passed on, else `addresses`, which commas are between.
 ///
 /// # Errors
 /// Exit 7 with the address, what the system says of it, and what to do.
-pub fn open(address: &str) -> Result<Vec<Listener>> {
+pub fn open(addresses: &str) -> Result<Vec<Listener>> {
     let passed = supervisor::passed_sockets()
         .map_err(|e| Error::new(Exit::Listen, format!("cannot use a socket passed by LISTEN_FDS: {e}")))?;
     if !passed.is_empty() {
         return passed.into_iter().map(adopt).collect();
     }
-    let listener = match address.strip_prefix("unix:") {
-        Some(path) => unix(Path::new(path))?,
-        None => tcp(address)?,
-    };
-    Ok(vec![listener])
+    let mut listeners = Vec::new();
+    for address in split(addresses) {
+        match address.strip_prefix("unix:") {
+            Some(path) => listeners.push(unix(Path::new(path))?),
+            None => listeners.extend(tcp(address)?),
+        }
+    }
+    Ok(listeners)
+}
+
+/// The addresses of an option, one by one.
+pub(super) fn split(addresses: &str) -> impl Iterator<Item = &str> {
+    addresses.split(',').map(str::trim)
 }
 
 impl Listener {
@@ -78,12 +87,34 @@ impl Listener {
     }
 }
 
-fn tcp(address: &str) -> Result<Listener> {
-    let listener = TcpListener::bind(address).map_err(|e| {
+/// The sockets of an address: for `localhost` one for either version of the protocol, because clients try one of them first.
+fn tcp(address: &str) -> Result<Vec<Listener>> {
+    let port =
+        address.rsplit_once(':').filter(|(host, _)| host.eq_ignore_ascii_case("localhost")).map(|(_, port)| port);
+    let Some(port) = port.and_then(|port| port.parse::<u16>().ok()) else { return Ok(vec![bind(address, address)?]) };
+    let first = bind((Ipv4Addr::LOCALHOST, port), address)?;
+    let port = match &first {
+        Listener::Tcp(tcp) => tcp.local_addr().map_or(port, |found| found.port()),
+        Listener::Unix(..) => port,
+    };
+    let second = match TcpListener::bind((Ipv6Addr::LOCALHOST, port)) {
+        // A system without the newer version of the protocol.
+        Err(e) if !matches!(e.kind(), ErrorKind::AddrInUse | ErrorKind::PermissionDenied) => return Ok(vec![first]),
+        bound => taken(bound, address)?,
+    };
+    Ok(vec![first, second])
+}
+
+fn bind(address: impl ToSocketAddrs, name: &str) -> Result<Listener> {
+    taken(TcpListener::bind(address), name)
+}
+
+fn taken(bound: std::io::Result<TcpListener>, address: &str) -> Result<Listener> {
+    let listener = bound.map_err(|e| {
         let advice = match e.kind() {
-            std::io::ErrorKind::AddrInUse => "stop what listens there, or choose another port",
-            std::io::ErrorKind::PermissionDenied => "ports below 1024 need root or CAP_NET_BIND_SERVICE",
-            std::io::ErrorKind::InvalidInput => "write ADDRESS:PORT, such as 127.0.0.1:8080, or unix:PATH",
+            ErrorKind::AddrInUse => "stop what listens there, or choose another port",
+            ErrorKind::PermissionDenied => "ports below 1024 need root or CAP_NET_BIND_SERVICE",
+            ErrorKind::InvalidInput => "write ADDRESS:PORT, such as 127.0.0.1:8080, or unix:PATH",
             _ => "give an address of this box, such as 127.0.0.1:8080, or unix:PATH",
         };
         Error::new(Exit::Listen, format!("cannot listen on {address}: {e}; {advice}"))
@@ -139,6 +170,25 @@ fn prepared(listener: Listener) -> Result<Listener> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn localhost_is_both_and_commas_are_between_addresses() {
+        let path = std::env::temp_dir().join(format!("brim-listen-many-{}", std::process::id()));
+        let listeners = open(&format!("localhost:0, unix:{}", path.display())).unwrap();
+        let ips: Vec<_> = listeners.iter().map(Listener::ip).collect();
+        assert_eq!((ips.first(), ips.last()), (Some(&Some(Ipv4Addr::LOCALHOST.into())), Some(&None)));
+        if TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok() {
+            assert_eq!(ips[1], Some(Ipv6Addr::LOCALHOST.into()));
+            let port = |listener: &Listener| match listener {
+                Listener::Tcp(tcp) => tcp.local_addr().unwrap().port(),
+                Listener::Unix(..) => 0,
+            };
+            assert_eq!(port(&listeners[0]), port(&listeners[1]));
+        }
+        for addresses in ["127.0.0.1:0,", "127.0.0.1:0,localhost", "localhost:99999"] {
+            assert_eq!(open(addresses).unwrap_err().exit(), Exit::Listen, "{addresses}");
+        }
+    }
 
     #[test]
     fn a_dead_socket_is_replaced_and_anything_else_is_left_alone() {

@@ -124,7 +124,8 @@ pub fn build<'m>(source: &VocabSource, region: &'m mut [u8]) -> Result<Tokenizer
 /// Where the text of a prompt comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PromptForm {
-    /// A chat template has written it: control tokens in it are meant, BOS may be among them.
+    /// A chat template has written it, or whoever knows the model's marks: control tokens in it are meant, BOS may be among
+    /// them.
     Chat,
     /// It is text and nothing else.
     Raw,

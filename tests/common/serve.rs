@@ -43,7 +43,8 @@ impl Server {
 
     /// Waits until it is ready.
     pub fn ready(self) -> Server {
-        self.line("ready: ");
+        // Where it listens at several addresses, each has a line.
+        while !self.next_line().starts_with("ready: ") {}
         let begun = Instant::now();
         while self.get("/health").status != 200 {
             assert!(begun.elapsed() < Duration::from_secs(20), "said to be ready, but is not");
@@ -52,9 +53,12 @@ impl Server {
         self
     }
 
+    fn next_line(&self) -> String {
+        self.lines.lock().unwrap().recv_timeout(Duration::from_secs(60)).unwrap()
+    }
+
     fn line(&self, begin: &str) -> String {
-        let line =
-            self.lines.lock().unwrap().recv_timeout(Duration::from_secs(60)).unwrap_or_else(|e| panic!("{begin}: {e}"));
+        let line = self.next_line();
         line.strip_prefix(begin).unwrap_or_else(|| panic!("{line:?} instead of {begin:?}")).to_owned()
     }
 
