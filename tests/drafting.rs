@@ -118,6 +118,7 @@ impl Answer {
             assert!(self.finish.is_none(), "nothing comes after the end");
             match event {
                 Event::Started { reused_tokens } => self.reused = reused_tokens as usize,
+                Event::Scored => panic!("nobody has asked for logprobs"),
                 Event::Step(step) => self.steps.push(step),
                 Event::Finished(finish, timings) => {
                     assert_eq!(timings.generated_tokens as usize, self.steps.len());

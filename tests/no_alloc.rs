@@ -115,6 +115,7 @@ fn serve(scheduler: &mut Scheduler<'_>, handle: &EngineHandle, name: &str) {
             sampling,
             logit_bias: vec![(5, 1.0), (6, -100.0)],
             n_top_logprobs: i.is_multiple_of(2).then_some(20),
+            score_prompt: i % 4 == 1,
             ignore_eos: i.is_multiple_of(4),
             constraint: i.is_multiple_of(5),
         };
@@ -137,7 +138,7 @@ fn serve(scheduler: &mut Scheduler<'_>, handle: &EngineHandle, name: &str) {
             let mut is_over = n % 6 == 5 && i > n as u32 + 5;
             while let std::task::Poll::Ready(Some(event)) = ticket.poll_event(&mut cx) {
                 match event {
-                    Event::Started { .. } | Event::Step(_) => tokens += 1,
+                    Event::Started { .. } | Event::Scored | Event::Step(_) => tokens += 1,
                     Event::Finished(..) => is_over = true,
                 }
             }

@@ -74,6 +74,7 @@ fn answer(scheduler: &mut Scheduler<'_>, handle: &EngineHandle, requests: &[Requ
             while let Poll::Ready(Some(event)) = ticket.poll_event(&mut Context::from_waker(Waker::noop())) {
                 match event {
                     Event::Started { reused_tokens } => answer.reused = reused_tokens as usize,
+                    Event::Scored => panic!("nobody has asked for logprobs"),
                     Event::Step(step) => answer.tokens.push(step.token),
                     Event::Finished(finish, timings) => {
                         answer.end = Some((finish, timings));

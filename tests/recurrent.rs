@@ -294,7 +294,7 @@ fn take(ticket: &mut Ticket, answer: &mut Answer) -> bool {
     let mut cx = Context::from_waker(Waker::noop());
     while let Poll::Ready(Some(event)) = ticket.poll_event(&mut cx) {
         match event {
-            Event::Started { .. } => {}
+            Event::Started { .. } | Event::Scored => {}
             Event::Step(step) => answer.steps.push(step),
             Event::Finished(finish, timings) => {
                 assert_eq!(finish, Finish::Length);

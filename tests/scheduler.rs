@@ -122,7 +122,7 @@ fn collect(mut ticket: Ticket) -> Answer {
                 assert_eq!(timings.generated_tokens as usize, steps.len());
                 return Answer { reused: reused_tokens as usize, steps, finish, timings };
             }
-            Event::Started { .. } => panic!("started twice"),
+            Event::Started { .. } | Event::Scored => panic!("started twice, or scored"),
         }
     }
 }

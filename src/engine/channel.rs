@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use heapless::Deque;
 
 use super::request::{
-    Event, Finish, QUEUE_MAX, Request, RequestLimits, SLOTS_MAX, SubmitError, TOP_LOGPROBS_MAX, Timings,
+    Event, Finish, QUEUE_MAX, Request, RequestLimits, SLOTS_MAX, Scores, SubmitError, TOP_LOGPROBS_MAX, Timings,
 };
 use super::stats::Counters;
 use crate::sampling::Sampler;
@@ -54,6 +54,8 @@ pub(super) struct ClientBuffers {
     pub mask: Option<Box<[u32]>>,
     /// The vector of a request for one: zeros at first.
     pub embedding: Option<Box<[f32]>>,
+    /// The logprobs of the prompt, where they are wanted.
+    pub scores: Option<Scores>,
 }
 
 struct MailboxState {
@@ -71,10 +73,22 @@ struct MailboxState {
     submitted: Instant,
 }
 
+impl MailboxState {
+    fn wake_client(&mut self) {
+        if std::mem::take(&mut self.is_client_waiting)
+            && let Some(waker) = &self.waker
+        {
+            waker.wake_by_ref();
+        }
+    }
+}
+
 struct Mailbox {
     state: Mutex<MailboxState>,
     /// The ticket has been dropped: the engine looks at it without the lock.
     is_cancelled: AtomicBool,
+    /// Tokens of the prompt that are in the cache.
+    progress: AtomicU32,
 }
 
 impl Mailbox {
@@ -92,6 +106,7 @@ impl Mailbox {
                 submitted: Instant::now(),
             }),
             is_cancelled: AtomicBool::new(false),
+            progress: AtomicU32::new(0),
         }
     }
 }
@@ -190,6 +205,7 @@ impl Channel {
             state.submitted = Instant::now();
         }
         self.mailboxes[usize::from(mailbox)].is_cancelled.store(false, Ordering::Relaxed);
+        self.mailboxes[usize::from(mailbox)].progress.store(0, Ordering::Relaxed);
         queue.waiting.push_back(mailbox);
         self.set_queue_len(&queue);
         drop(queue);
@@ -221,6 +237,11 @@ impl Channel {
         }
         state.is_client_waiting = true;
         Poll::Pending
+    }
+
+    /// Tokens of the prompt that are in the cache.
+    pub(super) fn progress(&self, mailbox: u16) -> u32 {
+        self.mailboxes[usize::from(mailbox)].progress.load(Ordering::Relaxed)
     }
 
     /// The mask of the next token.
@@ -345,6 +366,22 @@ impl Channel {
         self.state(mailbox).buffers.embedding = Some(embedding);
     }
 
+    /// The same for the logprobs of a prompt.
+    pub(super) fn take_scores(&self, mailbox: u16) -> Option<Scores> {
+        self.state(mailbox).buffers.scores.take()
+    }
+
+    /// Gives them back, before [`Event::Scored`].
+    pub(super) fn return_scores(&self, mailbox: u16, scores: Scores) {
+        self.state(mailbox).buffers.scores = Some(scores);
+    }
+
+    /// So many tokens of the prompt are in the cache; the client is woken to see it.
+    pub(super) fn set_progress(&self, mailbox: u16, tokens: usize) {
+        self.mailboxes[usize::from(mailbox)].progress.store(tokens as u32, Ordering::Relaxed);
+        self.state(mailbox).wake_client();
+    }
+
     /// Hands an event to the client.
     ///
     /// # Panics
@@ -352,11 +389,7 @@ impl Channel {
     pub(super) fn send(&self, mailbox: u16, event: Event) {
         let mut state = self.state(mailbox);
         assert!(state.events.push_back(event).is_ok(), "the engine looks for room before it makes an event");
-        if std::mem::take(&mut state.is_client_waiting)
-            && let Some(waker) = &state.waker
-        {
-            waker.wake_by_ref();
-        }
+        state.wake_client();
     }
 
     /// Hands the last event to the client, and everything that was the client's back.

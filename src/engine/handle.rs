@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use super::channel::{Channel, ClientBuffers};
-use super::request::{Event, Finish, Generate, OutputKind, Request, RequestLimits, SubmitError};
+use super::request::{Event, Finish, Generate, OutputKind, Request, RequestLimits, Scores, SubmitError};
 use super::stats::Stats;
 
 /// The way to the engine thread.
@@ -57,6 +57,10 @@ impl EngineHandle {
             Err(error) => return Err(SubmitError::Invalid(request, error)),
         };
         let mut buffers = ClientBuffers::default();
+        buffers.scores = request.scores_stride().map(|stride| Scores {
+            values: vec![(0, 0.0); (request.prompt.len() - 1) * stride].into_boxed_slice(),
+            stride,
+        });
         match &request.output {
             OutputKind::Tokens(Generate { constraint: false, .. }) => {}
             OutputKind::Tokens(_) => buffers.mask = Some(vec![0; limits.n_vocab.div_ceil(32)].into_boxed_slice()),
@@ -115,6 +119,16 @@ impl Ticket {
             return None;
         }
         self.channel.take_embedding(self.mailbox)
+    }
+
+    /// The logprobs of the prompt's tokens, once, after [`Event::Scored`].
+    pub fn take_scores(&mut self) -> Option<Scores> {
+        self.channel.take_scores(self.mailbox)
+    }
+
+    /// Tokens of the prompt that are in the cache. Whoever waits for an event is woken when there are more.
+    pub fn progress(&self) -> usize {
+        self.channel.progress(self.mailbox) as usize
     }
 
     /// Says which tokens may come next: bit `id % 32` of word `id / 32` for token `id`, `n_vocab.div_ceil(32)` words. The

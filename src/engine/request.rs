@@ -49,7 +49,7 @@ pub enum Pooling {
 /// How tokens are generated.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Generate {
-    /// Most tokens to generate, at least one; prompt and these must fit the context together.
+    /// Most tokens to generate; prompt and these must fit the context together. With 0 the prompt is read, and that is all.
     pub max_tokens: usize,
     /// How tokens are drawn. The repeat penalty looks at the end of the context; presence and frequency penalties at
     /// what this request has generated.
@@ -58,6 +58,8 @@ pub struct Generate {
     pub logit_bias: Vec<(u32, f32)>,
     /// `None`: no logprobs. `Some(n)`: that of the chosen token and of the `n` likeliest.
     pub n_top_logprobs: Option<u8>,
+    /// The prompt's own tokens get logprobs, too, with as many of the likeliest: [`Event::Scored`].
+    pub score_prompt: bool,
     /// Goes on after tokens that end generation.
     pub ignore_eos: bool,
     /// Every token waits for a mask from [`Ticket::set_mask`](super::Ticket::set_mask).
@@ -75,7 +77,13 @@ impl Request {
 
     /// Positions of the KV cache that it can come to need; the last token is never fed.
     pub(super) fn positions(&self) -> usize {
-        self.prompt.len() + self.generate().map_or(0, |generate| generate.max_tokens - 1)
+        self.prompt.len() + self.generate().map_or(1, |generate| generate.max_tokens) - 1
+    }
+
+    /// Values that its [`Scores`] have for each token: the token itself, and the likeliest. `None` where there are to be none.
+    pub(super) fn scores_stride(&self) -> Option<usize> {
+        let generate = self.generate().filter(|generate| generate.score_prompt)?;
+        Some(1 + usize::from(generate.n_top_logprobs.unwrap_or(0)))
     }
 }
 
@@ -138,10 +146,11 @@ impl RequestLimits {
     fn check_generate(&self, n_prompt: usize, generate: &Generate) -> Result<Sampler, RequestError> {
         let Generate { max_tokens, sampling, logit_bias, n_top_logprobs, .. } = generate;
         let (max_tokens, n_vocab) = (*max_tokens, self.n_vocab);
-        if max_tokens == 0 {
-            return Err(RequestError::NoTokens);
-        }
-        if max_tokens > self.room(n_prompt)? {
+        let room = match max_tokens {
+            0 if n_prompt <= self.tokens_max() => 0,
+            _ => self.room(n_prompt)?,
+        };
+        if max_tokens > room {
             return Err(RequestError::Context { prompt: n_prompt, max_tokens, limit: self.tokens_max() });
         }
         if logit_bias.len() > LOGIT_BIAS_MAX {
@@ -165,8 +174,6 @@ impl RequestLimits {
 pub enum RequestError {
     /// An empty prompt.
     NoPrompt,
-    /// No token asked for.
-    NoTokens,
     /// A token of the prompt that the model does not have.
     PromptToken {
         /// The id.
@@ -220,7 +227,6 @@ impl fmt::Display for RequestError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             RequestError::NoPrompt => f.write_str("the prompt has no tokens; at least one is needed"),
-            RequestError::NoTokens => f.write_str("no tokens are asked for; ask for at least one"),
             RequestError::PromptToken { id, n_vocab } => {
                 write!(f, "token {id} of the prompt does not exist: the model has {n_vocab} tokens")
             }
@@ -287,6 +293,20 @@ pub struct Step {
     pub n_top: u8,
 }
 
+/// The logprobs of a prompt's tokens from the second on, with the likeliest in their places.
+#[derive(Debug)]
+pub struct Scores {
+    pub(super) values: Box<[(u32, f32)]>,
+    pub(super) stride: usize,
+}
+
+impl Scores {
+    /// For each token the token itself and then the likeliest, likeliest first, with their logprobs.
+    pub fn tokens(&self) -> impl Iterator<Item = &[(u32, f32)]> {
+        self.values.chunks_exact(self.stride)
+    }
+}
+
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Finish {
@@ -319,7 +339,7 @@ pub struct Timings {
     pub generated_tokens: u32,
 }
 
-/// What happens to a request, in this order: `Started`, any number of `Step`s, `Finished`.
+/// What happens to a request, in this order: `Started`, `Scored` where that was asked for, any number of `Step`s, `Finished`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Event {
     /// It has a slot.
@@ -327,6 +347,8 @@ pub enum Event {
         /// Tokens of the prompt that were in the cache already.
         reused_tokens: u32,
     },
+    /// The prompt has been read, and its logprobs are there for [`Ticket::take_scores`](super::Ticket::take_scores).
+    Scored,
     /// A token.
     Step(Step),
     /// The end.

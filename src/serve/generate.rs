@@ -236,6 +236,7 @@ impl Choice {
             };
             match event {
                 Some(Event::Started { reused_tokens }) => usage.cached = usage.cached.max(reused_tokens as usize),
+                Some(Event::Scored) => {}
                 Some(Event::Step(step)) => {
                     usage.completion += 1;
                     usage.reasoning += usize::from(self.output.is_reasoning());

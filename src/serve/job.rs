@@ -490,6 +490,7 @@ impl Job {
                 sampling: SamplingParams { seed: sampling.seed.wrapping_add(index as u64), ..sampling },
                 logit_bias: self.options.logit_bias.clone(),
                 n_top_logprobs: self.options.n_top_logprobs,
+                score_prompt: false,
                 ignore_eos: self.options.ignore_eos,
                 constraint: self.grammar.is_some() || self.thought_tokens.is_some(),
             }),

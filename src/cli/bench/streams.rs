@@ -64,7 +64,7 @@ impl Rig<'_> {
                     Event::Step(_) => stream.tokens.push(Instant::now()),
                     Event::Finished(Finish::Failed(error), _) => return Err(Error::new(Exit::Unexpected, error)),
                     Event::Finished(..) => stream.is_finished = true,
-                    Event::Started { .. } => (),
+                    Event::Started { .. } | Event::Scored => (),
                 }
             }
         }

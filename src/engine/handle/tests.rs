@@ -172,7 +172,11 @@ fn what_cannot_be_served_is_refused_at_the_limit_and_not_before() {
     };
     use crate::engine::RequestError::*;
     assert_eq!(check(&|prompt, _| prompt.clear()), Err(NoPrompt));
-    assert_eq!(check(&|_, g| g.max_tokens = 0), Err(NoTokens));
+    // To read needs no room for anything after the prompt.
+    assert_eq!(check(&|_, g| g.max_tokens = 0), Ok(()));
+    assert_eq!(check(&|prompt, g| (*prompt, g.max_tokens) = (vec![1; 64], 0)), Ok(()));
+    let too_long = |prompt: &mut Vec<u32>, g: &mut Generate| (*prompt, g.max_tokens) = (vec![1; 65], 0);
+    assert_eq!(check(&too_long), Err(PromptLength { found: 65, limit: 63 }));
     assert_eq!(check(&|prompt, _| prompt[1] = 99), Ok(()));
     assert_eq!(check(&|prompt, _| prompt[1] = 100), Err(PromptToken { id: 100, n_vocab: 100 }));
     assert_eq!(check(&|_, g| g.max_tokens = 62), Ok(()));

@@ -2,6 +2,17 @@
 
 use super::super::request::SLOTS_MAX;
 
+/// What is wanted after tokens of a part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// Logits, to draw from.
+    Draws,
+    /// The logprob of the token that follows.
+    Scores,
+    /// Hidden states.
+    States,
+}
+
 /// Tokens of one slot in a pass.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Part {
@@ -10,43 +21,55 @@ pub(super) struct Part {
     pub first: usize,
     /// How many there are: what is certain, and then what is drafted.
     pub n: usize,
-    /// After how many of them, the last ones, logits or hidden states are wanted.
+    /// After how many of them, the last ones, something is wanted.
     pub n_rows: usize,
+    pub wanted: Wanted,
 }
 
 /// The next pass. Made anew for each without allocating.
 pub(super) struct Batch {
-    /// Those of slots that generate come first, those of prompts for an embedding last.
+    /// In the order of [`Wanted`].
     pub parts: heapless::Vec<Part, SLOTS_MAX>,
     /// All tokens.
     pub tokens: Vec<u32>,
-    /// Those after which logits are wanted, and then those after which hidden states are.
+    /// Those after which something is wanted, in the same order.
     pub rows: Vec<usize>,
-    pub n_logits: usize,
+    /// How many of them are to be drawn from, and how many to be scored.
+    pub n_drawn: usize,
+    pub n_scored: usize,
 }
 
 impl Batch {
     /// Of passes of up to `n_batch` tokens.
     pub fn new(n_batch: usize) -> Batch {
         let (tokens, rows) = (Vec::with_capacity(n_batch), Vec::with_capacity(n_batch));
-        Batch { parts: heapless::Vec::new(), tokens, rows, n_logits: 0 }
+        Batch { parts: heapless::Vec::new(), tokens, rows, n_drawn: 0, n_scored: 0 }
     }
 
     pub fn clear(&mut self) {
         self.parts.clear();
         self.tokens.clear();
         self.rows.clear();
-        self.n_logits = 0;
+        (self.n_drawn, self.n_scored) = (0, 0);
     }
 
-    /// Adds the tokens of a slot; after the last `n_rows` of them, logits or hidden states are wanted.
-    pub fn push(&mut self, slot: usize, tokens: &[u32], n_rows: usize, wants_logits: bool) {
-        assert!(!wants_logits || self.n_logits == self.rows.len(), "logits come before hidden states");
-        self.n_logits += if wants_logits { n_rows } else { 0 };
+    /// Adds the tokens of a slot; something is wanted after the last `n_rows` of them.
+    pub fn push(&mut self, slot: usize, tokens: &[u32], n_rows: usize, wanted: Wanted) {
+        match wanted {
+            Wanted::Draws => {
+                assert!(self.n_drawn == self.rows.len(), "what is drawn from comes first");
+                self.n_drawn += n_rows;
+            }
+            Wanted::Scores => {
+                assert!(self.n_drawn + self.n_scored == self.rows.len(), "what is scored comes before hidden states");
+                self.n_scored += n_rows;
+            }
+            Wanted::States => {}
+        }
         let (first, n) = (self.tokens.len(), tokens.len());
         self.tokens.extend_from_slice(tokens);
         self.rows.extend(first + n - n_rows..first + n);
         // A slot has one part.
-        let _ = self.parts.push(Part { slot, first, n, n_rows });
+        let _ = self.parts.push(Part { slot, first, n, n_rows, wanted });
     }
 }

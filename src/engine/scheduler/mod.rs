@@ -232,15 +232,20 @@ impl<'a> Scheduler<'a> {
             history[..prompt.len()].copy_from_slice(prompt);
             let outcome = outcome.get_mut().expect("nobody panics while drawing");
             outcome.embedding = self.channel.take_embedding(submission.mailbox);
+            outcome.scores = self.channel.take_scores(submission.mailbox);
             outcome.sampler = submission.sampler.take();
             if let Some(sampler) = &mut outcome.sampler {
                 prompt.iter().for_each(|&token| sampler.accept(token));
             }
             self.channel.send(submission.mailbox, Event::Started { reused_tokens: reused as u32 });
+            self.channel.set_progress(submission.mailbox, reused);
             self.channel.counters.count_reuse(reused, reused > 0 && self.core.cache.plan().has_states());
             let stops = self.stop_rules.of_prompt(Uncomputed { prompt, held: table.len(), shared });
             *work = Some(Work::new(submission, reused, serial, stops));
             self.find_leader(index);
+            if let Some(finish) = self.end_prompt(index) {
+                self.finish(index, finish);
+            }
         }
     }
 
@@ -297,12 +302,16 @@ impl<'a> Scheduler<'a> {
         }
         let outcome = &mut self.slots[index].outcome;
         // What the client has allocated, the client frees.
-        let Outcome { mask, embedding, .. } = std::mem::take(outcome.get_mut().expect("nobody panics while drawing"));
+        let outcome = std::mem::take(outcome.get_mut().expect("nobody panics while drawing"));
+        let Outcome { mask, embedding, scores, .. } = outcome;
         if let Some(mask) = mask {
             self.channel.return_mask(work.submission.mailbox, mask);
         }
         if let Some(embedding) = embedding {
             self.channel.return_embedding(work.submission.mailbox, embedding);
+        }
+        if let Some(scores) = scores {
+            self.channel.return_scores(work.submission.mailbox, scores);
         }
         let timings = work.timings();
         self.channel.counters.set_slot(index, SlotState::Free, 0);

@@ -7,8 +7,9 @@ use super::super::channel::Submission;
 use super::super::drafter::DRAFT_MAX;
 use super::super::error::EngineError;
 use super::super::pages::Table;
-use super::super::request::{Generate, OutputKind, Pooling, Request, Step, TOP_LOGPROBS_MAX, Timings};
+use super::super::request::{Generate, OutputKind, Pooling, Request, Scores, Step, TOP_LOGPROBS_MAX, Timings};
 use super::super::stops::Stops;
+use super::batch::Wanted;
 use crate::model::cache::PAGE_TOKENS;
 use crate::sampling::{Candidate, Constraints, Sampler, SamplerScratch, SamplingError, logprobs};
 
@@ -70,6 +71,8 @@ pub(super) struct Outcome {
     pub steps: heapless::Vec<Step, STEPS_MAX>,
     /// The sum of hidden states so far; that of requests for an embedding.
     pub embedding: Option<Box<[f32]>>,
+    /// Logprobs of the prompt, until all are there.
+    pub scores: Option<Scores>,
     /// Why it cannot go on.
     pub failure: Option<EngineError>,
 }
@@ -113,14 +116,33 @@ impl Work {
         self.verified - self.prompt_len()
     }
 
-    /// Certain tokens that are not in the cache yet.
+    /// Certain tokens that are not in the cache yet and have to be: where nothing follows the last, nobody needs it there.
     pub fn pending(&self) -> usize {
-        self.verified - self.fed
+        self.verified - usize::from(self.only_reads()) - self.fed
+    }
+
+    /// The prompt is read, and nothing is generated.
+    pub fn only_reads(&self) -> bool {
+        self.generate().is_some_and(|generate| generate.max_tokens == 0)
     }
 
     /// Its next pass is one for the token after those that are certain.
     pub fn is_decoding(&self) -> bool {
-        self.pending() == 1 && self.generate().is_some()
+        self.pending() == 1 && self.generate().is_some() && !self.only_reads()
+    }
+
+    /// How much of its prompt a pass may take. Where its tokens are scored the last is left: its pass is one to draw.
+    pub fn prefill_len(&self) -> usize {
+        self.pending() - usize::from(self.wanted() == Wanted::Scores && !self.only_reads())
+    }
+
+    /// What is wanted after tokens of its next pass.
+    pub fn wanted(&self) -> Wanted {
+        match self.generate() {
+            None => Wanted::States,
+            Some(generate) if generate.score_prompt && !self.is_decoding() => Wanted::Scores,
+            Some(_) => Wanted::Draws,
+        }
     }
 
     /// Its next pass is one for a stretch of its prompt.
@@ -133,11 +155,12 @@ impl Work {
         self.submission.request.generate()
     }
 
-    /// After how many of its next `n` certain tokens, the last ones, logits or hidden states are wanted.
+    /// After how many of its next `n` certain tokens, the last ones, something is wanted.
     pub fn rows_of(&self, n: usize) -> usize {
         match self.submission.request.output {
             OutputKind::Embedding(Pooling::Mean) => n,
-            _ if n < self.pending() => 0,
+            _ if self.wanted() == Wanted::Scores => n,
+            _ if n < self.pending() || self.only_reads() => 0,
             _ => 1 + self.drafted,
         }
     }
@@ -169,7 +192,7 @@ pub(super) fn pages_max(request: &Request) -> usize {
 /// states, of the last or of all.
 pub(super) fn reusable(Request { prompt, output }: &Request) -> &[u32] {
     match output {
-        OutputKind::Embedding(Pooling::Mean) => &[],
+        OutputKind::Embedding(Pooling::Mean) | OutputKind::Tokens(Generate { score_prompt: true, .. }) => &[],
         _ => &prompt[..(prompt.len() - 1) / PAGE_TOKENS * PAGE_TOKENS],
     }
 }
@@ -253,6 +276,24 @@ impl Slot<'_> {
                 }
             }
         }
+    }
+
+    /// Takes the logprob of the token behind the one at `position` of the prompt, whose `logits` these are.
+    pub fn score(&self, position: usize, logits: &[f32]) {
+        let mut top = [(0, 0.0); TOP_LOGPROBS_MAX];
+        let Some(stride) = self.work.as_ref().and_then(|work| work.submission.request.scores_stride()) else { return };
+        let n_top = (stride - 1).min(logits.len());
+        let token = self.history[position + 1];
+        let logprob = logprobs(logits, token, &mut top[..n_top]);
+        let Ok(mut outcome) = self.outcome.lock() else { return };
+        if logprob.is_nan() {
+            let token = logits.iter().position(|x| x.is_nan() || *x == f32::INFINITY).unwrap_or_default();
+            outcome.failure = Some(EngineError::Sampling(SamplingError::NotANumber { token }));
+        }
+        let Some(scores) = &mut outcome.scores else { return };
+        let place = &mut scores.values[position * stride..][..stride];
+        place[0] = (token, logprob);
+        place[1..=n_top].copy_from_slice(&top[..n_top]);
     }
 
     /// Adds a hidden state to those that become the embedding.

@@ -16,7 +16,7 @@ use super::super::error::EngineError;
 use super::super::request::{Event, Finish, Generate, OutputKind, SLOTS_MAX};
 use super::super::stats::SlotState;
 use super::Scheduler;
-use super::batch::Part;
+use super::batch::{Part, Wanted};
 use super::slot::{Leader, Slot, reusable};
 use crate::kernels::STREAM_TOKENS_MAX;
 use crate::model::cache::PAGE_TOKENS;
@@ -26,6 +26,9 @@ use crate::sampling::SamplingError;
 /// Which share of a chunk a prompt gets while others generate: a pass of a quarter costs a little more per token, and
 /// delays the others by no more than a few tokens' time.
 const SHARED_CHUNK: usize = 4;
+
+/// Most rows of logits at once.
+const ROWS_MAX: usize = SLOTS_MAX + DRAFT_MAX;
 
 impl Scheduler<'_> {
     /// One pass over the weights and what comes of it; false if no slot has anything to do.
@@ -107,6 +110,7 @@ impl Scheduler<'_> {
         };
         let (n_slots, first) = (self.slots.len(), self.next_prefill);
         let mut is_first = true;
+        let mut scored: heapless::Vec<(usize, usize), SLOTS_MAX> = heapless::Vec::new();
         let mut embeddings: heapless::Vec<(usize, usize), SLOTS_MAX> = heapless::Vec::new();
         for index in (0..n_slots).map(|i| (first + i) % n_slots) {
             if self.waits_for_leader(index) {
@@ -126,23 +130,28 @@ impl Scheduler<'_> {
                 (work.fed, work.published) = (work.fed + reused, table.len());
                 work.reused += reused;
             }
-            let mut n = work.pending().min(budget);
-            if n < work.pending() {
+            let mut n = work.prefill_len().min(budget);
+            if n < work.prefill_len() {
                 // Chunks end with a page if they can.
                 let over = (work.fed + n) % PAGE_TOKENS;
                 n -= if over < n { over } else { 0 };
             }
             budget -= n;
-            if work.generate().is_some() {
-                self.add_part(index, n);
-            } else {
-                let _ = embeddings.push((index, n));
+            match work.wanted() {
+                Wanted::Draws => self.add_part(index, n),
+                // There are as many places as slots.
+                Wanted::Scores => {
+                    let _ = scored.push((index, n));
+                }
+                Wanted::States => {
+                    let _ = embeddings.push((index, n));
+                }
             }
             if std::mem::take(&mut is_first) {
                 self.next_prefill = (index + 1) % n_slots;
             }
         }
-        for (index, n) in embeddings {
+        for (index, n) in scored.into_iter().chain(embeddings) {
             self.add_part(index, n);
         }
     }
@@ -166,13 +175,14 @@ impl Scheduler<'_> {
             self.pages.extend(table, work.fed, tokens.len(), &work.stops),
             "admission has seen to it that there are pages"
         );
-        self.batch.push(index, tokens, work.rows_of(n), work.generate().is_some());
+        self.batch.push(index, tokens, work.rows_of(n), work.wanted());
     }
 
     /// One pass over the weights: what the batch holds is in the cache, logits are in the buffers, hidden states are pooled.
     fn pass(&mut self) -> Result<(), EngineError> {
         let Scheduler { core, slots, batch, .. } = self;
-        let slots = &*slots;
+        let (slots, team) = (&*slots, core.team);
+        let (n_vocab, n_logits) = (core.model.weights.n_vocab(), core.sizes.n_logits.min(ROWS_MAX));
         let mut slices: heapless::Vec<SequenceSlice<'_>, SLOTS_MAX> = heapless::Vec::new();
         for &Part { slot, first, n, .. } in &batch.parts {
             let Slot { work, table, .. } = &slots[slot];
@@ -182,13 +192,33 @@ impl Scheduler<'_> {
         }
         core.pass(&batch.tokens, &slices, OutputRows::Tokens(&batch.rows), |pass, model| {
             let (norm, output) = (&model.weights.output_norm, &model.weights.output);
-            if batch.n_logits > 0 {
-                pass.logits((norm, output), 0..batch.n_logits);
+            let first_state = batch.n_drawn + batch.n_scored;
+            let mut owners = batch.parts.iter().filter(|part| part.wanted == Wanted::Scores).flat_map(|part| {
+                let fed = slots[part.slot].work.as_ref().map_or(0, |work| work.fed);
+                (fed..fed + part.n_rows).map(|position| (part.slot, position))
+            });
+            for first in (batch.n_drawn..first_state).step_by(n_logits) {
+                let n = n_logits.min(first_state - first);
+                let group: heapless::Vec<(usize, usize), ROWS_MAX> = owners.by_ref().take(n).collect();
+                let rows = pass.logits((norm, output), first..first + n);
+                let stride = rows.len() / n;
+                let (rows, next) = (&*rows, AtomicUsize::new(0));
+                team.run_dynamic(&|_| {
+                    loop {
+                        let row = next.fetch_add(1, Relaxed);
+                        let Some(&(slot, position)) = group.get(row) else { return };
+                        slots[slot].score(position, &rows[row * stride..][..n_vocab]);
+                    }
+                });
             }
-            if batch.n_logits < batch.rows.len() {
+            // Last, for they stay where they are until they are drawn from.
+            if batch.n_drawn > 0 {
+                pass.logits((norm, output), 0..batch.n_drawn);
+            }
+            if first_state < batch.rows.len() {
                 let slot_of = |part: &Part| std::iter::repeat_n(part.slot, part.n_rows);
-                let mut owners = batch.parts.iter().flat_map(slot_of).skip(batch.n_logits);
-                pass.hidden_states(norm, batch.n_logits..batch.rows.len(), |state| {
+                let mut owners = batch.parts.iter().flat_map(slot_of).skip(first_state);
+                pass.hidden_states(norm, first_state..batch.rows.len(), |state| {
                     if let Some(slot) = owners.next() {
                         slots[slot].pool(state);
                     }
@@ -227,9 +257,9 @@ impl Scheduler<'_> {
     fn verify(&mut self) {
         let n_vocab = self.core.model.weights.n_vocab();
         let stride = self.core.buffers.logits_stride(n_vocab);
-        let mut logits = &mut self.core.buffers.logits_mut()[..self.batch.n_logits * stride];
+        let mut logits = &mut self.core.buffers.logits_mut()[..self.batch.n_drawn * stride];
         let mut drawing: heapless::Vec<(usize, Mutex<&mut [f32]>), SLOTS_MAX> = heapless::Vec::new();
-        for part in self.batch.parts.iter().filter(|part| part.n_rows > 0) {
+        for part in self.batch.parts.iter().filter(|part| part.wanted == Wanted::Draws && part.n_rows > 0) {
             let Slot { work, unmasked, outcome, .. } = &mut self.slots[part.slot];
             let Some(work) = work else { continue };
             let Some(generate) = work.generate() else { continue };
@@ -298,17 +328,53 @@ impl Scheduler<'_> {
             (false, false) => SlotState::Decode,
         };
         self.channel.counters.set_slot(index, state, work.fed);
+        if in_prompt > 0 {
+            self.tell_progress(index);
+        }
+    }
+
+    /// Tells the client of a slot how far its prompt is, and the clients of those that wait for it: it is their prompt, too.
+    fn tell_progress(&self, index: usize) {
+        let Some(leader) = &self.slots[index].work else { return };
+        for (at, slot) in self.slots.iter().enumerate() {
+            let Some(work) = &slot.work else { continue };
+            let tokens = match work.leader {
+                _ if at == index => work.fed.min(work.prompt_len()),
+                Some(Leader { slot, pages }) if slot == index => leader.fed.min(pages * PAGE_TOKENS),
+                _ => continue,
+            };
+            self.channel.set_progress(work.submission.mailbox, tokens);
+        }
+    }
+
+    /// Hands over what was wanted of the prompt once all of it is there; the end, if that was all.
+    pub(super) fn end_prompt(&mut self, index: usize) -> Option<Finish> {
+        let Slot { work, outcome, .. } = &mut self.slots[index];
+        let work = work.as_mut()?;
+        let outcome = outcome.get_mut().expect("nobody panics while drawing");
+        if work.fed + 1 < work.prompt_len() || outcome.failure.is_some() {
+            return None;
+        }
+        if let Some(scores) = outcome.scores.take() {
+            self.channel.return_scores(work.submission.mailbox, scores);
+            self.channel.send(work.submission.mailbox, Event::Scored);
+        }
+        if !work.only_reads() {
+            return None;
+        }
+        work.last = Instant::now();
+        Some(Finish::Length)
     }
 
     /// Hands what has come of the pass to the client, tokens to the next pass too.
     pub(super) fn commit_outcome(&mut self, index: usize) {
+        let mut finish = self.end_prompt(index);
         let Slot { work, history, outcome, .. } = &mut self.slots[index];
         let Some(work) = work else { return };
         let outcome = outcome.get_mut().expect("nobody panics while drawing");
         if let Some(mask) = outcome.mask.take() {
             self.channel.return_mask(work.submission.mailbox, mask);
         }
-        let mut finish = None;
         for step in &outcome.steps {
             work.last = Instant::now();
             work.first.get_or_insert(work.last);
