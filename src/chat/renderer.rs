@@ -32,6 +32,11 @@ impl Renderer {
         Renderer { source: source.to_owned(), origin: origin.map(str::to_owned), place: Place::Apart(zygote) }
     }
 
+    /// Its text.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
     /// Whether `word` stands somewhere in the template.
     pub fn mentions(&self, word: &str) -> bool {
         self.source.contains(word)

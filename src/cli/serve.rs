@@ -1,5 +1,6 @@
 //! `brim serve`: opens the door, loads the model, serves until SIGTERM.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -18,7 +19,7 @@ use crate::gguf::Metadata;
 use crate::load::Progress;
 use crate::sampling::SamplingParams;
 use crate::serve::config::{ClientLimits, LISTEN_DEFAULT, ServerConfig};
-use crate::serve::{self, Loaded, MappedPages, host, listen};
+use crate::serve::{self, About, Fim, Loaded, MappedPages, host, listen};
 use crate::settings::{env_or, env_or_switch};
 use crate::tokenizer::Tokenizer;
 
@@ -77,6 +78,7 @@ pub fn execute(args: &Serve) -> Result<()> {
     let sampling =
         sampling::defaults(&planned.headers.files.metadata(), planned.headers.files.name(), SamplingParams::default());
     let report = PlanReport::of(&planned);
+    let (about, fim_numbers) = about(&planned.headers.files.metadata(), settings.model.as_deref())?;
     for listener in &listeners {
         let address = listener.address();
         announce(&format!("listening: {address}"));
@@ -104,7 +106,8 @@ pub fn execute(args: &Serve) -> Result<()> {
         announce(&format!("ready: {name} after {:.2} s", loaded.elapsed.as_secs_f64()));
         let pages = MappedPages { bytes: mapped.plan.page().bytes(), is_fallback: mapped.is_fallback };
         let facts = report.mapped(&mapped).json();
-        server.ready(Loaded { engine, tokenizer, template, tool_template, sampling, name, pages, facts });
+        let about = About { fim: Fim::find(|key| fim_numbers.get(key).copied(), tokenizer), ..about };
+        server.ready(Loaded { engine, tokenizer, template, tool_template, sampling, name, pages, facts, about });
         scheduler.run();
         if let Some(cache) = &cache {
             cache.save(&scheduler);
@@ -113,6 +116,21 @@ pub fn execute(args: &Serve) -> Result<()> {
     });
     server.join();
     served
+}
+
+/// What clients are told of the model, and the numbers of its file that may be tokens for gaps.
+fn about(metadata: &Metadata<'_>, path: Option<&str>) -> Result<(About, BTreeMap<&'static str, u32>)> {
+    let architecture = metadata.str("general.architecture")?.unwrap_or_default().to_owned();
+    let number = |key: &str| metadata.u32(key).ok().flatten();
+    let about = About {
+        path: path.unwrap_or("the embedded demo model").to_owned(),
+        size_label: metadata.str("general.size_label").ok().flatten().unwrap_or_default().to_owned(),
+        file_type: number("general.file_type"),
+        ctx_train: number(&format!("{architecture}.context_length")),
+        architecture,
+        fim: None,
+    };
+    Ok((about, Fim::keys().filter_map(|key| Some((key, number(key)?))).collect()))
 }
 
 /// Whether the model has a chat template of this name.

@@ -3,11 +3,13 @@
 //! Every connection has a phase and the time since when. One sweep over all of them, some times a second while there are
 //! any, closes what has been idle, in its header, or stuck for too long; so a connection needs no timer of its own.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -24,6 +26,16 @@ use super::router;
 enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
+}
+
+impl Socket {
+    /// A further descriptor of it.
+    fn duplicate(&self) -> io::Result<OwnedFd> {
+        match self {
+            Socket::Tcp(tcp) => tcp.as_fd().try_clone_to_owned(),
+            Socket::Unix(unix) => unix.as_fd().try_clone_to_owned(),
+        }
+    }
 }
 
 /// A connected socket that tells its connection what happens on it.
@@ -45,13 +57,21 @@ impl Wire {
 
 impl AsyncRead for Wire {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
+        if self.connection.has_end() {
+            return self.connection.poll_end(cx).map(Ok);
+        }
+        let (before, room) = (buffer.filled().len(), buffer.remaining());
         let result = match &mut self.socket {
             Socket::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buffer),
             Socket::Unix(unix) => Pin::new(unix).poll_read(cx, buffer),
         };
         if buffer.filled().len() > before && self.connection.phase.get().0 == Phase::Idle {
             self.connection.enter(Phase::Header);
+        }
+        let is_end = matches!(result, Poll::Ready(Ok(()))) && room > 0 && buffer.filled().len() == before;
+        if is_end && self.connection.phase.get().0 == Phase::Busy {
+            self.connection.set_end(self.socket.duplicate().ok());
+            return self.connection.poll_end(cx).map(Ok);
         }
         result
     }
@@ -165,10 +185,44 @@ async fn serve(socket: Socket, member: Member, app: Rc<App>) {
     builder.max_header_size(limits.header_bytes).max_headers(HEADERS_MAX).max_buf_size(limits.header_bytes.max(8192));
     builder.header_read_timeout(None);
     let mut served = std::pin::pin!(builder.serve_connection(wire, service));
-    let closed = std::pin::pin!(connection.close.notified());
+    let closed = std::pin::pin!(async {
+        tokio::select! {
+            () = connection.close.notified() => {}
+            () = gone(&connection) => {}
+        }
+    });
     // A connection that fails has told its client what there was to tell.
     let _ = race(served.as_mut(), closed).await;
     drop(member);
+}
+
+/// An interim answer: every client of HTTP/1.1 skips it.
+const INTERIM: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// How long a client that has closed its half is believed to wait, and how soon after it was written to it is known to be gone.
+const BELIEVED: Duration = Duration::from_secs(1);
+const REFUSED: Duration = Duration::from_millis(100);
+
+/// Waits until a client that has closed its half is known to be gone. To the system the end of one that only listens looks the
+/// same until something is written to it: before an answer that is an interim one, of a stream it is a sign of life.
+async fn gone(connection: &Connection) {
+    connection.ended().await;
+    // Where there is no further descriptor to ask with, it counts as gone.
+    let Some(mut probe) = connection.probe.borrow_mut().take().map(File::from) else { return };
+    loop {
+        tokio::time::sleep(BELIEVED).await;
+        // The first makes the other side refuse, the second finds that it has.
+        for _ in 0..2 {
+            if connection.takes_interim.get() {
+                match probe.write(INTERIM) {
+                    Ok(n) if n == INTERIM.len() => {}
+                    Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                    _ => return,
+                }
+            }
+            tokio::time::sleep(REFUSED).await;
+        }
+    }
 }
 
 /// Most header lines of a request.

@@ -1,7 +1,9 @@
 //! All connections, and what becomes of those that are over their limits.
 
 use std::cell::{Cell, RefCell};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
@@ -30,6 +32,15 @@ pub struct Connection {
     /// Since when the other side has taken nothing of what waits for it.
     pub(super) stuck: Cell<Option<Instant>>,
     pub(super) close: Notify,
+    /// The other side has closed its half. It may still read.
+    end: Cell<bool>,
+    end_seen: Notify,
+    /// A descriptor of the socket from then on, to ask whether it is still there.
+    pub(super) probe: RefCell<Option<OwnedFd>>,
+    /// Who is to be told of the end once there is no request any more.
+    reader: RefCell<Option<Waker>>,
+    /// Nothing of the answer has been written, and the client knows interim answers.
+    pub(super) takes_interim: Cell<bool>,
     /// The hosts that are answered on it.
     pub hosts: Rc<Hosts>,
 }
@@ -37,12 +48,55 @@ pub struct Connection {
 impl Connection {
     fn new(hosts: Rc<Hosts>) -> Connection {
         let phase = Cell::new((Phase::Idle, Instant::now()));
-        Connection { phase, stuck: Cell::new(None), close: Notify::new(), hosts }
+        Connection {
+            phase,
+            stuck: Cell::new(None),
+            close: Notify::new(),
+            end: Cell::new(false),
+            end_seen: Notify::new(),
+            probe: RefCell::new(None),
+            reader: RefCell::new(None),
+            takes_interim: Cell::new(false),
+            hosts,
+        }
+    }
+
+    /// Nothing more comes from the other side.
+    pub(super) fn set_end(&self, probe: Option<OwnedFd>) {
+        *self.probe.borrow_mut() = probe;
+        self.end.set(true);
+        self.end_seen.notify_waiters();
+    }
+
+    /// Whether nothing more comes.
+    pub(super) fn has_end(&self) -> bool {
+        self.end.get()
+    }
+
+    /// Waits until nothing more comes.
+    pub async fn ended(&self) {
+        while !self.end.get() {
+            self.end_seen.notified().await;
+        }
+    }
+
+    /// While a request is answered its end is held back: to hyper it would be the end of everything.
+    pub(super) fn poll_end(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.phase.get().0 != Phase::Busy {
+            return Poll::Ready(());
+        }
+        *self.reader.borrow_mut() = Some(cx.waker().clone());
+        Poll::Pending
     }
 
     /// Enters a phase.
     pub fn enter(&self, phase: Phase) {
         self.phase.set((phase, Instant::now()));
+        if phase != Phase::Busy
+            && let Some(reader) = self.reader.borrow_mut().take()
+        {
+            reader.wake();
+        }
     }
 
     fn is_over(&self, limits: &ClientLimits, now: Instant) -> bool {

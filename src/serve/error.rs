@@ -3,6 +3,8 @@
 use hyper::StatusCode;
 use serde_json::{Value, json};
 
+use crate::engine::RequestError;
+
 /// A refusal or a failure, before it takes a form.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ApiError {
@@ -16,12 +18,14 @@ pub struct ApiError {
     pub code: Option<&'static str>,
     /// Seconds after which to try again.
     pub retry_after_s: Option<u32>,
+    /// The sentence in Anthropic's form, where clients look for other words there.
+    anthropic: Option<String>,
 }
 
 impl ApiError {
     /// An error with a status and a sentence.
     pub fn new(status: StatusCode, message: impl Into<String>) -> ApiError {
-        ApiError { status, message: message.into(), param: None, code: None, retry_after_s: None }
+        ApiError { status, message: message.into(), param: None, code: None, retry_after_s: None, anthropic: None }
     }
 
     /// 400: the request is at fault.
@@ -37,6 +41,31 @@ impl ApiError {
     /// 500: brim is at fault.
     pub fn internal(message: impl Into<String>) -> ApiError {
         ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, message)
+    }
+
+    /// 400: the engine cannot serve this request. A context that is too short is told in the words that clients of either
+    /// interface know it by.
+    pub fn of_request(error: &RequestError) -> ApiError {
+        let (found, most, advice) = match *error {
+            RequestError::PromptLength { found, limit } => (found, limit + 1, "use a shorter prompt"),
+            RequestError::Context { prompt, max_tokens, limit } => {
+                (prompt.saturating_add(max_tokens), limit, "use a shorter prompt or ask for fewer tokens")
+            }
+            _ => return ApiError::bad(error.to_string()),
+        };
+        let text = format!(
+            "this model's maximum context length is {most} tokens, the request needs {found}{}; {advice}, or have the server \
+             started with a larger --ctx",
+            if found == most { " and one for an answer" } else { "" },
+        );
+        let anthropic = Some(format!("prompt is too long: {found} tokens > {} maximum", most - 1));
+        ApiError { anthropic, ..ApiError::bad(text) }.code("context_length_exceeded")
+    }
+
+    /// With the field that is at fault.
+    #[must_use]
+    pub fn at(self, param: impl Into<String>) -> ApiError {
+        ApiError { param: Some(param.into()), ..self }
     }
 
     /// With a word for programs.
@@ -75,10 +104,38 @@ impl ApiError {
             _ => "invalid_request_error",
         };
         let message = match &self.param {
+            _ if self.anthropic.is_some() => self.anthropic.clone().unwrap_or_default(),
             Some(param) if !self.message.starts_with(param.as_str()) => format!("{param}: {}", self.message),
             _ => self.message.clone(),
         };
         json!({"type": "error", "error": {"type": kind, "message": message}})
+    }
+}
+
+/// Whose form errors take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorForm {
+    /// OpenAI's.
+    OpenAi,
+    /// Anthropic's.
+    Anthropic,
+    /// Ollama's.
+    Ollama,
+}
+
+impl ApiError {
+    /// Ollama's form.
+    pub fn ollama(&self) -> Value {
+        json!({"error": self.message})
+    }
+
+    /// In a form.
+    pub fn document(&self, form: ErrorForm) -> Value {
+        match form {
+            ErrorForm::OpenAi => self.openai(),
+            ErrorForm::Anthropic => self.anthropic(),
+            ErrorForm::Ollama => self.ollama(),
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! From a request of any interface to what the engine gets: options checked, messages rendered, tokens counted.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use hyper::StatusCode;
 use serde_json::Value;
@@ -13,7 +14,7 @@ use super::model::Served;
 use super::output::{Expect, Family};
 use super::unhonoured;
 use crate::chat::Role;
-use crate::engine::{Generate, OutputKind, Request, RequestError, TOP_LOGPROBS_MAX};
+use crate::engine::{Generate, OutputKind, Request, TOP_LOGPROBS_MAX};
 use crate::sampling::SamplingParams;
 use crate::tokenizer::PromptForm;
 
@@ -27,8 +28,9 @@ const STOP_BYTES_MAX: usize = 256;
 /// Most tools of one request.
 const TOOLS_MAX: usize = 128;
 
-/// Most of the likeliest tokens, as OpenAI's completions have it.
-const LOGPROBS_MAX: usize = 5;
+/// Silence of a stream after which it says that it is alive, if the request does not say: clients and proxies give up after
+/// as little as ten seconds.
+const PING: Duration = Duration::from_secs(5);
 
 /// Most tokens of an answer to a completion that does not say, as OpenAI has it.
 const COMPLETION_TOKENS: usize = 16;
@@ -65,6 +67,10 @@ pub struct Options {
     pub logit_bias: Vec<(u32, f32)>,
     /// Go on after tokens that end generation.
     pub ignore_eos: bool,
+    /// How often a stream says that it is alive while there is nothing else to say; `None`: never.
+    pub ping: Option<Duration>,
+    /// A stream tells how far the prompt is.
+    pub reports_progress: bool,
 }
 
 impl Options {
@@ -97,6 +103,11 @@ impl Options {
             n_top_logprobs: n_top_logprobs(fields, interface)?,
             logit_bias: biases(fields, served)?,
             ignore_eos: fields.is_set("ignore_eos")?,
+            ping: match fields.integer("sse_ping_interval", -1, 3600)? {
+                None => Some(PING),
+                Some(seconds) => u64::try_from(seconds).ok().filter(|&s| s > 0).map(Duration::from_secs),
+            },
+            reports_progress: fields.is_set("return_progress")?,
         })
     }
 }
@@ -110,10 +121,12 @@ fn n_answers(fields: &Fields<'_>, interface: Interface) -> Result<usize, ApiErro
 /// Most tokens of an answer, if the request or its interface says.
 fn max_tokens(fields: &Fields<'_>, served: &Served, interface: Interface) -> Result<Option<usize>, ApiError> {
     let most = served.limits().ctx;
+    // Without an answer the prompt is read, and reported where that is asked for.
+    let least = usize::from(interface != Interface::Completions);
     let mut max_tokens = None;
     for name in ["max_completion_tokens", "max_tokens", "max_output_tokens"] {
         // Clients ask for more than there is; the context is the limit then.
-        let found = fields.size(name, 1, usize::MAX >> 1)?.map(|n| n.min(most));
+        let found = fields.size(name, least, usize::MAX >> 1)?.map(|n| n.min(most));
         max_tokens = max_tokens.or(found);
     }
     match interface {
@@ -127,7 +140,7 @@ fn max_tokens(fields: &Fields<'_>, served: &Served, interface: Interface) -> Res
 fn n_top_logprobs(fields: &Fields<'_>, interface: Interface) -> Result<Option<u8>, ApiError> {
     match interface {
         Interface::Messages | Interface::CountTokens | Interface::Responses => return Ok(None),
-        Interface::Completions => return Ok(fields.size("logprobs", 0, LOGPROBS_MAX)?.map(|n| n as u8)),
+        Interface::Completions => return Ok(fields.size("logprobs", 0, TOP_LOGPROBS_MAX)?.map(|n| n as u8)),
         Interface::Chat => (),
     }
     let wants = fields.is_set("logprobs")?;
@@ -260,6 +273,7 @@ impl Thinking {
 }
 
 /// What is to be generated.
+#[derive(Clone)]
 pub struct Job {
     /// The prompt.
     pub prompt: Rc<Vec<u32>>,
@@ -277,6 +291,10 @@ pub struct Job {
     pub opened: &'static str,
     /// Tokens after which a thought is ended.
     pub thought_tokens: Option<usize>,
+    /// The tokens of the prompt are reported with their logprobs, too.
+    pub scores_prompt: bool,
+    /// The token that ends an answer is reported as the others are.
+    pub reports_end: bool,
 }
 
 /// `tools`, checked for what templates rely on.
@@ -469,15 +487,26 @@ impl Job {
         expect: Expect,
         grammar: Option<(Grammar, &'static str)>,
     ) -> Result<Job, ApiError> {
-        let room = served.limits().room(prompt.len()).map_err(|e| match e {
-            RequestError::PromptLength { .. } => ApiError::field(field, e.to_string()).code("context_length_exceeded"),
-            e => ApiError::field(field, e.to_string()),
-        })?;
+        let room = match options.max_tokens {
+            Some(0) => 0,
+            _ => served.limits().room(prompt.len()).map_err(|e| ApiError::of_request(&e).at(field))?,
+        };
         // An answer that was asked to be longer than there is room is cut off there, with `length`.
         let max_tokens = options.max_tokens.unwrap_or(room).min(room);
-        let prompt = Rc::new(prompt);
-        let (constrains_at_once, opened, thought_tokens) = (false, "", None);
-        Ok(Job { prompt, options, max_tokens, expect, grammar, constrains_at_once, opened, thought_tokens })
+        let (prompt, constrains_at_once) = (Rc::new(prompt), false);
+        let (opened, thought_tokens, scores_prompt, reports_end) = ("", None, false, false);
+        Ok(Job {
+            prompt,
+            options,
+            max_tokens,
+            expect,
+            grammar,
+            constrains_at_once,
+            opened,
+            thought_tokens,
+            scores_prompt,
+            reports_end,
+        })
     }
 
     /// What the engine is asked for answer `index`.
@@ -490,7 +519,7 @@ impl Job {
                 sampling: SamplingParams { seed: sampling.seed.wrapping_add(index as u64), ..sampling },
                 logit_bias: self.options.logit_bias.clone(),
                 n_top_logprobs: self.options.n_top_logprobs,
-                score_prompt: false,
+                score_prompt: self.scores_prompt,
                 ignore_eos: self.options.ignore_eos,
                 constraint: self.grammar.is_some() || self.thought_tokens.is_some(),
             }),

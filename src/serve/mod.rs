@@ -15,6 +15,7 @@ mod connections;
 mod conversation;
 mod error;
 mod fields;
+mod fim;
 mod gbnf;
 mod generate;
 pub mod host;
@@ -46,10 +47,11 @@ use crate::sys::signal::{self, Order};
 use crate::sys::zygote::Zygote;
 use background::Background;
 use config::ServerConfig;
+pub use fim::Fim;
 use keys::Keys;
 use listen::Listener;
 pub use masks::zygote::start as zygote;
-pub use model::{Loaded, MappedPages};
+pub use model::{About, Loaded, MappedPages};
 
 /// Stack of the server's thread: JSON recurses, to a depth that is limited. It takes no memory until it is
 /// used.

@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::background::Background;
 use super::conversation::{Conversation, Unrendered};
 use super::error::ApiError;
+use super::fim::Fim;
 use super::masks::Masks;
 use super::output::Family;
 use crate::chat::Renderer;
@@ -36,6 +37,67 @@ pub struct Loaded {
     pub pages: MappedPages,
     /// Facts about model and memory for the status page, in place of those that [`start`](super::start) had.
     pub facts: Value,
+    /// What the file says of the model.
+    pub about: About,
+}
+
+/// What the file says of the model.
+#[derive(Clone, Debug, Default)]
+pub struct About {
+    /// Where it is.
+    pub path: String,
+    /// `general.architecture`.
+    pub architecture: String,
+    /// How many parameters, as people write it; may be empty.
+    pub size_label: String,
+    /// `general.file_type`: which weight types it was made of.
+    pub file_type: Option<u32>,
+    /// Tokens of the context that it was trained with.
+    pub ctx_train: Option<u32>,
+    /// The tokens that it knows a gap by.
+    pub fim: Option<Fim>,
+}
+
+impl About {
+    /// The name of its mixture of weight types; `unknown` where the file does not say.
+    pub fn quantization(&self) -> &'static str {
+        match self.file_type {
+            Some(0) => "F32",
+            Some(1) => "F16",
+            Some(2) => "Q4_0",
+            Some(3) => "Q4_1",
+            Some(7) => "Q8_0",
+            Some(8) => "Q5_0",
+            Some(9) => "Q5_1",
+            Some(10) => "Q2_K",
+            Some(11) => "Q3_K_S",
+            Some(12) => "Q3_K_M",
+            Some(13) => "Q3_K_L",
+            Some(14) => "Q4_K_S",
+            Some(15) => "Q4_K_M",
+            Some(16) => "Q5_K_S",
+            Some(17) => "Q5_K_M",
+            Some(18) => "Q6_K",
+            Some(19) => "IQ2_XXS",
+            Some(20) => "IQ2_XS",
+            Some(21) => "Q2_K_S",
+            Some(22) => "IQ3_XS",
+            Some(23) => "IQ3_XXS",
+            Some(24) => "IQ1_S",
+            Some(25) => "IQ4_NL",
+            Some(26) => "IQ3_S",
+            Some(27) => "IQ3_M",
+            Some(28) => "IQ2_S",
+            Some(29) => "IQ2_M",
+            Some(30) => "IQ4_XS",
+            Some(31) => "IQ1_M",
+            Some(32) => "BF16",
+            Some(36) => "TQ1_0",
+            Some(37) => "TQ2_0",
+            Some(38) => "MXFP4_MOE",
+            _ => "unknown",
+        }
+    }
 }
 
 /// The pages that memory has, which are not always those that were asked for.
@@ -77,6 +139,11 @@ impl Template {
         let renderer = Arc::new(renderer);
         Template { family, takes_tools, has_system, has_short_ids, thinks, reads_effort, renderer }
     }
+
+    /// Its text.
+    pub fn source(&self) -> &str {
+        self.renderer.source()
+    }
 }
 
 /// The loaded model.
@@ -105,6 +172,8 @@ pub struct Served {
     pub pages: MappedPages,
     /// Facts about model and memory.
     pub facts: Value,
+    /// What the file says of the model.
+    pub about: About,
     /// When it was loaded, seconds since 1970.
     pub created: u64,
     next_seed: Cell<u64>,
@@ -128,7 +197,7 @@ impl Served {
         zygote: Option<Arc<Zygote>>,
         log_prompts: bool,
     ) -> Served {
-        let Loaded { engine, tokenizer, template, tool_template, sampling, name, pages, facts } = loaded;
+        let Loaded { engine, tokenizer, template, tool_template, sampling, name, pages, facts, about } = loaded;
         let text =
             |id: Option<u32>| id.map(|id| String::from_utf8_lossy(tokenizer.text(id)).into_owned()).unwrap_or_default();
         let limits = engine.limits();
@@ -150,6 +219,7 @@ impl Served {
             name,
             pages,
             facts,
+            about,
         }
     }
 

@@ -1,26 +1,40 @@
 //! Answers that are not of an interface: documents, texts, errors, the page.
 
-use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::body::Body;
-use super::error::ApiError;
+use super::error::{ApiError, ErrorForm};
 
-/// Whether an answer is a stream of events.
-pub(super) fn is_events(headers: &HeaderMap) -> bool {
-    headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind == EVENTS)
+/// Whether an answer is made while it is sent.
+pub(super) fn is_streamed(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind == EVENTS || kind == LINES)
 }
 
 /// The type of a stream of events.
 const EVENTS: &str = "text/event-stream";
 
+/// The type of a stream of JSON documents, one a line.
+const LINES: &str = "application/x-ndjson";
+
 /// A stream of events.
 pub(super) fn events(body: Body) -> Response<Body> {
+    streamed(EVENTS, body)
+}
+
+/// A stream of JSON documents.
+pub(super) fn lines(body: Body) -> Response<Body> {
+    streamed(LINES, body)
+}
+
+fn streamed(kind: &'static str, body: Body) -> Response<Body> {
     let mut response = Response::new(body);
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(EVENTS));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // Proxies that read this pass on what comes when it comes.
+    response.headers_mut().insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
     response
 }
 
@@ -48,8 +62,8 @@ pub fn document(value: &Value) -> Response<Body> {
 }
 
 /// An error in the form of the interface that was asked.
-pub(super) fn failure(error: &ApiError, is_anthropic: bool) -> Response<Body> {
-    let mut response = document(&if is_anthropic { error.anthropic() } else { error.openai() });
+pub(super) fn failure(error: &ApiError, form: ErrorForm) -> Response<Body> {
+    let mut response = document(&error.document(form));
     *response.status_mut() = error.status;
     if let Some(seconds) = error.retry_after_s {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));

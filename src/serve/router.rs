@@ -2,20 +2,21 @@
 
 use std::convert::Infallible;
 use std::rc::Rc;
+use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode, Version};
 use serde_json::Value;
 
-use super::api::{Answer, chat, completions, messages, responses, tokens};
+use super::api::{Answer, chat, completions, infill, messages, ollama, responses, tokens};
 use super::app::App;
 use super::body::{Body, receive};
 use super::connections::Connection;
-use super::error::ApiError;
+use super::error::{ApiError, ErrorForm};
 use super::fields::{self, Fields};
 use super::host;
-use super::respond::{document, events, failure, is_events, page, preflight, text};
+use super::respond::{document, events, failure, is_streamed, lines, page, preflight, text};
 use super::status;
 use super::trace::Trace;
 
@@ -26,19 +27,30 @@ enum Route {
     Health,
     Metrics,
     Status,
+    Props,
+    Slots,
     Models,
     Model,
     Chat,
     Completions,
+    Infill,
     Responses,
     Messages,
     CountTokens,
     Tokenize,
     Detokenize,
     Embeddings,
+    OllamaVersion,
+    OllamaTags,
+    OllamaPs,
+    OllamaShow,
+    OllamaChat,
+    OllamaGenerate,
+    OllamaEmbed,
 }
 
-/// The route of a path, its name in log and metrics, and the method it needs.
+/// The route of a path, its name in log and metrics, and the method it needs. OpenAI's and Anthropic's are there without their
+/// `/v1` as well: some clients take a base address with it, and some without.
 fn route(path: &str) -> Option<(Route, &'static str, Method)> {
     let (get, post) = (Method::GET, Method::POST);
     Some(match path {
@@ -46,20 +58,35 @@ fn route(path: &str) -> Option<(Route, &'static str, Method)> {
         "/health" => (Route::Health, "/health", get),
         "/metrics" => (Route::Metrics, "/metrics", get),
         "/status" => (Route::Status, "/status", get),
-        "/v1/models" => (Route::Models, "/v1/models", get),
-        "/v1/chat/completions" => (Route::Chat, "/v1/chat/completions", post),
-        "/v1/completions" => (Route::Completions, "/v1/completions", post),
-        "/v1/responses" => (Route::Responses, "/v1/responses", post),
-        "/v1/messages" => (Route::Messages, "/v1/messages", post),
-        "/v1/messages/count_tokens" => (Route::CountTokens, "/v1/messages/count_tokens", post),
+        "/props" => (Route::Props, "/props", get),
+        "/slots" => (Route::Slots, "/slots", get),
+        "/v1/models" | "/models" => (Route::Models, "/v1/models", get),
+        "/v1/chat/completions" | "/chat/completions" => (Route::Chat, "/v1/chat/completions", post),
+        "/v1/completions" | "/completions" => (Route::Completions, "/v1/completions", post),
+        "/infill" => (Route::Infill, "/infill", post),
+        "/v1/responses" | "/responses" => (Route::Responses, "/v1/responses", post),
+        "/v1/messages" | "/messages" => (Route::Messages, "/v1/messages", post),
+        "/v1/messages/count_tokens" | "/messages/count_tokens" => {
+            (Route::CountTokens, "/v1/messages/count_tokens", post)
+        }
         "/tokenize" => (Route::Tokenize, "/tokenize", post),
         "/detokenize" => (Route::Detokenize, "/detokenize", post),
-        "/v1/embeddings" => (Route::Embeddings, "/v1/embeddings", post),
-        path if path.strip_prefix("/v1/models/").is_some_and(|name| !name.is_empty()) => {
-            (Route::Model, "/v1/models", get)
-        }
+        "/v1/embeddings" | "/embeddings" => (Route::Embeddings, "/v1/embeddings", post),
+        "/api/version" => (Route::OllamaVersion, "/api/version", get),
+        "/api/tags" => (Route::OllamaTags, "/api/tags", get),
+        "/api/ps" => (Route::OllamaPs, "/api/ps", get),
+        "/api/show" => (Route::OllamaShow, "/api/show", post),
+        "/api/chat" => (Route::OllamaChat, "/api/chat", post),
+        "/api/generate" => (Route::OllamaGenerate, "/api/generate", post),
+        "/api/embed" | "/api/embeddings" => (Route::OllamaEmbed, "/api/embed", post),
+        path if model_of(path).is_some_and(|name| !name.is_empty()) => (Route::Model, "/v1/models", get),
         _ => return None,
     })
+}
+
+/// The model that a path asks for, as it is written.
+fn model_of(path: &str) -> Option<&str> {
+    path.strip_prefix("/v1").unwrap_or(path).strip_prefix("/models/")
 }
 
 impl Route {
@@ -68,8 +95,19 @@ impl Route {
         matches!(self, Route::Page | Route::Health | Route::Metrics)
     }
 
-    fn is_anthropic(self) -> bool {
-        matches!(self, Route::Messages | Route::CountTokens)
+    /// The form of its errors.
+    fn error_form(self) -> ErrorForm {
+        match self {
+            Route::Messages | Route::CountTokens => ErrorForm::Anthropic,
+            Route::OllamaVersion
+            | Route::OllamaTags
+            | Route::OllamaPs
+            | Route::OllamaShow
+            | Route::OllamaChat
+            | Route::OllamaGenerate
+            | Route::OllamaEmbed => ErrorForm::Ollama,
+            _ => ErrorForm::OpenAi,
+        }
     }
 }
 
@@ -83,22 +121,27 @@ pub async fn answer(
     connection: Rc<Connection>,
 ) -> Result<Response<Body>, Infallible> {
     let trace = Trace::new(Rc::clone(&app), Rc::clone(&connection));
+    connection.takes_interim.set(request.version() == Version::HTTP_11);
     let host = host::of_request(&request, &connection.hosts);
     let origin = host.and_then(|host| allowed_origin(&app, request.headers(), host));
     let found = route(request.uri().path());
     if let Some((_, name, _)) = &found {
         trace.set_route(name);
     }
-    let is_anthropic = found.as_ref().is_some_and(|(route, ..)| route.is_anthropic())
-        || request.headers().contains_key("anthropic-version");
+    let form = match &found {
+        _ if request.headers().contains_key("anthropic-version") => ErrorForm::Anthropic,
+        Some((route, ..)) => route.error_form(),
+        None => ErrorForm::OpenAi,
+    };
     let mut response = match (&origin, found) {
-        (Err(e), _) => failure(e, is_anthropic),
+        (Err(e), _) => failure(e, form),
         (Ok(Some(_)), _) if request.method() == Method::OPTIONS => preflight(),
         (Ok(_), found) => match dispatch(&app, request, found, &trace).await {
             Ok(response) => response,
-            Err(e) => failure(&e, is_anthropic),
+            Err(e) => failure(&e, form),
         },
     };
+    connection.takes_interim.set(false);
     trace.set_status(response.status().as_u16());
     let headers = response.headers_mut();
     if let Ok(id) = HeaderValue::from_str(trace.id()) {
@@ -113,7 +156,7 @@ pub async fn answer(
     if !app.is_ready() && app.served().is_some() {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    if !is_events(headers) {
+    if !is_streamed(headers) {
         trace.completed();
     }
     Ok(response.map(|body| body.guarded(Box::new(trace))))
@@ -159,10 +202,31 @@ fn admitted(
     Ok(route)
 }
 
+/// How long what has come before the end of a connection takes to be read.
+const LAST_BYTES: Duration = Duration::from_millis(250);
+
 /// The document that a request sends.
-async fn receive_json(app: &App, request: Request<Incoming>) -> Result<Value, ApiError> {
+async fn receive_json(app: &App, request: Request<Incoming>, trace: &Trace) -> Result<Value, ApiError> {
+    if let Some(encoding) = request.headers().get(header::CONTENT_ENCODING)
+        && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
+    {
+        let text = format!(
+            "the body is encoded as {}, which this server does not read; send it as it is, without content-encoding",
+            clip(&String::from_utf8_lossy(encoding.as_bytes()))
+        );
+        return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, text).code("unsupported_encoding"));
+    }
     let limits = &app.config.limits;
     let received = receive(request.into_body(), limits.body_bytes, &app.budget);
+    let received = async {
+        tokio::select! {
+            biased;
+            received = received => received,
+            () = async { trace.client_ended().await; tokio::time::sleep(LAST_BYTES).await } => {
+                Err(ApiError::bad("the connection ended before the body was complete"))
+            }
+        }
+    };
     let received = tokio::time::timeout(limits.body_time, received).await.map_err(|_| {
         let text = format!("the body took longer than {} s (serve.limits.body_s)", limits.body_time.as_secs());
         ApiError::new(StatusCode::REQUEST_TIMEOUT, text)
@@ -185,17 +249,22 @@ async fn dispatch(
         Route::Health => return Ok(status::health(app)),
         Route::Metrics => return Ok(text("text/plain; version=0.0.4", status::metrics(app))),
         Route::Status => return Ok(document(&status::status(app))),
+        Route::Props => return Ok(document(&status::props(&*app.serving()?))),
+        Route::Slots => return Ok(document(&status::slots(&*app.serving()?))),
+        Route::OllamaVersion => return Ok(document(&ollama::version())),
+        Route::OllamaTags => return Ok(document(&ollama::tags(&*app.serving()?))),
+        Route::OllamaPs => return Ok(document(&ollama::ps(&*app.serving()?))),
         Route::Models => return Ok(document(&tokens::models(&*app.serving()?))),
         Route::Model => {
             let served = app.serving()?;
-            let asked = request.uri().path().trim_start_matches("/v1/models/");
+            let asked = decoded(model_of(request.uri().path()).unwrap_or_default());
             if asked != served.name {
-                let text = format!("no such model: {}; this server has {}", clip(asked), served.name);
+                let text = format!("no such model: {}; this server has {}", clip(&asked), served.name);
                 return Err(ApiError::new(StatusCode::NOT_FOUND, text).code("model_not_found"));
             }
             return Ok(document(&tokens::model(&served)));
         }
-        Route::Embeddings => {
+        Route::Embeddings | Route::OllamaEmbed => {
             let text = "embeddings are not supported: brim serves text-generation models only";
             return Err(ApiError::new(StatusCode::NOT_IMPLEMENTED, text).code("not_implemented"));
         }
@@ -203,7 +272,7 @@ async fn dispatch(
     }
     // Before a body is read: nobody has to send one in vain.
     let served = app.serving()?;
-    let body = receive_json(app, request).await?;
+    let body = receive_json(app, request, trace).await?;
     let trace = Rc::clone(trace);
     let answer = match route {
         Route::Chat => chat::answer(app, &served, &body, trace).await?,
@@ -213,6 +282,10 @@ async fn dispatch(
         Route::CountTokens => Answer::Document(messages::count_tokens(&served, &body).await?),
         Route::Tokenize => Answer::Document(tokens::tokenize(&served, &body).await?),
         Route::Detokenize => Answer::Document(tokens::detokenize(&served, &body)?),
+        Route::Infill => infill::answer(app, &served, &body, trace).await?,
+        Route::OllamaShow => Answer::Document(ollama::show(&served, &body)?),
+        Route::OllamaChat => ollama::chat(app, &served, &body, trace).await?,
+        Route::OllamaGenerate => ollama::generate(app, &served, &body, trace).await?,
         // Named one by one: a new route does not build until it is answered.
         Route::Page
         | Route::Health
@@ -220,6 +293,12 @@ async fn dispatch(
         | Route::Status
         | Route::Models
         | Route::Model
+        | Route::Props
+        | Route::Slots
+        | Route::OllamaVersion
+        | Route::OllamaTags
+        | Route::OllamaPs
+        | Route::OllamaEmbed
         | Route::Embeddings => {
             return Err(ApiError::internal("this route is answered without a body"));
         }
@@ -227,6 +306,7 @@ async fn dispatch(
     Ok(match answer {
         Answer::Document(value) => document(&value),
         Answer::Events(body) => events(body),
+        Answer::Lines(body) => lines(body),
     })
 }
 
@@ -238,6 +318,28 @@ fn key(headers: &HeaderMap) -> Option<&[u8]> {
         scheme.eq_ignore_ascii_case(b"bearer ").then_some(key.trim_ascii())
     });
     bearer.or_else(|| headers.get("x-api-key").map(HeaderValue::as_bytes))
+}
+
+/// A part of a path, percent-decoded; what is no escape stays as it is.
+fn decoded(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while let Some(&byte) = bytes.get(at) {
+        let digits = text.get(at + 1..at + 3).filter(|_| byte == b'%');
+        let escaped = digits.filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()));
+        match escaped.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(escaped) => {
+                out.push(escaped);
+                at += 3;
+            }
+            None => {
+                out.push(byte);
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
 }
 
 /// A client's words, in an answer to it.
@@ -262,9 +364,22 @@ mod tests {
 
     #[test]
     fn paths_are_taken_as_they_are() {
-        for path in ["/v1/../health", "//health", "/health/", "/v1/chat/completions/..", "/v1/models/", "/%2e%2e/x"] {
+        for path in [
+            "/v1/../health",
+            "//health",
+            "/health/",
+            "/v1/health",
+            "/v1/chat/completions/..",
+            "/v1/models/",
+            "/%2e%2e/x",
+        ] {
             assert!(route(path).is_none(), "{path}");
         }
         assert!(route("/v1/models/a/b").is_some(), "names have slashes");
+        assert_eq!(model_of("/models/a%2Fb").map(decoded).as_deref(), Some("a/b"));
+        for (text, want) in [("%C3%A9", "é"), ("100%", "100%"), ("%4g%é", "%4g%é"), ("a+b", "a+b"), ("%ff", "\u{fffd}")]
+        {
+            assert_eq!(decoded(text), want);
+        }
     }
 }

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::app::App;
 use super::body::Body;
+use super::model::Served;
 use super::respond::{not_ready, well};
 use crate::engine::SlotState;
 use crate::sys::{file, log};
@@ -31,6 +32,61 @@ pub fn metrics(app: &App) -> String {
     app.metrics.text(app.connections.len(), served.as_ref(), file::resident_bytes().unwrap_or(0))
 }
 
+/// `GET /props`, as llama.cpp's server has it: what the server runs, and how.
+pub fn props(served: &Served) -> Value {
+    let limits = served.limits();
+    let sampling = &served.sampling;
+    let template = served.template(false);
+    json!({
+        "default_generation_settings": {
+            "id": 0,
+            "n_ctx": limits.ctx,
+            "speculative": false,
+            "is_processing": false,
+            "params": {
+                "temperature": sampling.temp,
+                "top_k": sampling.top_k,
+                "top_p": sampling.top_p,
+                "min_p": sampling.min_p,
+                "repeat_penalty": sampling.repeat_penalty,
+                "presence_penalty": sampling.presence_penalty,
+                "frequency_penalty": sampling.frequency_penalty,
+                "n_predict": -1,
+                "max_tokens": -1,
+            },
+        },
+        "total_slots": limits.slots,
+        "model_alias": served.name,
+        "model_path": served.about.path,
+        "modalities": {"vision": false, "audio": false},
+        "chat_template": template.map_or("", |template| template.source()),
+        "chat_template_caps": {"supports_tools": template.is_some_and(|template| template.takes_tools)},
+        "bos_token": served.bos,
+        "eos_token": served.eos,
+        "build_info": concat!("brim-", env!("CARGO_PKG_VERSION")),
+        "is_sleeping": false,
+    })
+}
+
+/// `GET /slots`, as llama.cpp's server has it.
+pub fn slots(served: &Served) -> Value {
+    let (stats, ctx) = (served.engine.stats(), served.limits().ctx);
+    let slots = stats.slots[..stats.n_slots].iter().enumerate().map(|(id, (state, tokens))| {
+        json!({"id": id, "n_ctx": ctx, "speculative": false, "is_processing": *state != SlotState::Free,
+            "state": state_name(*state), "n_tokens": tokens})
+    });
+    slots.collect()
+}
+
+fn state_name(state: SlotState) -> &'static str {
+    match state {
+        SlotState::Free => "free",
+        SlotState::Prefill => "prefill",
+        SlotState::Decode => "decode",
+        SlotState::Waiting => "waiting",
+    }
+}
+
 /// The numbers behind the status page.
 pub fn status(app: &App) -> Value {
     let mut status = json!({
@@ -46,15 +102,9 @@ pub fn status(app: &App) -> Value {
     });
     if let Some(served) = app.served() {
         let stats = served.engine.stats();
-        let slots = stats.slots[..stats.n_slots].iter().map(|(state, tokens)| {
-            let state = match state {
-                SlotState::Free => "free",
-                SlotState::Prefill => "prefill",
-                SlotState::Decode => "decode",
-                SlotState::Waiting => "waiting",
-            };
-            json!({"state": state, "tokens": tokens})
-        });
+        let slots = stats.slots[..stats.n_slots]
+            .iter()
+            .map(|(state, tokens)| json!({"state": state_name(*state), "tokens": tokens}));
         status["model"] = served.name.as_str().into();
         // What was mapped, in place of what was planned.
         status["facts"] = served.facts.clone();

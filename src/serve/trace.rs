@@ -63,6 +63,11 @@ impl Trace {
         }
     }
 
+    /// Waits until the client has closed its half of the connection.
+    pub async fn client_ended(&self) {
+        self.connection.ended().await;
+    }
+
     /// The whole answer has been made.
     pub fn completed(&self) {
         self.complete.set(true);

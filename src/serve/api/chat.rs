@@ -1,6 +1,7 @@
 //! `POST /v1/chat/completions`.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
@@ -8,12 +9,12 @@ use super::super::app::App;
 use super::super::conversation::{Ending, Turn};
 use super::super::error::ApiError;
 use super::super::fields::Fields;
-use super::super::generate::{Batch, Generation, Reason, TokenInfo, Usage};
+use super::super::generate::{Batch, Generation, Progress, Reason, TokenInfo, Usage};
 use super::super::job::{Chat, Interface, Options, ToolChoice};
-use super::super::model::{Served, unix_time};
+use super::super::model::Served;
 use super::super::output::{Call, Delta};
 use super::super::trace::Trace;
-use super::common::{arguments, choice_word, content, role, streaming, thinking, usage_json};
+use super::common::{arguments, choice_word, content, role, streaming, thinking, timings_json, usage_json};
 use super::format::format;
 use super::{Answer, ChunkHead, EventWriter, FINGERPRINT, collect, event, fresh_id, stream, token_text};
 use crate::chat::{Message, ToolCall};
@@ -40,13 +41,7 @@ pub async fn answer(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Trac
     let n = options.n;
     let job = chat.into_job(served, options).await?;
     let generation = Generation::start(served, &[job], app.config.limits.first_token_time).await?;
-    let chunk = ChunkHead {
-        id: fresh_id(served, "chatcmpl-"),
-        object: "chat.completion.chunk",
-        created: unix_time(),
-        served: Rc::clone(served),
-        include_usage,
-    };
+    let chunk = ChunkHead::new(served, "chatcmpl-", "chat.completion.chunk", include_usage);
     let form = Chunks { chunk, n, n_calls: vec![0; n], with_tokens: fields.is_set("logprobs")? };
     if is_stream {
         return Ok(stream(form, generation, trace));
@@ -79,6 +74,7 @@ pub async fn answer(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Trac
         "model": served.name,
         "choices": choices,
         "usage": usage_json(&usage),
+        "timings": timings_json(&usage.timings),
         "system_fingerprint": FINGERPRINT,
     })))
 }
@@ -238,9 +234,16 @@ impl EventWriter for Chunks {
             };
             self.delta(batch.index, delta, tokens.take(), None, out);
         }
+        self.chunk.took(batch.timings);
         if tokens.is_some() || batch.finish.is_some() {
             self.delta(batch.index, json!({}), tokens, batch.finish.as_ref(), out);
         }
+    }
+
+    fn progress(&mut self, progress: &Progress, elapsed: Duration, out: &mut Vec<u8>) {
+        let delta = json!({"role": "assistant", "content": null});
+        let choice = json!([{"index": 0, "delta": delta, "logprobs": null, "finish_reason": null}]);
+        self.chunk.send_progress(&choice, progress, elapsed, out);
     }
 
     fn end(&mut self, usage: &Usage, out: &mut Vec<u8>) {

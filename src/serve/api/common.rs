@@ -1,8 +1,11 @@
 //! Fields and parts of answers that several interfaces have.
 
+use std::time::Duration;
+
 use serde_json::{Map, Value, json};
 
 use crate::chat::Role;
+use crate::engine::Timings;
 use crate::serve::error::ApiError;
 use crate::serve::fields::{Fields, wrong};
 use crate::serve::generate::Usage;
@@ -24,6 +27,26 @@ pub fn usage_json(usage: &Usage) -> Value {
         "total_tokens": usage.prompt + usage.completion,
         "prompt_tokens_details": {"cached_tokens": usage.cached},
         "completion_tokens_details": {"reasoning_tokens": usage.reasoning},
+    })
+}
+
+/// Where the time went: tokens of the prompt that were in the cache, those that were read, those that were generated.
+pub fn timings_json(timings: &Timings) -> Value {
+    let ms = |time: Duration| time.as_secs_f64() * 1e3;
+    let ratio = |a: f64, b: f64| if b > 0.0 { a / b } else { 0.0 };
+    let read = timings.prompt_tokens.saturating_sub(timings.reused_tokens);
+    let (prompt_ms, predicted_ms) = (ms(timings.prefill), ms(timings.decode));
+    let (prompt, predicted) = (f64::from(read), f64::from(timings.generated_tokens));
+    json!({
+        "cache_n": timings.reused_tokens,
+        "prompt_n": read,
+        "prompt_ms": prompt_ms,
+        "prompt_per_token_ms": ratio(prompt_ms, prompt),
+        "prompt_per_second": ratio(prompt * 1e3, prompt_ms),
+        "predicted_n": timings.generated_tokens,
+        "predicted_ms": predicted_ms,
+        "predicted_per_token_ms": ratio(predicted_ms, predicted),
+        "predicted_per_second": ratio(predicted * 1e3, predicted_ms),
     })
 }
 

@@ -1,24 +1,26 @@
 //! `POST /v1/completions`: text goes on, without a template.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
 use super::super::app::App;
 use super::super::error::ApiError;
 use super::super::fields::{Fields, wrong};
-use super::super::generate::{Batch, Generation, Reason, TokenInfo, Usage};
+use super::super::generate::{Batch, Generation, Progress, Reason, TokenInfo, Usage};
 use super::super::job::{Interface, Job, Options, OutputFormat};
-use super::super::model::{Served, unix_time};
-use super::super::output::{Delta, Expect, Family};
+use super::super::model::Served;
+use super::super::output::{Delta, Expect};
 use super::super::trace::Trace;
-use super::common::{streaming, usage_json};
+use super::common::{streaming, timings_json, usage_json};
 use super::format::format;
-use super::{Answer, ChunkHead, EventWriter, FINGERPRINT, collect, event, fresh_id, stream, token_text};
-use crate::tokenizer::PromptForm;
+use super::infill::middle_prompt;
+use super::{Answer, ChunkHead, EventWriter, FINGERPRINT, collect, event, stream, token_text};
+use crate::tokenizer::{Decoder, PromptForm};
 
-/// Most prompts of one request, and most answers to all of them.
-const PROMPTS_MAX: usize = 8;
+/// Most answers of one request, to all its prompts together; the engine has a few of them at a time.
+const ANSWERS_MAX: usize = 128;
 
 /// Answers a request.
 ///
@@ -27,60 +29,55 @@ const PROMPTS_MAX: usize = 8;
 pub async fn answer(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Trace>) -> Result<Answer, ApiError> {
     let fields = Fields::of(body)?;
     let options = Options::read(&fields, served, Interface::Completions)?;
-    if fields.text("suffix")?.is_some_and(|suffix| !suffix.is_empty()) {
-        let text = "suffix is not supported; write the model's fill-in-the-middle tokens into the prompt";
-        return Err(ApiError::field("suffix", text));
-    }
     let prompts = prompts(&fields, served).await?;
-    if prompts.len() * options.n > PROMPTS_MAX {
-        let text = format!("{} prompts with n = {}: the limit is {PROMPTS_MAX} answers", prompts.len(), options.n);
+    if prompts.len() * options.n > ANSWERS_MAX {
+        let text = format!("{} prompts with n = {}: the limit is {ANSWERS_MAX} answers", prompts.len(), options.n);
         return Err(ApiError::field("n", text).code("out_of_range"));
+    }
+    if fields.size("best_of", 1, ANSWERS_MAX)?.is_some_and(|best_of| best_of > options.n) {
+        let text = "best_of: answers are not ranked; ask for n of them and choose";
+        return Err(ApiError::field("best_of", text).code("unsupported_value"));
     }
     let grammar = match format(&fields)? {
         OutputFormat::Text => None,
         OutputFormat::Grammar(grammar, name) => Some((grammar, name)),
     };
     let echo = fields.is_set("echo")?;
-    let expect =
-        Expect { family: Family::Plain, tools: Rc::default(), thinks: false, thinking: false, one_call: false };
+    let expect = Expect::text();
     let (is_stream, include_usage) = streaming(&fields)?;
     let with_tokens = options.n_top_logprobs.is_some();
-    let mut echoes = Vec::new();
+    let mut choices = Vec::new();
     let mut jobs = Vec::new();
-    for (tokens, text) in prompts {
-        echoes.extend((0..options.n).map(|_| if echo { text.clone() } else { String::new() }));
-        jobs.push(Job::new(served, ("prompt", tokens), options.clone(), expect.clone(), grammar.clone())?);
+    for Prompt { tokens, text } in prompts {
+        let mut job = Job::new(served, ("prompt", tokens), options.clone(), expect.clone(), grammar.clone())?;
+        (job.scores_prompt, job.reports_end) = (echo && with_tokens, with_tokens);
+        let echo = echo.then(|| Rc::<str>::from(text));
+        choices.extend((0..options.n).map(|_| Choice::new(&job, echo.clone(), with_tokens)));
+        jobs.push(job);
     }
-    let n = echoes.len();
     let generation = Generation::start(served, &jobs, app.config.limits.first_token_time).await?;
-    let chunk = ChunkHead {
-        id: fresh_id(served, "cmpl-"),
-        object: "text_completion",
-        created: unix_time(),
-        served: Rc::clone(served),
-        include_usage,
-    };
-    let form = Chunks { chunk, offsets: echoes.iter().map(String::len).collect(), echoes, with_tokens };
+    let chunk = ChunkHead::new(served, "cmpl-", "text_completion", include_usage);
     if is_stream {
-        return Ok(stream(form, generation, trace));
+        return Ok(stream(Chunks { chunk, choices }, generation, trace));
     }
-    let (answers, usage) = collect(generation, n, &trace).await?;
+    let (answers, usage) = collect(generation, choices.len(), &trace).await?;
     let choices: Vec<Value> = answers
         .into_iter()
+        .zip(&mut choices)
         .enumerate()
-        .map(|(index, answer)| {
-            let logprobs = with_tokens.then(|| tokens_json(served, &answer.tokens, form.offsets[index]));
-            let text = form.echoes[index].clone() + &answer.content;
+        .map(|(index, (answer, choice))| {
+            let (text, logprobs) = choice.part(served, &answer.scored, &answer.tokens, &answer.content);
             json!({"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason(answer.finish.as_ref())})
         })
         .collect();
     Ok(Answer::Document(json!({
-        "id": form.chunk.id,
+        "id": chunk.id,
         "object": "text_completion",
-        "created": form.chunk.created,
+        "created": chunk.created,
         "model": served.name,
         "choices": choices,
         "usage": usage_json(&usage),
+        "timings": timings_json(&usage.timings),
         "system_fingerprint": FINGERPRINT,
     })))
 }
@@ -89,29 +86,53 @@ fn reason(reason: Option<&Reason>) -> Option<&'static str> {
     reason.map(|reason| if *reason == Reason::Length { "length" } else { "stop" })
 }
 
-/// `prompt`: a text, tokens, or several of either; with the text of each.
-async fn prompts(fields: &Fields<'_>, served: &Served) -> Result<Vec<(Vec<u32>, String)>, ApiError> {
+/// A prompt, and what is echoed of it.
+struct Prompt {
+    tokens: Vec<u32>,
+    text: String,
+}
+
+/// `prompt`: a text, tokens, or several of either. Control tokens in a text are read as such unless `parse_special` is false;
+/// with a `suffix` the answer is what comes between the two.
+async fn prompts(fields: &Fields<'_>, served: &Served) -> Result<Vec<Prompt>, ApiError> {
     let prompt = fields.get("prompt").ok_or_else(|| fields.missing("prompt"))?;
     let need = "a string, an array of token ids, or an array of either";
+    let suffix = fields.text("suffix")?.filter(|suffix| !suffix.is_empty());
+    if suffix.is_some() && fields.is_set("echo")? {
+        return Err(ApiError::field(
+            "echo",
+            "echo: with a suffix the answer is not the end of the text; leave out one",
+        ));
+    }
+    let form = if fields.boolean("parse_special")?.unwrap_or(true) { PromptForm::Chat } else { PromptForm::Raw };
     let text = async |text: &str| {
-        served.prompt_tokens(text.to_owned(), PromptForm::Raw).await.map(|tokens| (tokens, text.to_owned()))
+        let tokens = match suffix {
+            None => served.prompt_tokens(text.to_owned(), form).await?,
+            Some(suffix) => middle_prompt(served, "suffix", &[], (text, suffix)).await?,
+        };
+        Ok(Prompt { tokens, text: text.to_owned() })
     };
     let ids = |list: &[Value], path: &str| {
-        let ids = list.iter().map(|id| id.as_u64().and_then(|id| u32::try_from(id).ok()));
-        let ids: Option<Vec<u32>> = ids.collect();
-        let ids = ids.ok_or_else(|| ApiError::field(path, format!("{path}: expected token ids")))?;
-        let mut decoder = crate::tokenizer::Decoder::new(true);
+        if suffix.is_some() {
+            return Err(ApiError::field(path, format!("{path}: a suffix needs a prompt that is text, not token ids")));
+        }
+        let n_tokens = served.tokenizer.n_tokens();
+        let id = |id: &Value| id.as_u64().and_then(|id| u32::try_from(id).ok()).filter(|id| *id < n_tokens);
+        let tokens: Option<Vec<u32>> = list.iter().map(id).collect();
+        let tokens =
+            tokens.ok_or_else(|| ApiError::field(path, format!("{path}: expected token ids below {n_tokens}")))?;
+        let mut decoder = Decoder::whole(served.tokenizer, true);
         let mut text = String::new();
-        ids.iter().for_each(|&id| decoder.push(served.tokenizer, id, &mut text));
+        tokens.iter().for_each(|&id| decoder.push(served.tokenizer, id, &mut text));
         decoder.finish(&mut text);
-        Ok((ids, text))
+        Ok(Prompt { tokens, text })
     };
     match prompt {
         Value::String(one) => Ok(vec![text(one).await?]),
         Value::Array(list) if list.is_empty() => Err(ApiError::field("prompt", "prompt is empty")),
         Value::Array(list) if list[0].is_number() => Ok(vec![ids(list, "prompt")?]),
-        Value::Array(list) if list.len() > PROMPTS_MAX => {
-            Err(ApiError::field("prompt", format!("{} prompts; the limit is {PROMPTS_MAX}", list.len())))
+        Value::Array(list) if list.len() > ANSWERS_MAX => {
+            Err(ApiError::field("prompt", format!("{} prompts; the limit is {ANSWERS_MAX}", list.len())))
         }
         Value::Array(list) => {
             let mut prompts = Vec::new();
@@ -128,39 +149,122 @@ async fn prompts(fields: &Fields<'_>, served: &Served) -> Result<Vec<(Vec<u32>, 
     }
 }
 
-/// Logprobs as completions have them; `offset` is where the text of the first token begins.
-fn tokens_json(served: &Served, tokens: &[TokenInfo], mut offset: usize) -> Value {
-    let (mut texts, mut logprobs, mut tops, mut offsets) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for info in tokens {
-        let (text, bytes) = token_text(served, info.token);
-        texts.push(text);
-        logprobs.push(info.logprob.max(-9999.0));
-        let top = info.top.iter().map(|(token, logprob)| (token_text(served, *token).0, json!(logprob.max(-9999.0))));
-        tops.push(Value::Object(top.collect::<Map<_, _>>()));
-        offsets.push(offset);
-        offset += bytes.len();
+/// Logprobs as completions have them: four lists of the same length.
+#[derive(Default)]
+struct Logprobs {
+    tokens: Vec<String>,
+    logprobs: Vec<Value>,
+    tops: Vec<Value>,
+    offsets: Vec<usize>,
+}
+
+impl Logprobs {
+    /// A token that nothing is known of: the first of a prompt follows nothing.
+    fn push_first(&mut self, served: &Served, token: u32) {
+        self.tokens.push(token_text(served, token).0);
+        self.logprobs.push(Value::Null);
+        self.tops.push(Value::Null);
+        self.offsets.push(0);
     }
-    json!({"tokens": texts, "token_logprobs": logprobs, "top_logprobs": tops, "text_offset": offsets})
+
+    fn push(&mut self, served: &Served, info: &TokenInfo, offset: usize) {
+        // JSON has no infinity.
+        let value = |logprob: f32| json!(logprob.max(-9999.0));
+        let mut top = Map::new();
+        // The token itself is among them, also where others are likelier. Of tokens with the same text the likeliest counts.
+        for &(token, logprob) in info.top.iter().chain(&[(info.token, info.logprob)]) {
+            top.entry(token_text(served, token).0).or_insert_with(|| value(logprob));
+        }
+        self.tokens.push(token_text(served, info.token).0);
+        self.logprobs.push(value(info.logprob));
+        self.tops.push(Value::Object(top));
+        self.offsets.push(offset);
+    }
+
+    fn json(self) -> Value {
+        json!({"tokens": self.tokens, "token_logprobs": self.logprobs, "top_logprobs": self.tops,
+            "text_offset": self.offsets})
+    }
+}
+
+/// One answer on its way.
+struct Choice {
+    prompt: Rc<Vec<u32>>,
+    /// What is sent before the answer.
+    echo: Option<Rc<str>>,
+    with_tokens: bool,
+    decoder: Decoder,
+    /// Characters of the text so far.
+    n_chars: usize,
+}
+
+impl Choice {
+    fn new(job: &Job, echo: Option<Rc<str>>, with_tokens: bool) -> Choice {
+        Choice { prompt: Rc::clone(&job.prompt), echo, with_tokens, decoder: Decoder::new(false), n_chars: 0 }
+    }
+
+    /// The next part of the text and its logprobs; the first begins with what is echoed.
+    fn part(
+        &mut self,
+        served: &Served,
+        scored: &[TokenInfo],
+        tokens: &[TokenInfo],
+        content: &str,
+    ) -> (String, Option<Value>) {
+        let mut logprobs = Logprobs::default();
+        let echo = self.echo.take().unwrap_or_default();
+        if self.with_tokens && !echo.is_empty() {
+            self.push_prompt(served, &echo, scored, &mut logprobs);
+        }
+        for info in tokens {
+            logprobs.push(served, info, self.n_chars);
+            let mut text = String::new();
+            if !served.tokenizer.is_control(info.token) {
+                self.decoder.push(served.tokenizer, info.token, &mut text);
+            }
+            self.n_chars += text.chars().count();
+        }
+        (echo.to_string() + content, self.with_tokens.then(|| logprobs.json()))
+    }
+
+    /// The tokens of the prompt, in the text that is echoed.
+    fn push_prompt(&mut self, served: &Served, echo: &str, scored: &[TokenInfo], logprobs: &mut Logprobs) {
+        let Some(&first) = self.prompt.first() else { return };
+        let mut decoder = Decoder::whole(served.tokenizer, true);
+        let mut text = String::new();
+        logprobs.push_first(served, first);
+        // The text does not have what was put in front of it.
+        let is_added = Some(first) == served.tokenizer.bos() && !echo.starts_with(&token_text(served, first).0);
+        if !is_added {
+            decoder.push(served.tokenizer, first, &mut text);
+        }
+        for info in scored {
+            self.n_chars += text.chars().count();
+            text.clear();
+            logprobs.push(served, info, self.n_chars);
+            decoder.push(served.tokenizer, info.token, &mut text);
+        }
+        self.n_chars = echo.chars().count();
+    }
 }
 
 struct Chunks {
     chunk: ChunkHead,
-    echoes: Vec<String>,
-    offsets: Vec<usize>,
-    with_tokens: bool,
+    choices: Vec<Choice>,
 }
 
 impl EventWriter for Chunks {
     fn begin(&mut self, out: &mut Vec<u8>) {
-        for (index, echo) in self.echoes.iter().enumerate().filter(|(_, echo)| !echo.is_empty()) {
-            let choice = json!([{"index": index, "text": echo, "logprobs": null, "finish_reason": null}]);
+        for (index, choice) in self.choices.iter_mut().enumerate().filter(|(_, choice)| !choice.with_tokens) {
+            let Some(echo) = choice.echo.take().filter(|echo| !echo.is_empty()) else { continue };
+            let choice = json!([{"index": index, "text": &*echo, "logprobs": null, "finish_reason": null}]);
             self.chunk.send(&choice, None, out);
         }
     }
 
     fn batch(&mut self, batch: Batch, out: &mut Vec<u8>) {
         let index = batch.index;
-        let text: String = batch
+        let content: String = batch
             .deltas
             .into_iter()
             .map(|delta| match delta {
@@ -168,11 +272,17 @@ impl EventWriter for Chunks {
                 Delta::Call(_) => String::new(),
             })
             .collect();
-        let logprobs = self.with_tokens.then(|| tokens_json(&self.chunk.served, &batch.tokens, self.offsets[index]));
-        self.offsets[index] += text.len();
+        let served = Rc::clone(&self.chunk.served);
+        let (text, logprobs) = self.choices[index].part(&served, &batch.scored, &batch.tokens, &content);
         let finish = reason(batch.finish.as_ref());
+        self.chunk.took(batch.timings);
         let choice = json!([{"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}]);
         self.chunk.send(&choice, None, out);
+    }
+
+    fn progress(&mut self, progress: &Progress, elapsed: Duration, out: &mut Vec<u8>) {
+        let choice = json!([{"index": 0, "text": "", "logprobs": null, "finish_reason": null}]);
+        self.chunk.send_progress(&choice, progress, elapsed, out);
     }
 
     fn end(&mut self, usage: &Usage, out: &mut Vec<u8>) {

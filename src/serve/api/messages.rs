@@ -298,6 +298,10 @@ impl EventWriter for Events {
         named_event(&json!({"type": "message_stop"}), out);
     }
 
+    fn ping(&mut self, out: &mut Vec<u8>) {
+        named_event(&json!({"type": "ping"}), out);
+    }
+
     fn fail(&mut self, error: &ApiError, out: &mut Vec<u8>) {
         named_event(&error.anthropic(), out);
     }

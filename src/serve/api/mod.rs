@@ -4,20 +4,25 @@ pub mod chat;
 mod common;
 pub mod completions;
 mod format;
+pub mod infill;
 pub mod messages;
+pub mod ollama;
 pub mod responses;
 pub mod tokens;
 
+use std::cell::Cell;
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use super::body::{Body, Sink};
 use super::error::ApiError;
-use super::generate::{Batch, Generation, Reason, TokenInfo, Usage};
-use super::model::Served;
+use super::generate::{Batch, Generation, Progress, Reason, TokenInfo, Usage};
+use super::model::{Served, unix_time};
 use super::output::{Call, Delta};
 use super::trace::Trace;
+use crate::engine::Timings;
 
 /// What a handler comes to.
 pub enum Answer {
@@ -25,6 +30,8 @@ pub enum Answer {
     Document(Value),
     /// Server-sent events.
     Events(Body),
+    /// JSON documents, one a line.
+    Lines(Body),
 }
 
 /// A form that streams.
@@ -37,31 +44,78 @@ pub trait EventWriter {
     fn end(&mut self, usage: &Usage, out: &mut Vec<u8>);
     /// Instead of the end.
     fn fail(&mut self, error: &ApiError, out: &mut Vec<u8>);
+
+    /// While there is nothing to say, so that nobody takes the connection for dead: a comment, which every reader of events
+    /// skips.
+    fn ping(&mut self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b": ping\n\n");
+    }
+
+    /// How far the prompt is, for clients that have asked, where the interface has a form for it.
+    fn progress(&mut self, _progress: &Progress, _elapsed: Duration, _out: &mut Vec<u8>) {}
 }
 
+/// The same for a client that has closed its half of the connection: only by writing is found whether it is still there.
+const ENDED_PING: Duration = Duration::from_millis(100);
+
 /// Sends the answers as events.
-pub fn stream(mut form: impl EventWriter + 'static, mut generation: Generation, trace: Rc<Trace>) -> Answer {
-    let make = |sink: Sink| async move {
-        form.begin(&mut sink.borrow_mut());
-        loop {
-            let next = generation.next().await;
-            trace.saw(&generation);
-            let mut out = sink.borrow_mut();
-            match next {
-                Ok(Some(batches)) => batches.into_iter().for_each(|batch| form.batch(batch, &mut out)),
-                Ok(None) => {
-                    form.end(&generation.usage, &mut out);
-                    break trace.completed();
-                }
-                Err(error) => {
-                    log::warn!("{}: {}", trace.id(), error.message);
-                    form.fail(&error, &mut out);
-                    break trace.completed();
+pub fn stream(form: impl EventWriter + 'static, generation: Generation, trace: Rc<Trace>) -> Answer {
+    Answer::Events(Body::streamed(|sink| write(form, generation, trace, sink)))
+}
+
+/// Sends the answers as JSON documents, one a line.
+pub fn stream_lines(form: impl EventWriter + 'static, generation: Generation, trace: Rc<Trace>) -> Answer {
+    Answer::Lines(Body::streamed(|sink| write(form, generation, trace, sink)))
+}
+
+async fn write(mut form: impl EventWriter, mut generation: Generation, trace: Rc<Trace>, sink: Sink) {
+    let mut ping = generation.ping();
+    form.begin(&mut sink.borrow_mut());
+    let mut quiet_since = Instant::now();
+    loop {
+        let next = {
+            let mut next = std::pin::pin!(generation.next());
+            loop {
+                let silence = async move {
+                    match ping {
+                        Some(ping) => tokio::time::sleep_until((quiet_since + ping).into()).await,
+                        None => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    biased;
+                    next = &mut next => break next,
+                    () = trace.client_ended(), if ping != Some(ENDED_PING) => ping = Some(ENDED_PING),
+                    () = silence => {
+                        form.ping(&mut sink.borrow_mut());
+                        quiet_since = Instant::now();
+                    }
                 }
             }
+        };
+        trace.saw(&generation);
+        let mut out = sink.borrow_mut();
+        match next {
+            Ok(Some(batches)) => {
+                if generation.reports_progress() && generation.first_token.is_none() {
+                    form.progress(&generation.progress(), generation.elapsed(), &mut out);
+                }
+                batches.into_iter().for_each(|batch| form.batch(batch, &mut out));
+            }
+            Ok(None) => {
+                form.end(&generation.usage, &mut out);
+                break trace.completed();
+            }
+            Err(error) => {
+                log::warn!("{}: {}", trace.id(), error.message);
+                form.fail(&error, &mut out);
+                break trace.completed();
+            }
         }
-    };
-    Answer::Events(Body::streamed(make))
+        if !out.is_empty() {
+            quiet_since = Instant::now();
+        }
+    }
 }
 
 /// An answer, put together.
@@ -73,6 +127,8 @@ pub struct Whole {
     pub content: String,
     /// The tools it called.
     pub calls: Vec<Call>,
+    /// The tokens of its prompt from the second on, where they were asked for.
+    pub scored: Vec<TokenInfo>,
     /// Its tokens, where they were asked for.
     pub tokens: Vec<TokenInfo>,
     /// Why it ended.
@@ -100,6 +156,7 @@ pub async fn collect(mut generation: Generation, n: usize, trace: &Trace) -> Res
                     }
                 }
             }
+            answer.scored.extend(batch.scored);
             answer.tokens.extend(batch.tokens);
             answer.finish = batch.finish.or(answer.finish.take());
         }
@@ -113,21 +170,53 @@ pub struct ChunkHead {
     created: u64,
     served: Rc<Served>,
     include_usage: bool,
+    /// For the next event.
+    timings: Cell<Option<Timings>>,
 }
 
 impl ChunkHead {
-    /// Writes an event.
-    fn send(&self, choices: &Value, usage: Option<&Usage>, out: &mut Vec<u8>) {
-        let mut chunk = json!({
+    /// For an answer whose id begins with `prefix`.
+    fn new(served: &Rc<Served>, prefix: &str, object: &'static str, include_usage: bool) -> ChunkHead {
+        let (id, created, timings) = (fresh_id(served, prefix), unix_time(), Cell::default());
+        ChunkHead { id, object, created, served: Rc::clone(served), include_usage, timings }
+    }
+
+    /// The next event tells what an answer took, once that is known.
+    fn took(&self, timings: Option<Timings>) {
+        self.timings.set(timings);
+    }
+
+    /// Writes an event that tells how far the prompt is; `delta` is what a choice has in it.
+    fn send_progress(&self, delta: &Value, progress: &Progress, elapsed: Duration, out: &mut Vec<u8>) {
+        let mut chunk = self.chunk(delta);
+        chunk["prompt_progress"] = json!({
+            "total": progress.total,
+            "cache": progress.cached,
+            "processed": progress.processed,
+            "time_ms": elapsed.as_millis() as u64,
+        });
+        event(&chunk, out);
+    }
+
+    fn chunk(&self, choices: &Value) -> Value {
+        json!({
             "id": self.id,
             "object": self.object,
             "created": self.created,
             "model": self.served.name,
             "system_fingerprint": FINGERPRINT,
             "choices": choices,
-        });
+        })
+    }
+
+    /// Writes an event.
+    fn send(&self, choices: &Value, usage: Option<&Usage>, out: &mut Vec<u8>) {
+        let mut chunk = self.chunk(choices);
         if self.include_usage {
             chunk["usage"] = usage.map_or(Value::Null, common::usage_json);
+        }
+        if let Some(timings) = self.timings.take() {
+            chunk["timings"] = common::timings_json(&timings);
         }
         event(&chunk, out);
     }
@@ -135,6 +224,7 @@ impl ChunkHead {
     /// Writes the last events.
     fn end(&self, usage: &Usage, out: &mut Vec<u8>) {
         if self.include_usage {
+            self.took(Some(usage.timings));
             self.send(&json!([]), Some(usage), out);
         }
         out.extend_from_slice(b"data: [DONE]\n\n");

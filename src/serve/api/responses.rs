@@ -91,7 +91,7 @@ pub async fn answer(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Trac
         }
     }
     deltas.extend(whole.calls.into_iter().flat_map(|call| [Delta::Call(call.name), Delta::Arguments(call.arguments)]));
-    events.batch(Batch { index: 0, deltas, tokens: Vec::new(), finish: whole.finish }, &mut nowhere);
+    events.batch(Batch { deltas, finish: whole.finish, ..Batch::new(0) }, &mut nowhere);
     events.close(&mut nowhere);
     Ok(Answer::Document(events.finished(&usage)))
 }

@@ -63,6 +63,10 @@ pub fn model(served: &Served) -> Value {
         "display_name": served.name,
         "created": served.created,
         "owned_by": "brim",
-        "meta": {"n_ctx": limits.ctx, "n_vocab": limits.n_vocab, "slots": limits.slots},
+        // The same number by the names that clients look for it under.
+        "context_length": limits.ctx,
+        "max_model_len": limits.ctx,
+        "meta": {"n_ctx": limits.ctx, "n_ctx_train": served.about.ctx_train, "n_embd": limits.n_embd,
+            "n_vocab": limits.n_vocab, "slots": limits.slots},
     })
 }

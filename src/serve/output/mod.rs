@@ -41,6 +41,13 @@ pub struct Expect {
     pub one_call: bool,
 }
 
+impl Expect {
+    /// Text as it comes.
+    pub fn text() -> Expect {
+        Expect { family: Family::Plain, tools: std::rc::Rc::default(), thinks: false, thinking: false, one_call: false }
+    }
+}
+
 enum State {
     /// Nothing but white space yet.
     Start,
