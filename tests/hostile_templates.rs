@@ -393,11 +393,11 @@ mod server {
         let with = tokens(server.post("/v1/chat/completions", &body));
         assert_eq!(with, without + "fetch ".len() as u64);
         assert_eq!(server.stop(), Some(0));
-        // Who asks for a template means all chats.
+        // Who asks for a template means all chats. This one has no place for tools, and is told of them.
         let own = dir.file("own.jinja", template);
         let server = Server::start(&["-m", &path, "--chat-template", &own]);
-        let answer = server.post("/v1/chat/completions", &body);
-        assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (400, Some("tools_not_supported")));
+        let told = tokens(server.post("/v1/chat/completions", &body));
+        assert!(told > with + 100, "{told} tokens, {with} by the template for tools");
     }
 
     #[test]

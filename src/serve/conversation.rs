@@ -3,10 +3,10 @@
 //! of every message. What a template leaves out or refuses is given to it in another form, and where there is none the
 //! request is refused.
 
-mod generic;
 mod ids;
 mod repair;
 mod said;
+mod tools;
 mod turn;
 
 use serde_json::Value;
@@ -14,8 +14,8 @@ use serde_json::Value;
 use crate::chat::{Message, Prompt, Renderer, Role, Time};
 use repair::Repair;
 
-pub use generic::tools_as_text;
-pub use ids::short_ids;
+pub use ids::shorten_ids;
+pub use tools::tell_of_tools;
 pub use turn::{Turn, Unrendered};
 
 /// What a prompt ends with.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use hyper::StatusCode;
 use serde_json::Value;
 
-use super::conversation::{Conversation, Ending, Turn, Unrendered, short_ids, tools_as_text};
+use super::conversation::{Conversation, Ending, Turn, Unrendered, shorten_ids, tell_of_tools};
 use super::error::ApiError;
 use super::fields::{Fields, wrong};
 use super::masks::{Calls, Grammar};
@@ -346,18 +346,24 @@ impl Chat {
         if self.choice == ToolChoice::Required && offered.is_empty() {
             return Err(ApiError::field("tool_choice", "tool_choice forces a call, but the request has no tools"));
         }
-        let continued = self.turns.last().map(|turn| turn.message.content.clone());
+        let has_tools = !offered.is_empty();
+        // A template without a place for tools is told of them.
+        let is_told = has_tools && !template.takes_tools;
+        // Calls of such a template, or of one that has an unknown form for them, are as those of Hermes.
+        let is_as_told = is_told || (has_tools && template.family == Family::Plain);
+        let family = if is_as_told { Family::Hermes } else { template.family };
+        let mut turns = with_names(self.turns);
+        if is_told {
+            tell_of_tools(&offered, &mut turns);
+        }
+        if template.has_short_ids {
+            shorten_ids(&mut turns);
+        }
+        let continued = turns.last().map(|turn| turn.message.content.clone());
         let continued = continued.filter(|_| ending == Ending::Continued);
-        let turns = with_names(self.turns);
-        let has_tools = !offered.is_empty() || turns.iter().any(Turn::is_about_tools);
-        let (family, turns) = match !template.takes_tools && has_tools {
-            true => (Family::Hermes, tools_as_text(turns, &offered, template.has_system)),
-            false if template.has_short_ids => (template.family, short_ids(turns)),
-            false => (template.family, turns),
-        };
         let conversation = Conversation {
             turns,
-            tools: if template.takes_tools { offered.clone() } else { Vec::new() },
+            tools: if is_told { Vec::new() } else { offered.clone() },
             ending,
             variables: self.thinking.variables().chain(self.variables).collect(),
             bos: served.bos.clone(),
@@ -365,42 +371,20 @@ impl Chat {
         };
         let text = served.render(template, conversation).await?.map_err(|e| unrendered(&e, self.field))?;
         let is_forced = matches!(self.choice, ToolChoice::Required | ToolChoice::Named(_));
-        let may_be_many = self.parallel_calls != Some(false);
-        let calls = |or: Option<Value>, many: bool| {
-            Grammar::Calls(Box::new(Calls { family, tools: functions(&callable), many, or }))
-        };
-        let grammar = match self.format {
-            OutputFormat::Grammar(Grammar::Schema(_), _) | OutputFormat::Text if is_forced => {
-                // A call is no text, of whatever form.
-                let many = self.choice == ToolChoice::Required && self.parallel_calls == Some(true);
-                Some((calls(None, many), "tools"))
-            }
-            OutputFormat::Grammar(_, param) if is_forced => {
-                let text = format!("{param} cannot be combined with a tool_choice that forces a call");
-                return Err(ApiError::field(param, text));
-            }
-            // Harmony writes calls beside the text, on a channel of their own.
-            OutputFormat::Grammar(Grammar::Schema(schema), param)
-                if !offered.is_empty() && family != Family::Harmony =>
-            {
-                Some((calls(Some(schema), may_be_many), param))
-            }
-            OutputFormat::Grammar(grammar, param) => Some((grammar, param)),
-            OutputFormat::Text => None,
-        };
+        let one_call = self.parallel_calls == Some(false);
+        let grammar = constraint(self.format, &self.choice, self.parallel_calls, (family, &callable))?;
         let (in_thought, opened) = begun(family, continued.as_deref(), &text);
         let has_thoughts = template.thinks || family == Family::Harmony;
         let thought_tokens = self.thinking.budget(template.reads_effort).filter(|_| has_thoughts);
         let thinking = template.thinks && in_thought;
-        let expect =
-            Expect { family, tools: Rc::new(offered), thinks: template.thinks, thinking, one_call: !may_be_many };
+        let expect = Expect { family, tools: Rc::new(offered), thinks: template.thinks, thinking, one_call };
         if served.config_log_prompts {
             log::info!("prompt: {text:?}");
         }
         let prompt = (self.field, served.prompt_tokens(text, PromptForm::Chat).await?);
-        let constrains_at_once = is_forced && family == Family::Harmony;
         let job = Job::new(served, prompt, options, expect, grammar)?;
-        Ok(Job { constrains_at_once, opened, thought_tokens, ..job })
+        let constrains_at_once = is_forced && family == Family::Harmony;
+        Ok(Job { opened, thought_tokens, constrains_at_once, ..job })
     }
 
     /// What the prompt ends with: a last message of the model goes on, unless the request has it otherwise.
@@ -464,6 +448,34 @@ fn unrendered(e: &Unrendered, field: &'static str) -> ApiError {
             ApiError::field(at, e.to_string()).code("chat_template")
         }
     }
+}
+
+/// What an answer must look like where it may call tools, or has to.
+fn constraint(
+    format: OutputFormat,
+    choice: &ToolChoice,
+    parallel_calls: Option<bool>,
+    (family, tools): (Family, &[Value]),
+) -> Result<Option<(Grammar, &'static str)>, ApiError> {
+    let is_forced = matches!(choice, ToolChoice::Required | ToolChoice::Named(_));
+    let calls =
+        |or: Option<Value>, many: bool| Grammar::Calls(Box::new(Calls { family, tools: functions(tools), many, or }));
+    Ok(match format {
+        // A call is no text, of whatever form.
+        OutputFormat::Grammar(Grammar::Schema(_), _) | OutputFormat::Text if is_forced => {
+            Some((calls(None, *choice == ToolChoice::Required && parallel_calls == Some(true)), "tools"))
+        }
+        OutputFormat::Grammar(_, param) if is_forced => {
+            let text = format!("{param} cannot be combined with a tool_choice that forces a call");
+            return Err(ApiError::field(param, text));
+        }
+        // Harmony writes calls beside the text, on a channel of their own.
+        OutputFormat::Grammar(Grammar::Schema(schema), param) if !tools.is_empty() && family != Family::Harmony => {
+            Some((calls(Some(schema), parallel_calls != Some(false)), param))
+        }
+        OutputFormat::Grammar(grammar, param) => Some((grammar, param)),
+        OutputFormat::Text => None,
+    })
 }
 
 /// What grammars of calls need of tools.

@@ -116,8 +116,6 @@ pub struct Template {
     pub family: Family,
     /// It has a place for tools.
     pub takes_tools: bool,
-    /// It knows system messages.
-    pub has_system: bool,
     /// It refuses ids of calls that are not nine letters and digits.
     pub has_short_ids: bool,
     /// It has thoughts.
@@ -130,14 +128,12 @@ impl Template {
     fn of(renderer: Renderer) -> Template {
         let mentions = |word: &str| renderer.mentions(word);
         let family = Family::of(mentions);
-        // A template that has tools and no known form for calls is one that is told of tools in text.
-        let takes_tools = mentions("tools") && family != Family::Plain;
+        let takes_tools = mentions("tools");
         let has_short_ids = mentions("length != 9") || mentions("length == 9");
-        let has_system = mentions("system") && !mentions("System role not supported");
         let thinks = family != Family::Harmony && family.thought().iter().any(|mark| mentions(mark.trim_end()));
         let reads_effort = mentions("reasoning_effort");
         let renderer = Arc::new(renderer);
-        Template { family, takes_tools, has_system, has_short_ids, thinks, reads_effort, renderer }
+        Template { family, takes_tools, has_short_ids, thinks, reads_effort, renderer }
     }
 
     /// Its text.

@@ -5,13 +5,12 @@ use super::turn::Turn;
 /// How long Mistral's templates want them, and of letters and digits alone.
 const ID_LEN: usize = 9;
 
-/// The chat with ids of nine letters and digits: what clients send is longer, and templates that want them so refuse it.
-pub fn short_ids(mut turns: Vec<Turn>) -> Vec<Turn> {
+/// Makes ids nine letters and digits: what clients send is longer, and templates that want them so refuse it.
+pub fn shorten_ids(turns: &mut [Turn]) {
     for message in turns.iter_mut().map(|turn| &mut turn.message) {
         let ids = message.tool_calls.iter_mut().map(|call| &mut call.id);
         ids.chain(message.tool_call_id.as_mut()).for_each(|id| *id = short(id));
     }
-    turns
 }
 
 /// The end of an id, which is what tells ids apart, filled up with zeros.

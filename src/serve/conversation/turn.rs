@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::chat::{ChatError, Message, Role};
+use crate::chat::{ChatError, Message};
 
 /// A message, and where it stands in the request.
 #[derive(Clone, Debug, PartialEq)]
@@ -11,13 +11,6 @@ pub struct Turn {
     pub at: String,
     /// What is said.
     pub message: Message,
-}
-
-impl Turn {
-    /// Whether it has calls of tools, or is the answer of one.
-    pub fn is_about_tools(&self) -> bool {
-        self.message.role == Role::Tool || !self.message.tool_calls.is_empty()
-    }
 }
 
 /// What a template has no place for.

@@ -121,6 +121,9 @@ impl Family {
         match self {
             Family::Harmony => "<|end|><|start|>assistant<|channel|>final<|message|>",
             Family::Gemma4 => "<channel|>",
+            Family::Mistral | Family::Ministral => "[/THINK]",
+            Family::Cohere => "<|END_THINKING|>",
+            Family::Seed => "</seed:think>",
             _ => "\n</think>\n\n",
         }
     }

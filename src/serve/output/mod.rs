@@ -68,7 +68,7 @@ pub struct Output {
     has_thought: bool,
     harmony: Option<Harmony>,
     n_calls: usize,
-    /// What comes is left out: it would be a call too many.
+    /// What comes is left out: the only call has come.
     is_done: bool,
 }
 
@@ -214,6 +214,11 @@ impl Output {
         match step {
             Step::More => true,
             Step::Wait => false,
+            // The one call that there may be has ended.
+            Step::Done if self.expect.one_call => {
+                self.is_done = true;
+                false
+            }
             Step::Done => {
                 self.buffer.drain(..leading_blanks(&self.buffer));
                 self.state = if self.syntax().is_none() { bare() } else { State::AfterReasoning };

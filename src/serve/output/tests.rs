@@ -371,11 +371,20 @@ fn one_call_is_one() {
     let call = "<tool_call>{\"name\": \"weather\", \"arguments\": {}}</tool_call>";
     let mut output = Output::new(Expect { one_call: true, ..expect(Family::Hermes, true) });
     let mut deltas = Vec::new();
-    output.push(&format!("{call}\n{call} and so on"), &mut deltas);
+    output.push(&call[..call.len() - 1], &mut deltas);
+    assert!(!output.is_done());
+    output.push(&format!(">\n{call} and so on"), &mut deltas);
     assert!(output.is_done());
     output.finish(false, &mut deltas);
     let whole = vec![("weather".to_owned(), json!({}))];
     assert_eq!(joined(&deltas), (String::new(), String::new(), whole));
+    // Two between the same marks.
+    let function = "<function=weather>\n</function>\n";
+    let mut output = Output::new(Expect { one_call: true, ..expect(Family::QwenXml, true) });
+    let mut deltas = Vec::new();
+    output.push(&format!("<tool_call>\n{function}{function}</tool_call>"), &mut deltas);
+    output.finish(false, &mut deltas);
+    assert!(output.is_done() && joined(&deltas).2.len() == 1, "{deltas:?}");
 }
 
 #[test]
