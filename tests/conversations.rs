@@ -421,6 +421,10 @@ fn calls_that_were_cut_off_do_not_end_a_conversation() {
     // Written as text, by a filter that wants an object, and by a template that has no place for calls.
     let objects = HERMES
         .replace("{{ {'name'", "{% for k, v in c.function.arguments.items() %}{{ k }}={{ v }}{% endfor %}{{ {'name'");
+    // A template that adds arguments to text cannot have them as objects.
+    let adds = HERMES.replace("{{ {'name'", "{{ '>>>' + c.function.arguments + '<<<' }}{{ {'name'");
+    let whole = [said("user", "go"), calls(&["look"]), result("look", "ok")];
+    Logged::start("said-adds", &adds).says(CHAT, chat(&whole), &["go", ">>>{\"q\":\"ask\"}<<<", "tool\nok"]);
     for (name, template) in
         [("said-cut", HERMES), ("said-cut-object", objects.as_str()), ("said-cut-three", THREE_ROLES)]
     {

@@ -58,40 +58,54 @@ impl Conversation {
             let developers = self.turns.iter_mut().filter(|turn| turn.message.role == Role::Developer);
             developers.for_each(|turn| turn.message.role = Role::System);
         }
-        let mut failure = match self.attempt(renderer) {
+        let failure = match self.attempt(renderer, &self.turns) {
             Ok(text) => return Ok(text),
             Err(failure) => failure,
         };
-        let mut first = None;
-        for repair in Repair::ALL {
-            if !(repair.helps(&failure) && repair.apply(&mut self.turns)) {
-                continue;
+        // Where it is not known what is wrong, one of them alone changes least.
+        let is_unknown = matches!(failure, Unrendered::Template(_));
+        for repair in Repair::ALL.into_iter().filter(|_| is_unknown) {
+            let mut turns = self.turns.clone();
+            if repair.helps(&failure)
+                && repair.apply(&mut turns)
+                && let Ok(text) = self.attempt(renderer, &turns)
+            {
+                return Ok(text);
             }
-            match self.attempt(renderer) {
-                Ok(text) => return Ok(text),
-                Err(next) => {
-                    first.get_or_insert(std::mem::replace(&mut failure, next));
+        }
+        self.repaired(renderer, failure)
+    }
+
+    /// The prompt after several repairs, each on top of those before, or why there was none at `first`: that is what the
+    /// template says of the chat as the client has sent it.
+    fn repaired(&self, renderer: &Renderer, first: Unrendered) -> Result<String, Unrendered> {
+        let mut turns = self.turns.clone();
+        let mut last = None;
+        for repair in Repair::ALL {
+            if repair.helps(last.as_ref().unwrap_or(&first)) && repair.apply(&mut turns) {
+                match self.attempt(renderer, &turns) {
+                    Ok(text) => return Ok(text),
+                    Err(failure) => last = Some(failure),
                 }
             }
         }
-        // What the template says of the chat as the client has sent it.
-        Err(first.unwrap_or(failure))
+        Err(first)
     }
 
-    fn attempt(&self, renderer: &Renderer) -> Result<String, Unrendered> {
-        let text = self.render(renderer, &self.turns)?;
-        if said::all_in_order(&self.turns, &text) {
+    fn attempt(&self, renderer: &Renderer, turns: &[Turn]) -> Result<String, Unrendered> {
+        let text = self.render(renderer, turns)?;
+        if said::all_in_order(turns, &text) {
             return Ok(text);
         }
-        let (marked, marks) = said::marked(&self.turns);
+        let (marked, marks) = said::marked(turns);
         let left_out = match self.render(renderer, &marked) {
             Ok(probe) => marks.into_iter().find(|mark| !probe.contains(&mark.text)).map(|mark| (mark.turn, mark.part)),
             // It does not take marks, so all there is is the text.
-            Err(_) => said::left_out(&self.turns, &text),
+            Err(_) => said::left_out(turns, &text),
         };
         match left_out {
             None => Ok(text),
-            Some((turn, part)) => Err(Unrendered::LeftOut(self.turns[turn].at.clone(), part)),
+            Some((turn, part)) => Err(Unrendered::LeftOut(turns[turn].at.clone(), part)),
         }
     }
 

@@ -24,13 +24,15 @@ pub enum Repair {
     TurnsJoined,
     /// The first system message is part of what the user says first.
     SystemAsUser,
+    /// Arguments are JSON text, which some templates add to other text.
+    ArgumentsAsText,
     /// Calls and answers of tools are text.
     CallsAsText,
 }
 
 impl Repair {
-    /// All of them, in the order in which they are tried; what has been done stays.
-    pub const ALL: [Repair; 9] = [
+    /// All of them, in the order in which they are tried.
+    pub const ALL: [Repair; 10] = [
         Repair::ThoughtsInContent,
         Repair::ArgumentsInObjects,
         Repair::SystemsJoined,
@@ -39,6 +41,7 @@ impl Repair {
         Repair::TextBeforeCalls,
         Repair::TurnsJoined,
         Repair::SystemAsUser,
+        Repair::ArgumentsAsText,
         Repair::CallsAsText,
     ];
 
@@ -50,7 +53,7 @@ impl Repair {
             Unrendered::NotContinued(_) => return self == Repair::TurnsJoined,
         };
         match self {
-            Repair::ThoughtsInContent | Repair::ArgumentsInObjects => false,
+            Repair::ThoughtsInContent | Repair::ArgumentsInObjects | Repair::ArgumentsAsText => false,
             Repair::SystemsJoined | Repair::LaterSystemsAsUser | Repair::SystemAsUser => part == Part::System,
             Repair::OneCallEach => matches!(part, Part::Call | Part::Result),
             Repair::TextBeforeCalls | Repair::TurnsJoined => part == Part::Text,
@@ -61,6 +64,7 @@ impl Repair {
     /// Changes the messages; false if there is nothing to change.
     pub fn apply(self, turns: &mut Vec<Turn>) -> bool {
         let before = turns.clone();
+        let n_first = turns.iter().take_while(|turn| is_system(turn)).count();
         match self {
             Repair::ThoughtsInContent => turns.iter_mut().for_each(|turn| thought_in_content(&mut turn.message)),
             Repair::ArgumentsInObjects => {
@@ -68,14 +72,18 @@ impl Repair {
                 calls.for_each(|call| call.arguments = object_of(std::mem::take(&mut call.arguments)).into());
             }
             Repair::SystemsJoined => {
-                let n = turns.iter().take_while(|turn| is_system(turn)).count();
-                let first: Vec<Turn> = turns.drain(..n).collect();
+                let first: Vec<Turn> = turns.drain(..n_first).collect();
                 turns.splice(..0, joined(first, is_system));
             }
-            Repair::LaterSystemsAsUser => as_user(turns, 1),
+            Repair::LaterSystemsAsUser => as_user(turns, n_first),
             Repair::OneCallEach => one_call_each(turns),
             Repair::TextBeforeCalls => text_before_calls(turns),
             Repair::TurnsJoined => *turns = joined(std::mem::take(turns), is_plain),
+            Repair::ArgumentsAsText => {
+                let calls = turns.iter_mut().flat_map(|turn| &mut turn.message.tool_calls);
+                let objects = calls.filter(|call| call.arguments.is_object());
+                objects.for_each(|call| call.arguments = call.arguments.to_string().into());
+            }
             Repair::SystemAsUser => as_user(turns, 0),
             Repair::CallsAsText => calls_as_text(turns),
         }
@@ -219,8 +227,9 @@ fn text_before_calls(turns: &mut Vec<Turn>) {
 fn calls_as_text(turns: &mut Vec<Turn>) {
     for Turn { message, .. } in turns.iter_mut() {
         for call in std::mem::take(&mut message.tool_calls) {
-            let text = match call.arguments {
-                Value::String(cut) => format!("{{\"name\": {}, \"arguments\": {cut}", Value::from(call.name)),
+            let arguments = call.arguments.as_str().and_then(|text| serde_json::from_str(text).ok());
+            let text = match arguments.unwrap_or(call.arguments) {
+                Value::String(cut) => format!("{{\"name\":{},\"arguments\":{cut}", Value::from(call.name)),
                 arguments => json!({"name": call.name, "arguments": arguments}).to_string(),
             };
             add(&mut message.content, &format!("<tool_call>\n{text}\n</tool_call>"));
