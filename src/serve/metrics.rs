@@ -71,10 +71,10 @@ impl Metrics {
         *self.requests.borrow_mut().entry((route, status)).or_default() += 1;
     }
 
-    /// Requests that were answered with an error, by route and status.
+    /// Requests that were answered with an error, by route and status. What `/health` says before all is ready is none.
     pub fn refused(&self) -> Vec<(&'static str, u16, u64)> {
         let requests = self.requests.borrow();
-        let errors = requests.iter().filter(|((_, status), _)| *status >= 400);
+        let errors = requests.iter().filter(|((route, status), _)| *status >= 400 && *route != "/health");
         errors.map(|((route, status), n)| (*route, *status, *n)).collect()
     }
 
@@ -176,6 +176,7 @@ mod tests {
             metrics.duration.observe(Duration::from_millis(millis));
         }
         metrics.count("/v1/completions", 400);
+        metrics.count("/health", 503);
         assert_eq!(metrics.refused(), [("/v1/completions", 400, 1)]);
         let (count, seconds) = metrics.duration.total();
         assert!(count == 4 && (seconds - 1000.061).abs() < 1e-6, "{count} {seconds}");
