@@ -11,6 +11,7 @@ mod serve;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use serde_json::json;
 use serve::Server;
 
 /// The browser, and a directory under `target/` with what drives it. Where they cannot be had the test is skipped,
@@ -95,5 +96,22 @@ fn the_page_is_one_file_with_a_strict_policy() {
             );
         }
     }
+    assert_eq!(server.stop(), Some(0));
+}
+
+#[test]
+fn its_figures_tell_answers_from_refusals() {
+    let server = Server::start(&["-t", "1"]);
+    assert_eq!(server.post("/v1/chat/completions", &json!({})).status, 400);
+    server.is_well();
+    let status = server.get("/status").json();
+    let requests = &status["requests"];
+    assert_eq!(requests["refused"], json!([{"route": "/v1/chat/completions", "status": 400, "count": 1}]));
+    assert_eq!(
+        (&requests["finished"], &requests["failed"], &requests["first_token_count"]),
+        (&json!(1), &json!(0), &json!(1))
+    );
+    assert!(requests["first_token_s"].as_f64().unwrap() > 0.0, "{requests}");
+    assert_eq!(status["checkpoints"], json!({"all": 0, "used": 0, "taken": 0, "hits": 0}), "the demo has no states");
     assert_eq!(server.stop(), Some(0));
 }
