@@ -11,7 +11,7 @@ use brim::kernels::{self, Kernels};
 use brim::sampling::{SamplingParams, logprobs};
 use engine::{for_scheduler, with_engine};
 
-/// As in `scheduler.rs`: what another order of sums may tip, with weights of f32; with quantised ones more.
+/// As in `scheduler.rs`: what another order of sums may tip.
 const NOISE: f32 = 5e-3;
 
 fn golden(name: &str) -> PathBuf {
@@ -69,7 +69,7 @@ fn wait(mut ticket: Ticket) -> Came {
 
 #[test]
 fn scores_of_a_prompt_are_those_of_its_tokens_one_by_one() {
-    for (name, bound) in [("llama-f32", NOISE), ("qwen3-mixed", 20.0 * NOISE), ("mamba2-f32", NOISE)] {
+    for name in ["llama-f32", "gemma3-f32", "mamba2-f32"] {
         let path = golden(name);
         // Longer than a chunk of 128, one that fills pages, and one that has nothing to score.
         let prompts = [tokens(1, 300), tokens(2, 128), tokens(3, 65), tokens(4, 2), tokens(5, 1)];
@@ -122,8 +122,8 @@ fn scores_of_a_prompt_are_those_of_its_tokens_one_by_one() {
             assert!(*progress + 1 >= prompt.len() && *progress <= prompt.len(), "{name} {at}: {progress}");
             for (i, (found, (logprob, best))) in scores.iter().zip(want).enumerate() {
                 assert_eq!((found.len(), found[0].0), (4, prompt[i + 1]), "{name}");
-                assert!((found[0].1 - logprob).abs() < bound, "{name} {at} {i}: {} {logprob}", found[0].1);
-                assert!((found[1].1 - best.1).abs() < bound, "{name} {at} {i}: {:?} {best:?}", found[1]);
+                assert!((found[0].1 - logprob).abs() < NOISE, "{name} {at} {i}: {} {logprob}", found[0].1);
+                assert!((found[1].1 - best.1).abs() < NOISE, "{name} {at} {i}: {:?} {best:?}", found[1]);
                 assert!(found[1..].is_sorted_by(|a, b| a.1 >= b.1));
             }
         }
