@@ -72,17 +72,18 @@ fn while_a_prompt_is_read_there_are_signs_of_life_and_no_deadline() {
     assert!(told.is_sorted_by_key(|progress| progress["processed"].as_u64()));
     assert!(told.last().unwrap()["processed"].as_u64().unwrap() as usize + 100 >= n);
     // Whoever waits for the slot all that time is told so.
+    let stream = json!({"max_tokens": 1, "messages": [{"role": "user", "content": "x"}], "stream": true});
     std::thread::scope(|scope| {
         scope.spawn(|| server.post("/v1/completions", &body));
         std::thread::sleep(Duration::from_millis(300));
+        let events = scope.spawn(|| server.post("/v1/messages", &stream).text());
         let refused = server.post("/v1/completions", &json!({"prompt": [1, 2], "max_tokens": 1}));
         assert_eq!(refused.status, 503, "{refused:?}");
         let error = &refused.json()["error"];
         let message = error["message"].as_str().unwrap();
         assert!(message.contains("waited for a free slot for 2 s (serve.limits.first_token_s)"), "{message}");
         assert_eq!(error["code"], "first_token_timeout");
-        let stream = json!({"max_tokens": 1, "messages": [{"role": "user", "content": "x"}], "stream": true});
-        let events = server.post("/v1/messages", &stream).text();
+        let events = events.join().unwrap();
         assert!(events.contains("event: error"), "{events}");
     });
 }

@@ -376,7 +376,7 @@ mod server {
     #[test]
     fn chats_with_tools_have_the_template_that_files_have_for_them() {
         let dir = Dir::new("two-templates");
-        let template = "{{ messages[0].content }}";
+        let template = "{% for m in messages %}{{ m.content }}{% endfor %}";
         let file = model_with(&[
             ("tokenizer.chat_template", template),
             (

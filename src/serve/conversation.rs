@@ -9,6 +9,8 @@ mod said;
 mod tools;
 mod turn;
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use crate::chat::{Message, Prompt, Renderer, Role, Time};
@@ -34,7 +36,7 @@ pub struct Conversation {
     /// The messages.
     pub turns: Vec<Turn>,
     /// The tools, as OpenAI's chat interface describes them.
-    pub tools: Vec<Value>,
+    pub tools: Arc<Vec<Value>>,
     /// What it ends with.
     pub ending: Ending,
     /// Further variables of the template.

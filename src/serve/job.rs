@@ -1,6 +1,8 @@
 //! From a request of any interface to what the engine gets: options checked, messages rendered, tokens counted.
 
+use std::borrow::Cow;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::StatusCode;
@@ -329,11 +331,11 @@ impl Chat {
     pub async fn into_job(self, served: &Served, options: Options) -> Result<Job, ApiError> {
         let ending = self.ending()?;
         check_tools(&self.tools)?;
-        let offered = if self.choice == ToolChoice::None { Vec::new() } else { self.tools };
+        let offered = Arc::new(if self.choice == ToolChoice::None { Vec::new() } else { self.tools });
         // The prompt has all tools whichever is to be called, so that it begins as those before and after it.
-        let mut callable = offered.clone();
+        let mut callable = Cow::Borrowed(&offered[..]);
         if let ToolChoice::Named(name) = &self.choice {
-            callable.retain(|tool| tool["function"]["name"] == *name);
+            callable.to_mut().retain(|tool| tool["function"]["name"] == *name);
             if callable.is_empty() {
                 let text = format!("tool_choice names {name:?}, which is not among the tools");
                 return Err(ApiError::field("tool_choice", text));
@@ -363,7 +365,7 @@ impl Chat {
         let continued = continued.filter(|_| ending == Ending::Continued);
         let conversation = Conversation {
             turns,
-            tools: if is_told { Vec::new() } else { offered.clone() },
+            tools: if is_told { Arc::default() } else { Arc::clone(&offered) },
             ending,
             variables: self.thinking.variables().chain(self.variables).collect(),
             bos: served.bos.clone(),
@@ -377,7 +379,7 @@ impl Chat {
         let has_thoughts = template.thinks || family == Family::Harmony;
         let thought_tokens = self.thinking.budget(template.reads_effort).filter(|_| has_thoughts);
         let thinking = template.thinks && in_thought;
-        let expect = Expect { family, tools: Rc::new(offered), thinks: template.thinks, thinking, one_call };
+        let expect = Expect { family, tools: offered, thinks: template.thinks, thinking, one_call };
         if served.config_log_prompts {
             log::info!("prompt: {text:?}");
         }

@@ -28,11 +28,11 @@ enum Stage {
     TrailingSpace,
     /// Numbers in threes, counted from their end; what lies before a number goes with its first digits.
     Thousands,
-    /// Digits before the end of a word in threes, counted from that end: `\d{1,3}(?=(?:\d{3})*\b)`, in ASCII.
-    Threes,
+    /// The same of ASCII digits alone: what llama.cpp makes of `\d{1,3}(?=(?:\d{3})*\b)`.
+    AsciiThousands,
 }
 
-use Stage::{Cut, Thousands, Threes, TrailingSpace};
+use Stage::{AsciiThousands, Cut, Thousands, TrailingSpace};
 
 const GPT2: Stage = Cut(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+");
 const LLAMA3: Stage = Cut(
@@ -89,7 +89,7 @@ const EXAONE_MOE: Stage = Cut(
 const AFMOE: &[Stage] =
     &[Thousands, Cut(r"[一-鿿㐀-䶿\u{f900}-\u{faff}぀-ゟ゠-ヿ･-ﾟ⼀-⿟เ-๿຀-໿ក-៿က-႟ꩠ-ꩿꧠ-꧿가-힯ᄀ-ᇿ]+"), DEEPSEEK3[2]];
 const TINY_AYA: &[Stage] = &[
-    Threes,
+    AsciiThousands,
     Cut(
         r"[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
     ),
@@ -228,7 +228,7 @@ enum Compiled {
     Cut(Box<Pattern>),
     TrailingSpace,
     Thousands,
-    Threes,
+    AsciiThousands,
 }
 
 impl Splitter {
@@ -238,7 +238,7 @@ impl Splitter {
             Cut(expression) => Compiled::Cut(Box::new(Pattern::compile(expression))),
             TrailingSpace => Compiled::TrailingSpace,
             Thousands => Compiled::Thousands,
-            Threes => Compiled::Threes,
+            AsciiThousands => Compiled::AsciiThousands,
         });
         Splitter { stages: compiled.collect() }
     }
@@ -259,8 +259,8 @@ fn split(stages: &[Compiled], text: &str, word: &mut dyn FnMut(&str)) {
     };
     match stage {
         Compiled::Cut(pattern) => pattern.split(text, &mut piece),
-        Compiled::Thousands => thousands(text, &mut piece),
-        Compiled::Threes => threes(text, &mut piece),
+        Compiled::Thousands => thousands(text, |c| class(c) & NUMBER != 0, &mut piece),
+        Compiled::AsciiThousands => thousands(text, |c| c.is_ascii_digit(), &mut piece),
         Compiled::TrailingSpace => {
             let body = text.trim_end_matches(|c| class(c) == SPACE);
             for part in [body, &text[body.len()..]] {
@@ -273,8 +273,7 @@ fn split(stages: &[Compiled], text: &str, word: &mut dyn FnMut(&str)) {
 }
 
 /// Cuts off the first one or two digits of a number with what lies before it, then threes.
-fn thousands(text: &str, piece: &mut dyn FnMut(&str)) {
-    let is_number = |c: char| class(c) & NUMBER != 0;
+fn thousands(text: &str, is_number: fn(char) -> bool, piece: &mut dyn FnMut(&str)) {
     let mut begun = 0;
     let mut chars = text.char_indices().peekable();
     while let Some(&(at, c)) = chars.peek() {
@@ -294,32 +293,6 @@ fn thousands(text: &str, piece: &mut dyn FnMut(&str)) {
         let end = chars.peek().map_or(text.len(), |&(at, _)| at);
         piece(&text[begun..end]);
         begun = end;
-    }
-    if begun < text.len() {
-        piece(&text[begun..]);
-    }
-}
-
-/// Cuts off what lies before a number of ASCII digits, its first one to three digits, then threes; a number that a letter
-/// or `_` follows is left as it is.
-fn threes(text: &str, piece: &mut dyn FnMut(&str)) {
-    let bytes = text.as_bytes();
-    let (mut begun, mut at) = (0, 0);
-    while at < bytes.len() {
-        let n = bytes[at..].iter().take_while(|byte| byte.is_ascii_digit()).count();
-        let end = at + n;
-        if n > 0 && !bytes.get(end).is_some_and(|&byte| byte.is_ascii_alphabetic() || byte == b'_') {
-            if begun < at {
-                piece(&text[begun..at]);
-            }
-            begun = at + (n - 1) % 3 + 1;
-            piece(&text[at..begun]);
-            while begun < end {
-                piece(&text[begun..begun + 3]);
-                begun += 3;
-            }
-        }
-        at = end.max(at + 1);
     }
     if begun < text.len() {
         piece(&text[begun..]);

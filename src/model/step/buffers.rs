@@ -4,7 +4,6 @@ use std::sync::Mutex;
 
 use super::activations::ActivationBuffer;
 use super::carver::Carver;
-use super::latent::LatentBuffers;
 use super::lists::Lists;
 use super::partials::Partials;
 use super::rotation::Rotation;
@@ -213,4 +212,39 @@ fn worker_bytes(config: &Config, sizes: &Sizes) -> [usize; 2] {
     let latent = config.latents().map(|latent| latent_scratch(latent.row_dim(), latent.kv_rank)).max().unwrap_or(0);
     let kernels = sizes.tile.scratch_bytes().max(attend_scratch(head_dim).max(latent) * size_of::<f32>());
     [kernels, Routed::gathered_bytes(config, sizes)]
+}
+
+/// What latent attention works with.
+pub(super) struct LatentBuffers<'a> {
+    /// What queries are made of, `[n_batch, padded(q_rank)]`.
+    pub q_a: &'a mut [f32],
+    /// The latent and the rotated part of the key, `[n_batch, padded(row_dim)]`.
+    pub rows: &'a mut [f32],
+    /// Activations of one head of one token each, head by head.
+    pub records: ActivationBuffer<'a>,
+    /// What meets latents, `[n_heads * n, padded(kv_rank)]`, later values, `[n_heads * n, padded(value_dim)]`.
+    pub by_head: &'a mut [f32],
+    /// Weighted sums of latents, `[n_batch, n_heads * kv_rank]`.
+    pub mixed: &'a mut [f32],
+    /// The number of every head, and where its rows begin; the last ends there.
+    pub heads: &'a mut [u32],
+    pub cuts: &'a mut [u32],
+}
+
+impl<'a> LatentBuffers<'a> {
+    /// Takes its parts.
+    pub(super) fn cut(carver: &mut Carver<'a>, config: &Config, n: usize) -> LatentBuffers<'a> {
+        let most = |number: fn(&LatentConfig) -> usize| config.latent_max(number);
+        let heads = most(|latent| latent.n_heads);
+        let record = ActivationLayout::new(most(|latent| latent.kv_rank.max(latent.plain_dim))).bytes();
+        LatentBuffers {
+            q_a: carver.take(n * padded(most(|latent| latent.q_rank))),
+            rows: carver.take(n * padded(most(LatentConfig::row_dim))),
+            records: ActivationBuffer::new(carver.take(if heads == 0 { 0 } else { heads * n * record })),
+            by_head: carver.take(heads * n * padded(most(|latent| latent.kv_rank.max(latent.value_dim)))),
+            mixed: carver.take(n * most(|latent| latent.n_heads * latent.kv_rank)),
+            heads: carver.take(heads),
+            cuts: carver.take(heads + 1),
+        }
+    }
 }

@@ -7,10 +7,8 @@
 use std::ops::Range;
 use std::time::Instant;
 
-use super::activations::ActivationBuffer;
 use super::attend::{Attend, Shares, Tokens, share_out};
-use super::buffers::Buffers;
-use super::carver::Carver;
+use super::buffers::{Buffers, LatentBuffers};
 use super::experts::{Groups, multiply_groups};
 use super::heads::position_of;
 use super::pass::ForwardPass;
@@ -22,47 +20,12 @@ use crate::kernels::{
     Partition, RowResult, Window, latent_scratch,
 };
 use crate::model::cache::LayerPages;
-use crate::model::config::{Config, HEAD_DIM_MAX, LatentConfig, MixerConfig};
+use crate::model::config::{HEAD_DIM_MAX, LatentConfig, MixerConfig};
 use crate::model::sequence::SequenceSlice;
 use crate::model::weights::{LatentKeys, LatentWeights, Linear};
 
 /// Rows of records that a worker writes at a time.
 const RECORD_ROWS: usize = 16;
-
-/// What latent attention works with.
-pub(super) struct LatentBuffers<'a> {
-    /// What queries are made of, `[n_batch, padded(q_rank)]`.
-    q_a: &'a mut [f32],
-    /// The latent and the rotated part of the key, `[n_batch, padded(row_dim)]`.
-    rows: &'a mut [f32],
-    /// Activations of one head of one token each, head by head.
-    records: ActivationBuffer<'a>,
-    /// What meets latents, `[n_heads * n, padded(kv_rank)]`, later values, `[n_heads * n, padded(value_dim)]`.
-    by_head: &'a mut [f32],
-    /// Weighted sums of latents, `[n_batch, n_heads * kv_rank]`.
-    mixed: &'a mut [f32],
-    /// The number of every head, and where its rows begin; the last ends there.
-    heads: &'a mut [u32],
-    cuts: &'a mut [u32],
-}
-
-impl<'a> LatentBuffers<'a> {
-    /// Takes its parts.
-    pub(super) fn cut(carver: &mut Carver<'a>, config: &Config, n: usize) -> LatentBuffers<'a> {
-        let most = |number: fn(&LatentConfig) -> usize| config.latent_max(number);
-        let heads = most(|latent| latent.n_heads);
-        let record = ActivationLayout::new(most(|latent| latent.kv_rank.max(latent.plain_dim))).bytes();
-        LatentBuffers {
-            q_a: carver.take(n * padded(most(|latent| latent.q_rank))),
-            rows: carver.take(n * padded(most(LatentConfig::row_dim))),
-            records: ActivationBuffer::new(carver.take(if heads == 0 { 0 } else { heads * n * record })),
-            by_head: carver.take(heads * n * padded(most(|latent| latent.kv_rank.max(latent.value_dim)))),
-            mixed: carver.take(n * most(|latent| latent.n_heads * latent.kv_rank)),
-            heads: carver.take(heads),
-            cuts: carver.take(heads + 1),
-        }
-    }
-}
 
 /// What the attention of one layer works with.
 struct Operands<'a> {

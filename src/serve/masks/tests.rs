@@ -122,7 +122,7 @@ fn calls(family: Family, parameters: &Value, many: bool) -> (Vec<Value>, Grammar
 
 /// What the output's parser makes of `text`: calls with their arguments.
 fn parsed(family: Family, tools: &[Value], text: &str) -> Vec<(String, Value)> {
-    let tools = Rc::new(tools.to_vec());
+    let tools = Arc::new(tools.to_vec());
     let mut output = Output::new(Expect { family, tools, thinks: false, thinking: false, one_call: false });
     let mut deltas = Vec::new();
     output.push(text, &mut deltas);

@@ -32,7 +32,7 @@ pub struct Expect {
     /// The family of the template.
     pub family: Family,
     /// Tools were offered: calls are looked for. Their descriptions, for the types of arguments.
-    pub tools: std::rc::Rc<Vec<Value>>,
+    pub tools: std::sync::Arc<Vec<Value>>,
     /// Thoughts are marked, as [`Family::thought`] says.
     pub thinks: bool,
     /// The prompt ends inside a thought.
@@ -44,7 +44,13 @@ pub struct Expect {
 impl Expect {
     /// Text as it comes.
     pub fn text() -> Expect {
-        Expect { family: Family::Plain, tools: std::rc::Rc::default(), thinks: false, thinking: false, one_call: false }
+        Expect {
+            family: Family::Plain,
+            tools: std::sync::Arc::default(),
+            thinks: false,
+            thinking: false,
+            one_call: false,
+        }
     }
 }
 

@@ -1,13 +1,13 @@
 //! Every family, whole and cut at every byte: the pieces must add up to the same.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use serde_json::json;
 
 use super::*;
 
-fn tools() -> Rc<Vec<Value>> {
-    Rc::new(vec![json!({"type": "function", "function": {"name": "weather", "parameters": {
+fn tools() -> Arc<Vec<Value>> {
+    Arc::new(vec![json!({"type": "function", "function": {"name": "weather", "parameters": {
         "type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}}}})])
 }
 
