@@ -56,11 +56,11 @@ impl EngineHandle {
             Ok(sampler) => sampler,
             Err(error) => return Err(SubmitError::Invalid(request, error)),
         };
-        let mut buffers = ClientBuffers::default();
-        buffers.scores = request.scores_stride().map(|stride| Scores {
+        let scores = request.scores_stride().map(|stride| Scores {
             values: vec![(0, 0.0); (request.prompt.len() - 1) * stride].into_boxed_slice(),
             stride,
         });
+        let mut buffers = ClientBuffers { scores, ..ClientBuffers::default() };
         match &request.output {
             OutputKind::Tokens(Generate { constraint: false, .. }) => {}
             OutputKind::Tokens(_) => buffers.mask = Some(vec![0; limits.n_vocab.div_ceil(32)].into_boxed_slice()),

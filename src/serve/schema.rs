@@ -247,9 +247,7 @@ impl<'a> Copier<'a> {
                 }
                 (key, value) if PLAIN.contains(&key) || NAMED.contains(&key) || key == "type" => value.clone(),
                 // Definitions come along by the references to them; of remarks nothing is needed.
-                (key, _) if matches!(key, "$id" | "id" | "$schema" | "x-guidance" | "$defs" | "definitions") => {
-                    continue;
-                }
+                ("$id" | "id" | "$schema" | "x-guidance" | "$defs" | "definitions", _) => continue,
                 (_, Value::Array(_) | Value::Object(_)) => continue,
                 (_, value) => value.clone(),
             };

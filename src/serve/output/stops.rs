@@ -78,7 +78,7 @@ mod tests {
         ];
         assert_eq!(stops.filter(other, &mut out), None);
         assert_eq!(stops.waiting(), 2);
-        let pieces: Vec<Delta> = out.drain(..).collect();
+        let pieces: Vec<Delta> = std::mem::take(&mut out);
         assert_eq!(pieces.len(), 6, "{pieces:?}");
         assert_eq!(pieces[1..3], [said("x "), said("E")]);
         assert_eq!(pieces[5], said("ND y "));

@@ -12,7 +12,7 @@ fn tools() -> Arc<Vec<Value>> {
 }
 
 fn expect(family: Family, with_tools: bool) -> Expect {
-    let tools = if with_tools { tools() } else { Rc::default() };
+    let tools = if with_tools { tools() } else { Arc::default() };
     Expect { family, tools, thinks: true, thinking: false, one_call: false }
 }
 
