@@ -550,6 +550,25 @@ fn a_forced_call_leaves_the_prompt_as_it_is() {
 }
 
 #[test]
+fn tools_that_may_not_be_called_stay_in_the_prompt() {
+    let hermes = Logged::start("said-allowed", HERMES);
+    let tool = |name: &str| json!({"type": "function", "name": name, "parameters": {"type": "object"}});
+    let allowed = |names: &[&str]| {
+        let tools: Vec<Value> = names.iter().map(|name| json!({"type": "function", "name": name})).collect();
+        json!({"type": "allowed_tools", "mode": "auto", "tools": tools})
+    };
+    let ask = |choice: Value| {
+        json!({"input": "hi", "tools": [tool("look"), tool("clock")], "tool_choice": choice, "max_output_tokens": 30,
+            "text": {"format": {"type": "json_schema", "name": "x", "schema": {"const": "finished"}}}})
+    };
+    assert_eq!(hermes.prompt(RESPONSES, ask(allowed(&[]))), hermes.prompt(RESPONSES, ask("auto".into())));
+    let answer = hermes.post(RESPONSES, ask(allowed(&[]))).json();
+    assert_eq!(answer["output"][0]["content"][0]["text"], "\"finished\"", "{answer}");
+    let some = hermes.post(RESPONSES, ask(allowed(&["clock"])));
+    assert_eq!((some.status, some.json()["error"]["param"].as_str()), (400, Some("tool_choice.tools")), "{some:?}");
+}
+
+#[test]
 fn dates_that_templates_read_are_there() {
     let template = "{{ date_string }}|{{ datetime }}|{{ strftime_now('%d %b %Y') }}|{{ messages[0].content }}";
     let dates = Logged::start("said-dates", template);

@@ -9,11 +9,11 @@ use super::config::{Config, EmbeddingNorm, LayerConfig};
 use super::error::{Fault, ModelError};
 use super::weights::{Embedding, Form, Layer, Linear, Norm, PerLayerMaps, Weight, Weights};
 use crate::gguf::TensorInfo;
+pub(super) use finder::PER_LAYER_TABLE;
 use finder::TensorFinder;
 
-/// The names of tables whose rows may be read from the file.
+/// The table of embeddings, whose rows may be read from the file.
 pub(super) const EMBEDDING_TABLE: &str = "token_embd.weight";
-pub(super) const PER_LAYER_TABLE: &str = "per_layer_token_embd.weight";
 
 /// Norms of queries and keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +73,7 @@ pub(super) fn place(
     let (mut layers, mut layer_offsets) = (Vec::new(), vec![finder.bytes()]);
     let n_layers = config.n_layers_of_file();
     for i in 0..n_layers {
-        layers.push(finder.layer(config, layer, i)?);
+        layers.push(layer(&mut LayerTensors::new(&mut finder, config, i))?);
         layer_offsets.push(finder.bytes());
     }
     for _ in 1..config.loops {
@@ -124,6 +124,14 @@ pub(super) struct LayerTensors<'f, 't> {
     biases_required: bool,
     /// What follows `ffn_gate`, `ffn_up` and `ffn_down` of the shared expert.
     shared_suffix: &'static str,
+}
+
+impl<'f, 't> LayerTensors<'f, 't> {
+    /// The tensors of layer `index`.
+    fn new(finder: &'f mut TensorFinder<'t>, config: &'f Config, index: usize) -> LayerTensors<'f, 't> {
+        let layer = &config.layers[index];
+        LayerTensors { finder, config, layer, index, biases_required: false, shared_suffix: "_shexp" }
+    }
 }
 
 impl LayerTensors<'_, '_> {

@@ -200,11 +200,14 @@ impl Generation {
     ///
     /// # Errors
     /// 400 for a grammar or a request that cannot be served, 429 where the queue is full, 503 at the end.
-    pub async fn start(served: &Rc<Served>, jobs: &[Job], first_token_time: Duration) -> Result<Generation, ApiError> {
+    pub async fn start(
+        served: &Rc<Served>,
+        jobs: Vec<Job>,
+        first_token_time: Duration,
+    ) -> Result<Generation, ApiError> {
         let n_prompt = |job: &Job| job.prompt.len();
         let mut generation = Generation {
             served: Rc::clone(served),
-            jobs: jobs.to_vec(),
             choices: Vec::new(),
             next: (0, 0),
             usage: Usage { prompt: jobs.iter().map(n_prompt).sum(), ..Usage::default() },
@@ -215,6 +218,7 @@ impl Generation {
             started: Instant::now(),
             first_token: None,
             patience: Some(Patience::new(first_token_time)),
+            jobs,
         };
         if !generation.submit().await? {
             let stats = served.engine.stats();

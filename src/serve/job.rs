@@ -206,6 +206,8 @@ pub enum ToolChoice {
     Required,
     /// This one.
     Named(String),
+    /// These, which are all or none; the prompt has all.
+    Allowed(Vec<String>),
 }
 
 /// What an answer has to look like.
@@ -275,7 +277,6 @@ impl Thinking {
 }
 
 /// What is to be generated.
-#[derive(Clone)]
 pub struct Job {
     /// The prompt.
     pub prompt: Rc<Vec<u32>>,
@@ -334,12 +335,23 @@ impl Chat {
         let offered = Arc::new(if self.choice == ToolChoice::None { Vec::new() } else { self.tools });
         // The prompt has all tools whichever is to be called, so that it begins as those before and after it.
         let mut callable = Cow::Borrowed(&offered[..]);
-        if let ToolChoice::Named(name) = &self.choice {
-            callable.to_mut().retain(|tool| tool["function"]["name"] == *name);
-            if callable.is_empty() {
-                let text = format!("tool_choice names {name:?}, which is not among the tools");
-                return Err(ApiError::field("tool_choice", text));
+        match &self.choice {
+            ToolChoice::Named(name) => {
+                callable.to_mut().retain(|tool| tool["function"]["name"] == *name);
+                if callable.is_empty() {
+                    let text = format!("tool_choice names {name:?}, which is not among the tools");
+                    return Err(ApiError::field("tool_choice", text));
+                }
             }
+            ToolChoice::Allowed(names) => {
+                callable.to_mut().retain(|tool| names.iter().any(|name| tool["function"]["name"] == *name));
+                if !callable.is_empty() && callable.len() < offered.len() {
+                    let text = "tool_choice.tools: the model cannot be kept from some of its tools; send those alone \
+                                that it may call";
+                    return Err(ApiError::field("tool_choice.tools", text).code("unsupported_value"));
+                }
+            }
+            _ => {}
         }
         let Some(template) = served.template(!offered.is_empty()) else {
             let text = "this model has no chat template; use /v1/completions, or start the server with --chat-template";
@@ -379,7 +391,8 @@ impl Chat {
         let has_thoughts = template.thinks || family == Family::Harmony;
         let thought_tokens = self.thinking.budget(template.reads_effort).filter(|_| has_thoughts);
         let thinking = template.thinks && in_thought;
-        let expect = Expect { family, tools: offered, thinks: template.thinks, thinking, one_call };
+        let tools = if callable.is_empty() { Arc::default() } else { offered };
+        let expect = Expect { family, tools, thinks: template.thinks, thinking, one_call };
         if served.config_log_prompts {
             log::info!("prompt: {text:?}");
         }

@@ -348,10 +348,7 @@ mod tests {
     #[test]
     fn staged_cuts() {
         assert_eq!(cut("starcoder", "a 12 b"), ["a", " ", "1", "2", " b"]);
-        assert_eq!(
-            cut("tiny_aya", "x1234 12345678a 1234_"),
-            ["x", "1", "234", " ", "123", "456", "78", "a", " ", "123", "4", "_"]
-        );
+        assert_eq!(cut("tiny_aya", "x1234  12345a"), ["x", "1", "234", " ", " ", "12", "345", "a"]);
         assert_eq!(cut("default", "x12345, y"), ["x", "123", "45", ",", " y"]);
         assert_eq!(
             cut("deepseek-llm", "Hi  there!\n  汉字 12  "),

@@ -44,6 +44,8 @@ def responses(body):
     shell["parameters"] = only(cmd="echo called > codex.txt")
     if any(item.get("type") == "function_call_output" for item in body["input"]):
         body["text"] = {"format": {"type": "json_schema", "name": "x", "schema": {"const": "finished"}}}
+        # The tools stay in the prompt.
+        body["tool_choice"] = {"type": "allowed_tools", "mode": "auto", "tools": []}
     else:
         body["tool_choice"] = {"type": "function", "name": "exec_command"}
 

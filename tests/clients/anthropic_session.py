@@ -66,9 +66,9 @@ with with_tools.messages.stream(messages=talk[:1], tool_choice={"type": "tool", 
     final = s.get_final_message()
 assert final.stop_reason == "tool_use" and final.content[-1].input["city"] in ("Bonn", "Jena")
 
-for kwargs, word in [({"extra_body": {"temperature": 9}}, "temperature"), ({"tools": [tool]}, "tools")]:
+for kwargs, word in [({"extra_body": {"temperature": 9}}, "temperature"), ({"max_tokens": "x"}, "max_tokens")]:
     try:
-        client.messages.create(model=model, max_tokens=5, messages=user, **kwargs)
+        client.messages.create(model=model, messages=user, **{"max_tokens": 5, **kwargs})
         raise SystemExit(f"{word}: no error")
     except anthropic.BadRequestError as error:
         assert word in str(error), error

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use super::buffers::{Buffers, WorkerScratch};
-use super::lists::{Band, Lists, Ranged};
+use super::lists::{Band, Lists, Ranged, Shares};
 use super::partials::Partials;
 use super::pass::ForwardPass;
 use super::routing::sigmoid;
@@ -19,25 +19,6 @@ use crate::model::cache::LayerPages;
 use crate::model::config::{AttentionConfig, OutputGate};
 use crate::model::sequence::SequenceSlice;
 use crate::model::weights::AttentionWeights;
-
-/// How the attention of a layer is shared out.
-#[derive(Clone, Copy)]
-pub(super) struct Shares {
-    /// What is worked on by itself: KV heads, or blocks of query heads.
-    pub heads: usize,
-    /// Query heads of each.
-    pub group: usize,
-    /// Values of a query head's result.
-    pub value_dim: usize,
-    /// Positions that a token sees.
-    pub window: Window,
-    /// Most query rows of one call.
-    pub rows_max: usize,
-    /// Fewest keys of a range.
-    pub keys_min: usize,
-    /// f32 values of scratch of one call.
-    pub scratch_len: usize,
-}
 
 /// The tokens of one call: `n` of a slice from token `first` of the pass on.
 #[derive(Clone, Copy)]

@@ -7,10 +7,11 @@
 use std::ops::Range;
 use std::time::Instant;
 
-use super::attend::{Attend, Shares, Tokens, share_out};
+use super::attend::{Attend, Tokens, share_out};
 use super::buffers::{Buffers, LatentBuffers};
 use super::experts::{Groups, multiply_groups};
 use super::heads::position_of;
+use super::lists::Shares;
 use super::pass::ForwardPass;
 use super::product::multiply;
 use super::rows::{each_row, padded, share};

@@ -1,7 +1,6 @@
 //! Which part of a pass is where: pages that are written, and how attention is shared out.
 
-use super::attend::Shares;
-use crate::kernels::key_ranges;
+use crate::kernels::{Window, key_ranges};
 use crate::model::cache::{CachePlan, PAGE_TOKENS, POOLS_MAX};
 use crate::model::config::Config;
 use crate::model::sequence::{SequenceSlice, Sizes};
@@ -36,6 +35,25 @@ impl Write {
         let positions = position.max(start)..(position + slice.n).min(start + PAGE_TOKENS);
         positions.map(move |at| (first + at - position, at - start))
     }
+}
+
+/// How the attention of a layer is shared out.
+#[derive(Clone, Copy)]
+pub(super) struct Shares {
+    /// What is worked on by itself: KV heads, or blocks of query heads.
+    pub heads: usize,
+    /// Query heads of each.
+    pub group: usize,
+    /// Values of a query head's result.
+    pub value_dim: usize,
+    /// Positions that a token sees.
+    pub window: Window,
+    /// Most query rows of one call.
+    pub rows_max: usize,
+    /// Fewest keys of a range.
+    pub keys_min: usize,
+    /// f32 values of scratch of one call.
+    pub scratch_len: usize,
 }
 
 /// Tokens of one slice that are worked on together, head by head.

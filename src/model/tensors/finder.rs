@@ -2,12 +2,14 @@
 
 use std::ops::Range;
 
-use super::{LayerTensors, PER_LAYER_TABLE, TensorsFn};
 use crate::gguf::{TensorInfo, sort_tensors};
 use crate::model::config::{Config, Experts};
 use crate::model::error::{Fault, ModelError, range};
-use crate::model::weights::{ALIGN, Form, Layer, Linear, Norm, PerLayerEmbedding, Placement, RopeFactors, Weight};
+use crate::model::weights::{ALIGN, Form, Linear, Norm, PerLayerEmbedding, Placement, RopeFactors, Weight};
 use crate::quant::{PANEL_ROWS, WeightType};
+
+/// The table of per-layer embeddings, whose rows are read from the file.
+pub(in crate::model) const PER_LAYER_TABLE: &str = "per_layer_token_embd.weight";
 
 /// Most tokens of a vocabulary.
 const VOCAB_MAX: u64 = 1 << 24;
@@ -57,19 +59,6 @@ impl<'t> TensorFinder<'t> {
             Some(unused) => Err(Fault::UnknownTensor(self.tensors[unused].name().to_owned()).into()),
             None => Ok((self.placements, self.bytes)),
         }
-    }
-
-    /// The tensors of layer `i`.
-    pub(super) fn layer(&mut self, config: &Config, tensors_of: TensorsFn, i: usize) -> Result<Layer, ModelError> {
-        let mut tensors = LayerTensors {
-            finder: self,
-            config,
-            layer: &config.layers[i],
-            index: i,
-            biases_required: false,
-            shared_suffix: "_shexp",
-        };
-        tensors_of(&mut tensors)
     }
 
     /// Rows of a tensor, if it is there.

@@ -40,7 +40,7 @@ pub async fn answer(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Trac
     let (is_stream, include_usage) = streaming(&fields)?;
     let n = options.n;
     let job = chat.into_job(served, options).await?;
-    let generation = Generation::start(served, &[job], app.config.limits.first_token_time).await?;
+    let generation = Generation::start(served, vec![job], app.config.limits.first_token_time).await?;
     let chunk = ChunkHead::new(served, "chatcmpl-", "chat.completion.chunk", include_usage);
     let form = Chunks { chunk, n, n_calls: vec![0; n], with_tokens: fields.is_set("logprobs")? };
     if is_stream {

@@ -55,7 +55,7 @@ pub async fn answer(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Trac
         choices.extend((0..options.n).map(|_| Choice::new(&job, echo.clone(), with_tokens)));
         jobs.push(job);
     }
-    let generation = Generation::start(served, &jobs, app.config.limits.first_token_time).await?;
+    let generation = Generation::start(served, jobs, app.config.limits.first_token_time).await?;
     let chunk = ChunkHead::new(served, "cmpl-", "text_completion", include_usage);
     if is_stream {
         return Ok(stream(Chunks { chunk, choices }, generation, trace));

@@ -40,7 +40,7 @@ pub async fn answer(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Trac
     let tokens = middle_prompt(served, "input_prefix", &others, (&before, behind)).await?;
     let expect = Expect::text();
     let job = Job::new(served, ("input_prefix", tokens), options, expect, None)?;
-    let generation = Generation::start(served, &[job], app.config.limits.first_token_time).await?;
+    let generation = Generation::start(served, vec![job], app.config.limits.first_token_time).await?;
     let mut form = Pieces { model: served.name.clone(), finish: None };
     if fields.is_set("stream")? {
         return Ok(stream(form, generation, trace));

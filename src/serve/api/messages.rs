@@ -31,7 +31,7 @@ pub async fn answer(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Trac
     let (chat, warnings) = chat(&fields)?;
     let job = chat.into_job(served, options).await?;
     let n_prompt = job.prompt.len();
-    let generation = Generation::start(served, &[job], app.config.limits.first_token_time).await?;
+    let generation = Generation::start(served, vec![job], app.config.limits.first_token_time).await?;
     let id = fresh_id(served, "msg_");
     if is_stream {
         let served = Rc::clone(served);

@@ -205,7 +205,7 @@ async fn finish(
     trace: Rc<Trace>,
 ) -> Result<Answer, ApiError> {
     let is_stream = fields.boolean("stream")?.unwrap_or(true);
-    let generation = Generation::start(served, &[job], app.config.limits.first_token_time).await?;
+    let generation = Generation::start(served, vec![job], app.config.limits.first_token_time).await?;
     let mut lines = Lines { served: Rc::clone(served), form, call: None, finish: None };
     if is_stream {
         return Ok(stream_lines(lines, generation, trace));

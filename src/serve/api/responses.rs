@@ -49,7 +49,7 @@ pub async fn answer(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Trac
     let sampling = options.sampling;
     let max_tokens = options.max_tokens;
     let job = chat.into_job(served, options).await?;
-    let generation = Generation::start(served, &[job], app.config.limits.first_token_time).await?;
+    let generation = Generation::start(served, vec![job], app.config.limits.first_token_time).await?;
     let mut shell = json!({
         "id": fresh_id(served, "resp_"),
         "object": "response",
@@ -124,11 +124,35 @@ fn tools(fields: &Fields<'_>, warnings: &mut Vec<String>) -> Result<(Vec<Value>,
     Ok((tools, described))
 }
 
+/// `allowed_tools`: which of the tools may be called; all of them stay in the prompt.
+fn allowed(choice: &Fields<'_>) -> Result<ToolChoice, ApiError> {
+    let path = choice.path("mode");
+    match choice.text("mode")?.unwrap_or("auto") {
+        "auto" => {}
+        other => {
+            let text = format!("{path} is {other:?}; expected auto: name one tool to force its call");
+            return Err(ApiError::field(path, text).code("unsupported_value"));
+        }
+    }
+    let tools = choice.list("tools")?.ok_or_else(|| choice.missing("tools"))?;
+    let names = tools.iter().enumerate().map(|(i, tool)| {
+        let tool = Fields::at(tool, format!("{}[{i}]", choice.path("tools")))?;
+        Ok(tool.text("name")?.unwrap_or_default().to_owned())
+    });
+    Ok(ToolChoice::Allowed(names.collect::<Result<_, ApiError>>()?))
+}
+
 fn tool_choice(fields: &Fields<'_>) -> Result<ToolChoice, ApiError> {
     match fields.get("tool_choice") {
         None => Ok(ToolChoice::Auto),
         Some(Value::String(word)) => choice_word(word),
-        Some(object) => Ok(ToolChoice::Named(Fields::at(object, "tool_choice")?.need_text("name")?.to_owned())),
+        Some(object) => {
+            let choice = Fields::at(object, "tool_choice")?;
+            match choice.text("type")? {
+                Some("allowed_tools") => allowed(&choice),
+                _ => Ok(ToolChoice::Named(choice.need_text("name")?.to_owned())),
+            }
+        }
     }
 }
 
