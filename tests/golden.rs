@@ -7,10 +7,11 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use brim::kernels;
+use brim::engine::Engine;
+use brim::kernels::{self, KvType};
 use brim::load::header::ModelFiles;
 use brim::model::Architecture;
-use common::engine::with_engine;
+use common::engine::{with_cache, with_engine};
 
 fn dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models")
@@ -47,43 +48,73 @@ fn every_architecture_has_a_golden() {
     assert!(lacking.is_empty(), "no golden in F32 of {lacking:?}");
 }
 
+/// A golden, read.
+struct Golden {
+    /// Its file.
+    path: PathBuf,
+    /// What it says.
+    json: serde_json::Value,
+    /// The model.
+    model: PathBuf,
+    tokens: Vec<u32>,
+    positions: Vec<u32>,
+    n_vocab: usize,
+    /// The exact logits at the positions.
+    exact: Vec<f32>,
+}
+
+impl Golden {
+    fn read(path: PathBuf) -> Golden {
+        let json: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        let logits = std::fs::read(dir().join(json["logits"].as_str().unwrap())).unwrap();
+        Golden {
+            model: dir().join(json["model"].as_str().unwrap()),
+            tokens: words(&json["tokens"]),
+            positions: words(&json["positions"]),
+            n_vocab: json["n_vocab"].as_u64().unwrap() as usize,
+            exact: logits.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+            path,
+            json,
+        }
+    }
+
+    /// All of them.
+    fn all() -> impl Iterator<Item = Golden> {
+        let mut paths: Vec<PathBuf> = std::fs::read_dir(dir()).unwrap().map(|e| e.unwrap().path()).collect();
+        paths.retain(|path| path.extension().is_some_and(|e| e == "json"));
+        paths.sort();
+        assert!(paths.len() >= 180, "golden models are missing");
+        paths.into_iter().map(Golden::read)
+    }
+
+    /// Mean KL of what an engine says from the exact answer.
+    fn mean_kl(&self, engine: &mut Engine<'_>) -> f64 {
+        let mut sum = 0.0;
+        let each = |at: usize, logits: &[f32]| {
+            if let Some(row) = self.positions.iter().position(|&p| p as usize == at) {
+                sum += kl(&self.exact[row * self.n_vocab..][..self.n_vocab], logits);
+            }
+        };
+        engine.feed_all(&self.tokens, each).unwrap();
+        sum / self.positions.len() as f64
+    }
+}
+
 #[test]
 fn logits_are_as_true_as_the_peer_on_every_tier() {
-    let mut names: Vec<PathBuf> = std::fs::read_dir(dir()).unwrap().map(|e| e.unwrap().path()).collect();
-    names.retain(|path| path.extension().is_some_and(|e| e == "json"));
-    names.sort();
-    assert!(names.len() >= 180, "golden models are missing");
-    for path in names {
-        let golden: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-        let file = dir().join(golden["model"].as_str().unwrap());
-        let exact: Vec<f32> = std::fs::read(dir().join(golden["logits"].as_str().unwrap()))
-            .unwrap()
-            .chunks_exact(4)
-            .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
-            .collect();
-        let (tokens, positions) = (words(&golden["tokens"]), words(&golden["positions"]));
-        let n_vocab = golden["n_vocab"].as_u64().unwrap() as usize;
-        let bound = 1.2 * golden["own_mean_kl"]["f16"]["kept"].as_f64().unwrap() + 2e-5;
+    for golden in Golden::all() {
+        let bound = 1.2 * golden.json["own_mean_kl"]["f16"]["kept"].as_f64().unwrap() + 2e-5;
         for kernels in kernels::available() {
             // All in one pass, in several, and one by one: prefill and decode must agree with the truth alike.
             for n_batch in [96, 37, 3, 1] {
-                let mut sum = 0.0;
-                with_engine(&file, kernels, n_batch, |engine| {
-                    engine
-                        .feed_all(&tokens, |i, logits| {
-                            if let Some(row) = positions.iter().position(|&p| p as usize == i) {
-                                sum += kl(&exact[row * n_vocab..][..n_vocab], logits);
-                            }
-                        })
-                        .unwrap();
-                });
-                let mean = sum / positions.len() as f64;
-                println!("{:?} {kernels:?} batch {n_batch}: mean KL {mean:.2e}, bound {bound:.2e}", path.file_stem());
-                assert!(mean <= bound, "{path:?} {kernels:?} batch {n_batch}: {mean:e} > {bound:e}");
+                let mean = with_engine(&golden.model, kernels, n_batch, |engine| golden.mean_kl(engine));
+                let name = golden.path.file_stem();
+                println!("{name:?} {kernels:?} batch {n_batch}: mean KL {mean:.2e}, bound {bound:.2e}");
+                assert!(mean <= bound, "{name:?} {kernels:?} batch {n_batch}: {mean:e} > {bound:e}");
             }
-            if let Some(greedy) = golden["greedy"].as_object() {
+            if let Some(greedy) = golden.json["greedy"].as_object() {
                 let (prompt, want) = (words(&greedy["prompt"]), words(&greedy["tokens"]));
-                let got = with_engine(&file, kernels, 16, |engine| {
+                let got = with_engine(&golden.model, kernels, 16, |engine| {
                     let mut next = prompt.clone();
                     let mut got = Vec::new();
                     while got.len() < want.len() {
@@ -94,7 +125,24 @@ fn logits_are_as_true_as_the_peer_on_every_tier() {
                     }
                     got
                 });
-                assert_eq!(got, want, "{path:?} {kernels:?}: greedy tokens");
+                assert_eq!(got, want, "{:?} {kernels:?}: greedy tokens", golden.path);
+            }
+        }
+    }
+}
+
+/// Without the rounding of weights and cache what is left is that of the arithmetic, which has one bound for all models.
+#[test]
+fn the_arithmetic_of_every_architecture_is_exact() {
+    let exact = |golden: &Golden| golden.model.to_string_lossy().ends_with("-f32.gguf");
+    for golden in Golden::all().filter(exact) {
+        for kernels in kernels::available() {
+            for n_batch in [96, 1] {
+                let cache = (n_batch, KvType::F32);
+                let mean = with_cache(&golden.model, kernels, cache, |engine| golden.mean_kl(engine));
+                let name = golden.path.file_stem();
+                println!("{name:?} {kernels:?} batch {n_batch}, cache f32: mean KL {mean:.2e}");
+                assert!(mean <= 3e-5, "{name:?} {kernels:?} batch {n_batch}: {mean:e}");
             }
         }
     }

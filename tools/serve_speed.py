@@ -67,17 +67,22 @@ class Server:
         head = f"POST {path} HTTP/1.1\r\nhost: {self.address}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
         return head.encode() + body
 
-    def token_of(self, text):
-        """The token that `text` is."""
+    def tokens_of(self, text):
+        """The tokens of `text`."""
         body = json.dumps({"content": text}).encode()
         head = f"POST /tokenize HTTP/1.1\r\nhost: {self.address}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
         with self.connect() as connection:
             connection.sendall(head.encode() + body)
             answer = b"".join(iter(lambda: connection.recv(1 << 16), b""))
-        tokens = json.loads(answer.split(b"\r\n\r\n", 1)[1])["tokens"]
-        if len(tokens) != 1:
-            raise OSError(f"{text!r} is {len(tokens)} tokens")
-        return tokens[0]
+        return json.loads(answer.split(b"\r\n\r\n", 1)[1])["tokens"]
+
+    def repeated(self):
+        """A token whose text, said often, is that token as often."""
+        for text in [" one", " a", *"xqzjk"]:
+            tokens = self.tokens_of(text * 16)
+            if len(tokens) == 16 and len(set(tokens)) == 1:
+                return tokens[0]
+        raise OSError("no text was found that is the same token however often it is said")
 
     def cpu_seconds(self):
         """{thread: seconds of CPU}; threads of one name are added up."""
@@ -260,7 +265,7 @@ def agent(a):
             file.write(f"[serve]\ncache_dir = {json.dumps(cache)}\n")
         more = ["--slots", "1", "--ctx", "16384"]
         server = Server(a, more, board)
-        word = server.token_of(" one")
+        word = server.repeated()
         prompt, known, holds = words(1, 300), 0, True
         for number in range(a.turns + 1):
             if number == a.turns:

@@ -68,7 +68,7 @@ macro_rules! model_command {
             /// context length in tokens, or auto: as long as fits
             #[argh(option)]
             pub ctx: Option<String>,
-            /// KV cache type: f16 or q8_0; with --ctx auto also auto
+            /// KV cache type: f16, q8_0 or, for comparisons, f32; with --ctx auto also auto
             #[argh(option)]
             pub kv_type: Option<String>,
             /// worker threads

@@ -238,7 +238,7 @@ fn context(overrides: &Overrides, env: Env<'_>, board: &Board) -> Result<(Option
     let named = board.model.kv_type.map(|kv_type| ("model.kv_type", KvChoice::Type(kv_type)));
     match pick(env, "kv-type", flag, named)? {
         Some((KvChoice::Auto, source)) if ctx != Some(Ctx::Auto) => {
-            Err(refuse("kv-type", source, "auto goes with --ctx auto; name f16 or q8_0"))
+            Err(refuse("kv-type", source, "auto goes with --ctx auto; name f16, q8_0 or f32"))
         }
         kv_type => Ok((ctx, kv_type.map(|(kv_type, _)| kv_type).unwrap_or_default())),
     }
@@ -380,7 +380,7 @@ mod tests {
             (|_| (), &[("BRIM_IO", "fast")], "BRIM_IO=fast: expected auto, buffered or direct"),
             (|a| a.isa = text("mmx"), &[], "--isa mmx: no kernel tier `mmx`: use scalar, "),
             (|_| (), &[("BRIM_ISA", "neon")], "BRIM_ISA=neon: no kernel tier `neon`: use scalar, "),
-            (|a| a.kv_type = text("q4"), &[], "--kv-type q4: expected f16 or q8_0, or auto with --ctx auto"),
+            (|a| a.kv_type = text("q4"), &[], "--kv-type q4: expected f16, q8_0 or f32, or auto with --ctx auto"),
             (|a| a.kv_type = text("auto"), &[], "--kv-type: auto goes with --ctx auto"),
             (|_| (), &[("BRIM_KV_TYPE", "auto")], "BRIM_KV_TYPE: auto goes with --ctx auto"),
             (|a| a.held = HeldWeights::Allowed(text("/s")), &[], "--resident: the demo model is in the binary"),

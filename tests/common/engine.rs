@@ -6,10 +6,10 @@ use std::path::Path;
 use brim::board;
 use brim::boot::{Foundations, Headers, Serving, Workload};
 use brim::engine::{Core, DRAFT_MAX, Engine};
-use brim::kernels::Kernels;
+use brim::kernels::{Kernels, KvType};
 use brim::load::Progress;
 use brim::model::Embedding;
-use brim::settings::{Overrides, Settings};
+use brim::settings::{KvChoice, Overrides, Settings};
 use brim::sys::cpu::Topology;
 
 /// Loads a model and hands its engine to `work`.
@@ -20,6 +20,18 @@ pub fn with_engine<R>(
     work: impl FnOnce(&mut Engine<'_>) -> R,
 ) -> R {
     with_embedding(path, kernels, n_batch, Embedding::InMemory, work)
+}
+
+/// The same, with the KV cache in `kv_type`.
+pub fn with_cache<R>(
+    path: &Path,
+    kernels: &'static Kernels,
+    (n_batch, kv_type): (usize, KvType),
+    work: impl FnOnce(&mut Engine<'_>) -> R,
+) -> R {
+    let mut settings = settings(path, kernels, n_batch);
+    settings.kv_type = KvChoice::Type(kv_type);
+    start(&settings, &Workload { n_logits: 8, ..Workload::default() }, |core| work(&mut Engine::new(core)))
 }
 
 /// The same, with the embedding table of an untied model where `embedding` says.

@@ -1,6 +1,7 @@
 //! What K and V look like in memory: types, and the way in and out of them.
 
 use super::queries::KEY_TILE;
+use crate::bytes;
 use crate::kernels::simd::Simd;
 use crate::quant::{GROUP, PANEL_ROWS};
 
@@ -15,17 +16,20 @@ pub enum KvType {
     F16,
     /// int8 with an f16 scale per 32 values.
     Q8_0,
+    /// As they were computed: twice the memory, for comparisons.
+    F32,
 }
 
 impl KvType {
     /// All types.
-    pub const ALL: [KvType; 2] = [KvType::F16, KvType::Q8_0];
+    pub const ALL: [KvType; 3] = [KvType::F16, KvType::Q8_0, KvType::F32];
 
     /// Bytes of one position of one head, K or V.
     pub const fn row_bytes(self, dim: usize) -> usize {
         match self {
             KvType::F16 => dim * 2,
             KvType::Q8_0 => dim / GROUP * Q8_BLOCK,
+            KvType::F32 => dim * 4,
         }
     }
 
@@ -39,6 +43,7 @@ impl KvType {
         match self {
             KvType::F16 => "f16",
             KvType::Q8_0 => "q8_0",
+            KvType::F32 => "f32",
         }
     }
 }
@@ -47,7 +52,7 @@ impl std::str::FromStr for KvType {
     type Err = &'static str;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        KvType::ALL.into_iter().find(|t| t.name() == name).ok_or("expected f16 or q8_0")
+        KvType::ALL.into_iter().find(|t| t.name() == name).ok_or("expected f16, q8_0 or f32")
     }
 }
 
@@ -206,6 +211,10 @@ pub fn store_key<S: Simd>(s: S, kv_type: KvType, key: &[f32], panel: &mut [u8], 
                 steps.as_chunks_mut::<PANEL_ROWS>().0.iter_mut().zip(quants).for_each(|(step, q)| step[lane] = *q);
             });
         }
+        KvType::F32 => {
+            let steps = panel.as_chunks_mut::<4>().0.as_chunks_mut::<PANEL_ROWS>().0;
+            steps.iter_mut().zip(key).for_each(|(step, x)| step[lane] = x.to_le_bytes());
+        }
     }
 }
 
@@ -225,6 +234,7 @@ pub fn store_value<S: Simd>(s: S, kv_type: KvType, value: &[f32], row: &mut [u8]
                 row[b][2..].copy_from_slice(quants);
             });
         }
+        KvType::F32 => row.copy_from_slice(bytes::bytes_of(value)),
     }
 }
 
@@ -247,6 +257,12 @@ pub(super) fn load_value<S: Simd, const V: usize>(s: S, kv_type: KvType, row: &[
                 let at = within + v * S::LANES;
                 let block = &row[at / GROUP * Q8_BLOCK..][..Q8_BLOCK];
                 *value = s.mul(s.to_f(s.load_i8(&block[2 + at % GROUP..])), s.splat_f16(block));
+            }
+        }
+        KvType::F32 => {
+            let row = &row[4 * first..][..4 * V * S::LANES];
+            for (v, value) in values.iter_mut().enumerate() {
+                *value = s.as_f(s.load_bytes(&row[4 * v * S::LANES..]));
             }
         }
     }
@@ -283,6 +299,13 @@ pub(super) fn key_values<S: Simd>(
                     squares[i % 4] = s.fma(x, x, squares[i % 4]);
                     s.store(x, &mut out[lane..]);
                 }
+            }
+        }
+        KvType::F32 => {
+            for (i, (step, out)) in panel.as_chunks::<{ 4 * PANEL_ROWS }>().0.iter().zip(out).enumerate() {
+                let x = s.as_f(s.load_bytes(&step[4 * lane..]));
+                squares[i % 4] = s.fma(x, x, squares[i % 4]);
+                s.store(x, &mut out[lane..]);
             }
         }
     }

@@ -64,8 +64,9 @@ fn score_rows<S: Simd, const N: usize>(
         let ahead = ahead.skip(lane0 / PANEL_ROWS * panel.len());
         for lane in (0..PANEL_ROWS).step_by(S::LANES) {
             let sums = match kv.kv_type {
-                KvType::F16 => score_f16::<S, N>(s, panel, lane, q, ahead),
+                KvType::F16 => score_floats::<S, N, { 2 * PANEL_ROWS }>(s, panel, lane, q, ahead),
                 KvType::Q8_0 => score_q8_0::<S, N>(s, panel, lane, q, ahead),
+                KvType::F32 => score_floats::<S, N, { 4 * PANEL_ROWS }>(s, panel, lane, q, ahead),
             };
             for (sum, scores) in sums.into_iter().zip(&mut *scores) {
                 s.store(sum, &mut scores[lane0 + lane..]);
@@ -84,16 +85,26 @@ fn join<S: Simd, const N: usize>(s: S, chains: [[S::F; N]; 4]) -> [S::F; N] {
     sums
 }
 
+/// Keys of f16 or f32, by the bytes of one value of a panel's keys.
 #[inline(always)]
-fn score_f16<S: Simd, const N: usize>(s: S, panel: &[u8], lane: usize, q: &[[f32; N]], ahead: Prefetch) -> [S::F; N] {
+fn score_floats<S: Simd, const N: usize, const STEP: usize>(
+    s: S,
+    panel: &[u8],
+    lane: usize,
+    q: &[[f32; N]],
+    ahead: Prefetch,
+) -> [S::F; N] {
     let mut chains = [[s.splat(0.0); N]; 4];
-    let steps = panel.as_chunks::<{ 4 * 2 * PANEL_ROWS }>().0;
+    let steps = panel.as_chunks::<STEP>().0.as_chunks::<4>().0;
     for (at, (steps, q)) in steps.iter().zip(q.as_chunks::<4>().0).enumerate() {
         if lane == 0 {
-            ahead.skip(at * steps.len()).ask(s, steps.len());
+            ahead.skip(at * 4 * STEP).ask(s, 4 * STEP);
         }
-        for (i, q) in q.iter().enumerate() {
-            let keys = s.load_f16(&steps[2 * (i * PANEL_ROWS + lane)..]);
+        for (i, (step, q)) in steps.iter().zip(q).enumerate() {
+            let keys = match STEP / PANEL_ROWS {
+                2 => s.load_f16(&step[2 * lane..]),
+                _ => s.as_f(s.load_bytes(&step[4 * lane..])),
+            };
             let chain = &mut chains[i % (STREAMED_ROWS_MAX / N)];
             for n in 0..N {
                 chain[n] = s.fma(keys, s.splat(q[n]), chain[n]);

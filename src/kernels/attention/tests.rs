@@ -176,8 +176,8 @@ impl Case {
         let &Case { d, group, position, kv_type, window, scale, .. } = self;
         for (row, got) in got.chunks_exact(self.value_dim + 1).enumerate() {
             let want = self.want(row);
-            // f16 keeps 11 bits: scores move by up to d * 4 * 2^-11 * scale, values by 2 * 2^-11; q8_0 keeps 7.
-            let step = if kv_type == KvType::F16 { 1.0 / 2048.0 } else { 1.0 / 254.0 };
+            // f16 keeps 11 bits: scores move by up to d * 4 * 2^-11 * scale, values by 2 * 2^-11.
+            let step = step(kv_type);
             let bound = 4.0 * step * (1.0 + d as f64 * f64::from(scale) / 4.0);
             for (got, want) in got.iter().zip(want) {
                 assert!(
@@ -189,8 +189,18 @@ impl Case {
     }
 }
 
+/// What of an element is lost in a cache at most. That of f32 loses nothing, but where there are many rows 16-bit integers
+/// of a row's scale stand for it, with 14 bits of the largest element.
+fn step(kv_type: KvType) -> f64 {
+    match kv_type {
+        KvType::F32 => 1.0 / 16384.0,
+        KvType::F16 => 1.0 / 2048.0,
+        KvType::Q8_0 => 1.0 / 254.0,
+    }
+}
+
 fn types(d: usize) -> impl Iterator<Item = KvType> {
-    [KvType::F16, KvType::Q8_0].into_iter().filter(move |t| *t == KvType::F16 || d.is_multiple_of(GROUP))
+    KvType::ALL.into_iter().filter(move |t| *t != KvType::Q8_0 || d.is_multiple_of(GROUP))
 }
 
 #[test]
@@ -536,7 +546,7 @@ fn nan_and_infinity_reach_those_that_see_them() {
 }
 
 #[test]
-fn f16_is_rounded_to_nearest_even_and_q8_0_to_steps_of_the_largest() {
+fn f16_is_rounded_to_nearest_even_q8_0_to_steps_of_the_largest_and_f32_not_at_all() {
     for kernels in tiers() {
         for d in [8, 32, 40, 64] {
             let mut random = Random(d as u64);
@@ -561,6 +571,10 @@ fn f16_is_rounded_to_nearest_even_and_q8_0_to_steps_of_the_largest() {
                             let (at, panel) = (i / GROUP * 34, &panel[i / GROUP * 16 * 34..][..16 * 34]);
                             assert_eq!((&row[at..at + 2], row[at + 2 + i % GROUP]), (&scale[..], quant));
                             assert_eq!((&panel[22..24], panel[32 + 16 * (i % GROUP) + 11]), (&scale[..], quant));
+                        }
+                        KvType::F32 => {
+                            assert_eq!(row[4 * i..][..4], x[i].to_le_bytes());
+                            assert_eq!(panel[64 * i + 44..][..4], x[i].to_le_bytes());
                         }
                     }
                 }
@@ -661,7 +675,7 @@ impl Latents {
         let values: Vec<f32> = self.rows.chunks_exact(key_dim).flat_map(|row| &row[..value_dim]).copied().collect();
         let queries = self.queries();
         // As for other caches.
-        let step = if self.kv_type == KvType::F16 { 1.0 / 2048.0 } else { 1.0 / 254.0 };
+        let step = step(self.kv_type);
         let bound = 4.0 * step * (1.0 + key_dim as f64 * f64::from(LATENT_SCALE) / 4.0);
         for (row, got) in got.chunks_exact(value_dim + 1).enumerate() {
             let (token, head) = (row / self.group, row % self.group);

@@ -21,7 +21,7 @@
 
 use std::ops::Range;
 
-use super::cache::{KvTile, key_values, load_value};
+use super::cache::{KvTile, KvType, key_values, load_value};
 use super::queries::{KEY_TILE, Queries};
 use super::softmax::mask;
 use crate::bytes;
@@ -182,9 +182,14 @@ fn row_values<S: Simd>(s: S, kv: &KvTile<'_>, at: usize, out: &mut [f32]) -> f32
     }
     out[done..].fill(0.0);
     if done < d {
-        // f16 only: q8_0 has whole groups of 32.
-        let halves: &[half::f16] = bytes::cast(bytes);
-        out[done..].iter_mut().zip(&halves[done..]).for_each(|(out, x)| *out = x.to_f32());
+        // Not q8_0, which has whole groups of 32.
+        match kv.kv_type {
+            KvType::F32 => out[done..d].copy_from_slice(&bytes::cast(bytes)[done..]),
+            _ => {
+                let halves: &[half::f16] = bytes::cast(bytes);
+                out[done..].iter_mut().zip(&halves[done..]).for_each(|(out, x)| *out = x.to_f32());
+            }
+        }
         largest = s.max_i(largest, s.as_i(s.abs(s.load(&out[done..]))));
     }
     f32::from_bits(s.largest_i(largest).min(INFINITE).cast_unsigned())
