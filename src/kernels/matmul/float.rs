@@ -1,6 +1,6 @@
 //! Float weights times f32 activations. Of 16 bits, these are for few tokens ([`super::pairs16`]).
 
-use super::{Matrix, floats, in_blocks, prefetch, prefetch_block, stripe_rows, write, write_block};
+use super::{Matrix, NextStripe, floats, in_blocks, prefetch, prefetch_block, stripe_rows, write, write_block};
 use crate::bytes;
 use crate::kernels::activations::{ActivationRows, Activations};
 use crate::kernels::formats::dedicated::FloatFormat;
@@ -103,6 +103,8 @@ pub fn tiled<S: Simd, F: FloatFormat, const V: usize, const N: usize>(
         let k_len = k_cols.min(w.cols - k0);
         for col in (0..out.cols).step_by(width) {
             let stripe = stripe_rows::<S, V>(out, col);
+            let stretch = (k0, k_cols, k_cols / F::STEP * F::BYTES);
+            let next = NextStripe::after(w, (out, col, width), stretch, acts.n_tokens);
             for v in 0..stripe / S::LANES {
                 let lane = out.col0 + col + v * S::LANES;
                 let panel = &w.panel(lane / PANEL_ROWS)[k0 / F::STEP * F::BYTES..];
@@ -111,6 +113,7 @@ pub fn tiled<S: Simd, F: FloatFormat, const V: usize, const N: usize>(
             macro_rules! run {
                 ($token:expr, $n:tt) => {
                     prefetch_block::<S, V, $n>(s, out, ($token, col));
+                    next.ask(s, $token, $n);
                     let sums = multiply::<S, V, $n>(s, &tile[..k_len * width], &acts.rows($token, $n), k0);
                     write_block(s, sums, out, ($token, col), stripe, accumulate || k0 > 0);
                 };

@@ -4,7 +4,9 @@
 //! multiplied by its scale as an i16 pair, one instruction instead of a conversion and a multiply-add, and minima meet
 //! the sums of the activations the same way. Nothing is rounded but the two products per block that make it a float.
 
-use super::{Matrix, in_blocks, in_order, prefetch, prefetch_block, stripe_rows, vectors, write, write_block};
+use super::{
+    Matrix, NextStripe, in_blocks, in_order, prefetch, prefetch_block, stripe_rows, vectors, write, write_block,
+};
 use crate::kernels::activations::{ActivationRows, Activations, paired};
 use crate::kernels::formats::dedicated::IntFormat;
 use crate::kernels::partition::OutTile;
@@ -472,18 +474,10 @@ pub fn tiled<S: Simd, F: IntFormat, const V: usize, const N: usize>(
     for k0 in (0..w.cols).step_by(k_cols) {
         let k_len = k_cols.min(w.cols - k0);
         let tile = &mut tile[..k_len / F::COLS * Parts::of::<F>(width).bytes];
-        let lines = (k_len / F::COLS * block_bytes).div_ceil(64);
-        let lines_per_token = lines.div_ceil(acts.n_tokens.max(1));
         for col in (0..out.cols).step_by(width) {
             let stripe = stripe_rows::<S, V>(out, col);
-            // Where the next stripe begins; after the last one, where that of the worker's next block most likely does.
-            let (next_col, next_k) = match (col + width < out.cols, k0 + k_cols < w.cols) {
-                (true, _) => (col + width, k0),
-                (false, true) => (0, k0 + k_cols),
-                (false, false) => (out.cols, 0),
-            };
-            let next = (out.col0 + next_col) / PANEL_ROWS * w.panel_bytes + next_k / F::COLS * block_bytes;
-            let next = w.panels.as_ptr().wrapping_add(next);
+            let stretch = (k0, k_cols, k_cols / F::COLS * block_bytes);
+            let next = NextStripe::after(w, (out, col, width), stretch, acts.n_tokens);
             // Numbers that the compiler knows: then it checks no bounds in `fill`.
             for v in 0..V {
                 if v * S::LANES >= stripe {
@@ -496,11 +490,7 @@ pub fn tiled<S: Simd, F: IntFormat, const V: usize, const N: usize>(
             macro_rules! run {
                 ($token:expr, $n:tt) => {
                     prefetch_block::<S, V, $n>(s, out, ($token, col));
-                    for line in $token * lines_per_token..(($token + $n) * lines_per_token).min(lines) {
-                        for panel in 0..width / PANEL_ROWS {
-                            s.prefetch::<false>(next.wrapping_add(panel * w.panel_bytes + line * 64));
-                        }
-                    }
+                    next.ask(s, $token, $n);
                     let rows = acts.rows($token, $n);
                     let sums = match F::INT_SCALES {
                         true => multiply_super::<S, F, V, $n>(s, tile, &rows, k0),

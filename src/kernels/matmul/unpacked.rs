@@ -10,7 +10,7 @@
 
 use std::ops::Range;
 
-use super::{Matrix, in_blocks, in_order, prefetch, prefetch_block, write_block};
+use super::{Matrix, NextStripe, in_blocks, in_order, prefetch, prefetch_block, write_block};
 use crate::bytes;
 use crate::kernels::activations::{ActivationRows, Activations, paired};
 use crate::kernels::formats::unpack::{UnpackedFormat, in_tile};
@@ -742,7 +742,8 @@ pub fn product<S: Simd, const KIND: usize, const V: usize, const P: usize, const
     const { assert!(P * S::LANES == PANEL_ROWS && V.is_multiple_of(P) && V <= 2 * P) };
     assert!(cols.len().is_multiple_of(PANEL_ROWS));
     assert!(k_cols.is_multiple_of(SUPER) && w.cols == acts.layout.cols() && w.cols.is_multiple_of(GROUP));
-    let panels_max = if acts.n_tokens <= STREAM_TOKENS_MAX { 1 } else { V / P };
+    let few = acts.n_tokens <= STREAM_TOKENS_MAX;
+    let panels_max = if few { 1 } else { V / P };
     let (first, second) = tile.split_at_mut(tile_bytes(k_cols, PANEL_ROWS));
     let mut tiles = [UnpackedTile::carve(first, k_cols), UnpackedTile::carve(second, k_cols)];
     // Stretches of `k_cols` are whole blocks of any type.
@@ -752,6 +753,8 @@ pub fn product<S: Simd, const KIND: usize, const V: usize, const P: usize, const
         let accumulate = accumulate || k0 > 0;
         for col in cols.clone().step_by(panels_max * PANEL_ROWS) {
             let n_panels = panels_max.min((cols.end - col) / PANEL_ROWS);
+            let stripe = (&*out, col, panels_max * PANEL_ROWS);
+            let next = NextStripe::after(w, stripe, (k0, k_cols, bytes_of(k_cols)), acts.n_tokens);
             for (panel, tile) in tiles.iter_mut().enumerate().take(n_panels) {
                 let panel = w.panel((out.col0 + col) / PANEL_ROWS + panel);
                 let blocks = &panel[bytes_of(k.0)..][..bytes_of(k.1)];
@@ -760,6 +763,7 @@ pub fn product<S: Simd, const KIND: usize, const V: usize, const P: usize, const
             }
             let mut token = 0;
             while V > P && n_panels == 2 && acts.n_tokens - token >= N {
+                next.ask(s, token, N);
                 multiply_block::<S, KIND, V, N>(s, [&tiles[0], &tiles[1]], acts, (out, (token, col)), accumulate, k);
                 token += N;
             }
@@ -767,6 +771,9 @@ pub fn product<S: Simd, const KIND: usize, const V: usize, const P: usize, const
                 macro_rules! run {
                     ($token:expr, $n:tt) => {
                         let place = ($token, col + panel * PANEL_ROWS);
+                        if panel == 0 && !few {
+                            next.ask(s, $token, $n);
+                        }
                         multiply_block::<S, KIND, P, $n>(s, [tile; 2], acts, (out, place), accumulate, k);
                     };
                 }
