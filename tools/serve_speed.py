@@ -26,6 +26,7 @@ milliseconds of CPU per hundred tokens. --hugepages needs a pool that is large e
 Needs Python alone; exit code 2 when something could not be run.
 """
 import argparse
+import atexit
 import json
 import os
 import random
@@ -47,6 +48,8 @@ class Server:
         command += ["--hugepages"] * a.hugepages + (["-t", str(a.threads)] if a.threads else [])
         command += ["--board", board] if board else []
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        # It does not outlive this script, however that ends.
+        atexit.register(self.process.kill)
         self.address = self.line("listening: http://")
         self.line("ready: ")
 

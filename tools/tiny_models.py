@@ -277,7 +277,7 @@ for _name in ["llama", "mixtral", "qwen2", "qwen3", "qwen3moe", "minimax-m2", "g
               "lfm2", "lfm2moe", "mistral3", "smollm3", "seed_oss", "olmo2", "glm4", "qwen35", "qwen35moe", "qwen3next"]:
     for _kind in ("q8_0", "q4_k_m", "iq4_xs"):
         SPECS[f"{_name}-wide-{_kind}"] = quantised(SPECS[f"{_name}-f32"], _kind)
-for _name, _spec in {"gpt-oss": "gpt-oss-f32", "qwen35moe": "qwen35moe-fused-f32", "qwen3next": "qwen3next-f32"}.items():
+for _name, _spec in {"gpt-oss": "gpt-oss-f32", "qwen35": "qwen35-f32", "qwen35moe": "qwen35moe-fused-f32", "qwen3next": "qwen3next-f32"}.items():
     SPECS[f"{_name}-wide-mxfp4"] = quantised(SPECS[_spec], "mxfp4")
 
 
