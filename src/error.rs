@@ -28,6 +28,32 @@ pub enum Exit {
 /// What to do where the system gives no further thread or process.
 pub const PROCESS_ADVICE: &str = "raise RLIMIT_NPROC (`ulimit -u`, or TasksMax= of the unit) or pids.max of the cgroup";
 
+/// The known word nearest to `word`, if it is near enough to be meant.
+pub fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let near = |distance: usize, name: &str| distance <= (word.len().max(name.len()) / 2).max(1);
+    known
+        .map(|name| (edit_distance(word, name), name))
+        .filter(|&(distance, name)| near(distance, name))
+        .min()
+        .map(|(_, name)| name)
+}
+
+/// Insertions, deletions and replacements between two words.
+fn edit_distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
 /// An error on its way to the operator.
 #[derive(Debug)]
 pub struct Error {
@@ -102,5 +128,13 @@ mod tests {
         let e = Error::usage("bad").at("inner").at("outer");
         assert_eq!(e.to_string(), "outer: inner: bad");
         assert_eq!(e.exit() as u8, 2);
+    }
+
+    #[test]
+    fn distances() {
+        for (a, b, want) in [("", "", 0), ("abc", "", 3), ("kitten", "sitting", 3), ("hvo", "hvo", 0)] {
+            assert_eq!(edit_distance(a, b), want);
+            assert_eq!(edit_distance(b, a), want);
+        }
     }
 }

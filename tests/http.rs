@@ -219,7 +219,10 @@ fn refusals_name_the_field() {
     assert_eq!(server.get("/v1/models").json()["data"][0]["id"], "brim-demo");
     assert_eq!(server.get("/v1/models/brim-demo").status, 200);
     assert_eq!(server.get("/v1/models/other").status, 404);
-    assert_eq!(server.get(CHAT).status, 405);
+    let wrong = server.get(CHAT);
+    assert_eq!((wrong.status, wrong.head.contains("\r\nallow: POST, OPTIONS")), (405, true));
+    let wrong = server.post("/health", &json!({}));
+    assert_eq!((wrong.status, wrong.head.contains("\r\nallow: GET, HEAD, OPTIONS")), (405, true));
     let tokens = server.post("/tokenize", &json!({"content": "Huge pages, é"})).json()["tokens"].clone();
     assert_eq!(server.post("/detokenize", &json!({"tokens": tokens})).json()["content"], "Huge pages, é");
 }
@@ -402,7 +405,8 @@ fn keys_are_asked_for_and_read_again() {
     let keys = dir.file("keys", "one\n");
     let server = Server::start(&["--keys-file", &keys]);
     let models = |headers: &[(&str, &str)]| server.send("GET", "/v1/models", headers, b"").status;
-    assert_eq!(models(&[]), 401);
+    let none = server.get("/v1/models");
+    assert_eq!((none.status, none.head.contains("\r\nwww-authenticate: Bearer")), (401, true));
     assert_eq!(models(&[("authorization", "Bearer two")]), 401);
     assert_eq!(models(&[("authorization", "Bearer one")]), 200);
     assert_eq!(models(&[("x-api-key", "one")]), 200);

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::embedded::EMBEDDED;
-use crate::error::{Error, Exit};
+use crate::error::{Error, Exit, nearest};
 
 /// A board that was refused.
 #[derive(Clone, Debug, PartialEq)]
@@ -66,32 +66,6 @@ pub enum BoardError {
     },
 }
 
-/// The known word nearest to `word`, if it is near enough to be meant.
-fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let near = |distance: usize, name: &str| distance <= (word.len().max(name.len()) / 2).max(1);
-    known
-        .map(|name| (edit_distance(word, name), name))
-        .filter(|&(distance, name)| near(distance, name))
-        .min()
-        .map(|(_, name)| name)
-}
-
-/// Insertions, deletions and replacements between two words.
-fn edit_distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
-}
-
 impl fmt::Display for BoardError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -131,18 +105,5 @@ impl std::error::Error for BoardError {}
 impl From<BoardError> for Error {
     fn from(error: BoardError) -> Self {
         Error::new(Exit::Board, error)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn distances() {
-        for (a, b, want) in [("", "", 0), ("abc", "", 3), ("kitten", "sitting", 3), ("hvo", "hvo", 0)] {
-            assert_eq!(edit_distance(a, b), want);
-            assert_eq!(edit_distance(b, a), want);
-        }
     }
 }

@@ -2,6 +2,7 @@
 
 use argh::FromArgs;
 
+use super::known::{Helped, listed, meant};
 use crate::error::{Error, Result};
 use crate::settings::{HeldWeights, Overrides};
 
@@ -438,16 +439,26 @@ pub fn parse(words: &[String]) -> Result<Parsed> {
         Err(exit) if exit.status.is_ok() => Ok(Parsed::Text(exit.output)),
         Err(exit) => {
             let said: Vec<&str> = exit.output.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-            Err(Error::usage(format!("{}; see `{} --help`", said.join(" "), helpful(&split))))
+            let said = said.join(" ");
+            let commands = commands();
+            let command = split.first().and_then(|word| commands.iter().find(|known| known.command == *word));
+            let meant = said.strip_prefix("Unrecognized argument: ").and_then(|word| meant(word, command, &commands));
+            let meant = meant.map(|meant| format!("; {meant}")).unwrap_or_default();
+            let brim = command.map_or("brim".to_owned(), |command| format!("brim {}", command.command));
+            Err(Error::usage(format!("{said}{meant}; see `{brim} --help`")))
         }
     }
 }
 
-/// The part of `words` that has a help of its own: `brim` and the command, if there is such a command.
-fn helpful(words: &[&str]) -> String {
-    let command = words.first().filter(|word| !word.starts_with('-'));
-    let has_help = |word: &&&str| Top::from_args(&["brim"], &[word, "--help"]).is_err_and(|exit| exit.status.is_ok());
-    command.filter(has_help).map_or("brim".to_owned(), |command| format!("brim {command}"))
+/// What `--help` prints behind `words`.
+fn help(words: &[&str]) -> String {
+    Top::from_args(&["brim"], &[words, &["--help"]].concat()).err().map(|exit| exit.output).unwrap_or_default()
+}
+
+/// Every command with its help.
+pub fn commands() -> Vec<Helped> {
+    let all = help(&[]);
+    listed(&all, "Commands:").map(|name| Helped { command: name.to_owned(), help: help(&[name]) }).collect()
 }
 
 #[cfg(test)]

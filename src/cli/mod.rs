@@ -8,6 +8,7 @@ mod doctor;
 mod eval;
 mod hold;
 mod inspect;
+mod known;
 mod models;
 pub mod plan;
 #[cfg(feature = "serve")]
@@ -43,8 +44,11 @@ pub fn main() -> ExitCode {
             return report(&Error::usage(format!("argument {word:?} is not valid UTF-8")));
         }
     };
+    let variables = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
     let done = match args::parse(&words) {
-        Ok(args::Parsed::Command(command)) => execute(*command),
+        Ok(args::Parsed::Command(command)) => {
+            known::check_variables(variables, args::commands).and_then(|()| execute(*command))
+        }
         Ok(args::Parsed::Text(text)) => out(&text),
         Err(error) => Err(error),
     };

@@ -1,6 +1,7 @@
 //! What a client is told when a request fails: status, and a sentence in the form its interface has.
 
 use hyper::StatusCode;
+use hyper::header::HeaderName;
 use serde_json::{Value, json};
 
 use crate::engine::RequestError;
@@ -18,6 +19,8 @@ pub struct ApiError {
     pub code: Option<&'static str>,
     /// Seconds after which to try again.
     pub retry_after_s: Option<u32>,
+    /// What HTTP asks for beside the status.
+    pub header: Option<(HeaderName, &'static str)>,
     /// The sentence in Anthropic's form, where clients look for other words there.
     anthropic: Option<String>,
 }
@@ -25,7 +28,8 @@ pub struct ApiError {
 impl ApiError {
     /// An error with a status and a sentence.
     pub fn new(status: StatusCode, message: impl Into<String>) -> ApiError {
-        ApiError { status, message: message.into(), param: None, code: None, retry_after_s: None, anthropic: None }
+        let message = message.into();
+        ApiError { status, message, param: None, code: None, retry_after_s: None, header: None, anthropic: None }
     }
 
     /// 400: the request is at fault.
@@ -78,6 +82,12 @@ impl ApiError {
     #[must_use]
     pub fn retry_after(self, seconds: u32) -> ApiError {
         ApiError { retry_after_s: Some(seconds), ..self }
+    }
+
+    /// With a header that goes with the status.
+    #[must_use]
+    pub fn header(self, name: HeaderName, value: &'static str) -> ApiError {
+        ApiError { header: Some((name, value)), ..self }
     }
 
     /// OpenAI's form.

@@ -68,6 +68,9 @@ pub(super) fn failure(error: &ApiError, form: ErrorForm) -> Response<Body> {
     if let Some(seconds) = error.retry_after_s {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
+    if let Some((name, value)) = &error.header {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
     response
 }
 

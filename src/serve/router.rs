@@ -193,11 +193,14 @@ fn admitted(
     let is_head = request.method() == Method::HEAD && method == Method::GET;
     if request.method() != method && !is_head {
         let text = format!("{name} takes {method}, not {}", clip(request.method().as_str()));
-        return Err(ApiError::new(StatusCode::METHOD_NOT_ALLOWED, text).code("method_not_allowed"));
+        let methods = if method == Method::GET { "GET, HEAD, OPTIONS" } else { "POST, OPTIONS" };
+        let refused = ApiError::new(StatusCode::METHOD_NOT_ALLOWED, text).code("method_not_allowed");
+        return Err(refused.header(header::ALLOW, methods));
     }
     if !route.is_open() && !app.keys.borrow().admits(key(request.headers())) {
         let text = "an API key is required: send `Authorization: Bearer KEY` or `x-api-key: KEY` with one from the server's keys file";
-        return Err(ApiError::new(StatusCode::UNAUTHORIZED, text).code("invalid_api_key"));
+        let refused = ApiError::new(StatusCode::UNAUTHORIZED, text).code("invalid_api_key");
+        return Err(refused.header(header::WWW_AUTHENTICATE, "Bearer"));
     }
     Ok(route)
 }
