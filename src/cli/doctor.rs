@@ -1,6 +1,7 @@
 //! `brim doctor`: what this box has, what stands in the way, and the line that mends it.
 
 use std::fmt::Write;
+use std::path::Path;
 
 use serde_json::{Value, json};
 
@@ -11,6 +12,7 @@ use crate::error::Result;
 use crate::kernels::{Tier, select};
 use crate::memory::{GiveBack, Host, Hvo, PageKind};
 use crate::settings::{env_or, load_board};
+use crate::sys::cgroup::cpu_quota;
 use crate::sys::cpu::{self, Topology, format_list, online};
 use crate::sys::support::Support;
 use crate::sys::{file, limits, map};
@@ -316,6 +318,16 @@ impl Report {
             text,
             fewer.then(|| format!("taskset -c {all} brim ...   # or widen cpuset.cpus of the cgroup")),
         );
+        let quota = cpu_quota(Path::new("/"));
+        if let Some((cpus, file)) = &quota {
+            let (have, file) = (topology.cores.len(), file.display());
+            let fewer = *cpus < have as f64;
+            let text =
+                format!("{cpus:.1} CPUs by {file}: {} threads unless told", topology.quota.unwrap_or(have).min(have));
+            let mend = fewer
+                .then(|| format!("echo max > {file}   # or `docker run` without --cpus, a pod without limits.cpu"));
+            self.say("CPU quota", if fewer { State::Note } else { State::Ok }, text, mend);
+        }
         let domains: Vec<String> = topology.l3_domains.iter().map(|domain| format_list(domain)).collect();
         let text = format!(
             "L1d {}, L2 {}, L3 {} in {} domains: {}",
@@ -337,6 +349,7 @@ impl Report {
                 "model": model,
                 "features": features,
                 "cores": topology.cores.len(),
+                "quota": quota.map(|(cpus, _)| cpus),
                 "cpus": topology.cpus,
                 "l1d_bytes": topology.l1d_bytes,
                 "l2_bytes": topology.l2_bytes,

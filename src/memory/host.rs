@@ -7,7 +7,7 @@ use super::packing::Packing;
 use super::page::PageKind;
 use super::plan::Plan;
 use crate::sys::cpu::parse_list;
-use crate::sys::file;
+use crate::sys::{cgroup, file};
 
 /// Reads the box below a root directory; tests put a made-up `/proc` and `/sys` there.
 #[derive(Clone, Debug)]
@@ -216,36 +216,12 @@ impl Host {
     ) -> Option<CgroupLimit> {
         /// v1 says "no limit" with the largest page-aligned number; no box has 2^60 bytes.
         const NO_LIMIT_BYTES: u64 = 1 << 60;
-        let groups = file::text(self.path("/proc/self/cgroup"))?;
-        let mut tightest: Option<CgroupLimit> = None;
-        for line in groups.lines() {
-            let mut parts = line.splitn(3, ':').skip(1);
-            let (Some(controllers), Some(group)) = (parts.next(), parts.next()) else { continue };
-            let v2 = controllers.is_empty();
-            if !v2 && controllers.split(',').all(|c| c != controller) {
-                continue;
-            }
-            let mounts: &[&str] = if v2 { &["", "unified"] } else { &[controllers, controller] };
-            let limit_file = if v2 { limit_v2 } else { limit_v1 };
-            for mount in mounts {
-                let mount = self.path("/sys/fs/cgroup").join(mount);
-                // Without a cgroup namespace a container sees a path that its mount does not have: absent
-                // files are passed over and the mount's own root still counts.
-                for dir in
-                    mount.join(group.trim_start_matches('/')).ancestors().take_while(|dir| dir.starts_with(&mount))
-                {
-                    let file = dir.join(limit_file);
-                    let Some(limit_bytes) = file::number(&file).filter(|&bytes| bytes < NO_LIMIT_BYTES) else {
-                        continue;
-                    };
-                    let found = CgroupLimit { file, limit_bytes, used_bytes: used(dir, v2).unwrap_or(0) };
-                    if tightest.as_ref().is_none_or(|t| found.available_bytes() < t.available_bytes()) {
-                        tightest = Some(found);
-                    }
-                }
-            }
-        }
-        tightest
+        let found = cgroup::above(&self.root, controller).into_iter().filter_map(|(dir, v2)| {
+            let file = dir.join(if v2 { limit_v2 } else { limit_v1 });
+            let limit_bytes = file::number(&file).filter(|&bytes| bytes < NO_LIMIT_BYTES)?;
+            Some(CgroupLimit { file, limit_bytes, used_bytes: used(&dir, v2).unwrap_or(0) })
+        });
+        found.min_by_key(CgroupLimit::available_bytes)
     }
 
     /// What HVO gives back for the pages of `plan`.

@@ -6,13 +6,15 @@ use crate::board::Board;
 use crate::error::{Error, Result};
 use crate::sys::cpu::{ListError, Topology, format_list, parse_list};
 
-/// The CPU of each worker: those that are named, else one per physical core, spread over the L3 domains.
+/// The CPU of each worker: those that are named, else one per physical core, spread over the L3 domains, and no more than a
+/// quota of the cgroup lets run at once: one that is held up holds up all.
 pub(super) fn cores(overrides: &Overrides, env: Env<'_>, board: &Board, topology: &Topology) -> Result<Vec<usize>> {
     let threads = threads(overrides, env, board, topology)?;
     let named = board.cpu.cores.clone().map(|list| ("cpu.cores", list));
     let Some((list, source)) = pick(env, "cores", overrides.cores.clone(), named)? else {
         let mut cores = topology.spread();
-        cores.truncate(threads.map_or(topology.cores.len().max(1), |(threads, _)| threads));
+        let most = topology.cores.len().min(topology.quota.unwrap_or(usize::MAX)).max(1);
+        cores.truncate(threads.map_or(most, |(threads, _)| threads));
         return Ok(cores);
     };
     let mut cores = named_cores(&list, source, topology)?;
@@ -65,5 +67,22 @@ fn named_cores(list: &str, source: Source, topology: &Topology) -> Result<Vec<us
     match missing.is_empty() {
         true => Ok(cores),
         false => Err(not_ours(format_list(&missing))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quota_leaves_as_many_workers_unless_somebody_says_how_many() {
+        let of = |quota, threads| {
+            let topology = Topology { cpus: (0..8).collect(), cores: (0..4).collect(), quota, ..Topology::default() };
+            cores(&Overrides { threads, ..Overrides::default() }, &|_| None, &Board::default(), &topology).unwrap()
+        };
+        assert_eq!(of(None, None), [0, 1, 2, 3]);
+        assert_eq!(of(Some(2), None), [0, 1]);
+        assert_eq!(of(Some(6), None), [0, 1, 2, 3]);
+        assert_eq!(of(Some(2), Some(3)), [0, 1, 2]);
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use rustix::thread::{CpuSet, Pid, gettid, sched_getaffinity, sched_setaffinity};
 
 use super::support::Support;
-use super::{OsError, file};
+use super::{OsError, cgroup, file};
 
 /// Where the kernel describes its CPUs.
 const CPU_ROOT: &str = "/sys/devices/system/cpu";
@@ -134,6 +134,8 @@ pub struct Topology {
     pub l3_bytes: u64,
     /// CPUs that share an L3, one list per L3.
     pub l3_domains: Vec<Vec<usize>>,
+    /// How many of the CPUs a quota of time leaves this process at once, at least 1; `None` where there is no quota.
+    pub quota: Option<usize>,
 }
 
 impl Topology {
@@ -142,7 +144,8 @@ impl Topology {
     /// # Errors
     /// The errno of `sched_getaffinity`.
     pub fn probe() -> Result<Topology, OsError> {
-        Ok(Topology::read(Path::new(CPU_ROOT), allowed()?))
+        let quota = cgroup::cpu_quota(Path::new("/")).map(|(cpus, _)| (cpus as usize).max(1));
+        Ok(Topology { quota, ..Topology::read(Path::new(CPU_ROOT), allowed()?) })
     }
 
     /// Describes `cpus` from a sysfs tree.

@@ -4,6 +4,7 @@
 //! caller must keep. `rustix` is used where it has the call, `libc` where it does not (mincore, sigaction).
 
 pub mod alloc;
+pub mod cgroup;
 pub mod cpu;
 pub mod file;
 pub mod fill;
