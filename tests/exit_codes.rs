@@ -91,7 +91,7 @@ fn code_2_words_that_make_no_command() {
 
 #[test]
 fn code_2_options_that_contradict_or_are_out_of_range() {
-    let cases: [(&[&str], &[&str]); 20] = [
+    let cases: [(&[&str], &[&str]); 25] = [
         (&["run", "-p", "a", "-f", "b"], &["-p and -f", "give one of them"]),
         (&["run", "-p", ""], &["the prompt is empty", "-p, -f or a pipe"]),
         (&["run", "-p", "a", "--system", "b", "--raw"], &["--system", "--raw", "give one of the two"]),
@@ -115,6 +115,11 @@ fn code_2_options_that_contradict_or_are_out_of_range() {
         (&["run", "-p", "a", "--ctx", "99999999"], &["--ctx 99999999", "1 to 16777216"]),
         (&["run", "-p", "a", "--isa", "neon"], &["neon", "use scalar, avx2, avx2vnni, avx512, avx512bf16"]),
         (&["bench", "model", "-r", "0"], &["-r 0", "1 to 1000"]),
+        (&["pln"], &["pln", "did you mean `plan`?"]),
+        (&["run", "--modle", "a.gguf"], &["--modle", "did you mean `--model`?", "`brim run --help`"]),
+        (&["run", "-p", "a", "--slots", "4"], &["--slots", "an option of `serve`"]),
+        (&["plan", "a.gguf"], &["`brim plan -m a.gguf`"]),
+        (&["run", "-p", "a", "--ctx", "foo"], &["--ctx foo: expected a number of tokens, or auto"]),
     ];
     for (words, parts) in cases {
         run(words).fails(2, parts);
@@ -144,6 +149,12 @@ fn code_2_environment_and_input() {
     ran.fails(2, &["BRIM_CTX=abc"]);
     let ran: cli::Ran = with("BRIM_HUGEPAGES", "perhaps");
     ran.fails(2, &["BRIM_HUGEPAGES=perhaps", "1, 0, true or false"]);
+    let ran: cli::Ran = with("BRIM_HUGEPAGE", "1");
+    ran.fails(2, &["BRIM_HUGEPAGE in the environment is no option", "did you mean BRIM_HUGEPAGES?"]);
+    let ran: cli::Ran = with("BRIM_JSON", "1");
+    ran.fails(2, &["BRIM_JSON", "give `--json`"]);
+    let ran: cli::Ran = with("BRIM_SERVICE_HOST", "10.0.0.1");
+    assert_eq!(ran.code, Some(0), "{ran:?}");
 
     run_with(&["tokenize"], b"caf\xe9").fails(2, &["0xe9", "offset 3", "iconv"]);
     let dir = Dir::new("template");

@@ -28,12 +28,12 @@ pub enum Ctx {
 }
 
 impl FromStr for Ctx {
-    type Err = String;
+    type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text {
             "auto" => Ok(Ctx::Auto),
-            _ => text.parse().map(Ctx::Tokens).map_err(|e| format!("{e}; expected a number of tokens, or auto")),
+            _ => text.parse().map(Ctx::Tokens).map_err(|_| "expected a number of tokens, or auto"),
         }
     }
 }

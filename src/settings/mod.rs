@@ -388,7 +388,7 @@ mod tests {
             (
                 |a| a.ctx = text("all"),
                 &[],
-                "--ctx all: invalid digit found in string; expected a number of tokens, or auto",
+                "--ctx all: expected a number of tokens, or auto",
             ),
             (|_| (), &[("BRIM_HUGEPAGES", "yes")], "BRIM_HUGEPAGES=yes: expected 1, 0, true or false"),
         ];
