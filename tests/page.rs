@@ -8,6 +8,7 @@ mod cli;
 #[path = "common/serve.rs"]
 mod serve;
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -72,8 +73,12 @@ fn a_session_in_a_browser() {
 fn the_page_is_one_file_with_a_strict_policy() {
     let server = Server::start(&["-t", "1"]);
     let answer = server.get("/");
-    let page = answer.text();
-    assert_eq!(answer.status, 200);
+    assert_eq!((answer.status, answer.body.len() <= 64 << 10), (200, true), "{} bytes", answer.body.len());
+    let mut page = String::new();
+    flate2::read::GzDecoder::new(&answer.body[..]).read_to_string(&mut page).unwrap();
+    for (takes, status) in [("gzip, deflate, br", 200), ("*", 200), ("identity", 406), ("br, gzip;q=0", 406)] {
+        assert_eq!(server.send("GET", "/", &[("accept-encoding", takes)], b"").status, status, "{takes}");
+    }
     let policy = answer.head.lines().find_map(|line| line.strip_prefix("content-security-policy: ")).unwrap();
     for part in
         ["default-src 'none'", "connect-src 'self'", "require-trusted-types-for 'script'", "trusted-types 'none'"]

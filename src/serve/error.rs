@@ -6,9 +6,13 @@ use serde_json::{Value, json};
 
 use crate::engine::RequestError;
 
-/// A refusal or a failure, before it takes a form.
+/// A refusal or a failure, before it takes a form. In a box: what hands it on is a hundred functions, and all but none fail.
 #[derive(Clone, Debug, PartialEq)]
-pub struct ApiError {
+pub struct ApiError(Box<Failure>);
+
+/// What there is to say of a failure.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Failure {
     /// The status.
     pub status: StatusCode,
     /// What failed, found against needed, what to do.
@@ -25,11 +29,21 @@ pub struct ApiError {
     anthropic: Option<String>,
 }
 
+impl std::ops::Deref for ApiError {
+    type Target = Failure;
+
+    fn deref(&self) -> &Failure {
+        &self.0
+    }
+}
+
 impl ApiError {
     /// An error with a status and a sentence.
     pub fn new(status: StatusCode, message: impl Into<String>) -> ApiError {
         let message = message.into();
-        ApiError { status, message, param: None, code: None, retry_after_s: None, header: None, anthropic: None }
+        let failure =
+            Failure { status, message, param: None, code: None, retry_after_s: None, header: None, anthropic: None };
+        ApiError(Box::new(failure))
     }
 
     /// 400: the request is at fault.
@@ -39,7 +53,7 @@ impl ApiError {
 
     /// 400 with the field that is at fault.
     pub fn field(param: impl Into<String>, message: impl Into<String>) -> ApiError {
-        ApiError { param: Some(param.into()), ..ApiError::bad(message) }
+        ApiError::bad(message).at(param)
     }
 
     /// 500: brim is at fault.
@@ -63,31 +77,37 @@ impl ApiError {
             if found == most { " and one for an answer" } else { "" },
         );
         let anthropic = Some(format!("prompt is too long: {found} tokens > {} maximum", most - 1));
-        ApiError { anthropic, ..ApiError::bad(text) }.code("context_length_exceeded")
+        let mut error = ApiError::bad(text).code("context_length_exceeded");
+        error.0.anthropic = anthropic;
+        error
     }
 
     /// With the field that is at fault.
     #[must_use]
-    pub fn at(self, param: impl Into<String>) -> ApiError {
-        ApiError { param: Some(param.into()), ..self }
+    pub fn at(mut self, param: impl Into<String>) -> ApiError {
+        self.0.param = Some(param.into());
+        self
     }
 
     /// With a word for programs.
     #[must_use]
-    pub fn code(self, code: &'static str) -> ApiError {
-        ApiError { code: Some(code), ..self }
+    pub fn code(mut self, code: &'static str) -> ApiError {
+        self.0.code = Some(code);
+        self
     }
 
     /// To be tried again after so many seconds.
     #[must_use]
-    pub fn retry_after(self, seconds: u32) -> ApiError {
-        ApiError { retry_after_s: Some(seconds), ..self }
+    pub fn retry_after(mut self, seconds: u32) -> ApiError {
+        self.0.retry_after_s = Some(seconds);
+        self
     }
 
     /// With a header that goes with the status.
     #[must_use]
-    pub fn header(self, name: HeaderName, value: &'static str) -> ApiError {
-        ApiError { header: Some((name, value)), ..self }
+    pub fn header(mut self, name: HeaderName, value: &'static str) -> ApiError {
+        self.0.header = Some((name, value));
+        self
     }
 
     /// OpenAI's form.

@@ -222,8 +222,8 @@ mod tests {
             a.number("f", 0.0, 2.0).unwrap_err(),
             a.need_text("z").unwrap_err(),
         ] {
-            let param = error.param.unwrap();
-            assert!(param.starts_with("a.") && error.message.contains(&param), "{param}: {}", error.message);
+            let param = error.param.as_deref().unwrap();
+            assert!(param.starts_with("a.") && error.message.contains(param), "{param}: {}", error.message);
             assert_eq!(error.status, 400);
         }
         assert!(Fields::of(&json!([])).is_err());

@@ -3,7 +3,6 @@
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use super::body::Body;
 use super::error::{ApiError, ErrorForm};
@@ -74,46 +73,37 @@ pub(super) fn failure(error: &ApiError, form: ErrorForm) -> Response<Body> {
     response
 }
 
-/// The page, with a policy that lets only its own script and style in, by their digests; what turns text into markup or
-/// code is refused outright.
-pub(super) fn page() -> Response<Body> {
-    const PAGE: &str = include_str!("page.html");
+/// The page, compressed, with a policy that lets only its own script and style in, by their digests; what turns text into
+/// markup or code is refused outright.
+///
+/// # Errors
+/// 406 where the client takes nothing that is compressed.
+pub(super) fn page(asked: &HeaderMap) -> Result<Response<Body>, ApiError> {
+    const PAGE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/page.html.gz"));
+    const POLICY: &str = include_str!(concat!(env!("OUT_DIR"), "/page.policy"));
+    if !takes_gzip(asked) {
+        let text = "the page is there compressed alone: ask for it with `accept-encoding: gzip` (curl --compressed)";
+        return Err(ApiError::new(StatusCode::NOT_ACCEPTABLE, text).code("not_acceptable"));
+    }
     let mut response = Response::new(Body::whole(PAGE));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-    let policy = format!(
-        "default-src 'none'; script-src '{}'; style-src '{}'; connect-src 'self'; img-src data:; base-uri 'none'; \
-         form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'",
-        digest(PAGE, "<script type=\"module\">", "</script>"),
-        digest(PAGE, "<style>", "</style>"),
-    );
-    if let Ok(policy) = HeaderValue::from_str(&policy) {
-        headers.insert(header::CONTENT_SECURITY_POLICY, policy);
-    }
-    response
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    Ok(response)
 }
 
-/// What a policy calls the text between two marks by.
-fn digest(page: &str, begin: &str, end: &str) -> String {
-    let inner = page.split_once(begin).and_then(|(_, rest)| rest.split_once(end)).map_or("", |(inner, _)| inner);
-    format!("sha256-{}", base64(&Sha256::digest(inner)))
-}
-
-/// Base64 with its padding.
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for group in bytes.chunks(3) {
-        let three = [group[0], *group.get(1).unwrap_or(&0), *group.get(2).unwrap_or(&0)];
-        let bits = u32::from_be_bytes([0, three[0], three[1], three[2]]);
-        for i in 0..4 {
-            let digit = DIGITS[(bits >> (18 - 6 * i)) as usize & 63];
-            out.push(if i <= group.len() { char::from(digit) } else { '=' });
-        }
-    }
-    out
+/// Whether a client takes what is compressed; one that does not say takes anything (RFC 9110, 12.5.3).
+fn takes_gzip(asked: &HeaderMap) -> bool {
+    let takes = |coding: &str| {
+        let (name, quality) = coding.split_once(";q=").unwrap_or((coding, "1"));
+        ["gzip", "x-gzip", "*"].contains(&name.trim().to_ascii_lowercase().as_str())
+            && quality.trim().parse::<f32>().is_ok_and(|quality| quality > 0.0)
+    };
+    let mut codings = asked.get_all(header::ACCEPT_ENCODING).iter().peekable();
+    codings.peek().is_none() || codings.any(|value| value.to_str().is_ok_and(|value| value.split(',').any(takes)))
 }
 
 /// `/health` while the model is not ready.

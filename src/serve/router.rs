@@ -248,7 +248,7 @@ async fn dispatch(
 ) -> Result<Response<Body>, ApiError> {
     let route = admitted(app, &request, found)?;
     match route {
-        Route::Page => return Ok(page()),
+        Route::Page => return page(request.headers()),
         Route::Health => return Ok(status::health(app)),
         Route::Metrics => return Ok(text("text/plain; version=0.0.4", status::metrics(app))),
         Route::Status => return Ok(document(&status::status(app))),

@@ -385,11 +385,7 @@ mod tests {
             (|_| (), &[("BRIM_KV_TYPE", "auto")], "BRIM_KV_TYPE: auto goes with --ctx auto"),
             (|a| a.held = HeldWeights::Allowed(text("/s")), &[], "--resident: the demo model is in the binary"),
             (|a| a.ctx = text("0"), &[], "--ctx: a context of 0"),
-            (
-                |a| a.ctx = text("all"),
-                &[],
-                "--ctx all: expected a number of tokens, or auto",
-            ),
+            (|a| a.ctx = text("all"), &[], "--ctx all: expected a number of tokens, or auto"),
             (|_| (), &[("BRIM_HUGEPAGES", "yes")], "BRIM_HUGEPAGES=yes: expected 1, 0, true or false"),
         ];
         for (change, vars, want) in cases {
