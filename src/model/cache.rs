@@ -250,6 +250,7 @@ impl CachePlan {
             None => NONE,
             Some(Window::Sliding(len)) => len as u32,
             Some(Window::Chunk(len)) => 1 << 31 | len as u32,
+            Some(Window::Around(_)) => unreachable!("no pool is of layers that see what comes"),
         });
         [PAGE_TOKENS as u32, self.layers.len() as u32, self.pools.len() as u32].into_iter().chain(windows).chain(layers)
     }
@@ -257,7 +258,8 @@ impl CachePlan {
 
 /// The pool of layers with this window, made if there is none yet.
 fn pool_of(pools: &mut heapless::Vec<PoolSpec, POOLS_MAX>, window: Option<Window>, sizes: &Sizes) -> usize {
-    let Some(seen) = window else { return FULL };
+    // A text that is read both ways stays as a whole until it has been read.
+    let Some(seen) = window.filter(|window| !matches!(window, Window::Around(_))) else { return FULL };
     if let Some(pool) = pools.iter().position(|pool| pool.window == window) {
         return pool;
     }
@@ -282,7 +284,8 @@ fn window_pages(window_len: usize, sizes: &Sizes) -> usize {
 /// More lengths of windows than [`POOLS_MAX`] allows.
 pub(super) fn check_windows(config: &Config) -> Result<(), ModelError> {
     let mut windows: Vec<Window> = Vec::new();
-    for window in config.attentions().filter_map(|attention| attention.window) {
+    let windows_of_layers = config.attentions().filter_map(|attention| attention.window);
+    for window in windows_of_layers.filter(|window| !matches!(window, Window::Around(_))) {
         if !windows.contains(&window) {
             windows.push(window);
         }

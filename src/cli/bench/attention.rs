@@ -59,6 +59,7 @@ impl Case {
             group: self.group,
             n_tokens: self.n_tokens,
             position: self.keys - self.n_tokens,
+            len: self.keys,
             window: Window::ALL,
             scale: (HEAD_DIM as f32).sqrt().recip(),
             cap: None,

@@ -20,23 +20,27 @@ pub(super) const STREAMED_ROWS_MAX: usize = 8;
 const _: () = assert!(QUERY_ROWS_MAX.is_multiple_of(TILED_ROWS) && QUERY_ROWS_MAX >= STREAMED_ROWS_MAX);
 const _: () = assert!(KEY_TILE.is_multiple_of(PANEL_ROWS));
 
-/// Which positions a token sees of those before it and its own.
+/// Which positions of its sequence a token sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Window {
     /// So many, the last its own; `usize::MAX` for all.
     Sliding(usize),
     /// Those of its own chunk of so many, the first of which begins at position 0.
     Chunk(usize),
+    /// Those up to so many before it and after it; `usize::MAX` for all of its sequence.
+    Around(usize),
 }
 
 impl Window {
-    /// All of them.
+    /// All before it and its own.
     pub const ALL: Window = Window::Sliding(usize::MAX);
 
     /// The most positions that a token sees.
     pub const fn span(self) -> usize {
-        let (Window::Sliding(len) | Window::Chunk(len)) = self;
-        len
+        match self {
+            Window::Sliding(len) | Window::Chunk(len) => len,
+            Window::Around(reach) => reach.saturating_mul(2).saturating_add(1),
+        }
     }
 
     /// The first position that a token at `position` sees; it never falls from one position to the next.
@@ -44,6 +48,18 @@ impl Window {
         match self {
             Window::Sliding(len) => (position + 1).saturating_sub(len),
             Window::Chunk(len) => position / len * len,
+            Window::Around(reach) => position.saturating_sub(reach),
+        }
+    }
+
+    /// The position behind the last that a token at `position` sees of a sequence of `len`; it never falls either.
+    pub const fn end(self, position: usize, len: usize) -> usize {
+        match self {
+            Window::Sliding(_) | Window::Chunk(_) => position + 1,
+            Window::Around(reach) => {
+                let end = position.saturating_add(reach).saturating_add(1);
+                if end < len { end } else { len }
+            }
         }
     }
 }
@@ -59,8 +75,10 @@ pub struct Queries<'a> {
     pub group: usize,
     /// Tokens.
     pub n_tokens: usize,
-    /// Position of the first token; it sees itself and what is before.
+    /// Position of the first token.
     pub position: usize,
+    /// Positions of the sequence that are in the cache: what a token can see of what comes after it.
+    pub len: usize,
     /// Which positions a token sees.
     pub window: Window,
     /// What dot products are multiplied by, mostly `1 / sqrt(key_dim)`.
@@ -79,9 +97,9 @@ impl Queries<'_> {
         self.n_tokens * self.group
     }
 
-    /// Keys that the last token sees.
+    /// The key behind the last that the last token sees.
     pub const fn keys(&self) -> usize {
-        self.position + self.n_tokens
+        self.window.end(self.position + self.n_tokens - 1, self.len)
     }
 
     /// The first key that the first token sees, rounded down to a whole [`KEY_TILE`].

@@ -95,13 +95,15 @@ pub fn attend<S: Simd>(
         let next_values = Prefetch::values(&tile);
         let next_keys = if first + n < keys.end { Prefetch::keys(&kv.tile(first + n)) } else { Prefetch::NOTHING };
         // Before which key of the tile a row sees none, and before which all; rows are in the order of their tokens.
-        let hidden = |row: usize| match queries.window.first(queries.keys() - 1) <= first {
+        let last = queries.position + queries.n_tokens - 1;
+        let hidden = |row: usize| match queries.window.first(last) <= first {
             true => 0,
             false => queries.window.first(queries.position + row / group).saturating_sub(first).min(n),
         };
-        let seen = |row: usize| match queries.position + 1 >= first + n {
+        let end = |token: usize| queries.window.end(queries.position + token, queries.len);
+        let seen = |row: usize| match end(0) >= first + n {
             true => n,
-            false => (queries.position + row.min(n_rows - 1) / group + 1).saturating_sub(first).min(n),
+            false => end(row.min(n_rows - 1) / group).saturating_sub(first).min(n),
         };
         let seen_of = |block: usize| hidden(block * block_rows)..seen(block * block_rows + block_rows - 1);
         if !streamed {

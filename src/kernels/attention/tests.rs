@@ -117,7 +117,8 @@ impl Case {
     fn queries(&self) -> Queries<'_> {
         let &Case { group, n_tokens, position, window, scale, cap, .. } = self;
         let (slopes, sinks) = (self.slopes.as_deref(), self.sinks.as_deref());
-        Queries { values: &self.q, stride: self.stride(), group, n_tokens, position, window, scale, cap, slopes, sinks }
+        let (stride, len) = (self.stride(), position + n_tokens);
+        Queries { values: &self.q, stride, group, n_tokens, position, len, window, scale, cap, slopes, sinks }
     }
 
     fn kv(&self) -> KvHead<'_> {
@@ -166,10 +167,10 @@ impl Case {
         let &Case { d, group, position, window, scale, cap, .. } = self;
         let (token, head) = (row / group, row % group);
         let q = &self.q[token * self.stride() + head * d..][..d];
-        let end = position + token + 1;
+        let end = window.end(position + token, position + self.n_tokens);
         let sink = self.sinks.as_ref().map(|sinks| sinks[head]);
         let slope = self.slopes.as_ref().map_or(0.0, |slopes| slopes[head]);
-        reference::attend(q, (&self.k, &self.v), window.first(end - 1)..end, (scale, cap, slope), sink)
+        reference::attend(q, (&self.k, &self.v), window.first(position + token)..end, (scale, cap, slope), sink)
     }
 
     fn check(&self, kernels: &Kernels, got: &[f32]) {
@@ -295,6 +296,7 @@ fn windows_and_sinks_agree_with_f64() {
                     .map(Window::Sliding)
                     .into_iter()
                     .chain([1, 7, 64, 100, 128, 4096].map(Window::Chunk))
+                    .chain([0, 5, 64, 100, 300, usize::MAX].map(Window::Around))
                 {
                     let mut case = Case::in_window(kernels, kv_type, shape, 2.0, window);
                     case.check(kernels, &case.run(kernels, usize::MAX / 2));

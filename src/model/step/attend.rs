@@ -81,6 +81,7 @@ impl Operands<'_> {
             group,
             n_tokens: n,
             position: of_slice.position + first - of_slice.first,
+            len: of_slice.position + of_slice.n,
             window: self.config.window.unwrap_or(Window::ALL),
             scale: self.config.scale,
             cap: self.config.score_cap,
