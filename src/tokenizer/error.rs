@@ -88,8 +88,8 @@ impl fmt::Display for TokenizerError {
         match self {
             Self::UnknownModel(Named(name)) => write!(
                 f,
-                "tokenizer.ggml.model is {name:?}; brim supports \"llama\" (SPM), \"gpt2\" (byte-level BPE) and \
-                 \"gemma4\"; no architecture it runs comes with another"
+                "tokenizer.ggml.model is {name:?}; brim supports \"llama\" (SPM), \"gpt2\" (byte-level BPE), \
+                 \"gemma4\", \"bert\" (WordPiece) and \"t5\" (unigram); no architecture it runs comes with another"
             ),
             Self::UnknownPre(Named(name)) => write!(
                 f,

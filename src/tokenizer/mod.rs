@@ -1,4 +1,4 @@
-//! Text to token ids and back: SPM and byte-level BPE. Slices in, slices out.
+//! Text to token ids and back: SPM, byte-level BPE, WordPiece and unigram. Slices in, slices out.
 //!
 //! The vocabulary lives in one region of bytes that the caller provides ([`region_bytes`] says how many), so that it
 //! can sit in huge pages; once built, the file's header is no longer needed. Ids equal those of llama.cpp.
@@ -6,6 +6,7 @@
 mod bpe;
 mod bytelevel;
 mod decode;
+mod decompositions;
 mod error;
 mod pattern;
 mod pre;
@@ -14,6 +15,8 @@ mod special;
 mod spm;
 mod table;
 mod unicode;
+mod unigram;
+mod wordpiece;
 
 pub use decode::Decoder;
 pub use error::{Named, TokenizerError};
@@ -23,6 +26,8 @@ use bpe::Units;
 use pre::Splitter;
 use special::{Fragment, Specials};
 use table::{NONE, Table, attr};
+use unigram::Unigram;
+use wordpiece::Words;
 
 /// Longest text encoded in one call: positions are u32, and escaping blanks can triple the length.
 pub const TEXT_BYTES_MAX: usize = 1 << 30;
@@ -31,6 +36,8 @@ pub const TEXT_BYTES_MAX: usize = 1 << 30;
 enum Kind {
     Spm { add_space_prefix: bool },
     Bpe { splitter: Splitter, units: Units },
+    Words(Words),
+    Unigram(Unigram),
 }
 
 /// A vocabulary ready for use. The tables are in the region it was built over.
@@ -45,8 +52,10 @@ pub struct Tokenizer<'m> {
     eot: Option<u32>,
     unk: Option<u32>,
     pad: Option<u32>,
+    sep: Option<u32>,
     add_bos: bool,
     add_eos: bool,
+    add_sep: bool,
 }
 
 /// Bytes of the region that [`build`] fills, from the header's counts alone.
@@ -72,6 +81,21 @@ fn kind_of(source: &VocabSource) -> Result<(Kind, bool), TokenizerError> {
         }
         // Files that say not to put BOS in front are wrong (llama.cpp overrides them, too).
         "gemma4" => (Kind::Bpe { splitter: Splitter::new(pre::GEMMA4), units: Units::Characters }, true),
+        "bert" => {
+            let lowercase = source.lowercase.unwrap_or(true);
+            let strip_accents = source.strip_accents.unwrap_or(lowercase);
+            (Kind::Words(Words { lowercase, strip_accents }), true)
+        }
+        "t5" => {
+            let unigram = Unigram {
+                add_space_prefix: source.add_space_prefix.unwrap_or(false),
+                merge_spaces: source.remove_extra_whitespaces.unwrap_or(false),
+                blank_is_suffix: false,
+                escape_blanks: true,
+                unknown_score: 0.0,
+            };
+            (Kind::Unigram(unigram), source.add_bos.unwrap_or(false))
+        }
         other => return Err(TokenizerError::UnknownModel(Named::new(other))),
     };
     match (&kind, source.merges) {
@@ -90,18 +114,29 @@ pub fn build<'m>(source: &VocabSource, region: &'m mut [u8]) -> Result<Tokenizer
         Some(id) if id >= n_tokens => Err(TokenizerError::IdOutOfRange { what, id, n_tokens }),
         id => Ok(id),
     };
-    // SPM vocabularies have had these three at the same place from the start; files may leave them out.
-    let by_default = |id: u32| Some(id).filter(|_| source.model == "llama" && id < n_tokens);
-    let bos = in_range("tokenizer.ggml.bos_token_id", source.bos)?.or(by_default(1));
-    let eos = in_range("tokenizer.ggml.eos_token_id", source.eos)?.or(by_default(2));
-    let unk = in_range("tokenizer.ggml.unknown_token_id", source.unk)?.or(by_default(0));
+    // Some vocabularies have had these at the same place from the start; files may leave them out (llama.cpp's numbers).
+    let [bos, eos, unk, sep] = match source.model {
+        "llama" => [Some(1), Some(2), Some(0), None],
+        "bert" => [Some(101), None, Some(100), Some(102)],
+        "t5" => [None, Some(1), Some(2), None],
+        _ => [None; 4],
+    };
+    let by_default = |id: Option<u32>| id.filter(|&id| id < n_tokens);
+    let bos = in_range("tokenizer.ggml.bos_token_id", source.bos)?.or(by_default(bos));
+    let eos = in_range("tokenizer.ggml.eos_token_id", source.eos)?.or(by_default(eos));
+    let unk = in_range("tokenizer.ggml.unknown_token_id", source.unk)?.or(by_default(unk));
+    let sep = in_range("tokenizer.ggml.seperator_token_id", source.sep)?.or(by_default(sep));
     let eot = in_range("tokenizer.ggml.eot_token_id", source.eot)?;
     let pad = in_range("tokenizer.ggml.padding_token_id", source.pad)?;
     in_range("tokenizer.ggml.eom_token_id", source.eom)?;
 
-    let (kind, add_bos) = kind_of(source)?;
+    let (mut kind, add_bos) = kind_of(source)?;
     let table = Table::build(source, region, |table, changes| special::settle(source, eos, table, changes))?;
+    if let Kind::Unigram(unigram) = &mut kind {
+        unigram.unknown_score = unigram::unknown_score(&table);
+    }
     let byte_tokens = match kind {
+        Kind::Words(_) | Kind::Unigram(_) => [NONE; 256],
         Kind::Spm { .. } => spm::byte_tokens(&table, unk),
         Kind::Bpe { units: Units::Characters, .. } => spm::byte_tokens(&table, None),
         Kind::Bpe { .. } => bpe::byte_tokens(&table),
@@ -116,8 +151,10 @@ pub fn build<'m>(source: &VocabSource, region: &'m mut [u8]) -> Result<Tokenizer
         eot,
         unk,
         pad,
+        sep,
         add_bos: add_bos && bos.is_some(),
-        add_eos: source.add_eos.unwrap_or(false) && eos.is_some(),
+        add_eos: source.add_eos.unwrap_or(source.model == "t5") && eos.is_some(),
+        add_sep: source.add_sep.unwrap_or(source.model == "bert") && sep.is_some(),
     })
 }
 
@@ -143,6 +180,13 @@ impl<'m> Tokenizer<'m> {
         match &self.kind {
             Kind::Spm { add_space_prefix } => self.encode_spm(&fragments, *add_space_prefix, out),
             Kind::Bpe { splitter, units } => self.encode_bpe(&fragments, splitter, *units, out),
+            Kind::Words(words) => {
+                each_text(&fragments, out, |text, out| words.encode(&self.table, self.unk, text, out))
+            }
+            Kind::Unigram(unigram) => {
+                let unk = self.unk.unwrap_or_default();
+                each_text(&fragments, out, |text, out| unigram.encode(&self.table, unk, text, out));
+            }
         }
     }
 
@@ -229,6 +273,27 @@ impl<'m> Tokenizer<'m> {
         }
     }
 
+    /// Appends the tokens of a whole text: what the vocabulary puts in front of one and behind it, and the text, in which
+    /// control tokens are recognised.
+    pub fn encode_whole(&self, text: &str, out: &mut Vec<u32>) {
+        out.extend(self.bos.filter(|_| self.add_bos));
+        self.encode(text, true, out);
+        out.extend(self.eos.filter(|_| self.add_eos));
+        out.extend(self.sep.filter(|_| matches!(self.kind, Kind::Words(_))));
+    }
+
+    /// Appends the tokens of two texts as one input, which a model without a template for it ranks: those that end or part
+    /// texts behind the first, those that end them behind the second (llama.cpp's `format_prompt_rerank`).
+    pub fn encode_pair(&self, first: &str, second: &str, out: &mut Vec<u32>) {
+        let end = self.eos.or(self.sep).filter(|_| self.add_eos);
+        out.extend(self.bos.filter(|_| self.add_bos));
+        self.encode(first, false, out);
+        out.extend(end);
+        out.extend(self.sep.filter(|_| self.add_sep));
+        self.encode(second, false, out);
+        out.extend(end);
+    }
+
     /// What a template knows a token by; empty without one.
     pub fn template_text(&self, id: Option<u32>) -> String {
         id.map(|id| String::from_utf8_lossy(self.text(id)).into_owned()).unwrap_or_default()
@@ -284,9 +349,24 @@ impl<'m> Tokenizer<'m> {
         self.unk
     }
 
+    /// Parts two texts, or ends one.
+    pub fn sep(&self) -> Option<u32> {
+        self.sep
+    }
+
     /// Padding.
     pub fn pad(&self) -> Option<u32> {
         self.pad
+    }
+}
+
+/// Appends special tokens as they are, and what `encode` makes of the text between them.
+fn each_text(fragments: &[Fragment<'_>], out: &mut Vec<u32>, encode: impl Fn(&str, &mut Vec<u32>)) {
+    for fragment in fragments {
+        match *fragment {
+            Fragment::Token(id) => out.push(id),
+            Fragment::Text(text) => encode(text, out),
+        }
     }
 }
 

@@ -3,12 +3,13 @@
 use super::error::TokenizerError;
 use super::pre;
 use crate::error::{Error, Result};
-use crate::gguf::{Metadata, Strings};
+use crate::gguf::{Metadata, Strings, Value};
 
 /// The vocabulary as the file states it; every count and id in it is a claim.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct VocabSource<'a> {
-    /// `tokenizer.ggml.model`: `llama` (SPM), `gpt2` (byte-level BPE) or `gemma4` (BPE over characters).
+    /// `tokenizer.ggml.model`: `llama` (SPM), `gpt2` (byte-level BPE), `gemma4` (BPE over characters), `bert` (WordPiece) or
+    /// `t5` (unigram).
     pub model: &'a str,
     /// `tokenizer.ggml.pre`: how byte-level BPE cuts text into words.
     pub pre: Option<&'a str>,
@@ -52,8 +53,18 @@ pub struct VocabSource<'a> {
     pub add_bos: Option<bool>,
     /// `tokenizer.ggml.add_eos_token`.
     pub add_eos: Option<bool>,
+    /// `tokenizer.ggml.add_sep_token`.
+    pub add_sep: Option<bool>,
     /// `tokenizer.ggml.add_space_prefix`.
     pub add_space_prefix: Option<bool>,
+    /// `tokenizer.ggml.remove_extra_whitespaces`.
+    pub remove_extra_whitespaces: Option<bool>,
+    /// `tokenizer.ggml.normalizer.lowercase`.
+    pub lowercase: Option<bool>,
+    /// `tokenizer.ggml.normalizer.strip_accents`.
+    pub strip_accents: Option<bool>,
+    /// `tokenizer.ggml.precompiled_charsmap`.
+    pub charsmap: Option<&'a [u8]>,
 }
 
 /// Keys that name a special token.
@@ -97,6 +108,14 @@ pub fn stray_ids(metadata: &Metadata<'_>) -> Vec<String> {
         (id >= n_tokens as u64).then(text)
     };
     ID_KEYS.iter().filter_map(stray).collect()
+}
+
+/// The bytes of the table by which texts are normalised.
+fn charsmap<'a>(metadata: &Metadata<'a>) -> Option<&'a [u8]> {
+    match metadata.get("tokenizer.ggml.precompiled_charsmap") {
+        Some(Value::Array(array)) if array.element_type().fixed_bytes() == Some(1) => Some(array.bytes()),
+        _ => None,
+    }
 }
 
 /// The vocabulary of a model file; ids of special tokens that are not in it are left out; `pre` replaces the file's pre-tokenizer.
@@ -146,6 +165,11 @@ pub fn source_from<'a>(metadata: &Metadata<'a>, pre: Option<&'a str>) -> Result<
         fim_sep: id("tokenizer.ggml.fim_sep_token_id")?,
         add_bos: metadata.bool("tokenizer.ggml.add_bos_token")?,
         add_eos: metadata.bool("tokenizer.ggml.add_eos_token")?,
+        add_sep: metadata.bool("tokenizer.ggml.add_sep_token")?,
         add_space_prefix: metadata.bool("tokenizer.ggml.add_space_prefix")?,
+        remove_extra_whitespaces: metadata.bool("tokenizer.ggml.remove_extra_whitespaces")?,
+        lowercase: metadata.bool("tokenizer.ggml.normalizer.lowercase")?,
+        strip_accents: metadata.bool("tokenizer.ggml.normalizer.strip_accents")?,
+        charsmap: charsmap(metadata),
     })
 }

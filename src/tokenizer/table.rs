@@ -2,13 +2,15 @@
 //! open-addressing hash tables, text -> id and (left id, right id) -> merge.
 //!
 //! Layout, in this order, each part aligned to 16 bytes: offsets `[n_tokens + 1]` u32, scores `[n_tokens]` f32 (SPM
-//! only), attributes `[n_tokens]` u16, text table `[2^a]` u32, merge table `[2^b]` of four u32 (BPE only), text bytes.
+//! and unigram only), attributes `[n_tokens]` u16, text table `[2^a]` u32, merge table `[2^b]` of four u32 (BPE only), text
+//! bytes, the table of a normalisation (unigram only).
 //! Tables are at most three quarters full, so a probe ends.
 
 use std::collections::BTreeMap;
 
 use super::error::TokenizerError;
 use super::source::VocabSource;
+use super::unigram::Charsmap;
 use crate::bytes;
 
 /// No token: an empty slot, a character without a token.
@@ -60,6 +62,7 @@ struct Layout {
     text_slots: u64,
     merge_slots: u64,
     text_bytes: u64,
+    charsmap_bytes: u64,
 }
 
 fn limited(what: &'static str, have: u64, limit: u64) -> Result<u64, TokenizerError> {
@@ -77,23 +80,26 @@ impl Layout {
         if n_tokens == 0 {
             return Err(TokenizerError::NoTokens);
         }
-        let spm = source.model == "llama";
+        let with_scores = matches!(source.model, "llama" | "t5");
         let n_merges = match source.merges {
-            Some(merges) if !spm => limited("merges", merges.len() as u64, MERGES_MAX)?,
+            Some(merges) if matches!(source.model, "gpt2" | "gemma4") => {
+                limited("merges", merges.len() as u64, MERGES_MAX)?
+            }
             _ => 0,
         };
         let text_bytes: u64 = source.tokens.iter().enumerate().map(|(id, text)| shown_bytes(id, text)).sum();
         Ok(Layout {
             n_tokens,
-            with_scores: spm,
+            with_scores,
             text_slots: slots(n_tokens),
             merge_slots: if n_merges > 0 { slots(n_merges) } else { 0 },
             text_bytes: limited("bytes of text", text_bytes, TEXT_MAX)?,
+            charsmap_bytes: charsmap(source).len() as u64,
         })
     }
 
     /// Bytes of the parts in order.
-    fn parts(&self) -> [u64; 6] {
+    fn parts(&self) -> [u64; 7] {
         let scores = if self.with_scores { self.n_tokens * 4 } else { 0 };
         [
             (self.n_tokens + 1) * 4,
@@ -102,6 +108,7 @@ impl Layout {
             self.text_slots * 4,
             self.merge_slots * 16,
             self.text_bytes,
+            self.charsmap_bytes,
         ]
     }
 
@@ -137,6 +144,12 @@ pub struct Table<'m> {
     merges: &'m [[u32; 4]],
     text: &'m [u8],
     longest: usize,
+    charsmap: Charsmap<'m>,
+}
+
+/// The table of a normalisation that is in use.
+fn charsmap<'a>(source: &VocabSource<'a>) -> &'a [u8] {
+    source.charsmap.filter(|_| source.model == "t5").unwrap_or_default()
 }
 
 /// Cuts the next part off the region.
@@ -170,19 +183,22 @@ impl<'m> Table<'m> {
         let by_text = bytes::cast_mut::<u32>(carve(&mut rest, parts[3]));
         let merges = bytes::cast_mut::<[u32; 4]>(carve(&mut rest, parts[4]));
         let text = carve(&mut rest, parts[5]);
+        let normalisation = carve(&mut rest, parts[6]);
+        normalisation.copy_from_slice(charsmap(source));
+        let charsmap = Charsmap::new(normalisation);
 
         let longest = fill_texts(source, offsets, text);
         fill_scores(source, scores)?;
         fill_attrs(source, attrs)?;
         index_texts(offsets, text, by_text)?;
-        let view = Table { offsets, scores, attrs, by_text, merges: &[], text, longest };
+        let view = Table { offsets, scores, attrs, by_text, merges: &[], text, longest, charsmap };
         let mut changes = BTreeMap::new();
         adjust(&view, &mut changes);
         fill_merges(source, &view, merges)?;
         for (id, value) in changes {
             attrs[id as usize] = value;
         }
-        Ok(Table { offsets, scores, attrs, by_text, merges, text, longest })
+        Ok(Table { offsets, scores, attrs, by_text, merges, text, longest, charsmap })
     }
 
     /// How many tokens there are.
@@ -208,7 +224,12 @@ impl<'m> Table<'m> {
         self.attrs.get(id as usize).copied().unwrap_or(0)
     }
 
-    /// The token's score (SPM).
+    /// What becomes of stretches of text before they are encoded.
+    pub fn charsmap(&self) -> &Charsmap<'m> {
+        &self.charsmap
+    }
+
+    /// The token's score (SPM, unigram).
     pub fn score(&self, id: u32) -> f32 {
         self.scores.get(id as usize).copied().unwrap_or(0.0)
     }
