@@ -215,7 +215,7 @@ fn a_prompt_fills_the_context_and_one_token_more_is_refused() {
             assert!(whole[0].vector().iter().all(|x| x.is_finite()));
             let refused = handle.submit(Box::new(embedding(&tokens(1, 513), pooling)));
             let Err(SubmitError::Invalid(_, error)) = refused else { panic!("{refused:?}") };
-            assert_eq!(error, RequestError::PromptLength { found: 513, limit: 512 });
+            assert_eq!(error, RequestError::TextLength { found: 513, limit: 512 });
         }
         // One that nobody waits for any more.
         drop(handle.submit(Box::new(embedding(&tokens(2, 300), Pooling::Mean))).unwrap());

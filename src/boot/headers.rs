@@ -73,6 +73,19 @@ impl<'s> Headers<'s> {
         Ok(Headers { files, model, kernels, settings, vocab_bytes })
     }
 
+    /// Goes on with a model that makes text.
+    ///
+    /// # Errors
+    /// Exit 2 for one that makes vectors, which `command` has no use for.
+    pub fn of_text(self, command: &str) -> Result<Headers<'s>> {
+        let Some(vectors) = self.model.config.vectors else { return Ok(self) };
+        let route = if vectors.ranks() { "/v1/rerank" } else { "/v1/embeddings" };
+        let name = self.files.name();
+        Err(Error::usage(format!(
+            "{command}: {name} makes vectors of texts, and no text: start it with `brim serve` and ask {route}"
+        )))
+    }
+
     /// Bytes that loading reads of the files.
     pub(super) fn file_bytes(&self) -> u64 {
         self.model.weights.placements.iter().map(Placement::file_bytes).sum()

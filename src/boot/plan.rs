@@ -8,6 +8,7 @@ use crate::engine::{SLOTS_MAX, pass_sizes, scheduler_bytes};
 use crate::error::{Error, Exit, Result};
 use crate::kernels::KvType;
 use crate::memory::{Host, Plan, RegionName, arena};
+use crate::model::cache::PAGE_TOKENS;
 use crate::model::{CachePlan, Sizes, cache, step};
 use crate::settings::KvChoice;
 
@@ -21,6 +22,9 @@ pub const BATCH_DEFAULT: usize = 256;
 
 /// Slots when nobody says how many: more make each slower, and each takes a context of KV cache.
 pub const SLOTS_DEFAULT: u32 = 4;
+
+/// The same of a model of vectors, whose texts are mostly short: many make one pass.
+pub const VECTOR_SLOTS_DEFAULT: usize = 32;
 
 /// Contexts are multiples of this: positions of a panel of keys.
 const CTX_STEP: usize = 16;
@@ -53,10 +57,10 @@ impl Default for Workload {
 /// What serving takes beyond one sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Serving {
-    /// Sequences that are worked on at once, at most [`SLOTS_MAX`].
-    pub slots: usize,
-    /// Tokens that the KV cache holds, of all sequences together; `None`: a whole context for every slot. It is never less
-    /// than one context.
+    /// Sequences that are worked on at once, at most [`SLOTS_MAX`]; `None`: [`SLOTS_DEFAULT`], or [`VECTOR_SLOTS_DEFAULT`].
+    pub slots: Option<usize>,
+    /// Tokens that the KV cache holds, of all sequences together; `None`: a whole context for every slot, of a model of
+    /// vectors one and a page for every slot. It is never less than one context.
     pub kv_tokens: Option<usize>,
     /// Tokens that may be drafted for a sequence and verified in one pass; 0: none are.
     pub drafts: usize,
@@ -66,7 +70,7 @@ impl Serving {
     /// As options have it.
     pub fn new(slots: Option<u32>, kv_tokens: Option<u32>) -> Serving {
         let kv_tokens = kv_tokens.map(|tokens| tokens as usize);
-        Serving { slots: slots.unwrap_or(SLOTS_DEFAULT) as usize, kv_tokens, drafts: 0 }
+        Serving { slots: slots.map(|slots| slots as usize), kv_tokens, drafts: 0 }
     }
 }
 
@@ -94,7 +98,7 @@ impl<'s> Headers<'s> {
     /// # Errors
     /// A context, a KV cache or slots that cannot be (2); exit 5 where not even the sizes can be expressed.
     pub fn plan(self, workload: &Workload) -> Result<Planned<'s>> {
-        if let Some(Serving { slots, .. }) = workload.serving
+        if let Some(Serving { slots: Some(slots), .. }) = workload.serving
             && !(1..=SLOTS_MAX).contains(&slots)
         {
             return Err(Error::usage(format!("serve.slots {slots}: needs 1 to {SLOTS_MAX}")));
@@ -181,7 +185,7 @@ impl<'s> Headers<'s> {
             let text = format!("--ctx {}: the KV cache or scratch exceeds 2^64 bytes", sizes.ctx);
             Error::new(Exit::Memory, text)
         };
-        let n_vocab = model.weights.n_vocab();
+        let n_vocab = model.n_drawable();
         let cache = CachePlan::new(&model.config, &sizes);
         let kv = cache.pages_bytes().ok_or_else(too_large)?;
         let states = cache.states_bytes().ok_or_else(too_large)?;
@@ -204,7 +208,12 @@ impl<'s> Headers<'s> {
 
     fn sizes(&self, workload: &Workload, ctx: usize, kv_type: KvType) -> Sizes {
         let settings = self.settings;
-        let n_batch = settings.board.tile.tokens.map_or(BATCH_DEFAULT, |n| n as usize).clamp(1, ctx);
+        let config = &self.model.config;
+        let n_batch = match settings.board.tile.tokens.map_or(BATCH_DEFAULT, |n| n as usize) {
+            // A text that is read both ways goes through all layers as a whole.
+            n if config.both_ways => n.max(ctx),
+            n => n.clamp(1, ctx),
+        };
         let one = Sizes {
             n_batch,
             n_logits: workload.n_logits.min(n_batch),
@@ -219,8 +228,12 @@ impl<'s> Headers<'s> {
         match workload.serving {
             None => one,
             Some(Serving { slots, kv_tokens, drafts }) => {
+                let of_vectors = config.vectors.is_some();
+                let default = if of_vectors { VECTOR_SLOTS_DEFAULT } else { SLOTS_DEFAULT as usize };
+                let slots = slots.unwrap_or(default);
                 let (n_batch, n_logits) = pass_sizes(n_batch, slots, drafts);
-                let kv_tokens = kv_tokens.map_or(ctx.saturating_mul(slots), |tokens| tokens.max(ctx));
+                let of_itself = if of_vectors { ctx + slots * PAGE_TOKENS } else { ctx.saturating_mul(slots) };
+                let kv_tokens = kv_tokens.map_or(of_itself, |tokens| tokens.max(ctx));
                 Sizes { n_batch, n_logits, sequences: slots, kv_tokens, ..one }
             }
         }

@@ -31,7 +31,8 @@ pub fn execute(args: &Eval) -> Result<()> {
     let ctx_default = Some((text.len() + 2).clamp(16, CTX_DEFAULT));
     let workload = Workload { n_logits: LOGIT_ROWS, ctx_default, ..Workload::default() };
     let mut base = Foundations::default();
-    let running = Headers::read(&settings)?.plan(&workload)?.map()?.start(&mut base, &Progress::default())?;
+    let running =
+        Headers::read(&settings)?.of_text("eval")?.plan(&workload)?.map()?.start(&mut base, &Progress::default())?;
     let mut engine = Engine::new(running.core);
     let mut tokens = Vec::new();
     running.tokenizer.encode_prompt(&text, PromptForm::Raw, &mut tokens);

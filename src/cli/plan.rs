@@ -12,7 +12,7 @@ use crate::boot::MappedPlan;
 use crate::boot::{Headers, Planned, Serving, Workload};
 use crate::error::{Error, Result};
 use crate::memory::{Grown, Host, Hvo, MemoryError, Packing, PageKind, Plan, PoolState, arena};
-use crate::model::CachePlan;
+use crate::model::{CachePlan, Config};
 use crate::settings::env_or;
 use crate::units::Human;
 
@@ -51,6 +51,8 @@ pub struct PlanReport {
     pub keep_free_bytes: u64,
     /// Decode speed that the board's measured bandwidth allows at most, tokens/s; `None` without a figure.
     pub decode_ceiling: Option<f64>,
+    /// What the model makes that makes no text.
+    vectors: Option<Makes>,
     /// Whether the plan fits this box right now.
     pub verdict: std::result::Result<(), MemoryError>,
 }
@@ -87,6 +89,26 @@ impl States {
     }
 }
 
+/// What a model makes that makes no text.
+#[derive(Clone, Copy, Debug)]
+struct Makes {
+    /// Values of a vector.
+    len: usize,
+    ranks: bool,
+    in_one_pass: bool,
+}
+
+impl Makes {
+    fn of(config: &Config) -> Option<Makes> {
+        let vectors = config.vectors?;
+        Some(Makes { len: vectors.len(config.n_embd), ranks: vectors.ranks(), in_one_pass: config.both_ways })
+    }
+
+    fn json(&self) -> Value {
+        json!({"values": self.len, "ranks": self.ranks, "in_one_pass": self.in_one_pass})
+    }
+}
+
 /// Executes `brim plan`: reads headers, nothing else.
 ///
 /// # Errors
@@ -108,7 +130,11 @@ pub fn execute(args: &PlanArgs) -> Result<()> {
         _ => Serving::new(slots, kv_tokens).into(),
     };
     let workload = Workload { checkpoints: checkpoints(args.checkpoints, &settings)?, ..workload };
-    PlanReport::of(&Headers::read(&settings)?.plan(&workload)?).print(args.json)
+    let headers = Headers::read(&settings)?;
+    // A model of vectors is there to be served.
+    let serving = headers.model.config.vectors.and(workload.serving.is_none().then(|| Serving::new(slots, kv_tokens)));
+    let workload = Workload { serving: workload.serving.or(serving), ..workload };
+    PlanReport::of(&headers.plan(&workload)?).print(args.json)
 }
 
 impl PlanReport {
@@ -145,6 +171,7 @@ impl PlanReport {
             memory_total_bytes: host.memory_total_bytes(),
             memory_available_bytes: host.memory_available_bytes(),
             keep_free_bytes,
+            vectors: Makes::of(&headers.model.config),
             decode_ceiling: board.bandwidth.read_gbs.map(|gbs| gbs * 1e9 / weights.bytes_per_token as f64),
             verdict: fits.and(grows),
         }
@@ -250,6 +277,7 @@ impl PlanReport {
             "keep_free_bytes": self.keep_free_bytes,
             "remaining_bytes": i64::try_from(self.remaining_bytes()).unwrap_or(i64::MIN),
             "predicted_decode_tokens_per_second_at_most": self.decode_ceiling,
+            "vectors": self.vectors.as_ref().map(Makes::json),
             "fits": self.verdict.is_ok(),
             "short_bytes": self.short_bytes(),
             "remedy": self.verdict.as_ref().err().map(MemoryError::to_string),
@@ -270,6 +298,11 @@ impl PlanReport {
     fn write_table(&self, f: &mut String) -> std::fmt::Result {
         writeln!(f, "model     {}", self.model)?;
         writeln!(f, "context   {} tokens, KV cache {}", self.ctx, self.kv_type)?;
+        if let Some(Makes { len, ranks, in_one_pass }) = self.vectors {
+            let what = if ranks { "ranks of documents, no text" } else { "vectors of texts, no text" };
+            let pass = if in_one_pass { "; a text is read in one pass, so scratch grows with the context" } else { "" };
+            writeln!(f, "makes     {what}: {len} values each{pass}")?;
+        }
         writeln!(f)?;
         self.write_regions(f)?;
         self.write_details(f)?;
@@ -430,6 +463,7 @@ mod tests {
             memory_available_bytes: 32 << 30,
             keep_free_bytes: 0,
             decode_ceiling: None,
+            vectors: None,
             verdict,
         }
     }

@@ -50,7 +50,7 @@ pub fn execute(args: &Run) -> Result<()> {
     }
     let n_predict = env_or(args.n_predict, "BRIM_N_PREDICT")?.map_or(usize::MAX, |n| n as usize);
     let workload = Workload { checkpoints: checkpoints(args.checkpoints, &settings)?, ..Workload::default() };
-    let planned = Headers::read(&settings)?.plan(&workload)?;
+    let planned = Headers::read(&settings)?.of_text("run")?.plan(&workload)?;
     let metadata = planned.headers.files.metadata();
     let usual = sampling::defaults(&metadata, planned.headers.files.name(), usual);
     let sampler = Sampler::new(sampling_params(args, usual)?)?;

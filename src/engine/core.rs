@@ -43,8 +43,7 @@ impl<'a> Core<'a> {
             .rope_factors
             .as_ref()
             .map(|factors| factors.of(sizes.ctx, model.config.ropes[0].ctx_original).values(weights));
-        let n_vocab = model.weights.n_vocab();
-        let (buffers, spare) = Buffers::carve(scratch, &model.config, n_vocab, &sizes, factors);
+        let (buffers, spare) = Buffers::carve(scratch, &model.config, model.n_drawable(), &sizes, factors);
         let cache = Cache::new(kv, states, CachePlan::new(&model.config, &sizes));
         Core { model, kernels, team, region: weights, buffers, cache, sizes, attention_time: None, tables, spare }
     }

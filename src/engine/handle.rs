@@ -75,6 +75,11 @@ impl EngineHandle {
         self.channel.counters.snapshot(self.channel.limits.slots, self.channel.queue_len())
     }
 
+    /// Requests that wait for a slot.
+    pub fn queue_len(&self) -> usize {
+        self.channel.queue_len()
+    }
+
     /// No request is taken from here on; the engine ends when those it has are finished.
     pub fn stop(&self) {
         self.channel.stop();

@@ -21,7 +21,7 @@ pub use error::EngineError;
 pub use handle::{EngineHandle, Ticket};
 pub use request::{
     Event, Finish, Generate, LOGIT_BIAS_MAX, OutputKind, Pooling, QUEUE_MAX, Request, RequestError, RequestLimits,
-    SLOTS_MAX, Scores, Step, SubmitError, TOP_LOGPROBS_MAX, Timings,
+    SLOTS_MAX, Scores, Step, SubmitError, TOP_LOGPROBS_MAX, Timings, Vectors,
 };
 pub use saved::{CacheError, Identity, identity};
 pub use scheduler::{Scheduler, pass_sizes, scheduler_bytes};

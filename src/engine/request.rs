@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::error::EngineError;
+pub use crate::model::{Pooling, Vectors};
 use crate::sampling::{Sampler, SamplingError, SamplingParams};
 
 /// Most sequences that are worked on at once: more would make no pass over the weights much cheaper per token, and each
@@ -33,17 +34,9 @@ pub struct Request {
 pub enum OutputKind {
     /// The tokens that follow it, one after the other.
     Tokens(Generate),
-    /// One vector, of as many values as the model's hidden states have.
+    /// One vector: the hidden states of its tokens, after the model's last norm, become one, and it what the model's head
+    /// makes of it.
     Embedding(Pooling),
-}
-
-/// How the hidden states of a prompt's tokens, after the model's last norm, become one vector.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pooling {
-    /// That of the last token.
-    Last,
-    /// The mean of all.
-    Mean,
 }
 
 /// How tokens are generated.
@@ -102,12 +95,21 @@ pub struct RequestLimits {
     pub queue: usize,
     /// Tokens that the KV cache holds, of all sequences together.
     pub kv_tokens: usize,
+    /// Tokens that a text can have that is read in one pass, as a model does whose tokens see those that come after them.
+    pub pass_tokens: usize,
+    /// What the model makes in place of text, if it makes none.
+    pub vectors: Option<Vectors>,
 }
 
 impl RequestLimits {
     /// Most tokens that a sequence can have.
-    fn tokens_max(&self) -> usize {
-        self.ctx.min(self.kv_tokens)
+    pub fn tokens_max(&self) -> usize {
+        self.ctx.min(self.kv_tokens).min(self.pass_tokens)
+    }
+
+    /// Values of a vector.
+    pub fn vector_len(&self) -> usize {
+        self.vectors.map_or(self.n_embd, |vectors| vectors.len(self.n_embd))
     }
 
     /// How many tokens can follow a prompt of `n_prompt`, at least one.
@@ -135,9 +137,10 @@ impl RequestLimits {
             return Err(RequestError::PromptToken { id, n_vocab });
         }
         match output {
+            OutputKind::Tokens(_) if self.vectors.is_some() => Err(RequestError::NoText),
             OutputKind::Tokens(generate) => self.check_generate(prompt.len(), generate).map(Some),
             OutputKind::Embedding(_) if prompt.len() > self.tokens_max() => {
-                Err(RequestError::PromptLength { found: prompt.len(), limit: self.tokens_max() })
+                Err(RequestError::TextLength { found: prompt.len(), limit: self.tokens_max() })
             }
             OutputKind::Embedding(_) => Ok(None),
         }
@@ -188,6 +191,15 @@ pub enum RequestError {
         /// Tokens it can have.
         limit: usize,
     },
+    /// A text, of which a vector is wanted, that is too long.
+    TextLength {
+        /// Its tokens.
+        found: usize,
+        /// Tokens it can have.
+        limit: usize,
+    },
+    /// Text is wanted of a model that makes none.
+    NoText,
     /// More tokens than a sequence can have.
     Context {
         /// Tokens of the prompt.
@@ -235,6 +247,12 @@ impl fmt::Display for RequestError {
                 "the prompt has {found} tokens, at most {limit} fit the context and leave room for the answer; use a shorter \
                  prompt, or start with a larger --ctx"
             ),
+            RequestError::TextLength { found, limit } => write!(
+                f,
+                "the input has {found} tokens, the maximum is {limit}; shorten it, or start with a larger --ctx if the model \
+                 was trained for that"
+            ),
+            RequestError::NoText => f.write_str("the model makes vectors of texts, and no text"),
             RequestError::Context { prompt, max_tokens, limit } => write!(
                 f,
                 "the context holds {limit} tokens: {prompt} of the prompt and {max_tokens} to generate do not fit; use a \

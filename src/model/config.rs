@@ -528,6 +528,48 @@ pub enum EmbeddingNorm {
     Weighted,
 }
 
+/// How the hidden states of a text's tokens, after the model's last norm, become one vector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pooling {
+    /// That of the first token.
+    First,
+    /// That of the last token.
+    Last,
+    /// The mean of all.
+    Mean,
+}
+
+/// What a model makes that makes no text: one vector of a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Vectors {
+    /// How hidden states become one.
+    pub pooling: Pooling,
+    /// Values of a classifier's results, which are the vector then, the first of them how well a document answers a query; 0
+    /// without one: the vector is where the text lies among others.
+    pub n_scores: usize,
+    /// Whether the softmax of the classifier's results is taken.
+    pub softmax: bool,
+    /// Values between the two maps that the pooled vector meets; 0 without them.
+    pub n_dense: usize,
+}
+
+impl Vectors {
+    /// The vectors of texts, of a model that has no classifier.
+    pub const fn of_texts(pooling: Pooling) -> Vectors {
+        Vectors { pooling, n_scores: 0, softmax: false, n_dense: 0 }
+    }
+
+    /// Values of a vector, of a model of this width.
+    pub fn len(&self, n_embd: usize) -> usize {
+        if self.n_scores > 0 { self.n_scores } else { n_embd }
+    }
+
+    /// Whether texts are ranked.
+    pub fn ranks(&self) -> bool {
+        self.n_scores > 0
+    }
+}
+
 /// The numbers of a model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -569,6 +611,14 @@ pub struct Config {
     pub norm_eps: f32,
     /// Width of the embedding of a token that every layer has of its own; 0 without them.
     pub n_embd_per_layer: usize,
+    /// What it makes in place of text, if it makes none.
+    pub vectors: Option<Vectors>,
+    /// Whether tokens see those that come after them, so that a text is read in one pass.
+    pub both_ways: bool,
+    /// Whether the norm of the last layer is the last: there is no other behind it.
+    pub ends_normed: bool,
+    /// Whether there are kinds of tokens, of which all are the first, and whose vector is added to the embedding.
+    pub token_kinds: bool,
     /// Tokens that are never drawn: their logits are minus infinity.
     pub suppressed: Vec<u32>,
     /// Context length the model was trained for.
@@ -625,6 +675,24 @@ impl Config {
             .iter_mut()
             .filter_map(LayerConfig::attention_mut)
             .for_each(|attention| attention.alibi = Some(bias));
+    }
+
+    /// Lets tokens see what comes after them, as far as what is before them.
+    pub(super) fn see_both_ways(&mut self) {
+        self.both_ways = true;
+        for attention in self.layers.iter_mut().filter_map(LayerConfig::attention_mut) {
+            // Half of a window lies on either side (llama.cpp's symmetric windows).
+            attention.window = Some(match attention.window {
+                Some(window) => Window::Around(window.span() / 2),
+                None => Window::Around(usize::MAX),
+            });
+        }
+    }
+
+    /// Most values of what the pooled vector becomes.
+    pub fn head_width(&self) -> usize {
+        self.vectors
+            .map_or(0, |vectors| if vectors.ranks() { self.n_embd.max(vectors.n_scores) } else { vectors.n_dense })
     }
 
     /// Leaves heads as they are: positions are known in another way.

@@ -6,6 +6,7 @@
 mod attention;
 mod experts;
 mod recurrent;
+mod vectors;
 mod windows;
 
 use std::cell::RefCell;
@@ -369,6 +370,10 @@ impl<'m, 'a> Header<'m, 'a> {
             logit_cap: None,
             norm_eps,
             n_embd_per_layer: 0,
+            vectors: None,
+            both_ways: false,
+            ends_normed: false,
+            token_kinds: false,
             suppressed: Vec::new(),
             ctx_train,
         })

@@ -38,7 +38,7 @@ const fn lacks(name: &'static str, models: &'static str, lacks: &'static str, ne
     Known { name, models, lacks, nearest }
 }
 
-const ENCODER: &str = "an encoder of texts to vectors, no decoder";
+const ENCODER: &str = "an encoder of another make than BERT's";
 const NOT_TEXT: &str = "no language model";
 const HELPER: &str = "a helper of another model that drafts tokens for it";
 const DIFFUSION: &str = "text that is not written from left to right (diffusion)";
@@ -61,9 +61,9 @@ const KNOWN: &[Known] = &[
     runs("baichuan", "Baichuan 1 and 2"),
     runs("starcoder", "StarCoder, SantaCoder"),
     runs("refact", "Refact"),
-    lacks("bert", "BERT, BGE", ENCODER, ""),
+    runs("bert", "BERT, BGE, MiniLM, E5: vectors and ranks"),
     lacks("modern-bert", "ModernBERT", ENCODER, ""),
-    lacks("nomic-bert", "Nomic Embed", ENCODER, ""),
+    runs("nomic-bert", "Nomic Embed: vectors"),
     lacks("nomic-bert-moe", "Nomic Embed v2", ENCODER, ""),
     lacks("neo-bert", "NeoBERT", ENCODER, ""),
     lacks("jina-bert-v2", "Jina Embeddings v2", ENCODER, ""),
@@ -75,7 +75,7 @@ const KNOWN: &[Known] = &[
     runs("qwen2", "Qwen 1.5, 2 and 2.5"),
     runs("qwen2moe", "Qwen 1.5 MoE, Qwen2-57B-A14B"),
     runs("qwen2vl", "Qwen2-VL and 2.5-VL, text"),
-    runs("qwen3", "Qwen3"),
+    runs("qwen3", "Qwen3, Qwen3-Embedding and Qwen3-Reranker"),
     runs("qwen3moe", "Qwen3-30B-A3B, 235B-A22B, Qwen3-Coder"),
     runs("qwen3next", "Qwen3-Next, Qwen3-Coder-Next"),
     runs("qwen3vl", "Qwen3-VL, text"),
@@ -100,7 +100,7 @@ const KNOWN: &[Known] = &[
     lacks("gemma3n", "Gemma 3n", "streams that predict each other (AltUp)", "gemma4"),
     runs("gemma4", "Gemma 4"),
     lacks("gemma4-assistant", "drafts for Gemma 4", HELPER, "gemma4"),
-    lacks("gemma-embedding", "EmbeddingGemma", ENCODER, "gemma3"),
+    runs("gemma-embedding", "EmbeddingGemma: vectors"),
     runs("starcoder2", "StarCoder 2"),
     runs("mamba", "Mamba, Falcon Mamba"),
     runs("mamba2", "Mamba 2, Codestral Mamba"),
@@ -191,7 +191,7 @@ const KNOWN: &[Known] = &[
     runs("mimo2", "MiMo V2"),
     runs("step35", "Step 3.5"),
     runs("spark2_5", "Spark 2.5"),
-    lacks("llama-embed", "Llama Embed", ENCODER, "llama"),
+    runs("llama-embed", "Llama Embed Nemotron: vectors"),
     runs("maincoder", "Maincoder"),
     lacks("kimi-linear", "Kimi Linear", KDA, "deepseek2"),
     lacks("kimi-k3", "Kimi K3", KDA, "deepseek2"),

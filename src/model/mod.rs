@@ -19,7 +19,7 @@ pub mod weights;
 
 pub use architecture::Architecture;
 pub use cache::{Cache, CachePlan};
-pub use config::{Config, Experts};
+pub use config::{Config, Experts, Pooling, Vectors};
 pub use error::ModelError;
 pub use known::Known;
 pub use sequence::{SequenceSlice, Sizes};
@@ -124,6 +124,11 @@ impl Model {
             embedding: open(tensors::EMBEDDING_TABLE, Some(&self.weights.embedding))?,
             per_layer: open(tensors::PER_LAYER_TABLE, self.weights.per_layer.as_ref().map(|own| &own.table))?,
         })
+    }
+
+    /// Tokens that can be drawn, and that logits are of: none of a model of vectors.
+    pub fn n_drawable(&self) -> usize {
+        if self.config.vectors.is_some() { 0 } else { self.weights.n_vocab() }
     }
 
     /// Bytes of buffer that loading takes for each of `readers` threads.

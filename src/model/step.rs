@@ -4,7 +4,7 @@
 //! one barrier per operation. A pass is in [`pass`], the residual stream in [`stream`], heads in [`heads`] and
 //! [`attend`], latent attention in [`latent`], convolutions in [`conv`], the delta rule in [`delta`], state spaces in [`mamba`] and [`mamba2`], what they
 //! share in [`recurrent`], feed-forward parts in [`feed_forward`], [`experts`] and [`apart`], embeddings of single layers in
-//! [`per_layer`], products in [`product`]; the
+//! [`per_layer`], what becomes of the pooled vectors of texts in [`pooled`], products in [`product`]; the
 //! memory of it all in [`buffers`].
 
 mod activations;
@@ -24,6 +24,7 @@ mod mamba2;
 mod partials;
 mod pass;
 mod per_layer;
+mod pooled;
 mod product;
 mod recurrent;
 mod rotation;

@@ -7,7 +7,7 @@ mod recurrent;
 
 use super::config::{Config, EmbeddingNorm, LayerConfig};
 use super::error::{Fault, ModelError};
-use super::weights::{Embedding, Form, Layer, Linear, Norm, PerLayerMaps, Weight, Weights};
+use super::weights::{Embedding, Form, HeadFunction, Layer, Linear, Norm, PerLayerMaps, Weight, Weights};
 use crate::gguf::TensorInfo;
 pub(super) use finder::PER_LAYER_TABLE;
 use finder::TensorFinder;
@@ -50,7 +50,12 @@ pub(super) fn place(
     }
     let e = config.n_embd;
     let n_vocab = finder.rows(EMBEDDING_TABLE)?;
-    let tied = !finder.has("output.weight");
+    // A model of vectors draws no tokens: what it has to do so stays in the file.
+    let draws = config.vectors.is_none();
+    if !draws {
+        finder.skip("output.");
+    }
+    let tied = draws && !finder.has("output.weight");
     let form = match embedding {
         _ if tied => Form::Panels,
         Embedding::InMemory => Form::Rows,
@@ -61,6 +66,7 @@ pub(super) fn place(
         true => Some(finder.take("position_embd.weight", Form::Rows, config.ctx_train, e)?),
         false => None,
     };
+    let token_kind = if config.token_kinds { finder.first_row_if_there("token_types.weight", e)? } else { None };
     let embedding_norm = match config.embedding_norm {
         EmbeddingNorm::None => None,
         EmbeddingNorm::Plain => Some(config.plain_norm(e)),
@@ -84,9 +90,11 @@ pub(super) fn place(
         None => config.plain_norm(e),
     };
     let output = match tied {
+        _ if !draws => Linear { weight: embedding, bias: None },
         true => Linear { weight: embedding, bias: finder.optional_vector("output.bias", n_vocab)? },
         false => finder.linear("output", n_vocab, e)?,
     };
+    let head = head(&mut finder, config)?;
     let rope_factors = finder.rope_factors(config.ropes.iter().map(|rope| rope.dim / 2).max().unwrap_or(0))?;
     for i in n_layers..n_layers + config.n_layers_skipped {
         finder.skip(&format!("blk.{i}."));
@@ -95,22 +103,45 @@ pub(super) fn place(
     let matrices = placements.iter().map(|p| p.weight).filter(|w| w.form == Form::Panels);
     let layer_macs: u64 = matrices.clone().map(|w| w.macs_per_token()).sum();
     let layer_bytes: usize = matrices.map(|w| w.bytes_per_token()).sum();
-    let (output_macs, output_bytes) = (output.weight.macs_per_token(), output.weight.bytes_per_token());
+    let (output_macs, output_bytes) = match draws {
+        true => (output.weight.macs_per_token(), output.weight.bytes_per_token()),
+        false => (0, 0),
+    };
     Ok(Weights {
         bytes_per_token: config.loops * (layer_bytes - output_bytes) + output_bytes + embedding.ty.row_bytes(e),
         per_layer,
         macs_per_token: config.loops as u64 * (layer_macs - output_macs),
         embedding,
         positions,
+        token_kind,
         embedding_norm,
         output_norm,
         output,
+        head,
         rope_factors,
         layers,
         layer_offsets,
         bytes,
         placements,
     })
+}
+
+/// What the pooled vector meets: the maps of a classifier, or two that lead through another width (llama.cpp's `cls`,
+/// `cls.output`; `dense_2`, `dense_3`).
+fn head(finder: &mut TensorFinder<'_>, config: &Config) -> Result<Vec<(Linear, HeadFunction)>, ModelError> {
+    let Some(vectors) = config.vectors else { return Ok(Vec::new()) };
+    let (e, mut head) = (config.n_embd, Vec::new());
+    if vectors.ranks() {
+        if finder.has("cls.weight") {
+            head.push((finder.linear("cls", e, e)?, HeadFunction::Tanh));
+        }
+        let function = if vectors.softmax { HeadFunction::Softmax } else { HeadFunction::None };
+        head.push((finder.linear("cls.output", vectors.n_scores, e)?, function));
+    } else if vectors.n_dense > 0 {
+        head.push((finder.linear("dense_2", vectors.n_dense, e)?, HeadFunction::None));
+        head.push((finder.linear("dense_3", e, vectors.n_dense)?, HeadFunction::None));
+    }
+    Ok(head)
 }
 
 /// The tensors of one layer, `blk.N.`; what an architecture calls them by is the rest of their names.

@@ -537,6 +537,17 @@ impl RopeFactors {
     }
 }
 
+/// What is done to what a map of the pooled vector gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeadFunction {
+    /// Nothing.
+    None,
+    /// The hyperbolic tangent of each value.
+    Tanh,
+    /// The softmax of all.
+    Softmax,
+}
+
 /// All weights of a model.
 #[derive(Clone, Debug)]
 pub struct Weights {
@@ -544,12 +555,16 @@ pub struct Weights {
     pub embedding: Weight,
     /// What is added to the embedding of a token at each position, `[ctx_train, n_embd]`.
     pub positions: Option<Weight>,
+    /// What is added to the embedding of every token: the vector of the first kind of tokens.
+    pub token_kind: Option<Weight>,
     /// The norm of embeddings.
     pub embedding_norm: Option<Norm>,
     /// The last norm.
     pub output_norm: Norm,
-    /// The output matrix: the embedding itself where the file has no other.
+    /// The output matrix: the embedding itself where the file has no other. Nothing meets it in a model of vectors.
     pub output: Linear,
+    /// What the pooled vector of a text meets, one after the other.
+    pub head: Vec<(Linear, HeadFunction)>,
     /// Divisors of the rotary frequencies.
     pub rope_factors: Option<RopeFactors>,
     /// Embeddings of tokens for every layer.

@@ -78,7 +78,7 @@ pub fn for_checkpoints<R>(
 ) -> R {
     let mut settings = settings(path, kernels, 128);
     settings.ctx = Some(board::Ctx::Tokens(ctx));
-    let serving = slots.map(|slots| Serving { slots, kv_tokens: None, drafts: 0 });
+    let serving = slots.map(|slots| Serving { slots: Some(slots), kv_tokens: None, drafts: 0 });
     start(&settings, &Workload { checkpoints: Some(checkpoints), serving, ..Workload::default() }, work)
 }
 
@@ -105,7 +105,8 @@ fn own<R>(
     work: impl FnOnce(Core<'_>) -> R,
 ) -> R {
     let mut settings = settings(path, kernels, n_batch);
-    let serving = serving.map(|(slots, kv_tokens, drafts)| Serving { slots, kv_tokens: Some(kv_tokens), drafts });
+    let serving =
+        serving.map(|(slots, kv_tokens, drafts)| Serving { slots: Some(slots), kv_tokens: Some(kv_tokens), drafts });
     if embedding == Embedding::InFile {
         settings.board.memory.embedding = board::EmbeddingPlace::Disk;
     }

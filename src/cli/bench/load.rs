@@ -240,7 +240,7 @@ fn watched(settings: &Settings) -> Result<Sample> {
 
 fn load_and_answer(settings: &Settings) -> Result<Sample> {
     let begun = Instant::now();
-    let planned = Headers::read(settings)?.plan(&Workload::default())?;
+    let planned = Headers::read(settings)?.of_text("bench")?.plan(&Workload::default())?;
     let n_vocab = planned.headers.model.weights.n_vocab();
     let mut base = Foundations::default();
     let running = planned.map()?.start(&mut base, &Progress::default())?;

@@ -141,7 +141,7 @@ pub(super) fn measure(args: &Bench, settings: &Settings) -> Result<Value> {
     }
     let need = depth.saturating_add(longest.max(prompts[0].saturating_add(n_gen)));
     let workload = Workload { ctx_default: Some(need), ctx_least: need, ..Workload::default() };
-    let planned = Headers::read(settings)?.plan(&workload)?;
+    let planned = Headers::read(settings)?.of_text("bench")?.plan(&workload)?;
     let Headers { files, model, kernels, .. } = &planned.headers;
     let (name, kernels) = (files.name().to_string(), *kernels);
     let (config, weights, sizes) = (model.config.clone(), model.weights.clone(), planned.sizes);

@@ -147,9 +147,9 @@ pub(super) fn measure(args: &Bench, settings: &Settings) -> Result<Value> {
     let prompts: Vec<usize> = list("-p", n_prompt)?;
     let &[n_prompt] = prompts.as_slice() else { return Err(Error::usage("--streams takes one count of -p")) };
     let ctx = n_prompt.max(n_gen + slots).max(gap_tokens(n_prompt, slots)) + 2 * SHORT_PROMPT;
-    let serving = Some(Serving { slots, kv_tokens: None, drafts: 0 });
+    let serving = Some(Serving { slots: Some(slots), kv_tokens: None, drafts: 0 });
     let workload = Workload { ctx_default: Some(ctx), ctx_least: ctx, serving, ..Workload::default() };
-    let planned = Headers::read(settings)?.plan(&workload)?;
+    let planned = Headers::read(settings)?.of_text("bench")?.plan(&workload)?;
     let name = planned.headers.files.name().to_string();
     let n_vocab = planned.headers.model.weights.n_vocab();
     let mut base = Foundations::default();

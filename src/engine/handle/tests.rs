@@ -5,7 +5,16 @@ use crate::engine::error::EngineError;
 use crate::engine::request::Pooling;
 use crate::sampling::SamplingParams;
 
-const LIMITS: RequestLimits = RequestLimits { ctx: 64, n_embd: 8, n_vocab: 100, slots: 1, queue: 2, kv_tokens: 64 };
+const LIMITS: RequestLimits = RequestLimits {
+    ctx: 64,
+    n_embd: 8,
+    n_vocab: 100,
+    slots: 1,
+    queue: 2,
+    kv_tokens: 64,
+    pass_tokens: usize::MAX,
+    vectors: None,
+};
 
 fn request() -> Box<Request> {
     with(Generate::default())

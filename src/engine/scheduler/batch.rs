@@ -1,5 +1,7 @@
 //! What one pass computes, and for whom.
 
+use std::ops::Range;
+
 use super::super::request::SLOTS_MAX;
 
 /// What is wanted after tokens of a part.
@@ -21,7 +23,7 @@ pub(super) struct Part {
     pub first: usize,
     /// How many there are: what is certain, and then what is drafted.
     pub n: usize,
-    /// After how many of them, the last ones, something is wanted.
+    /// After how many of them something is wanted.
     pub n_rows: usize,
     pub wanted: Wanted,
 }
@@ -53,8 +55,9 @@ impl Batch {
         (self.n_drawn, self.n_scored) = (0, 0);
     }
 
-    /// Adds the tokens of a slot; something is wanted after the last `n_rows` of them.
-    pub fn push(&mut self, slot: usize, tokens: &[u32], n_rows: usize, wanted: Wanted) {
+    /// Adds the tokens of a slot; something is wanted after those of `rows`.
+    pub fn push(&mut self, slot: usize, tokens: &[u32], rows: Range<usize>, wanted: Wanted) {
+        let n_rows = rows.len();
         match wanted {
             Wanted::Draws => {
                 assert!(self.n_drawn == self.rows.len(), "what is drawn from comes first");
@@ -68,7 +71,7 @@ impl Batch {
         }
         let (first, n) = (self.tokens.len(), tokens.len());
         self.tokens.extend_from_slice(tokens);
-        self.rows.extend(first + n - n_rows..first + n);
+        self.rows.extend(first + rows.start..first + rows.end);
         // A slot has one part.
         let _ = self.parts.push(Part { slot, first, n, n_rows, wanted });
     }

@@ -23,7 +23,7 @@ use super::core::Core;
 use super::drafter::Drafter;
 use super::handle::EngineHandle;
 use super::pages::{Adopted, Pages, ROOT, Table};
-use super::request::{Event, Finish, RequestLimits, Timings};
+use super::request::{Event, Finish, QUEUE_MAX, RequestLimits, Timings};
 use super::stats::SlotState;
 use super::stops::{StopRules, Uncomputed};
 use crate::bytes;
@@ -56,6 +56,8 @@ pub struct Scheduler<'a> {
     /// Which of the slots that generate is the first to draft.
     next_draft: usize,
     stop_rules: StopRules,
+    /// Texts are read in one pass each, and what is known of their beginnings holds for no other.
+    reads_whole: bool,
 }
 
 /// Tokens of one pass and rows of logits, [`Sizes::n_batch`] and [`Sizes::n_logits`]: beside a whole chunk of a prompt, all
@@ -68,6 +70,15 @@ pub fn pass_sizes(chunk: usize, slots: usize, drafts: usize) -> (usize, usize) {
 /// Bytes that a scheduler needs of scratch beyond those of a pass: tokens of slots and pages, held logits, room to draw.
 pub fn scheduler_bytes(config: &Config, n_vocab: usize, sizes: &Sizes) -> u64 {
     part_bytes(config, n_vocab, sizes).iter().map(|bytes| bytes.next_multiple_of(64) as u64).sum()
+}
+
+/// Rows of `n` values each, one after the other; of no values as many as are asked for.
+fn rows_of<T>(mut data: &mut [T], n: usize) -> impl Iterator<Item = &mut [T]> {
+    std::iter::from_fn(move || {
+        let (row, rest) = std::mem::take(&mut data).split_at_mut_checked(n)?;
+        data = rest;
+        Some(row)
+    })
 }
 
 fn part_bytes(config: &Config, n_vocab: usize, sizes: &Sizes) -> [usize; 6] {
@@ -93,7 +104,7 @@ impl<'a> Scheduler<'a> {
         eog_tokens.sort_unstable();
         let spare = std::mem::take(&mut core.spare);
         let (model, sizes) = (core.model, core.sizes);
-        let n_vocab = model.weights.n_vocab();
+        let n_vocab = model.n_drawable();
         assert!(spare.len() as u64 >= scheduler_bytes(&model.config, n_vocab, &sizes), "scratch is too small to serve");
         let mut rest = spare;
         let parts = part_bytes(&model.config, n_vocab, &sizes).map(|bytes| {
@@ -107,7 +118,7 @@ impl<'a> Scheduler<'a> {
         let pages = Pages::new(plan, bytes::cast_mut(page_tokens));
         let stop_rules = StopRules::new(plan);
         let histories = bytes::cast_mut::<u32>(histories).chunks_exact_mut(sizes.ctx);
-        let unmasked = bytes::cast_mut::<f32>(unmasked).chunks_exact_mut(n_vocab);
+        let unmasked = rows_of(bytes::cast_mut::<f32>(unmasked), n_vocab);
         let slots = histories.zip(unmasked).enumerate().map(|(slot, (history, unmasked))| Slot {
             work: None,
             table: Table::new(plan, sizes.ctx, slot),
@@ -115,16 +126,26 @@ impl<'a> Scheduler<'a> {
             unmasked,
             outcome: Mutex::default(),
         });
-        let draw_scratch = bytes::cast_mut::<Candidate>(candidates)
-            .chunks_exact_mut(n_vocab)
-            .zip(bytes::cast_mut::<f32>(raw).chunks_exact_mut(n_vocab))
-            .zip(bytes::cast_mut::<u32>(seen).chunks_exact_mut(n_vocab.div_ceil(32)))
+        let draw_scratch = rows_of(bytes::cast_mut::<Candidate>(candidates), n_vocab)
+            .zip(rows_of(bytes::cast_mut::<f32>(raw), n_vocab))
+            .zip(rows_of(bytes::cast_mut::<u32>(seen), n_vocab.div_ceil(32)))
+            .take(sizes.workers)
             .map(|((candidates, raw), seen)| Mutex::new(DrawScratch { candidates, raw, seen }));
         let (slots, draw_scratch): (Vec<_>, Vec<_>) = (slots.collect(), draw_scratch.collect());
         assert!(slots.len() <= sizes.n_logits && sizes.n_batch > sizes.n_logits, "{sizes:?}");
         let kv_tokens = core.cache.plan().pools[FULL].n_pages * PAGE_TOKENS;
-        let n_embd = model.config.n_embd;
-        let limits = RequestLimits { ctx: sizes.ctx, n_embd, n_vocab, slots: slots.len(), queue, kv_tokens };
+        let (chunk, reads_whole) = (sizes.n_batch - sizes.n_logits, model.config.both_ways);
+        let limits = RequestLimits {
+            ctx: sizes.ctx,
+            n_embd: model.config.n_embd,
+            n_vocab: model.weights.n_vocab(),
+            slots: slots.len(),
+            // Texts of which there are many in a request wait in places of their own.
+            queue: (queue + model.config.vectors.map_or(0, |_| slots.len())).min(QUEUE_MAX),
+            kv_tokens,
+            pass_tokens: if reads_whole { chunk } else { usize::MAX },
+            vectors: model.config.vectors,
+        };
         let (channel, handle) = EngineHandle::new(limits);
         let scheduler = Scheduler {
             pages,
@@ -135,7 +156,8 @@ impl<'a> Scheduler<'a> {
             next_prefill: 0,
             batch: Batch::new(sizes.n_batch),
             // As many tokens as rows of logits are for those who generate.
-            chunk: sizes.n_batch - sizes.n_logits,
+            chunk,
+            reads_whole,
             drafter: None,
             draft_max: sizes.n_logits - slots.len(),
             next_draft: 0,
@@ -221,7 +243,8 @@ impl<'a> Scheduler<'a> {
             }
             let owed: usize = self.slots.iter().map(Slot::pages_owed).sum();
             let Slot { table, history, outcome, work, .. } = &mut self.slots[index];
-            let Adopted { serial, shared } = self.pages.adopt(table, ROOT, reusable(&submission.request));
+            let Adopted { serial, shared } =
+                self.pages.adopt(table, ROOT, reusable(&submission.request, self.reads_whole));
             let reused = table.len() * PAGE_TOKENS;
             if self.pages.available() + table.len() < owed + pages_max(&submission.request) {
                 self.pages.truncate(table, 0);
@@ -254,7 +277,7 @@ impl<'a> Scheduler<'a> {
     /// waited for does not wait: nobody waits for more than what he has in common with somebody.
     fn find_leader(&mut self, index: usize) {
         let Some(work) = self.slots[index].work.as_ref().filter(|_| self.stop_rules.are_selective()) else { return };
-        let (held, tokens) = (work.fed / PAGE_TOKENS, reusable(&work.submission.request));
+        let (held, tokens) = (work.fed / PAGE_TOKENS, reusable(&work.submission.request, self.reads_whole));
         let in_common = |slot: usize| {
             let leads = |work: &&Work| slot != index && work.is_prefilling() && work.leader.is_none();
             let leader = self.slots[slot].work.as_ref().filter(leads)?;

@@ -1,5 +1,6 @@
 //! A place for one sequence: the request it works on, what is known of its tokens, and what has come of it.
 
+use std::ops::Range;
 use std::sync::Mutex;
 use std::time::Instant;
 
@@ -155,13 +156,15 @@ impl Work {
         self.submission.request.generate()
     }
 
-    /// After how many of its next `n` certain tokens, the last ones, something is wanted.
-    pub fn rows_of(&self, n: usize) -> usize {
+    /// After which of its next `n` certain tokens and those that are drafted something is wanted.
+    pub fn rows_of(&self, n: usize) -> Range<usize> {
+        let end = n + self.drafted;
         match self.submission.request.output {
-            OutputKind::Embedding(Pooling::Mean) => n,
-            _ if self.wanted() == Wanted::Scores => n,
-            _ if n < self.pending() || self.only_reads() => 0,
-            _ => 1 + self.drafted,
+            OutputKind::Embedding(Pooling::Mean) => 0..n,
+            OutputKind::Embedding(Pooling::First) => 0..usize::from(self.fed == 0),
+            _ if self.wanted() == Wanted::Scores => 0..n,
+            _ if n < self.pending() || self.only_reads() => end..end,
+            _ => end - 1 - self.drafted..end,
         }
     }
 
@@ -189,27 +192,26 @@ pub(super) fn pages_max(request: &Request) -> usize {
 }
 
 /// The whole pages of a prompt that may be taken over: what is wanted of its tokens must be computed, logits or hidden
-/// states, of the last or of all.
-pub(super) fn reusable(Request { prompt, output }: &Request) -> &[u32] {
+/// states, of the last or of all. Where tokens see what comes after them no beginning is like another.
+pub(super) fn reusable(Request { prompt, output }: &Request, reads_whole: bool) -> &[u32] {
     match output {
-        OutputKind::Embedding(Pooling::Mean) | OutputKind::Tokens(Generate { score_prompt: true, .. }) => &[],
+        _ if reads_whole => &[],
+        OutputKind::Embedding(Pooling::Mean | Pooling::First)
+        | OutputKind::Tokens(Generate { score_prompt: true, .. }) => &[],
         _ => &prompt[..(prompt.len() - 1) / PAGE_TOKENS * PAGE_TOKENS],
     }
 }
 
 impl Outcome {
-    /// The vector of a prompt of `n` tokens whose hidden states have been added up.
+    /// The vector of a prompt all of which has been read.
     ///
     /// # Errors
     /// [`EngineError::HiddenState`].
-    pub fn finish_embedding(&mut self, pooling: Pooling, n: usize) -> Result<Box<[f32]>, EngineError> {
-        let mut embedding = self.embedding.take().expect("a request for an embedding has brought its place along");
+    pub fn finish_embedding(&mut self) -> Result<Box<[f32]>, EngineError> {
+        let embedding = self.embedding.take().expect("a request for an embedding has brought its place along");
         if let Some(index) = embedding.iter().position(|x| !x.is_finite()) {
             self.embedding = Some(embedding);
             return Err(EngineError::HiddenState { index });
-        }
-        if pooling == Pooling::Mean {
-            embedding.iter_mut().for_each(|x| *x /= n as f32);
         }
         Ok(embedding)
     }
@@ -294,6 +296,23 @@ impl Slot<'_> {
         let place = &mut scores.values[position * stride..][..stride];
         place[0] = (token, logprob);
         place[1..=n_top].copy_from_slice(&top[..n_top]);
+    }
+
+    /// Makes the mean of the hidden states that have been added up, if that is wanted.
+    pub fn finish_pooling(&self) {
+        let (Some(work), Ok(mut outcome)) = (&self.work, self.outcome.lock()) else { return };
+        let (n, output) = (work.prompt_len(), &work.submission.request.output);
+        if let (OutputKind::Embedding(Pooling::Mean), Some(sum)) = (output, &mut outcome.embedding) {
+            sum.iter_mut().for_each(|x| *x /= n as f32);
+        }
+    }
+
+    /// Hands the pooled vector to `take`.
+    pub fn with_pooled(&self, take: impl FnOnce(&mut [f32])) {
+        let Ok(mut outcome) = self.outcome.lock() else { return };
+        if let Some(pooled) = &mut outcome.embedding {
+            take(pooled);
+        }
     }
 
     /// Adds a hidden state to those that become the embedding.

@@ -16,11 +16,12 @@ use super::super::error::EngineError;
 use super::super::request::{Event, Finish, Generate, OutputKind, SLOTS_MAX};
 use super::super::stats::SlotState;
 use super::Scheduler;
-use super::batch::{Part, Wanted};
+use super::batch::{Batch, Part, Wanted};
 use super::slot::{Leader, Slot, reusable};
 use crate::kernels::STREAM_TOKENS_MAX;
 use crate::model::cache::PAGE_TOKENS;
-use crate::model::{OutputRows, SequenceSlice};
+use crate::model::weights::{HeadFunction, Linear};
+use crate::model::{ForwardPass, OutputRows, SequenceSlice};
 use crate::sampling::SamplingError;
 
 /// Which share of a chunk a prompt gets while others generate: a pass of a quarter costs a little more per token, and
@@ -121,9 +122,15 @@ impl Scheduler<'_> {
             if budget == 0 {
                 break;
             }
+            if self.reads_whole && work.prefill_len() > budget {
+                // Who does not fit is the first of the next pass.
+                self.next_prefill = index;
+                break;
+            }
             // Others may have computed meanwhile what comes next.
             if work.fed == table.len() * PAGE_TOKENS && work.published == table.len() {
-                work.serial = self.pages.adopt(table, work.serial, reusable(&work.submission.request)).serial;
+                work.serial =
+                    self.pages.adopt(table, work.serial, reusable(&work.submission.request, self.reads_whole)).serial;
                 let reused = table.len() * PAGE_TOKENS - work.fed;
                 let is_hit = reused > 0 && work.reused == 0 && self.core.cache.plan().has_states();
                 self.channel.counters.count_reuse(reused, is_hit);
@@ -224,6 +231,7 @@ impl Scheduler<'_> {
                     }
                 });
             }
+            map_pooled(pass, &model.weights.head, slots, batch);
         })
     }
 
@@ -255,7 +263,7 @@ impl Scheduler<'_> {
 
     /// Draws the next tokens of slots, whose logits the pass has left. Those whose mask is not there yet keep their logits.
     fn verify(&mut self) {
-        let n_vocab = self.core.model.weights.n_vocab();
+        let n_vocab = self.core.model.n_drawable();
         let stride = self.core.buffers.logits_stride(n_vocab);
         let mut logits = &mut self.core.buffers.logits_mut()[..self.batch.n_drawn * stride];
         let mut drawing: heapless::Vec<(usize, Mutex<&mut [f32]>), SLOTS_MAX> = heapless::Vec::new();
@@ -315,7 +323,7 @@ impl Scheduler<'_> {
             self.pages.truncate(table, work.fed);
         }
         self.pages.advance(table, work.fed);
-        while (work.published + 1) * PAGE_TOKENS <= work.fed {
+        while !self.reads_whole && (work.published + 1) * PAGE_TOKENS <= work.fed {
             let tokens = &history[work.published * PAGE_TOKENS..][..PAGE_TOKENS];
             work.serial = self.pages.publish(table, work.published, work.serial, tokens);
             work.published += 1;
@@ -391,10 +399,10 @@ impl Scheduler<'_> {
         }
         outcome.steps.clear();
         if work.pending() == 0
-            && let OutputKind::Embedding(pooling) = work.submission.request.output
+            && let OutputKind::Embedding(_) = work.submission.request.output
         {
             work.last = Instant::now();
-            match outcome.finish_embedding(pooling, work.prompt_len()) {
+            match outcome.finish_embedding() {
                 Ok(embedding) => {
                     self.channel.return_embedding(work.submission.mailbox, embedding);
                     finish = Some(Finish::Embedded);
@@ -416,5 +424,23 @@ impl Scheduler<'_> {
         if let Some(finish) = finish {
             self.finish(index, finish);
         }
+    }
+}
+
+/// Finishes the vectors of texts whose last tokens a pass has read: what the head makes of them where the model has one.
+fn map_pooled(pass: &mut ForwardPass<'_, '_>, head: &[(Linear, HeadFunction)], slots: &[Slot<'_>], batch: &Batch) {
+    let ends = |part: &&Part| {
+        let work = slots[part.slot].work.as_ref();
+        part.wanted == Wanted::States && work.is_some_and(|work| work.pending() == part.n)
+    };
+    let ended: heapless::Vec<usize, SLOTS_MAX> = batch.parts.iter().filter(ends).map(|part| part.slot).collect();
+    ended.iter().for_each(|&slot| slots[slot].finish_pooling());
+    if !head.is_empty() && !ended.is_empty() {
+        let mut fill =
+            |row: usize, out: &mut [f32]| slots[ended[row]].with_pooled(|pooled| out.copy_from_slice(pooled));
+        let mut each = |row: usize, values: &[f32]| {
+            slots[ended[row]].with_pooled(|pooled| pooled[..values.len()].copy_from_slice(values));
+        };
+        pass.map_pooled(head, ended.len(), &mut fill, &mut each);
     }
 }

@@ -10,6 +10,16 @@ use crate::model::weights::Layer;
 
 pub(super) const ARCHITECTURE: Architecture = Architecture { config, ..Architecture::new("llama", layer) };
 
+/// Llama whose tokens see those that come after them, for vectors of texts.
+pub(super) const EMBED: Architecture = Architecture {
+    config: |header| {
+        let mut config = config(header)?;
+        config.see_both_ways();
+        Ok(config)
+    },
+    ..Architecture::new("llama-embed", layer)
+};
+
 pub(super) fn config(header: &Header<'_, '_>) -> Result<Config, ModelError> {
     let mut config = header.decoder()?;
     if let Some(experts) = header.experts(Routing { width: ExpertWidth::Dense, ..Routing::SOFTMAX })? {

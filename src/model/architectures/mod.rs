@@ -9,6 +9,7 @@ mod arctic;
 mod baichuan;
 mod bailingmoe;
 mod bailingmoe2;
+mod bert;
 mod bitnet;
 mod chatglm;
 mod cohere2;
@@ -30,6 +31,7 @@ mod gemma;
 mod gemma2;
 mod gemma3;
 mod gemma4;
+mod gemma_embedding;
 mod glm4;
 mod glm4moe;
 mod gpt_oss;
@@ -203,6 +205,10 @@ const ALL: &[&Architecture] = &[
     &mistral4::ARCHITECTURE,
     &minicpm3::ARCHITECTURE,
     &plm::ARCHITECTURE,
+    &llama::EMBED,
+    &bert::BERT,
+    &bert::NOMIC_BERT,
+    &gemma_embedding::ARCHITECTURE,
 ];
 
 impl Architecture {
@@ -231,6 +237,7 @@ impl Architecture {
         let mut config = (self.config)(&header)?;
         let suppressed = meta.i32s("tokenizer.ggml.suppress_tokens")?.into_iter().flat_map(|ids| ids.iter());
         config.suppressed = suppressed.filter_map(|id| u32::try_from(id).ok()).collect();
+        header.read_vectors(&mut config)?;
         header.refuse_unread()?;
         check_windows(&config)?;
         if config.layers.iter().any(|layer| layer.ffn == FfnConfig::Dense { n_ff: 0 }) {

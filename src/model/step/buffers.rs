@@ -53,6 +53,8 @@ pub struct Buffers<'a> {
     pub(super) rotations: Vec<Rotation<'a>>,
     /// `[n_logits, padded(n_vocab)]`.
     pub(super) logits: &'a mut [f32],
+    /// What maps of pooled vectors come to, `[sequences, padded(the widest)]`.
+    pub(super) pooled: &'a mut [f32],
     /// What scores lose with distance, by head, in models where they do; all their layers are alike.
     pub(super) slopes: &'a mut [f32],
     /// Results of key ranges, one buffer per sequence and KV head.
@@ -136,10 +138,11 @@ impl<'a> Buffers<'a> {
         // The gate of a layer's own embedding takes the place of that of the feed-forward part.
         let n_ff = n_ff.max(config.n_embd_per_layer);
         let is_apart = config.layers.iter().any(|layer| layer.experts().is_some_and(|experts| experts.apart));
-        let record = [config.experts_width(), mixed, latent, config.recurrent_widths().values, n_ff]
-            .map(|cols| ActivationLayout::new(cols).bytes())
-            .into_iter()
-            .max();
+        let record =
+            [config.experts_width(), mixed, latent, config.recurrent_widths().values, n_ff, config.head_width()]
+                .map(|cols| ActivationLayout::new(cols).bytes())
+                .into_iter()
+                .max();
         let heads = config.attention_max(|attention| attention.n_kv_heads);
         let n_partials = sizes.sequences * heads.max(config.latent_max(LatentConfig::head_blocks));
         let partials_len =
@@ -169,6 +172,7 @@ impl<'a> Buffers<'a> {
                 .map(|(i, rope)| Rotation::cut(carver, rope, sizes, rope_factors.filter(|_| i == 0)))
                 .collect(),
             logits: carver.take(sizes.n_logits * padded(n_vocab)),
+            pooled: carver.take(sizes.sequences * padded(config.head_width())),
             slopes: cut_slopes(carver, config),
             partials: (0..n_partials)
                 .map(|_| Mutex::new(Partials { done: 0, rows: carver.take(partials_len) }))

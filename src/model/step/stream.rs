@@ -24,6 +24,9 @@ impl ForwardPass<'_, '_> {
         if let Some(positions) = &weights.positions {
             self.add_positions(positions);
         }
+        if let Some(kind) = &weights.token_kind {
+            self.add_to_each(kind);
+        }
         if let Some(norm) = &weights.embedding_norm {
             self.norm_stream(norm);
         }
@@ -67,9 +70,17 @@ impl ForwardPass<'_, '_> {
         }
     }
 
-    /// The norm of the residual stream of all tokens, where it is.
+    /// Adds a vector to the stream of every token.
+    fn add_to_each(&mut self, vector: &Weight) {
+        let (n, e, vector) = (self.tokens.len(), self.config.n_embd, vector.values(self.region));
+        for x in self.buffers.x.chunks_mut(padded(e)).take(n) {
+            x.iter_mut().zip(vector).for_each(|(x, y)| *x += y);
+        }
+    }
+
+    /// The norm of the residual stream, where it is.
     pub fn norm_stream(&mut self, norm: &Norm) {
-        let (n, e, kernels) = (self.tokens.len(), self.config.n_embd, self.kernels);
+        let (n, e, kernels) = (self.n_rows, self.config.n_embd, self.kernels);
         let norm = norm.of(self.region);
         let partition = each_row(self.team, self.buffers.x, (n, e, padded(e)));
         share(self.team, n, &|worker| {
@@ -271,14 +282,16 @@ impl ForwardPass<'_, '_> {
         logits
     }
 
-    /// Hidden states of some of the output rows, after the last norm: `n_embd` values each, in order.
+    /// Hidden states of some of the output rows, after the last norm: `n_embd` values each, in order. Where the last layer
+    /// ends with a norm there is no other.
     ///
     /// # Panics
     /// If more rows are asked for than there are.
     pub fn hidden_states(&mut self, norm: &Norm, rows: Range<usize>, each: impl FnMut(&[f32])) {
         let (n, layout) = (rows.len(), ActivationLayout::new(self.config.n_embd));
         assert!(rows.end <= self.n_rows);
-        self.norm_rows(Some(norm), rows, ActivationFormat::F32, 1.0);
+        let norm = (!self.config.ends_normed).then_some(norm);
+        self.norm_rows(norm, rows, ActivationFormat::F32, 1.0);
         self.buffers.acts.bytes.chunks_exact(layout.bytes()).take(n).map(|record| layout.values(record)).for_each(each);
     }
 }

@@ -99,6 +99,15 @@ impl<'t> TensorFinder<'t> {
         if self.has(name) { self.vector(name, len).map(Some) } else { Ok(None) }
     }
 
+    /// The first of some vectors, if the tensor is there.
+    pub(super) fn first_row_if_there(&mut self, name: &str, cols: usize) -> Result<Option<Weight>, ModelError> {
+        if !self.has(name) {
+            return Ok(None);
+        }
+        let rows = self.rows(name)?;
+        self.take_rows(name, Form::Vector, Matrices::ONE, (rows, cols), 0..1, None).map(Some)
+    }
+
     /// A norm of the model's kind, with a bias where the file has one.
     pub(super) fn norm(&mut self, config: &Config, name: &str, len: usize) -> Result<Norm, ModelError> {
         let weight = Some(self.vector(&format!("{name}.weight"), len)?);

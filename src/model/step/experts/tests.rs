@@ -352,6 +352,10 @@ fn run(
         logit_cap: None,
         norm_eps: 1e-5,
         n_embd_per_layer: 0,
+        vectors: None,
+        both_ways: false,
+        ends_normed: false,
+        token_kinds: false,
         suppressed: Vec::new(),
         ctx_train: 16,
     };
