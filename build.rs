@@ -8,6 +8,10 @@ fn main() {
 }
 
 #[cfg(feature = "serve")]
+#[path = "src/serve/base64.rs"]
+mod base64;
+
+#[cfg(feature = "serve")]
 mod page {
     use std::io::Write;
     use std::path::PathBuf;
@@ -15,6 +19,8 @@ mod page {
     use flate2::Compression;
     use flate2::write::GzEncoder;
     use sha2::{Digest, Sha256};
+
+    use super::base64::push_base64;
 
     /// Writes `page.html.gz` and `page.policy`.
     pub fn write() {
@@ -37,21 +43,8 @@ mod page {
     /// What a policy calls the text between two marks by.
     fn digest(page: &str, begin: &str, end: &str) -> String {
         let inner = page.split_once(begin).and_then(|(_, rest)| rest.split_once(end)).map(|(inner, _)| inner);
-        format!("sha256-{}", base64(&Sha256::digest(inner.expect("the page has the mark once"))))
-    }
-
-    /// Base64 with its padding.
-    fn base64(bytes: &[u8]) -> String {
-        const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-        let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
-        for group in bytes.chunks(3) {
-            let three = [group[0], *group.get(1).unwrap_or(&0), *group.get(2).unwrap_or(&0)];
-            let bits = u32::from_be_bytes([0, three[0], three[1], three[2]]);
-            for i in 0..4 {
-                let digit = DIGITS[(bits >> (18 - 6 * i)) as usize & 63];
-                out.push(if i <= group.len() { char::from(digit) } else { '=' });
-            }
-        }
-        out
+        let mut out = b"sha256-".to_vec();
+        push_base64(&Sha256::digest(inner.expect("the page has the mark once")), &mut out);
+        String::from_utf8(out).expect("base64 is ASCII")
     }
 }

@@ -26,6 +26,9 @@ use crate::tokenizer::Tokenizer;
 /// The template that some files have for chats with tools (`tokenizer.chat_template.tool_use`).
 const TOOL_TEMPLATE: &str = "tool_use";
 
+/// How a model that ranks writes a query and a document.
+const RANK_TEMPLATE_KEY: &str = "tokenizer.chat_template.rerank";
+
 /// Executes `brim serve`.
 ///
 /// # Errors
@@ -129,6 +132,7 @@ fn about(metadata: &Metadata<'_>, path: Option<&str>) -> Result<(About, BTreeMap
         ctx_train: number(&format!("{architecture}.context_length")),
         architecture,
         fim: None,
+        rank_template: metadata.str(RANK_TEMPLATE_KEY)?.map(str::to_owned),
     };
     Ok((about, Fim::keys().filter_map(|key| Some((key, number(key)?))).collect()))
 }

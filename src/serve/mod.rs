@@ -7,6 +7,7 @@
 mod api;
 mod app;
 mod background;
+mod base64;
 mod body;
 mod budget;
 pub mod config;
@@ -33,6 +34,7 @@ mod schema;
 mod status;
 mod trace;
 mod unhonoured;
+mod vectors;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;

@@ -56,6 +56,8 @@ pub struct About {
     pub ctx_train: Option<u32>,
     /// The tokens that it knows a gap by.
     pub fim: Option<Fim>,
+    /// How a model that ranks writes a query and a document (`tokenizer.chat_template.rerank`).
+    pub rank_template: Option<String>,
 }
 
 impl About {
@@ -266,6 +268,54 @@ impl Served {
     pub async fn text_tokens(&self, text: String, parse_special: bool) -> Result<Vec<u32>, ApiError> {
         let tokenizer = self.tokenizer;
         self.tokens(text, move |text, tokens| tokenizer.encode(text, parse_special, tokens)).await
+    }
+
+    /// The tokens of texts whose vectors are wanted, with the number that each came with; control tokens in them are
+    /// recognised, as llama.cpp's server has it.
+    ///
+    /// # Errors
+    /// As [`Background::run`].
+    pub async fn vector_tokens(&self, texts: Vec<(usize, String)>) -> Result<Vec<(usize, Vec<u32>)>, ApiError> {
+        let tokenizer = self.tokenizer;
+        let n_bytes = texts.iter().map(|(_, text)| text.len()).sum();
+        let encode = move || {
+            let tokens = |(index, text): (usize, String)| {
+                let mut tokens = Vec::new();
+                tokenizer.encode_whole(&text, &mut tokens);
+                (index, tokens)
+            };
+            texts.into_iter().map(tokens).collect()
+        };
+        match n_bytes {
+            0..=TEXT_BYTES_AT_ONCE => Ok(encode()),
+            _ => self.texts.run(encode).await,
+        }
+    }
+
+    /// The tokens of a query with each of some documents: by the model's template if it has one, else as the vocabulary
+    /// joins two texts.
+    ///
+    /// # Errors
+    /// As [`Background::run`].
+    pub async fn rank_tokens(&self, query: String, documents: Vec<String>) -> Result<Vec<Vec<u32>>, ApiError> {
+        let (tokenizer, template) = (self.tokenizer, self.about.rank_template.clone());
+        let encode = move || {
+            let tokens = |document: String| {
+                let mut tokens = Vec::new();
+                match &template {
+                    // A query that names the place of the document does not get it.
+                    Some(template) => {
+                        let with_query = |part: &str| part.replace("{query}", &query);
+                        let parts: Vec<String> = template.split("{document}").map(with_query).collect();
+                        tokenizer.encode(&parts.join(&document), true, &mut tokens);
+                    }
+                    None => tokenizer.encode_pair(&query, &document, &mut tokens),
+                }
+                tokens
+            };
+            documents.into_iter().map(tokens).collect()
+        };
+        self.texts.run(encode).await
     }
 
     /// What `encode` makes of a text. A long one goes to another thread, so that nobody else waits for it.

@@ -48,6 +48,13 @@ pub(super) fn preflight() -> Response<Body> {
     response
 }
 
+/// A JSON document that is written while it is sent.
+pub(super) fn written(body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
 /// A text with its type.
 pub fn text(kind: &'static str, text: String) -> Response<Body> {
     let mut response = Response::new(Body::whole(text));

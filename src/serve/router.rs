@@ -9,14 +9,15 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode, Version};
 use serde_json::Value;
 
-use super::api::{Answer, chat, completions, infill, messages, ollama, responses, tokens};
+use super::api::{Answer, chat, completions, embeddings, infill, messages, ollama, rerank, responses, tokens};
 use super::app::App;
 use super::body::{Body, receive};
 use super::connections::Connection;
 use super::error::{ApiError, ErrorForm};
 use super::fields::{self, Fields};
 use super::host;
-use super::respond::{document, events, failure, is_streamed, lines, page, preflight, text};
+use super::model::Served;
+use super::respond::{document, events, failure, is_streamed, lines, page, preflight, text, written};
 use super::status;
 use super::trace::Trace;
 
@@ -40,6 +41,8 @@ enum Route {
     Tokenize,
     Detokenize,
     Embeddings,
+    LlamaEmbedding,
+    Rerank,
     OllamaVersion,
     OllamaTags,
     OllamaPs,
@@ -72,6 +75,8 @@ fn route(path: &str) -> Option<(Route, &'static str, Method)> {
         "/tokenize" => (Route::Tokenize, "/tokenize", post),
         "/detokenize" => (Route::Detokenize, "/detokenize", post),
         "/v1/embeddings" | "/embeddings" => (Route::Embeddings, "/v1/embeddings", post),
+        "/embedding" => (Route::LlamaEmbedding, "/embedding", post),
+        "/v1/rerank" | "/rerank" | "/v1/reranking" | "/reranking" => (Route::Rerank, "/v1/rerank", post),
         "/api/version" => (Route::OllamaVersion, "/api/version", get),
         "/api/tags" => (Route::OllamaTags, "/api/tags", get),
         "/api/ps" => (Route::OllamaPs, "/api/ps", get),
@@ -93,6 +98,25 @@ impl Route {
     /// Whether everybody may ask.
     fn is_open(self) -> bool {
         matches!(self, Route::Page | Route::Health | Route::Metrics)
+    }
+
+    /// That the model makes what is asked for.
+    ///
+    /// # Errors
+    /// 501 where it does not.
+    fn suits(self, served: &Served) -> Result<(), ApiError> {
+        match self {
+            Route::Embeddings | Route::LlamaEmbedding | Route::OllamaEmbed => embeddings::supported(served),
+            Route::Rerank => rerank::supported(served),
+            Route::Chat
+            | Route::Completions
+            | Route::Infill
+            | Route::Responses
+            | Route::Messages
+            | Route::OllamaChat
+            | Route::OllamaGenerate => embeddings::makes_text(served),
+            _ => Ok(()),
+        }
     }
 
     /// The form of its errors.
@@ -267,14 +291,11 @@ async fn dispatch(
             }
             return Ok(document(&tokens::model(&served)));
         }
-        Route::Embeddings | Route::OllamaEmbed => {
-            let text = "embeddings are not supported: brim serves text-generation models only";
-            return Err(ApiError::new(StatusCode::NOT_IMPLEMENTED, text).code("not_implemented"));
-        }
         _ => {}
     }
     // Before a body is read: nobody has to send one in vain.
     let served = app.serving()?;
+    route.suits(&served)?;
     let body = receive_json(app, request, trace).await?;
     let trace = Rc::clone(trace);
     let answer = match route {
@@ -286,6 +307,10 @@ async fn dispatch(
         Route::Tokenize => Answer::Document(tokens::tokenize(&served, &body).await?),
         Route::Detokenize => Answer::Document(tokens::detokenize(&served, &body)?),
         Route::Infill => infill::answer(app, &served, &body, trace).await?,
+        Route::Embeddings => embeddings::openai(app, &served, &body, &trace).await?,
+        Route::LlamaEmbedding => embeddings::llama(app, &served, &body, &trace).await?,
+        Route::OllamaEmbed => embeddings::ollama(app, &served, &body, &trace).await?,
+        Route::Rerank => rerank::answer(app, &served, &body, &trace).await?,
         Route::OllamaShow => Answer::Document(ollama::show(&served, &body)?),
         Route::OllamaChat => ollama::chat(app, &served, &body, trace).await?,
         Route::OllamaGenerate => ollama::generate(app, &served, &body, trace).await?,
@@ -300,9 +325,7 @@ async fn dispatch(
         | Route::Slots
         | Route::OllamaVersion
         | Route::OllamaTags
-        | Route::OllamaPs
-        | Route::OllamaEmbed
-        | Route::Embeddings => {
+        | Route::OllamaPs => {
             return Err(ApiError::internal("this route is answered without a body"));
         }
     };
@@ -310,6 +333,7 @@ async fn dispatch(
         Answer::Document(value) => document(&value),
         Answer::Events(body) => events(body),
         Answer::Lines(body) => lines(body),
+        Answer::Written(body) => written(body),
     })
 }
 

@@ -63,6 +63,11 @@ impl Trace {
         }
     }
 
+    /// Takes note of tokens that were read.
+    pub fn counts(&self, usage: Usage) {
+        self.usage.set(usage);
+    }
+
     /// Waits until the client has closed its half of the connection.
     pub async fn client_ended(&self) {
         self.connection.ended().await;

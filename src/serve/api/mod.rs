@@ -3,10 +3,12 @@
 pub mod chat;
 mod common;
 pub mod completions;
+pub mod embeddings;
 mod format;
 pub mod infill;
 pub mod messages;
 pub mod ollama;
+pub mod rerank;
 pub mod responses;
 pub mod tokens;
 
@@ -32,6 +34,8 @@ pub enum Answer {
     Events(Body),
     /// JSON documents, one a line.
     Lines(Body),
+    /// A document that is written while it is sent.
+    Written(Body),
 }
 
 /// A form that streams.

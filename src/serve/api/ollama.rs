@@ -64,8 +64,10 @@ pub fn show(served: &Served, body: &Value) -> Result<Value, ApiError> {
     let architecture = &about.architecture;
     let template = served.template(false);
     let tools = served.template(true).is_some_and(|template| template.takes_tools);
+    let vectors = served.limits().vectors;
     let abilities = [
-        ("completion", true),
+        ("completion", vectors.is_none()),
+        ("embedding", vectors.is_some_and(|vectors| !vectors.ranks())),
         ("tools", tools),
         ("thinking", template.is_some_and(|template| template.thinks)),
         ("insert", about.fim.is_some()),

@@ -1,0 +1,341 @@
+//! `POST /v1/embeddings` as OpenAI has it, `/embedding` as llama.cpp's server does, `/api/embed` and `/api/embeddings` as
+//! Ollama does: vectors of texts.
+
+use std::rc::Rc;
+use std::time::Instant;
+
+use hyper::StatusCode;
+use serde_json::{Value, json};
+
+use super::super::app::App;
+use super::super::body::{Body, Sink};
+use super::super::error::ApiError;
+use super::super::fields::{Fields, wrong};
+use super::super::model::Served;
+use super::super::base64::push_base64;
+use super::super::trace::Trace;
+use super::super::vectors::{self, Vectors, normalised};
+use super::Answer;
+
+/// Most inputs of one request, as OpenAI has it.
+pub const INPUTS_MAX: usize = 2048;
+
+/// How a vector is written.
+#[derive(Clone, Copy, PartialEq)]
+enum Encoding {
+    /// Numbers.
+    Float,
+    /// Base64 of little-endian f32.
+    Base64,
+}
+
+/// An input as it came: a text, or its tokens.
+enum Input<'a> {
+    Text(&'a str),
+    Tokens(Vec<u32>),
+}
+
+/// That the model makes vectors of texts.
+///
+/// # Errors
+/// 501 for one that makes text, or that ranks.
+pub fn supported(served: &Served) -> Result<(), ApiError> {
+    let text = match served.limits().vectors {
+        Some(vectors) if !vectors.ranks() => return Ok(()),
+        Some(_) => "embeddings are not supported: this model ranks documents; ask /v1/rerank",
+        None => {
+            "embeddings are not supported: this model generates text; start brim with one that is made for vectors, such as \
+             Qwen3-Embedding, BERT or EmbeddingGemma"
+        }
+    };
+    Err(ApiError::new(StatusCode::NOT_IMPLEMENTED, text).code("not_implemented"))
+}
+
+/// That the model makes text.
+///
+/// # Errors
+/// 501 for one that makes vectors.
+pub fn makes_text(served: &Served) -> Result<(), ApiError> {
+    let Some(vectors) = served.limits().vectors else { return Ok(()) };
+    let route = if vectors.ranks() { "/v1/rerank" } else { "/v1/embeddings" };
+    let text = format!("this model makes vectors of texts, and no text: ask {route}");
+    Err(ApiError::new(StatusCode::NOT_IMPLEMENTED, text).code("not_implemented"))
+}
+
+/// Answers `/v1/embeddings`.
+///
+/// # Errors
+/// What is wrong with the request, or with the answer.
+pub async fn openai(app: &App, served: &Rc<Served>, body: &Value, trace: &Rc<Trace>) -> Result<Answer, ApiError> {
+    let fields = Fields::of(body)?;
+    let name = if fields.get("input").is_none() && fields.get("content").is_some() { "content" } else { "input" };
+    let inputs = inputs(&fields, served, name)?;
+    let encoding = match fields.text("encoding_format")? {
+        None | Some("float") => Encoding::Float,
+        Some("base64") => Encoding::Base64,
+        Some(other) => {
+            let text = format!("encoding_format is {other:?}; there are \"float\" and \"base64\"");
+            return Err(ApiError::field("encoding_format", text).code("invalid_value"));
+        }
+    };
+    let n_values = dimensions(&fields, served)?;
+    is_normalised(&fields, true)?;
+    let vectors = compute(app, served, inputs, name, None, trace).await?;
+    let tail = format!(
+        "],\"model\":{},\"usage\":{{\"prompt_tokens\":{n},\"total_tokens\":{n}}}}}",
+        Value::from(served.name.as_str()),
+        n = vectors.n_tokens
+    );
+    let writer = Writer {
+        head: "{\"object\":\"list\",\"data\":[".to_owned(),
+        n_values,
+        normalise: true,
+        form: Form::OpenAi(encoding),
+        tail,
+    };
+    Ok(writer.answer(vectors))
+}
+
+/// Answers `/embedding` in the form of llama.cpp's server.
+///
+/// # Errors
+/// As [`openai`].
+pub async fn llama(app: &App, served: &Rc<Served>, body: &Value, trace: &Rc<Trace>) -> Result<Answer, ApiError> {
+    let fields = Fields::of(body)?;
+    let name = if fields.get("input").is_some() { "input" } else { "content" };
+    let inputs = inputs(&fields, served, name)?;
+    let n_values = dimensions(&fields, served)?;
+    let normalise = is_normalised(&fields, true)?;
+    let vectors = compute(app, served, inputs, name, None, trace).await?;
+    let writer = Writer { head: "[".to_owned(), n_values, normalise, form: Form::Llama, tail: "]".to_owned() };
+    Ok(writer.answer(vectors))
+}
+
+/// Answers `/api/embed`, and `/api/embeddings`, which has one `prompt` and leaves its vector as it is.
+///
+/// # Errors
+/// As [`openai`].
+pub async fn ollama(app: &App, served: &Rc<Served>, body: &Value, trace: &Rc<Trace>) -> Result<Answer, ApiError> {
+    let begun = Instant::now();
+    let fields = Fields::of(body)?;
+    let is_old = fields.get("input").is_none() && fields.get("prompt").is_some();
+    let name = if is_old { "prompt" } else { "input" };
+    let is_empty = match fields.get(name) {
+        Some(Value::String(text)) => text.is_empty(),
+        Some(Value::Array(list)) => list.is_empty(),
+        _ => false,
+    };
+    if is_empty {
+        let empty = if is_old { json!({"embedding": []}) } else { json!({"model": served.name, "embeddings": []}) };
+        return Ok(Answer::Document(empty));
+    }
+    if is_old {
+        fields.text(name)?;
+    }
+    let inputs = inputs(&fields, served, name)?;
+    let n_values = dimensions(&fields, served)?;
+    let cut = fields.boolean("truncate")?.unwrap_or(true).then(|| served.limits().tokens_max());
+    let vectors = compute(app, served, inputs, name, cut, trace).await?;
+    let writer = match is_old {
+        true => Writer {
+            head: "{\"embedding\":".to_owned(),
+            n_values,
+            normalise: false,
+            form: Form::Bare,
+            tail: "}".to_owned(),
+        },
+        false => Writer {
+            head: format!("{{\"model\":{},\"embeddings\":[", Value::from(served.name.as_str())),
+            n_values,
+            normalise: true,
+            form: Form::Bare,
+            tail: format!(
+                "],\"total_duration\":{},\"load_duration\":0,\"prompt_eval_count\":{}}}",
+                begun.elapsed().as_nanos(),
+                vectors.n_tokens
+            ),
+        },
+    };
+    Ok(writer.answer(vectors))
+}
+
+/// `input`: a text, its tokens, or a list of either.
+fn inputs<'a>(fields: &Fields<'a>, served: &Served, name: &str) -> Result<Vec<Input<'a>>, ApiError> {
+    let need = "a string, an array of strings, an array of token ids, or an array of such arrays";
+    let value = fields.get(name).ok_or_else(|| fields.missing(name))?;
+    let n_vocab = served.limits().n_vocab;
+    let tokens = |list: &[Value], path: &str| {
+        let token = |(i, value): (usize, &Value)| {
+            let id = value.as_u64().and_then(|id| u32::try_from(id).ok()).filter(|&id| (id as usize) < n_vocab);
+            let at = format!("{path}[{i}]");
+            id.ok_or_else(|| {
+                ApiError::field(&at, format!("{at}: needs a token id below {n_vocab}")).code("invalid_type")
+            })
+        };
+        list.iter().enumerate().map(token).collect::<Result<Vec<u32>, _>>()
+    };
+    let inputs = match value {
+        Value::String(text) => vec![Input::Text(text)],
+        Value::Array(list) if list.first().is_some_and(Value::is_number) => vec![Input::Tokens(tokens(list, name)?)],
+        Value::Array(list) => {
+            if list.len() > INPUTS_MAX {
+                let text = format!("{name}: {} inputs; the limit is {INPUTS_MAX} in one request", list.len());
+                return Err(ApiError::field(name, text).code("out_of_range"));
+            }
+            let one = |(i, value): (usize, &'a Value)| match value {
+                Value::String(text) => Ok(Input::Text(text)),
+                Value::Array(list) => Ok(Input::Tokens(tokens(list, &format!("{name}[{i}]"))?)),
+                other => Err(wrong(&format!("{name}[{i}]"), other, "a string or an array of token ids")),
+            };
+            list.iter().enumerate().map(one).collect::<Result<Vec<_>, _>>()?
+        }
+        other => return Err(wrong(name, other, need)),
+    };
+    let is_empty = |input: &Input<'_>| match input {
+        Input::Text(text) => text.is_empty(),
+        Input::Tokens(tokens) => tokens.is_empty(),
+    };
+    if inputs.is_empty() {
+        return Err(
+            ApiError::field(name, format!("{name} is empty; it needs at least one input")).code("invalid_value")
+        );
+    }
+    if let Some(i) = inputs.iter().position(is_empty) {
+        let at = if inputs.len() > 1 || value.is_array() { format!("{name}[{i}]") } else { name.to_owned() };
+        return Err(ApiError::field(&at, format!("{at} is empty; nothing has no vector")).code("invalid_value"));
+    }
+    Ok(inputs)
+}
+
+/// How many values of each vector are wanted.
+fn dimensions(fields: &Fields<'_>, served: &Served) -> Result<usize, ApiError> {
+    let most = served.limits().vector_len();
+    Ok(fields.size("dimensions", 1, most)?.unwrap_or(most))
+}
+
+/// llama.cpp's `embd_normalize`: whether vectors are brought to length 1.
+fn is_normalised(fields: &Fields<'_>, default: bool) -> Result<bool, ApiError> {
+    match fields.integer("embd_normalize", -1, i64::from(i32::MAX))? {
+        None => Ok(default),
+        Some(2) => Ok(true),
+        Some(-1) if fields.get("content").is_some() => Ok(false),
+        Some(other) => {
+            let text =
+                format!("embd_normalize is {other}; only 2 (length 1) is supported, and -1 (none) in /embedding");
+            Err(ApiError::field("embd_normalize", text).code("unsupported_value"))
+        }
+    }
+}
+
+/// The vectors of inputs; texts longer than `cut` tokens lose what is too much of their end, but for the token that ends
+/// them.
+async fn compute(
+    app: &App,
+    served: &Rc<Served>,
+    inputs: Vec<Input<'_>>,
+    name: &str,
+    cut: Option<usize>,
+    trace: &Rc<Trace>,
+) -> Result<Vectors, ApiError> {
+    let is_one = inputs.len() == 1;
+    let mut texts = Vec::new();
+    let mut tokens: Vec<Vec<u32>> = Vec::with_capacity(inputs.len());
+    for input in inputs {
+        match input {
+            Input::Text(text) => {
+                texts.push((tokens.len(), text.to_owned()));
+                tokens.push(Vec::new());
+            }
+            Input::Tokens(ids) => tokens.push(ids),
+        }
+    }
+    for (index, ids) in served.vector_tokens(texts).await? {
+        tokens[index] = ids;
+    }
+    for ids in tokens.iter_mut() {
+        if let (Some(cut), Some(last)) = (cut.filter(|cut| *cut < ids.len()), ids.last().copied()) {
+            ids.truncate(cut);
+            ids[cut - 1] = last;
+        }
+    }
+    let field = |i: usize| if is_one { name.to_owned() } else { format!("{name}[{i}]") };
+    if let Some(i) = tokens.iter().position(Vec::is_empty) {
+        return Err(ApiError::field(field(i), format!("{} has no tokens; nothing has no vector", field(i))));
+    }
+    vectors::of_texts(app, served, tokens, &field, trace).await
+}
+
+/// What stands around the values of a vector.
+#[derive(Clone, Copy)]
+enum Form {
+    OpenAi(Encoding),
+    Llama,
+    Bare,
+}
+
+/// Writes vectors one after the other while they are sent: no answer is in memory as a whole, and who waits for another is
+/// not held up by a long one.
+struct Writer {
+    head: String,
+    n_values: usize,
+    normalise: bool,
+    form: Form,
+    tail: String,
+}
+
+impl Writer {
+    fn answer(self, vectors: Vectors) -> Answer {
+        Answer::Written(Body::streamed(|sink| self.write(vectors, sink)))
+    }
+
+    async fn write(self, mut vectors: Vectors, sink: Sink) {
+        sink.borrow_mut().extend_from_slice(self.head.as_bytes());
+        for index in 0..vectors.all.len() {
+            let mut vector = std::mem::take(&mut vectors.all[index]);
+            let vector = &mut vector[..self.n_values];
+            if self.normalise {
+                normalised(vector);
+            }
+            {
+                let mut out = sink.borrow_mut();
+                if index > 0 {
+                    out.push(b',');
+                }
+                self.write_one(index, vector, &mut out);
+            }
+            tokio::task::yield_now().await;
+        }
+        sink.borrow_mut().extend_from_slice(self.tail.as_bytes());
+    }
+
+    fn write_one(&self, index: usize, vector: &[f32], out: &mut Vec<u8>) {
+        match self.form {
+            Form::OpenAi(encoding) => {
+                out.extend_from_slice(
+                    format!("{{\"object\":\"embedding\",\"index\":{index},\"embedding\":").as_bytes(),
+                );
+                match encoding {
+                    Encoding::Float => push_floats(vector, out),
+                    Encoding::Base64 => {
+                        out.push(b'"');
+                        let bytes: Vec<u8> = vector.iter().flat_map(|x| x.to_le_bytes()).collect();
+                        push_base64(&bytes, out);
+                        out.push(b'"');
+                    }
+                }
+                out.push(b'}');
+            }
+            Form::Llama => {
+                out.extend_from_slice(format!("{{\"index\":{index},\"embedding\":[").as_bytes());
+                push_floats(vector, out);
+                out.extend_from_slice(b"]}");
+            }
+            Form::Bare => push_floats(vector, out),
+        }
+    }
+}
+
+fn push_floats(vector: &[f32], out: &mut Vec<u8>) {
+    // Numbers always serialise.
+    let _ = serde_json::to_writer(&mut *out, vector);
+}
