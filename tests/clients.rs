@@ -98,6 +98,21 @@ fn openai_package() {
 }
 
 #[test]
+fn openai_package_for_vectors() {
+    let Some(python) = python() else { return };
+    let golden = format!("{}/tests/golden/vectors/qwen3-embedding-f32", env!("CARGO_MANIFEST_DIR"));
+    let server = Server::start(&["-t", "1", "-m", &format!("{golden}.gguf")]);
+    let output = Command::new(python)
+        .arg(format!("{}/tests/clients/vectors_session.py", env!("CARGO_MANIFEST_DIR")))
+        .args([format!("http://{}", server.address), format!("{golden}.json")])
+        .output()
+        .unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
+    assert_eq!(server.stop(), Some(0));
+}
+
+#[test]
 fn anthropic_package() {
     session("anthropic_session.py");
 }

@@ -69,6 +69,16 @@ fn main() {
             });
         }
     }
+    let vectors_dir = models_dir.with_file_name("vectors");
+    for name in ["qwen3-reranker-f32.gguf", "bert-q8_0.gguf", "bert-reranker-f32.gguf", "gemma-embedding-f32.gguf"] {
+        for kernels in kernels::available() {
+            n_cases += 1;
+            for_checkpoints(&vectors_dir.join(name), kernels, (Some(8), 160), 0, |core| {
+                let (mut scheduler, handle) = Scheduler::new(core, 16, vec![3]);
+                embed(&mut scheduler, &handle, &format!("{kernels:?} {name}"));
+            });
+        }
+    }
     // Fewer checkpoints than pages, so that where they are left is chosen, and they take each other's place.
     for n_checkpoints in [0, 1, 5] {
         n_cases += 1;
@@ -158,6 +168,37 @@ fn serve(scheduler: &mut Scheduler<'_>, handle: &EngineHandle, name: &str) {
         "no_alloc {name}: 0 allocations in {rounds} rounds, {} finished, {} cancelled, {} tokens reused",
         stats.finished, stats.cancelled, stats.tokens_reused
     );
+}
+
+/// Texts of a model of vectors, some of whose clients go.
+fn embed(scheduler: &mut Scheduler<'_>, handle: &EngineHandle, name: &str) {
+    let pooling = handle.limits().vectors.expect("a model of vectors").pooling;
+    let (mut made, mut tickets) = (0, Vec::new());
+    for i in 0..60u32 {
+        let prompt: Vec<u32> = (0..1 + i * 37 % 150).map(|t| (t * i) % 199).collect();
+        tickets.extend(handle.submit(Box::new(Request { prompt, output: OutputKind::Embedding(pooling) })));
+        for _ in 0..2 {
+            let before = alloc::calls();
+            scheduler.round();
+            made += alloc::calls() - before;
+        }
+        if i % 7 == 3 {
+            tickets.pop();
+        }
+        tickets.retain_mut(|ticket| {
+            let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+            while let std::task::Poll::Ready(Some(event)) = ticket.poll_event(&mut cx) {
+                if let Event::Finished(..) = event {
+                    return false;
+                }
+            }
+            true
+        });
+    }
+    let stats = handle.stats();
+    assert_eq!(made, 0, "{made} allocations of the scheduler on {name}");
+    assert!(stats.finished > 30, "{stats:?}");
+    println!("no_alloc {name}: 0 allocations, {} finished", stats.finished);
 }
 
 /// Prefill, decode and a refusal.
