@@ -13,6 +13,8 @@ mod mla;
 mod moes;
 #[path = "architectures/relatives.rs"]
 mod relatives;
+#[path = "architectures/vectors.rs"]
+mod vectors;
 #[path = "common/gguf.rs"]
 mod writer;
 

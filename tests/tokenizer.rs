@@ -286,7 +286,7 @@ fn vocabularies_that_lie_are_refused() {
     let good = bpe(&tokens, 3, &merges, 1);
     tokenizer::build(&good, &mut vec![0; usize::try_from(tokenizer::region_bytes(&good).unwrap()).unwrap()]).unwrap();
 
-    assert!(matches!(refusal(&VocabSource { model: "bert", ..good }), TokenizerError::UnknownModel(_)));
+    assert!(matches!(refusal(&VocabSource { model: "rwkv", ..good }), TokenizerError::UnknownModel(_)));
     let unknown = refusal(&VocabSource { pre: Some("no-such"), ..good });
     assert!(unknown.to_string().contains("no-such"), "{unknown}");
     assert_eq!(refusal(&VocabSource { merges: None, ..good }), TokenizerError::Missing("tokenizer.ggml.merges"));

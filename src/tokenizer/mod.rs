@@ -5,6 +5,7 @@
 
 mod bpe;
 mod bytelevel;
+mod charsmap;
 mod decode;
 mod decompositions;
 mod error;

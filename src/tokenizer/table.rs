@@ -8,9 +8,9 @@
 
 use std::collections::BTreeMap;
 
+use super::charsmap::Charsmap;
 use super::error::TokenizerError;
 use super::source::VocabSource;
-use super::unigram::Charsmap;
 use crate::bytes;
 
 /// No token: an empty slot, a character without a token.
