@@ -88,7 +88,7 @@ pub async fn of_texts(
 ) -> Result<Vectors, ApiError> {
     let limits = served.limits();
     let Some(vectors) = limits.vectors else { return Err(ApiError::internal("this model makes no vectors")) };
-    for (i, text) in texts.iter().enumerate().filter(|(_, text)| text.len() > limits.tokens_max()) {
+    if let Some((i, text)) = texts.iter().enumerate().find(|(_, text)| text.len() > limits.tokens_max()) {
         let text = format!(
             "{}: {} tokens, and this model takes at most {} in one input; shorten it{}",
             field(i),
