@@ -14,7 +14,7 @@
 //!
 //! Each chapter consumes the one before, so what was mapped, and not what was meant to be, is what a running model tells of.
 //! [`hold()`] is the other end of chapter 2: weights alone, for other processes. Several models may live in one process, each
-//! on [`Foundations`] of its own.
+//! on [`Foundations`] of its own; [`plan_all`] and [`map_all`] give them one plan and one mapping.
 
 mod buffers;
 pub mod headers;
@@ -26,8 +26,8 @@ pub mod start;
 
 pub use headers::{Headers, open};
 pub use hold::hold;
-pub use place::{Mapped, MappedPlan};
-pub use plan::{CTX_DEFAULT, Planned, SLOTS_DEFAULT, Serving, Workload};
+pub use place::{Mapped, MappedPlan, map_all};
+pub use plan::{CTX_DEFAULT, Planned, SLOTS_DEFAULT, Serving, Workload, plan_all};
 pub use start::{Foundations, LoadReport, Running};
 
 /// The demo model: trained for this project by `tools/demo`.

@@ -21,6 +21,14 @@ pub struct MappedPlan {
     pub is_fallback: bool,
 }
 
+impl MappedPlan {
+    /// The part of one model.
+    fn of(&self, model: usize) -> MappedPlan {
+        let MappedPlan { plan, packing, is_fallback } = self;
+        MappedPlan { plan: plan.of(model), packing: packing.of(model), is_fallback: *is_fallback }
+    }
+}
+
 impl fmt::Display for MappedPlan {
     /// Pages and their size: `12 pages of 2 MiB`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -47,10 +55,26 @@ impl<'s> Planned<'s> {
     /// # Errors
     /// Memory that cannot be had (5).
     pub fn map(self) -> Result<Mapped<'s>> {
-        let Planned { headers, sizes, plan, is_serving } = self;
-        let (arena, mapped) = Policy::of(headers.settings, Host::default()).arena(&plan)?;
-        Ok(Mapped { headers, sizes, is_serving, arena, mapped })
+        let (arena, mapped) = Policy::of(self.headers.settings, Host::default()).arena(&self.plan)?;
+        Ok(self.mapped_in(arena, mapped))
     }
+
+    fn mapped_in(self, arena: Arena, mapped: MappedPlan) -> Mapped<'s> {
+        let Planned { headers, sizes, is_serving, .. } = self;
+        Mapped { headers, sizes, is_serving, arena, mapped }
+    }
+}
+
+/// Maps the one plan of several models in one piece, as [`Planned::map`] does that of one: all of it or nothing.
+///
+/// # Errors
+/// As [`Planned::map`].
+pub fn map_all(planned: Vec<Planned<'_>>) -> Result<Vec<Mapped<'_>>> {
+    let Some(first) = planned.first() else { return Ok(Vec::new()) };
+    let plan = Plan::join(planned.iter().map(|each| &each.plan))?;
+    let (arena, mapped) = Policy::of(first.headers.settings, Host::default()).arena(&plan)?;
+    let parts = planned.into_iter().zip(arena.apart()).enumerate();
+    Ok(parts.map(|(model, (planned, arena))| planned.mapped_in(arena, mapped.of(model))).collect())
 }
 
 impl Mapped<'_> {
@@ -101,7 +125,7 @@ impl Policy {
         self.place(plan, |plan| {
             let arena = Arena::reserve(plan, self.keep_free_bytes)?;
             arena.interleave(&self.nodes)?;
-            let packing = arena.packing();
+            let packing = arena.packing().clone();
             Ok((arena, packing))
         })
     }

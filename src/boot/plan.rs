@@ -92,18 +92,60 @@ pub struct Planned<'s> {
     pub(super) is_serving: bool,
 }
 
+impl Planned<'_> {
+    /// Bytes that loading reads.
+    pub fn load_bytes(&self) -> u64 {
+        if self.headers.settings.resident.is_some() { 0 } else { self.headers.file_bytes() }
+    }
+}
+
+/// Plans models that are to live in one process, each for its workload. The context of one may be as long as the others
+/// leave room for.
+///
+/// # Errors
+/// As [`Headers::plan`]; usage where more than one is to take all that is left.
+pub fn plan_all<'s>(mut models: Vec<(Headers<'s>, Workload)>) -> Result<Vec<Planned<'s>>> {
+    let is_greedy = |(headers, _): &(Headers<'_>, Workload)| headers.settings.ctx == Some(Ctx::Auto);
+    let greedy: Vec<usize> = (0..models.len()).filter(|&i| is_greedy(&models[i])).collect();
+    if greedy.len() > 1 {
+        return Err(Error::usage(format!(
+            "ctx = auto takes all the memory that is left, and {} models of this board ask for it: name the tokens of \
+             context of all of them but one",
+            greedy.len()
+        )));
+    }
+    let are_several = models.len() > 1;
+    let last = greedy.first().map(|&at| (at, models.remove(at)));
+    let plan = |(headers, workload): (Headers<'s>, Workload), others: &[&Plan]| {
+        let name = headers.files.name().to_string();
+        headers.plan_beside(&workload, others).map_err(|e| if are_several { e.at(name) } else { e })
+    };
+    let mut planned = models.into_iter().map(|model| plan(model, &[])).collect::<Result<Vec<_>>>()?;
+    if let Some((at, model)) = last {
+        let others: Vec<&Plan> = planned.iter().map(|each| &each.plan).collect();
+        let greedy = plan(model, &others)?;
+        planned.insert(at, greedy);
+    }
+    Ok(planned)
+}
+
 impl<'s> Headers<'s> {
     /// Makes the plan for `workload`.
     ///
     /// # Errors
     /// A context, a KV cache or slots that cannot be (2); exit 5 where not even the sizes can be expressed.
     pub fn plan(self, workload: &Workload) -> Result<Planned<'s>> {
+        self.plan_beside(workload, &[])
+    }
+
+    /// As [`Headers::plan`], where the plans of `others` are to fit as well.
+    fn plan_beside(self, workload: &Workload, others: &[&Plan]) -> Result<Planned<'s>> {
         if let Some(Serving { slots: Some(slots), .. }) = workload.serving
             && !(1..=SLOTS_MAX).contains(&slots)
         {
             return Err(Error::usage(format!("serve.slots {slots}: needs 1 to {SLOTS_MAX}")));
         }
-        let (ctx, kv_type) = self.context(workload)?;
+        let (ctx, kv_type) = self.context(workload, others)?;
         if ctx == 0 || ctx > CTX_MAX {
             return Err(Error::usage(format!("--ctx {ctx}: needs 1 to {CTX_MAX} tokens")));
         }
@@ -130,7 +172,7 @@ impl<'s> Headers<'s> {
     }
 
     /// Tokens of context, and the type of the KV cache.
-    fn context(&self, workload: &Workload) -> Result<(usize, KvType)> {
+    fn context(&self, workload: &Workload, others: &[&Plan]) -> Result<(usize, KvType)> {
         let kv_type = match self.settings.kv_type {
             KvChoice::Type(kv_type) => kv_type,
             KvChoice::Auto => KvType::default(),
@@ -140,9 +182,9 @@ impl<'s> Headers<'s> {
             Some(Ctx::Tokens(tokens)) => (tokens as usize, kv_type),
             None => (workload.ctx_default.unwrap_or(ctx_train.min(CTX_DEFAULT)), kv_type),
             Some(Ctx::Auto) => {
-                let longest = self.longest(workload, kv_type)?;
+                let longest = self.longest(workload, kv_type, others)?;
                 let may_shrink = self.settings.kv_type == KvChoice::Auto && longest < ctx_train;
-                let smaller = if may_shrink { self.longest(workload, KvType::Q8_0)? } else { 0 };
+                let smaller = if may_shrink { self.longest(workload, KvType::Q8_0, others)? } else { 0 };
                 let (ctx, kv_type) = if smaller > longest { (smaller, KvType::Q8_0) } else { (longest, kv_type) };
                 // Where not even the shortest fits, mapping it says what is missing.
                 (ctx.max(CTX_STEP).min(self.model.config.ctx_max()), kv_type)
@@ -158,12 +200,13 @@ impl<'s> Headers<'s> {
     }
 
     /// The longest context that fits this box right now, at most what the model was trained for.
-    fn longest(&self, workload: &Workload, kv_type: KvType) -> Result<usize> {
+    fn longest(&self, workload: &Workload, kv_type: KvType, others: &[&Plan]) -> Result<usize> {
         let host = Host::default();
         let settings = self.settings;
         let most = self.model.config.ctx_train.clamp(1, CTX_MAX).div_ceil(CTX_STEP);
         let fits = |steps: usize| -> Result<bool> {
             let (_, plan) = self.regions(workload, steps * CTX_STEP, kv_type)?;
+            let plan = Plan::join(others.iter().copied().chain([&plan]))?;
             let reserve = settings.board.memory.reserve;
             Ok(arena::check_growing(&host, &plan, settings.keep_free_bytes(), reserve).is_ok())
         };

@@ -1,7 +1,8 @@
 //! The memory behind a plan: one mapping, cut into the plan's regions.
 //!
-//! One mapping, not one per region: the kernel reserves the huge pages of a mapping all at once or not at
-//! all, so of two processes racing for the last pages one gets everything and the other ENOMEM.
+//! One mapping, not one per region or model: the kernel reserves the huge pages of a mapping all at once or not at
+//! all, so of two processes racing for the last pages one gets everything and the other ENOMEM. Once it is there,
+//! [`Arena::apart`] gives each model of the plan an arena of its own.
 //!
 //! [`Arena::open`] hands out all regions for writing (loading), the weights as [`Unsealed`]: [`Unsealed::seal`] makes them
 //! read-only, for the CPU too, while the others stay in use.
@@ -32,13 +33,20 @@ use crate::sys::support::Support;
 #[derive(Debug)]
 pub struct Arena {
     mapping: Mapping,
-    /// Where each region lies, without the padding to its page; disjoint and in the order of `RegionName::ALL`.
-    ranges: [Range<usize>; RegionName::ALL.len()],
-    /// How long each is with the padding to its page.
-    padded: [usize; RegionName::ALL.len()],
+    /// One for each model, in their order; disjoint.
+    models: Vec<Cuts>,
     pages: Pages,
     packing: Packing,
     kept: bool,
+}
+
+/// Where the regions of one model lie.
+#[derive(Debug)]
+struct Cuts {
+    /// Each without the padding to its page; disjoint and in the order of `RegionName::ALL`.
+    ranges: [Range<usize>; RegionName::ALL.len()],
+    /// How long each is with the padding to its page.
+    padded: [usize; RegionName::ALL.len()],
 }
 
 /// The pages an arena is made of, and whether they are there yet.
@@ -289,9 +297,8 @@ impl Arena {
         };
         let present = present || plan.page() == PageKind::Base4K;
         let pages = Pages::new(plan, present);
-        let padded = RegionName::ALL.map(|name| plan.mapped_bytes(name) as usize);
-        let packing = Packing::default();
-        Ok(Arena { ranges: lay_out(plan, mapping.len()), padded, mapping, pages, packing, kept: false })
+        let models = cuts(plan, lay_out(plan, mapping.len()));
+        Ok(Arena { models, mapping, pages, packing: Packing::default(), kept: false })
     }
 
     /// As many 1 GiB pages as the pool has for it, the rest in 2 MiB pages.
@@ -301,8 +308,21 @@ impl Arena {
         let mapping =
             Mapping::huge_packed(layout.len, &layout.segments).map_err(|cause| not_mapped(host, plan, cause))?;
         let pages = Pages::new(plan, false);
-        let padded = RegionName::ALL.map(|name| plan.mapped_bytes(name) as usize);
-        Ok(Arena { mapping, ranges: layout.ranges, padded, pages, packing, kept: false })
+        Ok(Arena { mapping, models: cuts(plan, layout.ranges), pages, packing, kept: false })
+    }
+
+    /// An arena for each model of the plan, in its order: each owns its part of the mapping.
+    pub fn apart(self) -> Vec<Arena> {
+        let Arena { mut mapping, models, pages, packing, kept } = self;
+        let cut_off = models.into_iter().enumerate().rev().map(|(model, Cuts { ranges, padded })| {
+            let start = ranges[0].start;
+            let ranges = ranges.map(|range| range.start - start..range.end - start);
+            let (mapping, packing) = (mapping.split_off(start), packing.of(model));
+            Arena { mapping, models: vec![Cuts { ranges, padded }], pages, packing, kept }
+        });
+        let mut parts: Vec<_> = cut_off.collect();
+        parts.reverse();
+        parts
     }
 
     /// The page the arena is made of.
@@ -311,8 +331,8 @@ impl Arena {
     }
 
     /// Which of its regions lie in pages of 1 GiB.
-    pub fn packing(&self) -> Packing {
-        self.packing
+    pub fn packing(&self) -> &Packing {
+        &self.packing
     }
 
     /// Spreads the pages that are still to come over these NUMA nodes; nothing to do for none. Where a sandbox forbids that, it
@@ -341,6 +361,9 @@ impl Arena {
     }
 
     /// All regions at once, for writing.
+    ///
+    /// # Panics
+    /// If it is that of several models, which are to be taken [apart](Arena::apart).
     pub fn split(&mut self) -> Regions<'_> {
         // SAFETY: the result borrows the arena exclusively, and every part is used once.
         let [weights, vocab, kv, states, scratch] = self.parts().map(|part| unsafe { exclusive(part) });
@@ -348,9 +371,12 @@ impl Arena {
     }
 
     /// All regions at once, with weights that can be sealed on their own while the others stay in use.
+    ///
+    /// # Panics
+    /// As [`Arena::split`].
     pub fn open(&mut self) -> OpenRegions<'_> {
         let for_good = self.kept;
-        let padded_bytes = self.padded[RegionName::Weights as usize];
+        let padded_bytes = self.models[0].padded[RegionName::Weights as usize];
         let Regions { weights, vocab, kv, states, scratch } = self.split();
         OpenRegions { weights: Unsealed { bytes: weights, padded_bytes, for_good }, vocab, kv, states, scratch }
     }
@@ -364,7 +390,8 @@ impl Arena {
 
     /// Each region once, as address and length. Taking the arena exclusively is what makes it sound to write there.
     fn parts(&mut self) -> [(NonNull<u8>, usize); RegionName::ALL.len()] {
-        self.ranges.each_ref().map(|range| self.mapping.part(range.clone()))
+        assert_eq!(self.models.len(), 1, "an arena of several models is taken apart first");
+        self.models[0].ranges.each_ref().map(|range| self.mapping.part(range.clone()))
     }
 }
 
@@ -525,17 +552,27 @@ pub fn check_growing(host: &Host, plan: &Plan, keep_free_bytes: u64, may_grow: b
 }
 
 /// Cuts `len` mapped bytes into the regions of `plan`.
-fn lay_out(plan: &Plan, len: usize) -> [Range<usize>; RegionName::ALL.len()] {
+fn lay_out(plan: &Plan, len: usize) -> Vec<[Range<usize>; RegionName::ALL.len()]> {
     let as_len = |bytes: u64| usize::try_from(bytes).expect("the plan's total fits an address");
     let mut next = 0;
-    let ranges = RegionName::ALL.map(|name| {
-        let start = next;
-        next += as_len(plan.mapped_bytes(name));
-        start..start + as_len(plan.bytes(name))
+    let models = (0..plan.n_models()).map(|model| {
+        let of_model = plan.of(model);
+        RegionName::ALL.map(|name| {
+            let start = next;
+            next += as_len(plan.mapped_bytes(model, name));
+            start..start + as_len(of_model.bytes(name))
+        })
     });
+    let models: Vec<_> = models.collect();
     assert_eq!(next, len, "the regions fill the mapping");
-    assert!(ranges.windows(2).all(|pair| pair[0].end <= pair[1].start), "the regions are disjoint");
-    ranges
+    let starts = models.iter().flatten().skip(1).map(|range| range.start).chain([len]);
+    assert!(models.iter().flatten().zip(starts).all(|(range, next)| range.end <= next), "the regions are disjoint");
+    models
+}
+
+fn cuts(plan: &Plan, ranges: Vec<[Range<usize>; RegionName::ALL.len()]>) -> Vec<Cuts> {
+    let padded = |model| RegionName::ALL.map(|name| plan.mapped_bytes(model, name) as usize);
+    ranges.into_iter().enumerate().map(|(model, ranges)| Cuts { ranges, padded: padded(model) }).collect()
 }
 
 #[cfg(test)]
@@ -569,6 +606,29 @@ mod tests {
         assert!(regions.kv.iter().all(|&byte| byte == 3));
         assert_eq!((regions.states[4], regions.vocab.len()), (4, 0));
         regions.kv[0] = 9;
+    }
+
+    #[test]
+    fn several_models_lie_in_one_mapping_and_each_goes_for_itself() {
+        let plans = [plan([10_000, 0, 4096, 5, 1]), plan([0, 7, 0, 0, 9000]), plan([1, 1, 1, 1, 1])];
+        let joint = Plan::join(&plans).unwrap();
+        let arena = Arena::map(&joint, 0).unwrap();
+        let (start, bytes) = (arena.mapping.start().addr().get(), arena.mapped_bytes());
+        assert_eq!(bytes, joint.total_bytes());
+        let mut parts = arena.apart();
+        let mut end = start;
+        for (part, plan) in parts.iter().zip(&plans) {
+            assert_eq!((part.mapping.start().addr().get(), part.mapped_bytes()), (end, plan.total_bytes()));
+            end += part.mapping.len();
+        }
+        assert_eq!((end - start) as u64, bytes);
+        let mut last = parts.pop().unwrap();
+        // Each is given back alone, and none of the others changes.
+        last.split().weights.fill(3);
+        parts[1].split().scratch.fill(2);
+        drop(parts.remove(0));
+        assert!(parts[0].split().scratch.iter().all(|&byte| byte == 2));
+        assert_eq!(last.open().weights.seal().unwrap(), [3]);
     }
 
     #[test]

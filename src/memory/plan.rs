@@ -1,7 +1,8 @@
-//! What a model needs, region by region, before anything is mapped.
+//! What models need, region by region, before anything is mapped.
 //!
 //! Regions are added up in bytes and rounded to whole pages once each, so the sum of the rows is the pages
-//! taken, to the page. The plan knows neither models nor files: whoever needs memory states a region.
+//! taken, to the page. Models that live in one process have one plan, in which each has regions of its own. The plan knows
+//! neither weights nor files: whoever needs memory states a region.
 
 use super::error::MemoryError;
 use super::facts::PoolState;
@@ -12,11 +13,16 @@ use crate::units::round_up;
 /// One row of the plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Region {
+    /// Which model's, from 0.
+    pub model: usize,
     /// What it is for.
     pub name: RegionName,
     /// Bytes asked for, not yet rounded to pages.
     pub bytes: u64,
 }
+
+/// Bytes of each region of one model.
+type Bytes = [u64; RegionName::ALL.len()];
 
 /// Named regions over one kind of page. Every region exists; most start at zero bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,18 +30,50 @@ pub struct Plan {
     page: PageKind,
     /// Whether pages of 1 GiB come first.
     packed: bool,
-    regions: [Region; RegionName::ALL.len()],
+    /// At least one.
+    models: Vec<Bytes>,
 }
 
 impl Plan {
-    /// A plan without a byte in it.
+    /// A plan for one model, without a byte in it.
     pub fn new(page: PageKind) -> Plan {
-        Plan { page, packed: false, regions: RegionName::ALL.map(|name| Region { name, bytes: 0 }) }
+        Plan { page, packed: false, models: vec![Bytes::default()] }
     }
 
     /// A plan over 2 MiB pages, of which as many as the box has 1 GiB pages for are put together in those.
     pub fn packed() -> Plan {
         Plan { packed: true, ..Plan::new(PageKind::Huge2M) }
+    }
+
+    /// The one plan of models whose plans are over the same pages, in this order.
+    ///
+    /// # Errors
+    /// [`MemoryError::TooLarge`] where the sum leaves 64 bits (or the address space).
+    ///
+    /// # Panics
+    /// If there is no plan, or one is over other pages.
+    pub fn join<'p>(plans: impl IntoIterator<Item = &'p Plan>) -> Result<Plan, MemoryError> {
+        let mut plans = plans.into_iter();
+        let mut all = plans.next().expect("a plan of no model").clone();
+        for plan in plans {
+            assert_eq!((plan.page, plan.packed), (all.page, all.packed), "one plan is over one kind of page");
+            all.models.extend_from_slice(&plan.models);
+        }
+        all.checked()
+    }
+
+    /// How many models it is for.
+    pub fn n_models(&self) -> usize {
+        self.models.len()
+    }
+
+    /// The part of one model.
+    ///
+    /// # Panics
+    /// If there is no such model.
+    #[must_use]
+    pub fn of(&self, model: usize) -> Plan {
+        Plan { models: vec![self.models[model]], ..*self }
     }
 
     /// Whether pages of 1 GiB come first.
@@ -53,17 +91,17 @@ impl Plan {
     /// # Errors
     /// [`MemoryError::TooLarge`] where the rounded total is beyond 64 bits.
     pub fn with_page(&self, page: PageKind) -> Result<Plan, MemoryError> {
-        Plan { page, packed: false, regions: self.regions }.checked()
+        Plan { page, packed: false, models: self.models.clone() }.checked()
     }
 
-    /// Adds bytes to a region; rounding to pages comes later and once, so parts may be stated one by one.
+    /// Adds bytes to a region of the first model; rounding to pages comes later and once, so parts may be stated one by one.
     ///
     /// # Errors
     /// [`MemoryError::TooLarge`] where a sum leaves 64 bits (or the address space); the plan is unchanged then.
     pub fn add(&mut self, name: RegionName, bytes: u64) -> Result<(), MemoryError> {
         let mut grown = self.clone();
-        let region = &mut grown.regions[name as usize];
-        region.bytes = region.bytes.checked_add(bytes).ok_or(MemoryError::TooLarge { region: name, bytes })?;
+        let region = &mut grown.models[0][name as usize];
+        *region = region.checked_add(bytes).ok_or(MemoryError::TooLarge { region: name, bytes })?;
         *self = grown.checked().map_err(|_| MemoryError::TooLarge { region: name, bytes })?;
         Ok(())
     }
@@ -71,34 +109,46 @@ impl Plan {
     /// All sums are made with care here, once, so that the getters below can be plain.
     fn checked(self) -> Result<Plan, MemoryError> {
         let mut total: u64 = 0;
-        for region in &self.regions {
-            let rounded = round_up(region.bytes, self.page.bytes());
+        for Region { name, bytes, .. } in self.regions() {
+            let rounded = round_up(bytes, self.page.bytes());
             total = rounded
                 .and_then(|bytes| total.checked_add(bytes))
                 .filter(|&bytes| isize::try_from(bytes).is_ok())
-                .ok_or(MemoryError::TooLarge { region: region.name, bytes: region.bytes })?;
+                .ok_or(MemoryError::TooLarge { region: name, bytes })?;
         }
         Ok(self)
     }
 
-    /// The rows that have bytes, in the order of the arena.
+    /// The rows that have bytes, in the order of the arena: model by model.
     pub fn regions(&self) -> impl Iterator<Item = Region> + '_ {
-        self.regions.iter().copied().filter(|region| region.bytes > 0)
+        let all =
+            self.models.iter().enumerate().flat_map(|(model, bytes)| {
+                RegionName::ALL.map(|name| Region { model, name, bytes: bytes[name as usize] })
+            });
+        all.filter(|region| region.bytes > 0)
     }
 
-    /// Bytes asked for in one region.
+    /// Bytes asked for in one region, of all models.
     pub fn bytes(&self, name: RegionName) -> u64 {
-        self.regions[name as usize].bytes
+        self.models.iter().map(|bytes| bytes[name as usize]).sum()
     }
 
-    /// Whole pages of one region.
+    /// Whole pages of one region, of all models.
     pub fn pages(&self, name: RegionName) -> u64 {
-        self.bytes(name).div_ceil(self.page.bytes())
+        self.models.iter().map(|bytes| self.pages_of(bytes[name as usize])).sum()
     }
 
-    /// Bytes of one region once rounded to pages.
-    pub fn mapped_bytes(&self, name: RegionName) -> u64 {
-        self.pages(name) * self.page.bytes()
+    /// Whole pages of so many bytes.
+    pub fn pages_of(&self, bytes: u64) -> u64 {
+        bytes.div_ceil(self.page.bytes())
+    }
+
+    /// Bytes of one region of one model once rounded to pages.
+    ///
+    /// # Panics
+    /// If there is no such model.
+    pub fn mapped_bytes(&self, model: usize, name: RegionName) -> u64 {
+        self.pages_of(self.models[model][name as usize]) * self.page.bytes()
     }
 
     /// Pages of all regions.
@@ -145,6 +195,24 @@ mod tests {
         assert_eq!(plan.regions().map(|r| r.name.as_str()).collect::<Vec<_>>(), ["weights", "kv", "scratch"]);
         assert_eq!(plan.with_page(PageKind::Huge1G).unwrap().total_pages(), 3);
         assert_eq!(plan.with_page(PageKind::Base4K).unwrap().total_pages(), 768 + 1 + 512);
+    }
+
+    #[test]
+    fn of_several_models_each_rounds_its_own_regions() {
+        let mut one = Plan::new(PageKind::Huge2M);
+        one.add(RegionName::Weights, 1 << 20).unwrap();
+        one.add(RegionName::Kv, 3 << 20).unwrap();
+        let mut other = Plan::new(PageKind::Huge2M);
+        other.add(RegionName::Weights, 1).unwrap();
+        let all = Plan::join([&one, &other]).unwrap();
+        assert_eq!((all.n_models(), all.total_pages()), (2, 3 + 1));
+        assert_eq!((all.pages(RegionName::Weights), all.bytes(RegionName::Weights)), (2, (1 << 20) + 1));
+        assert_eq!((all.mapped_bytes(0, RegionName::Kv), all.mapped_bytes(1, RegionName::Kv)), (4 << 20, 0));
+        let rows: Vec<_> = all.regions().map(|region| (region.model, region.name.as_str())).collect();
+        assert_eq!(rows, [(0, "weights"), (0, "kv"), (1, "weights")]);
+        assert_eq!([all.of(0), all.of(1)], [one, other.clone()]);
+        other.add(RegionName::Kv, isize::MAX as u64 - (8 << 20)).unwrap();
+        assert!(Plan::join([&all, &other]).is_err());
     }
 
     #[test]

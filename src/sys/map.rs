@@ -279,6 +279,19 @@ impl Mapping {
         self.kept = true;
     }
 
+    /// Takes what lies from byte `at` on away from this mapping: each owns its part from here on.
+    ///
+    /// # Panics
+    /// If `at` leaves the mapping, or is not the boundary of a page. (Of huge pages it must be the boundary of one of
+    /// those, or what is before it is never unmapped.)
+    #[must_use]
+    pub fn split_off(&mut self, at: usize) -> Mapping {
+        assert!(at.is_multiple_of(BASE_PAGE_BYTES), "{at} is not the boundary of a page");
+        let (start, len) = self.part(at..self.len);
+        self.len = at;
+        Mapping { start, len, kept: self.kept }
+    }
+
     /// Address and length of `range`.
     ///
     /// # Panics
