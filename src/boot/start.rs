@@ -193,7 +193,7 @@ impl Getting<'_> {
         }));
         self.clear([written.scratch, written.kv, written.states], &mut jobs);
         self.progress.begin(0);
-        run_jobs(jobs, self.headers.settings.threads())?;
+        run_jobs(jobs, &self.headers.settings.cores)?;
         Ok(held.expect("all jobs are done"))
     }
 

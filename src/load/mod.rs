@@ -28,6 +28,17 @@ pub struct Progress {
 }
 
 impl Progress {
+    /// A load of so many bytes is to come.
+    pub fn of(total_bytes: u64) -> Progress {
+        Progress { total: AtomicU64::new(total_bytes), ..Progress::default() }
+    }
+
+    /// Bytes read of several loads, and bytes there are to read.
+    pub fn sum(all: &[Progress]) -> (u64, u64) {
+        let sum = |of: fn(&Progress) -> &AtomicU64| all.iter().map(|each| of(each).load(Ordering::Relaxed)).sum();
+        (sum(|each| &each.done), sum(|each| &each.total))
+    }
+
     /// A load of so many bytes begins.
     pub fn begin(&self, total_bytes: u64) {
         self.total.store(total_bytes, Ordering::Relaxed);

@@ -219,11 +219,11 @@ fn run(load: &Load<'_, '_>, buffers: Vec<&mut [u8]>, threads: usize, cpus: &[usi
     })
 }
 
-/// Does jobs with so many threads, where there is nothing to load meanwhile.
+/// Does jobs with a thread for each of `cpus`, where there is nothing to load meanwhile.
 ///
 /// # Errors
 /// What a job returns.
-pub fn run_jobs(jobs: Vec<Job<'_>>, threads: usize) -> Result<()> {
+pub fn run_jobs(jobs: Vec<Job<'_>>, cpus: &[usize]) -> Result<()> {
     let jobs = Mutex::new(jobs.into_iter());
     let failure: Mutex<Option<Error>> = Mutex::new(None);
     let work = || {
@@ -236,9 +236,14 @@ pub fn run_jobs(jobs: Vec<Job<'_>>, threads: usize) -> Result<()> {
     };
     std::thread::scope(|scope| {
         // All of it is work for a CPU; this thread is one of them, and alone where there are no others to be had.
-        for index in 1..threads {
+        for index in 1..cpus.len() {
             let thread = std::thread::Builder::new().name(format!("ready-{index}")).stack_size(STACK_BYTES);
-            if thread.spawn_scoped(scope, work).is_err() {
+            let confined = move || {
+                // As in `run`: its parent may be the pinned one of a model that runs already.
+                let _ = cpu::confine_to(cpus);
+                work();
+            };
+            if thread.spawn_scoped(scope, confined).is_err() {
                 break;
             }
         }
