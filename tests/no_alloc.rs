@@ -18,7 +18,7 @@ use brim::model::Embedding;
 use brim::sampling::SamplingParams;
 use brim::settings::{HeldWeights, Overrides, Settings};
 use brim::sys::alloc;
-use common::engine::{for_checkpoints, for_drafts, for_scheduler, with_embedding};
+use common::engine::{for_checkpoints, for_drafts, for_scheduler, for_two_schedulers, with_embedding};
 
 #[global_allocator]
 static ALLOCATOR: alloc::Counting = alloc::Counting;
@@ -89,7 +89,39 @@ fn main() {
             serve(&mut scheduler, &handle, &format!("lfm2-f32 with {n_checkpoints} checkpoints"));
         });
     }
+    n_cases += 1;
+    two_models(&models[0], &models[9]);
     println!("test result: ok. {} passed; 0 failed", n_cases);
+}
+
+/// Two models on one thread: their rounds take turns, and neither allocates.
+fn two_models(one: &Path, other: &Path) {
+    let kernels = kernels::select(None, None).unwrap();
+    for_two_schedulers([one, other], kernels, (2, 20 * 64), |[one, other]| {
+        let (first, handle) = Scheduler::new(one, 4, vec![3]);
+        let (second, beside) = first.beside(other, 4, vec![3]);
+        let mut all = [first, second];
+        let request = |i: u32| {
+            let generate = Generate { max_tokens: 20, ignore_eos: true, ..Generate::default() };
+            let prompt = (0..100 + i * 20).map(|t| t % 200).collect();
+            Box::new(Request { prompt, output: OutputKind::Tokens(generate) })
+        };
+        let submit = |i: u32| [&handle, &beside][i as usize % 2].submit(request(i)).unwrap();
+        let mut tickets: Vec<Ticket> = (0..6).map(submit).collect();
+        let mut made = 0;
+        for _ in 0..80 {
+            let before = alloc::calls();
+            Scheduler::round_all(&mut all);
+            made += alloc::calls() - before;
+            let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+            for ticket in &mut tickets {
+                while let std::task::Poll::Ready(Some(_)) = ticket.poll_event(&mut cx) {}
+            }
+        }
+        let finished = [&handle, &beside].map(|handle| handle.stats().finished);
+        assert_eq!((made, finished), (0, [3, 3]), "allocations of two models, and what each finished");
+        println!("no_alloc two models: 0 allocations");
+    });
 }
 
 /// Proposes what followed the last token when it came before the last time, and else the token itself.

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -126,9 +126,39 @@ pub(super) struct Channel {
     queue: Mutex<Queue>,
     queue_len: AtomicU32,
     is_stopping: AtomicBool,
+    pub(super) bell: Arc<Bell>,
+}
+
+/// What wakes the engine's thread: one for all channels that it looks at.
+#[derive(Default)]
+pub(super) struct Bell {
     /// Counts what happens on the clients' side; the engine sleeps on it.
-    wakeups: AtomicU32,
+    rings: AtomicU32,
     is_asleep: AtomicBool,
+}
+
+impl Bell {
+    /// Tells the engine that something has happened.
+    fn ring(&self) {
+        self.rings.fetch_add(1, Ordering::SeqCst);
+        if self.is_asleep.load(Ordering::SeqCst) {
+            futex::wake(&self.rings, 1);
+        }
+    }
+
+    /// How often it has rung: for [`Bell::sleep`].
+    pub(super) fn rings(&self) -> u32 {
+        self.rings.load(Ordering::SeqCst)
+    }
+
+    /// Sleeps until it has rung more than `seen` times, and not for long.
+    pub(super) fn sleep(&self, seen: u32) {
+        self.is_asleep.store(true, Ordering::SeqCst);
+        if self.rings() == seen {
+            futex::wait_for(&self.rings, seen, IDLE_BEAT);
+        }
+        self.is_asleep.store(false, Ordering::SeqCst);
+    }
 }
 
 /// A request that the engine has taken out of the queue.
@@ -142,7 +172,7 @@ pub(super) struct Submission {
 }
 
 impl Channel {
-    pub(super) fn new(limits: RequestLimits) -> Channel {
+    pub(super) fn new(limits: RequestLimits, bell: Arc<Bell>) -> Channel {
         assert!((1..=SLOTS_MAX).contains(&limits.slots) && (1..=QUEUE_MAX).contains(&limits.queue));
         let n_mailboxes = limits.slots + limits.queue;
         let mut waiting = VecDeque::new();
@@ -155,8 +185,7 @@ impl Channel {
             queue: Mutex::new(Queue { free: (0..n_mailboxes as u16).rev().collect(), waiting, is_stopping: false }),
             queue_len: AtomicU32::new(0),
             is_stopping: AtomicBool::new(false),
-            wakeups: AtomicU32::new(0),
-            is_asleep: AtomicBool::new(false),
+            bell,
         }
     }
 
@@ -210,7 +239,7 @@ impl Channel {
         self.set_queue_len(&queue);
         drop(queue);
         drop(old);
-        self.wake_engine();
+        self.bell.ring();
         Ok(mailbox)
     }
 
@@ -218,7 +247,7 @@ impl Channel {
     pub(super) fn stop(&self) {
         lock(&self.queue).is_stopping = true;
         self.is_stopping.store(true, Ordering::Release);
-        self.wake_engine();
+        self.bell.ring();
     }
 
     /// The next event, or the promise to wake `cx` when there is one.
@@ -228,7 +257,7 @@ impl Channel {
         if let Some(event) = state.events.pop_front() {
             drop(state);
             if was_full {
-                self.wake_engine();
+                self.bell.ring();
             }
             return Poll::Ready(event);
         }
@@ -255,7 +284,7 @@ impl Channel {
         mask.copy_from_slice(allowed);
         state.is_mask_ready = true;
         drop(state);
-        self.wake_engine();
+        self.bell.ring();
     }
 
     /// The client is done with its mailbox, whose request is cancelled if it has not come to its end.
@@ -283,35 +312,13 @@ impl Channel {
         drop(queue);
         drop((waker, left));
         if !is_done {
-            self.wake_engine();
-        }
-    }
-
-    /// Tells the engine that something has happened.
-    fn wake_engine(&self) {
-        self.wakeups.fetch_add(1, Ordering::SeqCst);
-        if self.is_asleep.load(Ordering::SeqCst) {
-            futex::wake(&self.wakeups, 1);
+            self.bell.ring();
         }
     }
 }
 
 /// The engine's side.
 impl Channel {
-    /// How often the engine has been woken: for [`Channel::sleep`].
-    pub(super) fn wakeups(&self) -> u32 {
-        self.wakeups.load(Ordering::SeqCst)
-    }
-
-    /// Sleeps until the engine is woken once more than `seen` times, and not for long.
-    pub(super) fn sleep(&self, seen: u32) {
-        self.is_asleep.store(true, Ordering::SeqCst);
-        if self.wakeups() == seen {
-            futex::wait_for(&self.wakeups, seen, IDLE_BEAT);
-        }
-        self.is_asleep.store(false, Ordering::SeqCst);
-    }
-
     /// No request will come any more.
     pub(super) fn is_stopping(&self) -> bool {
         self.is_stopping.load(Ordering::Acquire) && self.queue_len() == 0

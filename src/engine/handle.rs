@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use super::channel::{Channel, ClientBuffers};
+use super::channel::{Bell, Channel, ClientBuffers};
 use super::request::{Event, Finish, Generate, OutputKind, Request, RequestLimits, Scores, SubmitError};
 use super::stats::Stats;
 
@@ -36,8 +36,8 @@ impl fmt::Debug for Ticket {
 
 impl EngineHandle {
     /// The engine's end of a new channel, and the clients'.
-    pub(super) fn new(limits: RequestLimits) -> (Arc<Channel>, EngineHandle) {
-        let channel = Arc::new(Channel::new(limits));
+    pub(super) fn new(limits: RequestLimits, bell: Arc<Bell>) -> (Arc<Channel>, EngineHandle) {
+        let channel = Arc::new(Channel::new(limits, bell));
         (Arc::clone(&channel), EngineHandle { channel })
     }
 

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use brim::board;
-use brim::boot::{Foundations, Headers, Serving, Workload};
+use brim::boot::{Foundations, Headers, Serving, Workload, map_all, plan_all};
 use brim::engine::{Core, DRAFT_MAX, Engine};
 use brim::kernels::{Kernels, KvType};
 use brim::load::Progress;
@@ -56,7 +56,26 @@ pub fn for_scheduler<R>(
     own(path, kernels, (128, Embedding::InMemory, Some((slots, kv_tokens, 0))), work)
 }
 
-/// The same, with room for as many drafted tokens as a pass can have, and with the embedding table where `embedding` says.
+/// The same of two models whose passes share one team.
+pub fn for_two_schedulers<R>(
+    paths: [&Path; 2],
+    kernels: &'static Kernels,
+    (slots, kv_tokens): (usize, usize),
+    work: impl FnOnce([Core<'_>; 2]) -> R,
+) -> R {
+    let [one, other] = paths.map(|path| settings(path, kernels, 128));
+    let serving = Serving { slots, kv_tokens: Some(kv_tokens), drafts: 0 };
+    let plan = |settings| (Headers::read(settings).unwrap(), serving.into());
+    let mut mapped = map_all(plan_all(vec![plan(&one), plan(&other)]).unwrap()).unwrap();
+    let (other, one) = (mapped.pop().unwrap(), mapped.pop().unwrap());
+    let (progress, mut base) = (Progress::default(), Foundations::default());
+    let one = one.start(&mut base, &progress).unwrap();
+    let mut beside = Foundations::sharing(one.workers);
+    let other = other.start(&mut beside, &progress).unwrap();
+    work([one.core, other.core])
+}
+
+/// As [`for_scheduler`], with room for as many drafted tokens as a pass can have, and with the embedding table where `embedding` says.
 pub fn for_drafts<R>(
     path: &Path,
     kernels: &'static Kernels,

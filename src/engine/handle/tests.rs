@@ -38,7 +38,7 @@ fn poll(ticket: &mut Ticket) -> Poll<Option<Event>> {
 
 #[test]
 fn events_arrive_in_order_and_end() {
-    let (channel, handle) = EngineHandle::new(LIMITS);
+    let (channel, handle) = EngineHandle::new(LIMITS, Arc::default());
     let mut ticket = handle.submit(request()).unwrap();
     assert_eq!(poll(&mut ticket), Poll::Pending);
     let submission = channel.next_submission().unwrap();
@@ -58,7 +58,7 @@ fn events_arrive_in_order_and_end() {
 
 #[test]
 fn the_queue_takes_what_it_holds_and_hands_one_more_back() {
-    let (channel, handle) = EngineHandle::new(LIMITS);
+    let (channel, handle) = EngineHandle::new(LIMITS, Arc::default());
     let _running = handle.submit(request()).unwrap();
     let submission = channel.next_submission().unwrap();
     let first = handle.submit(request()).unwrap();
@@ -78,7 +78,7 @@ fn the_queue_takes_what_it_holds_and_hands_one_more_back() {
 
 #[test]
 fn mailboxes_come_back_whoever_leaves_last() {
-    let (channel, handle) = EngineHandle::new(LIMITS);
+    let (channel, handle) = EngineHandle::new(LIMITS, Arc::default());
     for round in 0..100 {
         let mut ticket = handle.submit(request()).unwrap();
         let submission = channel.next_submission().unwrap();
@@ -106,7 +106,7 @@ fn mailboxes_come_back_whoever_leaves_last() {
 
 #[test]
 fn a_client_that_is_behind_wakes_the_engine_once_there_is_room_again() {
-    let (channel, handle) = EngineHandle::new(LIMITS);
+    let (channel, handle) = EngineHandle::new(LIMITS, Arc::default());
     let mut ticket = handle.submit(request()).unwrap();
     let submission = channel.next_submission().unwrap();
     let mut sent = 0;
@@ -115,15 +115,15 @@ fn a_client_that_is_behind_wakes_the_engine_once_there_is_room_again() {
         sent += 1;
     }
     assert_eq!(sent as usize, EVENTS_MAX - 1);
-    let wakeups = channel.wakeups();
+    let wakeups = channel.bell.rings();
     assert!(poll(&mut ticket).is_ready());
-    assert_ne!(channel.wakeups(), wakeups);
+    assert_ne!(channel.bell.rings(), wakeups);
     assert_eq!(channel.room(submission.mailbox), 1);
 }
 
 #[test]
 fn a_mask_counts_once() {
-    let (channel, handle) = EngineHandle::new(LIMITS);
+    let (channel, handle) = EngineHandle::new(LIMITS, Arc::default());
     let ticket = handle.submit(with(Generate { constraint: true, ..Generate::default() })).unwrap();
     let submission = channel.next_submission().unwrap();
     assert!(channel.take_mask(submission.mailbox).is_none());
@@ -138,7 +138,7 @@ fn a_mask_counts_once() {
 
 #[test]
 fn an_embedding_is_handed_over_once_and_only_if_it_came_to_its_end() {
-    let (channel, handle) = EngineHandle::new(LIMITS);
+    let (channel, handle) = EngineHandle::new(LIMITS, Arc::default());
     for finish in [Finish::Embedded, Finish::Failed(EngineError::HiddenState { index: 3 })] {
         let mut ticket = handle.submit(embedding(5)).unwrap();
         let submission = channel.next_submission().unwrap();
@@ -159,7 +159,7 @@ fn an_embedding_is_handed_over_once_and_only_if_it_came_to_its_end() {
 
 #[test]
 fn a_stopping_engine_takes_nothing_and_ends_with_its_queue() {
-    let (channel, handle) = EngineHandle::new(LIMITS);
+    let (channel, handle) = EngineHandle::new(LIMITS, Arc::default());
     let ticket = handle.submit(request()).unwrap();
     handle.stop();
     assert!(matches!(handle.submit(request()), Err(SubmitError::Stopping(_))));
@@ -170,7 +170,7 @@ fn a_stopping_engine_takes_nothing_and_ends_with_its_queue() {
 
 #[test]
 fn what_cannot_be_served_is_refused_at_the_limit_and_not_before() {
-    let (_, handle) = EngineHandle::new(LIMITS);
+    let (_, handle) = EngineHandle::new(LIMITS, Arc::default());
     let limits = handle.limits();
     let check = |change: &dyn Fn(&mut Vec<u32>, &mut Generate)| {
         let (mut prompt, mut generate) = (vec![1, 2], Generate { max_tokens: 3, ..Generate::default() });

@@ -18,7 +18,7 @@ mod step;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 
-use super::channel::{Channel, Submission};
+use super::channel::{Bell, Channel, Submission};
 use super::core::Core;
 use super::drafter::Drafter;
 use super::handle::EngineHandle;
@@ -55,6 +55,8 @@ pub struct Scheduler<'a> {
     draft_max: usize,
     /// Which of the slots that generate is the first to draft.
     next_draft: usize,
+    /// Another model generates meanwhile, in passes that take turns with these.
+    is_shared: bool,
     stop_rules: StopRules,
     /// Texts are read in one pass each, and what is known of their beginnings holds for no other.
     reads_whole: bool,
@@ -100,7 +102,25 @@ impl<'a> Scheduler<'a> {
     ///
     /// # Panics
     /// If the scratch region is too small.
-    pub fn new(mut core: Core<'a>, queue: usize, mut eog_tokens: Vec<u32>) -> (Scheduler<'a>, EngineHandle) {
+    pub fn new(core: Core<'a>, queue: usize, eog_tokens: Vec<u32>) -> (Scheduler<'a>, EngineHandle) {
+        Scheduler::woken_by(Arc::default(), core, queue, eog_tokens)
+    }
+
+    /// One for another model on the same thread, to be run [together](Scheduler::run_all) with this one.
+    ///
+    /// # Panics
+    /// As [`Scheduler::new`].
+    #[must_use]
+    pub fn beside(&self, core: Core<'a>, queue: usize, eog_tokens: Vec<u32>) -> (Scheduler<'a>, EngineHandle) {
+        Scheduler::woken_by(Arc::clone(&self.channel.bell), core, queue, eog_tokens)
+    }
+
+    fn woken_by(
+        bell: Arc<Bell>,
+        mut core: Core<'a>,
+        queue: usize,
+        mut eog_tokens: Vec<u32>,
+    ) -> (Scheduler<'a>, EngineHandle) {
         eog_tokens.sort_unstable();
         let spare = std::mem::take(&mut core.spare);
         let (model, sizes) = (core.model, core.sizes);
@@ -146,7 +166,7 @@ impl<'a> Scheduler<'a> {
             pass_tokens: if reads_whole { chunk } else { usize::MAX },
             vectors: model.config.vectors,
         };
-        let (channel, handle) = EngineHandle::new(limits);
+        let (channel, handle) = EngineHandle::new(limits, bell);
         let scheduler = Scheduler {
             pages,
             channel,
@@ -161,6 +181,7 @@ impl<'a> Scheduler<'a> {
             drafter: None,
             draft_max: sizes.n_logits - slots.len(),
             next_draft: 0,
+            is_shared: false,
             stop_rules,
             slots,
             core,
@@ -189,17 +210,50 @@ impl<'a> Scheduler<'a> {
 
     /// Serves until [`EngineHandle::stop`] has been called and every request is finished.
     pub fn run(&mut self) {
+        Scheduler::run_all(std::slice::from_mut(self));
+    }
+
+    /// Serves with several models that are [`beside`](Scheduler::beside) each other until all have been told to stop and every
+    /// request is finished. Their passes take turns, so that none waits for another's prompt, but for one chunk of it.
+    ///
+    /// # Panics
+    /// If one of them is not beside the first: nothing would wake this thread for it.
+    pub fn run_all(all: &mut [Scheduler<'_>]) {
+        let Some(first) = all.first() else { return };
+        let bell = Arc::clone(&first.channel.bell);
+        assert!(all.iter().all(|each| Arc::ptr_eq(&each.channel.bell, &bell)), "one thread listens to one bell");
         loop {
-            let wakeups = self.channel.wakeups();
-            if self.round() {
+            let rings = bell.rings();
+            if Scheduler::round_all(all) {
                 continue;
             }
-            let is_idle = self.waiting.is_none() && self.slots.iter().all(|slot| slot.work.is_none());
-            if is_idle && self.channel.is_stopping() {
+            if all.iter().all(Scheduler::is_done) {
                 return;
             }
-            self.channel.sleep(wakeups);
+            bell.sleep(rings);
         }
+    }
+
+    /// A [`round`](Scheduler::round) of each; false if none has anything to do.
+    pub fn round_all(all: &mut [Scheduler<'_>]) -> bool {
+        let mut has_passed = false;
+        for index in 0..all.len() {
+            let mut others = all.iter().enumerate().filter(|(other, _)| *other != index);
+            let is_shared = others.any(|(_, other)| other.is_generating());
+            all[index].is_shared = is_shared;
+            has_passed |= all[index].round();
+        }
+        has_passed
+    }
+
+    fn is_generating(&self) -> bool {
+        self.slots.iter().any(|slot| slot.work.as_ref().is_some_and(Work::is_decoding))
+    }
+
+    /// Whether it has been told to stop, and all is finished.
+    fn is_done(&self) -> bool {
+        let is_idle = self.waiting.is_none() && self.slots.iter().all(|slot| slot.work.is_none());
+        is_idle && self.channel.is_stopping()
     }
 
     /// Looks at what clients want and makes one pass over the weights; false if no slot has anything to do.

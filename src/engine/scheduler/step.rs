@@ -105,7 +105,7 @@ impl Scheduler<'_> {
 
     /// Prompts, in turn, as much of them as a pass takes.
     fn plan_prompts(&mut self) {
-        let mut budget = match self.batch.parts.is_empty() {
+        let mut budget = match self.batch.parts.is_empty() && !self.is_shared {
             true => self.chunk,
             false => (self.chunk / SHARED_CHUNK).next_multiple_of(PAGE_TOKENS).min(self.chunk),
         };
