@@ -56,6 +56,10 @@ fn every_key_is_shown_and_commented() {
                 assert!(body.iter().any(|line| shown(line)), "{name}: {section}.{key} is not shown");
             }
         }
+        let models = text.lines().find(|line| line.starts_with("# models = ")).unwrap();
+        for key in known("[[serve.models]]\nno_such_key = 1\n") {
+            assert!(models.contains(&format!(" {key} = ")), "{name}: {key} of a model is not shown");
+        }
     }
 }
 

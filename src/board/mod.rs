@@ -300,8 +300,47 @@ section! {
         cache_mib: Option<u32>,
         /// Limits on what one client can take.
         limits: LimitsSection,
+        /// The models of the server, where it has several.
+        models: Vec<ServedModel>,
     }
 }
+
+section! {
+    /// `[[serve.models]]`; what is absent is as `[model]` and `[serve]` say.
+    ServedModel {
+        /// The GGUF file; each model has one.
+        path: Option<String>,
+        /// Its name as clients see it.
+        name: Option<String>,
+        /// Further names that requests may ask for it by.
+        aliases: Vec<String>,
+        /// Context length.
+        ctx: Option<Ctx>,
+        /// Type of the KV cache.
+        kv_type: Option<KvType>,
+        /// Sequences served at once.
+        slots: Option<u32>,
+        /// Tokens that the KV cache holds for all of them together.
+        kv_tokens: Option<u32>,
+        /// Checkpoints of recurrent states.
+        checkpoints: Option<u32>,
+        /// Chat template: a file, or a name.
+        chat_template: Option<String>,
+        /// Socket of a `brim hold` whose weights to use.
+        resident: Option<String>,
+        /// Expected SHA-256 of the file, or of each file of a split set.
+        sha256: Option<Sha256>,
+    }
+}
+
+impl FromBoard for Vec<ServedModel> {
+    fn read(found: &Found<'_>) -> Result<Self, BoardError> {
+        found.each("an array of tables")
+    }
+}
+
+/// Most models of one server.
+pub const MODELS_MAX: usize = 16;
 
 section! {
     /// `[serve] limits`
@@ -352,13 +391,40 @@ impl Board {
         }
     }
 
+    /// For each model of the server a board on which it stands alone: what its entry says is there in `[model]`, `[serve]`
+    /// and `[memory]`, and the entry itself is the only one of `serve.models`.
+    #[must_use]
+    pub fn served(&self) -> Vec<Board> {
+        let alone = |entry: &ServedModel| {
+            let mut board = self.clone();
+            let ServedModel { path, ctx, kv_type, slots, kv_tokens, checkpoints, resident, sha256, .. } = entry.clone();
+            let (model, serve) = (&mut board.model, &mut board.serve);
+            (model.path, model.sha256, board.memory.resident) = (path, sha256, resident);
+            (model.ctx, model.kv_type) = (ctx.or(model.ctx), kv_type.or(model.kv_type));
+            serve.slots = slots.or(serve.slots);
+            serve.kv_tokens = kv_tokens.or(serve.kv_tokens);
+            serve.checkpoints = checkpoints.or(serve.checkpoints);
+            serve.models = vec![entry.clone()];
+            board
+        };
+        self.serve.models.iter().map(alone).collect()
+    }
+
     fn validate(&self) -> Result<(), BoardError> {
         let tokens = |ctx| match ctx {
             Ctx::Tokens(tokens) => Some(tokens),
             Ctx::Auto => None,
         };
         let limits = &self.serve.limits;
-        for (key, value, min, max) in [
+        let of_models = self.serve.models.iter().flat_map(|model| {
+            [
+                ("serve.models.ctx", model.ctx.and_then(tokens), 1, 1 << 24),
+                ("serve.models.slots", model.slots, 1, 64),
+                ("serve.models.kv_tokens", model.kv_tokens, 1, 1 << 30),
+                ("serve.models.checkpoints", model.checkpoints, 0, 1 << 24),
+            ]
+        });
+        let ranges = [
             ("cpu.threads", self.cpu.threads, 1, 1024),
             ("cpu.l1d_kib", self.cpu.l1d_kib, 4, 4 << 10),
             ("cpu.l2_kib", self.cpu.l2_kib, 16, 1 << 20),
@@ -383,7 +449,8 @@ impl Board {
             ("serve.limits.first_token_s", limits.first_token_s, 1, 86400),
             ("serve.limits.queue", limits.queue, 1, 1024),
             ("serve.limits.drain_s", limits.drain_s, 0, 3600),
-        ] {
+        ];
+        for (key, value, min, max) in ranges.into_iter().chain(of_models) {
             if let Some(found) = value.filter(|value| !(min..=max).contains(value)) {
                 return Err(BoardError::Range { key, found: found.into(), min: min.into(), max: max.into() });
             }
@@ -392,7 +459,30 @@ impl Board {
             return Err(BoardError::Range { key: "bandwidth.read_gbs", found, min: 0.1, max: 100_000.0 });
         }
         self.model.sha256.as_ref().map(Sha256::digests).transpose()?;
+        self.validate_models()?;
         self.refuse_missing_features()
+    }
+
+    /// What each model must have, and none may share with another.
+    fn validate_models(&self) -> Result<(), BoardError> {
+        let models = &self.serve.models;
+        let refused = |why| Err(BoardError::Refused { key: "serve.models", why });
+        if models.len() > MODELS_MAX {
+            return refused(format!("{} models; at most {MODELS_MAX} share one server", models.len()));
+        }
+        for (at, model) in models.iter().enumerate() {
+            let nth = at + 1;
+            if model.path.as_deref().is_none_or(str::is_empty) {
+                return refused(format!("model {nth} has no path; name its GGUF file"));
+            }
+            if model.name.iter().chain(&model.aliases).any(String::is_empty) {
+                return refused(format!("model {nth} has an empty name; leave it out for that of its file"));
+            }
+            if let Err(e) = model.sha256.as_ref().map_or(Ok(Vec::new()), Sha256::digests) {
+                return refused(format!("model {nth}: {e}"));
+            }
+        }
+        Ok(())
     }
 
     fn refuse_missing_features(&self) -> Result<(), BoardError> {
@@ -457,9 +547,51 @@ mod tests {
             ("[serve]\ncheckpoints = 16777217", "serve.checkpoints is 16777217; it must be 0 to 16777216"),
             ("[serve.limits]\nx = 4", "unknown key `x`"),
             ("[serve]\nlimits = { idle_s = 0 }", "serve.limits.idle_s is 0"),
+            (
+                "[[serve.models]]\npath = \"a\"\n[[serve.models]]\npth = \"b\"",
+                "line 4: unknown key `pth`; did you mean `path`?",
+            ),
+            ("[[serve.models]]\npath = \"a\"\nkv_type = \"f15\"", "line 3: unknown value `f15`; did you mean `f16`?"),
+            ("[serve]\nmodels = [3]", "line 2: invalid type: integer `3`, expected a table"),
+            ("[serve]\nmodels = \"a\"", "line 2: invalid type: string \"a\", expected an array of tables"),
+            ("[[serve.models]]\nname = \"a\"", "serve.models: model 1 has no path"),
+            ("[[serve.models]]\npath = \"a\"\naliases = [\"\"]", "serve.models: model 1 has an empty name"),
+            ("[[serve.models]]\npath = \"a\"\nslots = 65", "serve.models.slots is 65; it must be 1 to 64"),
+            ("[[serve.models]]\npath = \"a\"\nctx = 0", "serve.models.ctx is 0"),
+            (
+                "[[serve.models]]\npath = \"a\"\nsha256 = \"00\"",
+                "serve.models: model 1: model.sha256 is \"00\": needs 64",
+            ),
         ] {
             let error = Board::parse(text).unwrap_err().to_string();
             assert!(error.contains(want), "{text:?}: {want:?} not in {error:?}");
         }
+    }
+
+    #[test]
+    fn what_a_model_does_not_say_is_as_the_sections_say() {
+        let text = "[model]\npath = \"own\"\nsha256 = \"@\"\nctx = 100\n[memory]\nresident = \"/s\"\n[serve]\nslots = 3\ncheckpoints = 5\n\
+                    [[serve.models]]\npath = \"a\"\nctx = \"auto\"\nslots = 2\nresident = \"/a\"\n\
+                    [[serve.models]]\npath = \"b\"\nname = \"bee\"\nkv_type = \"q8_0\"\ncheckpoints = 0\n";
+        let text = text.replace('@', &"0".repeat(64));
+        let board = Board::parse(&text).unwrap();
+        let served = board.served();
+        let paths = served.iter().map(|board| board.model.path.as_deref()).collect::<Vec<_>>();
+        assert_eq!(paths, [Some("a"), Some("b")]);
+        assert_eq!(
+            served.iter().map(|board| board.model.ctx).collect::<Vec<_>>(),
+            [Some(Ctx::Auto), Some(Ctx::Tokens(100))]
+        );
+        let of = |i: usize| {
+            let (serve, board) = (&served[i].serve, &served[i]);
+            (serve.slots, serve.checkpoints, board.memory.resident.as_deref(), board.model.kv_type)
+        };
+        assert_eq!(of(0), (Some(2), Some(5), Some("/a"), None));
+        assert_eq!(of(1), (Some(3), Some(0), None, Some(KvType::Q8_0)));
+        assert!(served.iter().all(|board| board.model.sha256.is_none() && board.serve.models.len() == 1));
+        assert_eq!(served[1].serve.models[0].name.as_deref(), Some("bee"));
+        assert!(Board::parse("").unwrap().served().is_empty());
+        let many = "[[serve.models]]\npath = \"a\"\n".repeat(MODELS_MAX + 1);
+        assert!(Board::parse(&many).unwrap_err().to_string().contains("17 models; at most 16"));
     }
 }

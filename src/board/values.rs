@@ -156,6 +156,17 @@ impl<'t> Found<'t> {
         BoardError::Syntax { line: self.line(), message: format!("invalid {what}: {self}, expected {expected}") }
     }
 
+    /// The values of the array that it is; `expected` says what that would be.
+    ///
+    /// # Errors
+    /// A value of another type; as [`FromBoard::read`].
+    pub fn each<T: FromBoard>(&self, expected: &str) -> Result<Vec<T>, BoardError> {
+        match self.value() {
+            DeValue::Array(values) => values.iter().map(|value| T::read(&Found { value, ..*self })).collect(),
+            _ => Err(self.invalid("type", expected)),
+        }
+    }
+
     fn line(&self) -> usize {
         line(self.text, self.value.span().start)
     }
@@ -218,9 +229,6 @@ impl FromBoard for String {
 
 impl FromBoard for Vec<String> {
     fn read(found: &Found<'_>) -> Result<Self, BoardError> {
-        match found.value() {
-            DeValue::Array(values) => values.iter().map(|value| String::read(&Found { value, ..*found })).collect(),
-            _ => Err(found.invalid("type", "an array of strings")),
-        }
+        found.each("an array of strings")
     }
 }

@@ -45,6 +45,12 @@ impl<'s> Headers<'s> {
     /// # Errors
     /// What is wrong with the file (4), the board's checksums (3), the options (2) or the CPU (6).
     pub fn read(settings: &'s Settings) -> Result<Headers<'s>> {
+        if settings.model.is_none() && !settings.board.serve.models.is_empty() {
+            return Err(Error::usage(
+                "no model: those in serve.models of the board are for `brim serve`; give a file with -m, or with path in \
+                 [model] of the board",
+            ));
+        }
         let kernels = settings.kernels()?;
         let files = open(settings.model.as_deref())?;
         let digests = settings.sha256.len();

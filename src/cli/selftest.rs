@@ -75,13 +75,14 @@ pub fn execute(args: &Selftest) -> Result<()> {
 fn answers(tier: Tier, known: &[Known]) -> Result<Option<String>> {
     let overrides = Overrides { isa: Some(tier.name().to_owned()), ..Overrides::default() };
     // The environment and a board may speak of other models and pages; the self-test is always the same.
-    let settings = Settings {
+    let mut settings = Settings {
         model: None,
         sha256: Vec::new(),
         hugepages: false,
         ctx: Some(Ctx::Tokens(512)),
         ..resolve(&overrides, LevelFilter::Warn)?
     };
+    settings.board.serve.models.clear();
     let mut base = Foundations::default();
     let planned = Headers::read(&settings)?.plan(&Workload::default())?;
     let mut engine = Engine::new(planned.map()?.start(&mut base, &Progress::default())?.core);

@@ -98,6 +98,28 @@ pub fn load_board(name: &str) -> Result<Board> {
     parsed.map_err(|e| Error::from(e).at(format!("board {name}")))
 }
 
+/// The board that is asked for, and by which name; all defaults if none is.
+fn named_board(overrides: &Overrides, env: Env<'_>) -> Result<(Option<String>, Board)> {
+    let name = pick(env, "board", overrides.board.clone(), None)?.map(|(name, _)| name);
+    let board = name.as_deref().map_or(Ok(Board::default()), load_board)?;
+    Ok((name, board))
+}
+
+/// An error in the words of the board that it is the fault of.
+fn of_board(error: Error, name: Option<&str>) -> Error {
+    match (error.exit(), name) {
+        (Exit::Board, Some(name)) => error.at(format!("board {name}")),
+        _ => error,
+    }
+}
+
+/// Why an option is refused beside so many models of a board.
+pub fn for_one_model(n: usize) -> String {
+    format!(
+        "it is for one model, and serve.models of the board names {n}; leave it out and say it there, or leave the board out"
+    )
+}
+
 impl Settings {
     /// Resolves the shared options against the process's environment, the board and this box.
     ///
@@ -112,12 +134,49 @@ impl Settings {
     /// # Errors
     /// As [`Settings::resolve`].
     pub fn resolve_in(overrides: &Overrides, env: Env<'_>, topology: Topology) -> Result<Settings> {
-        let name = pick(env, "board", overrides.board.clone(), None)?.map(|(name, _)| name);
-        let board = name.as_deref().map_or(Ok(Board::default()), load_board)?;
-        Settings::with_board(overrides, env, &topology, board).map_err(|e| match (e.exit(), &name) {
-            (Exit::Board, Some(name)) => e.at(format!("board {name}")),
-            _ => e,
-        })
+        let (name, board) = named_board(overrides, env)?;
+        Settings::with_board(overrides, env, &topology, board).map_err(|e| of_board(e, name.as_deref()))
+    }
+
+    /// The settings of each model of a server: of those that the board names for it (`[[serve.models]]`), else of the one
+    /// that [`Settings::resolve`] finds. Options are for all of them, and beat what an entry says.
+    ///
+    /// # Errors
+    /// As [`Settings::resolve`]; an option that can only be meant for one model beside several.
+    pub fn resolve_served(overrides: &Overrides) -> Result<Vec<Settings>> {
+        Settings::resolve_served_in(overrides, &process_env, &Topology::probe()?)
+    }
+
+    /// As [`Settings::resolve_served`], in another environment and on another box.
+    ///
+    /// # Errors
+    /// As [`Settings::resolve_served`].
+    pub fn resolve_served_in(overrides: &Overrides, env: Env<'_>, topology: &Topology) -> Result<Vec<Settings>> {
+        let (name, board) = named_board(overrides, env)?;
+        let resolved = match board.serve.models.is_empty() {
+            true => Settings::with_board(overrides, env, topology, board).map(|settings| vec![settings]),
+            false => Settings::of_each(overrides, env, topology, &board),
+        };
+        resolved.map_err(|e| of_board(e, name.as_deref()))
+    }
+
+    fn of_each(overrides: &Overrides, env: Env<'_>, topology: &Topology, board: &Board) -> Result<Vec<Settings>> {
+        let held = match &overrides.held {
+            HeldWeights::Allowed(flag) => flag.clone(),
+            HeldWeights::Unused => None,
+        };
+        let resident = board.memory.resident.clone().map(|socket| ("memory.resident", socket));
+        let of_one = [("model", &overrides.model, None), ("pre", &overrides.pre, None), ("resident", &held, resident)];
+        for (option, flag, named) in of_one {
+            if let Some((_, source)) = pick(env, option, flag.clone(), named)? {
+                return Err(refuse(option, source, for_one_model(board.serve.models.len())));
+            }
+        }
+        let each = board.served().into_iter().enumerate().map(|(at, alone)| {
+            let resolved = Settings::with_board(overrides, env, topology, alone);
+            resolved.map_err(|e| e.at(format!("serve.models, model {}", at + 1)))
+        });
+        each.collect()
     }
 
     fn with_board(overrides: &Overrides, env: Env<'_>, topology: &Topology, board: Board) -> Result<Settings> {
@@ -309,6 +368,38 @@ mod tests {
         let settings = resolve(&args, &vars).unwrap();
         assert_eq!((settings.ctx, settings.page()), (tokens(300), PageKind::Huge1G));
         std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn options_are_for_all_models_of_a_board_or_refused() {
+        let path = std::env::temp_dir().join(format!("brim-settings-served-{}.toml", std::process::id()));
+        let models = "[[serve.models]]\npath = \"a\"\nctx = 64\n[[serve.models]]\npath = \"b\"\nresident = \"/b\"\n";
+        std::fs::write(&path, format!("[model]\nctx = 100\n{models}")).unwrap();
+        let args = Overrides { board: path.to_str().map(str::to_owned), ..Overrides::default() };
+        let all = |args: &Overrides, vars: &[(&str, &str)]| {
+            let env = |name: &str| vars.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned());
+            Settings::resolve_served_in(args, &env, &box8())
+        };
+        let of = |all: Vec<Settings>| all.into_iter().map(|one| (one.model, one.ctx)).collect::<Vec<_>>();
+        assert_eq!(of(all(&args, &[]).unwrap()), [(text("a"), tokens(64)), (text("b"), tokens(100))]);
+        let forced = all(&args, &[("BRIM_CTX", "32"), ("BRIM_RESIDENT", "")]).unwrap();
+        assert_eq!(of(forced), [(text("a"), tokens(32)), (text("b"), tokens(32))]);
+        let held = Overrides { held: HeldWeights::Allowed(None), ..args.clone() };
+        let sockets = all(&held, &[]).unwrap().into_iter().map(|one| one.resident);
+        assert_eq!(sockets.collect::<Vec<_>>(), [None, Some("/b".into())]);
+        for (args, vars, want) in [
+            (Overrides { model: text("m"), ..args.clone() }, &[][..], "--model: it is for one model, and serve.models"),
+            (args.clone(), &[("BRIM_MODEL", "m")], "BRIM_MODEL: it is for one model"),
+            (Overrides { pre: text("gpt-2"), ..args.clone() }, &[], "--pre: it is for one model"),
+            (Overrides { held: HeldWeights::Allowed(text("")), ..args }, &[], "--resident: it is for one model"),
+        ] {
+            let error = all(&args, vars).unwrap_err();
+            assert!(error.exit() == Exit::Usage && error.to_string().contains(want), "{error}");
+        }
+        // Other commands have one model, and it is not one of these.
+        assert_eq!(resolve(&held, &[]).unwrap().model, None);
+        std::fs::remove_file(path).unwrap();
+        assert_eq!(all(&Overrides::default(), &[]).unwrap().len(), 1);
     }
 
     #[test]
