@@ -6,12 +6,12 @@ use log::LevelFilter;
 use serde_json::{Value, json};
 
 use super::args::Plan as PlanArgs;
-use super::common::{checkpoints, out, resolve};
+use super::common::{checkpoints, names, out, resolve, resolve_served};
 #[cfg(feature = "serve")]
 use crate::boot::MappedPlan;
-use crate::boot::{Headers, Planned, Serving, Workload};
+use crate::boot::{Headers, Planned, Serving, Workload, plan_all};
 use crate::error::{Error, Result};
-use crate::memory::{Grown, Host, Hvo, MemoryError, Packing, PageKind, Plan, PoolState, arena};
+use crate::memory::{Grown, Host, Hvo, MemoryError, Packing, PageKind, Plan, PoolState, Region, arena};
 use crate::model::{CachePlan, Config};
 use crate::settings::env_or;
 use crate::units::Human;
@@ -19,22 +19,14 @@ use crate::units::Human;
 /// A plan beside the box it is meant for.
 #[derive(Clone, Debug)]
 pub struct PlanReport {
-    /// Name of the model.
-    pub model: String,
-    /// The plan.
+    /// The models, at least one.
+    pub models: Vec<PlannedModel>,
+    /// The plan, of all of them.
     pub plan: Plan,
     /// Which regions lie in pages of 1 GiB.
     pub packing: Packing,
     /// Whether ordinary pages stand for huge ones that could not be had.
     pub is_fallback: bool,
-    /// Parts of the regions, e.g. `layer 0`, in bytes.
-    pub details: Vec<(String, u64)>,
-    /// The states of recurrent layers, of a model that has them.
-    pub states: Option<States>,
-    /// Tokens of context.
-    pub ctx: usize,
-    /// Type of the KV cache.
-    pub kv_type: &'static str,
     /// The huge page in use, or the one that would be.
     pub huge_page: PageKind,
     /// The pool of `huge_page`, `None` where the kernel has no such pages.
@@ -49,12 +41,69 @@ pub struct PlanReport {
     pub memory_available_bytes: u64,
     /// Ordinary memory that must stay free.
     pub keep_free_bytes: u64,
+    /// Whether the plan fits this box right now.
+    pub verdict: std::result::Result<(), MemoryError>,
+}
+
+/// One model of a plan.
+#[derive(Clone, Debug)]
+pub struct PlannedModel {
+    /// The name that clients see, of one beside others.
+    pub name: String,
+    /// The file.
+    pub model: String,
+    /// Parts of the regions, e.g. `layer 0`, in bytes.
+    pub details: Vec<(String, u64)>,
+    /// The states of recurrent layers, of a model that has them.
+    pub states: Option<States>,
+    /// Tokens of context.
+    pub ctx: usize,
+    /// Type of the KV cache.
+    pub kv_type: &'static str,
     /// Decode speed that the board's measured bandwidth allows at most, tokens/s; `None` without a figure.
     pub decode_ceiling: Option<f64>,
     /// What the model makes that makes no text.
     vectors: Option<Makes>,
-    /// Whether the plan fits this box right now.
-    pub verdict: std::result::Result<(), MemoryError>,
+}
+
+impl PlannedModel {
+    fn of(name: String, planned: &Planned<'_>) -> PlannedModel {
+        let Planned { headers, sizes, .. } = planned;
+        let weights = &headers.model.weights;
+        let layers = weights.layer_offsets.windows(2).enumerate();
+        let mut details: Vec<(String, u64)> =
+            layers.map(|(i, ends)| (format!("layer {i}"), (ends[1] - ends[0]) as u64)).collect();
+        let rest = weights.bytes as u64 - details.iter().map(|(_, bytes)| bytes).sum::<u64>();
+        details.push(("embedding, output and norms".to_owned(), rest));
+        let read_gbs = headers.settings.board.bandwidth.read_gbs;
+        PlannedModel {
+            name,
+            model: headers.files.name().to_string(),
+            details,
+            states: States::of(&CachePlan::new(&headers.model.config, sizes)),
+            ctx: sizes.ctx,
+            kv_type: sizes.kv_type.name(),
+            decode_ceiling: read_gbs.map(|gbs| gbs * 1e9 / weights.bytes_per_token as f64),
+            vectors: Makes::of(&headers.model.config),
+        }
+    }
+
+    /// The model alone, without its regions.
+    fn json(&self) -> Value {
+        let details = self.details.iter().map(|(name, bytes)| json!({"name": name, "bytes": bytes}));
+        let mut model = json!({
+            "model": self.model,
+            "ctx": self.ctx,
+            "kv_type": self.kv_type,
+            "details": details.collect::<Vec<_>>(),
+            "predicted_decode_tokens_per_second_at_most": self.decode_ceiling,
+            "vectors": self.vectors.as_ref().map(Makes::json),
+        });
+        if let Some(states) = &self.states {
+            model["states"] = states.json();
+        }
+        model
+    }
 }
 
 /// States of recurrent layers.
@@ -121,49 +170,56 @@ pub fn execute(args: &PlanArgs) -> Result<()> {
         }
         overrides.ctx = Some("auto".to_owned());
     }
-    let settings = resolve(&overrides, LevelFilter::Warn)?;
-    let serve = &settings.board.serve;
-    let slots = env_or(args.slots, "BRIM_SLOTS")?.or(serve.slots);
-    let kv_tokens = env_or(args.kv_tokens, "BRIM_KV_TOKENS")?.or(serve.kv_tokens);
-    let workload = match (slots, kv_tokens) {
-        (None, None) => Workload::default(),
-        _ => Serving::new(slots, kv_tokens).into(),
+    let given = env_or(args.model.clone(), "BRIM_MODEL")?.is_some();
+    let all = match given {
+        // It is planned alone, whatever the board serves.
+        true => vec![resolve(&overrides, LevelFilter::Warn)?],
+        false => resolve_served(&overrides, LevelFilter::Warn)?,
     };
-    let workload = Workload { checkpoints: checkpoints(args.checkpoints, &settings)?, ..workload };
-    let headers = Headers::read(&settings)?;
-    // A model of vectors is there to be served.
-    let serving = headers.model.config.vectors.and(workload.serving.is_none().then(|| Serving::new(slots, kv_tokens)));
-    let workload = Workload { serving: workload.serving.or(serving), ..workload };
-    PlanReport::of(&headers.plan(&workload)?).print(args.json)
+    let is_alone = given || all.iter().any(|settings| settings.board.serve.models.is_empty());
+    let names = if is_alone { vec![String::new()] } else { names(&all, None)? };
+    let headers = all.iter().map(|settings| {
+        let serve = &settings.board.serve;
+        let slots = env_or(args.slots, "BRIM_SLOTS")?.or(serve.slots);
+        let kv_tokens = env_or(args.kv_tokens, "BRIM_KV_TOKENS")?.or(serve.kv_tokens);
+        let workload = match (slots, kv_tokens) {
+            (None, None) if is_alone => Workload::default(),
+            _ => Serving::new(slots, kv_tokens).into(),
+        };
+        let workload = Workload { checkpoints: checkpoints(args.checkpoints, settings)?, ..workload };
+        let headers = Headers::read(settings)?;
+        // A model of vectors is there to be served.
+        let vectors = headers.model.config.vectors;
+        let serving = vectors.and(workload.serving.is_none().then(|| Serving::new(slots, kv_tokens)));
+        let workload = Workload { serving: workload.serving.or(serving), ..workload };
+        Ok((headers, workload))
+    });
+    PlanReport::of(&plan_all(headers.collect::<Result<_>>()?)?, names)?.print(args.json)
 }
 
 impl PlanReport {
-    /// The report on a model that has been planned.
-    pub fn of(planned: &Planned<'_>) -> PlanReport {
-        let Planned { headers, sizes, plan, .. } = planned;
-        let weights = &headers.model.weights;
-        let layers = weights.layer_offsets.windows(2).enumerate();
-        let mut details: Vec<(String, u64)> =
-            layers.map(|(i, ends)| (format!("layer {i}"), (ends[1] - ends[0]) as u64)).collect();
-        let rest = weights.bytes as u64 - details.iter().map(|(_, bytes)| bytes).sum::<u64>();
-        details.push(("embedding, output and norms".to_owned(), rest));
-        let (host, settings) = (Host::default(), headers.settings);
+    /// The report on models that have been planned: at least one, with the names that clients see.
+    ///
+    /// # Errors
+    /// Exit 5 where the sum of their plans cannot be expressed.
+    ///
+    /// # Panics
+    /// If there is no model.
+    pub fn of(planned: &[Planned<'_>], names: Vec<String>) -> Result<PlanReport> {
+        let plan = Plan::join(planned.iter().map(|each| &each.plan))?;
+        let (host, settings) = (Host::default(), planned[0].headers.settings);
         let (keep_free_bytes, board) = (settings.keep_free_bytes(), &settings.board);
-        let packing = host.packing(plan);
-        let fits = arena::check_growing(&host, plan, keep_free_bytes, board.memory.reserve);
+        let packing = host.packing(&plan);
+        let fits = arena::check_growing(&host, &plan, keep_free_bytes, board.memory.reserve);
         let grows = match board.memory.reserve {
-            true => Grown::check(&host, plan.page(), packing.small_pages(plan), board.memory.hvo),
+            true => Grown::check(&host, plan.page(), packing.small_pages(&plan), board.memory.hvo),
             false => Ok(()),
         };
-        PlanReport {
-            model: headers.files.name().to_string(),
-            plan: plan.clone(),
+        Ok(PlanReport {
+            models: names.into_iter().zip(planned).map(|(name, planned)| PlannedModel::of(name, planned)).collect(),
+            plan,
             packing,
             is_fallback: false,
-            details,
-            states: States::of(&CachePlan::new(&headers.model.config, sizes)),
-            ctx: sizes.ctx,
-            kv_type: sizes.kv_type.name(),
             huge_page: settings.huge_page,
             pool: host.pool(settings.huge_page),
             hvo: host.hvo(),
@@ -171,18 +227,21 @@ impl PlanReport {
             memory_total_bytes: host.memory_total_bytes(),
             memory_available_bytes: host.memory_available_bytes(),
             keep_free_bytes,
-            vectors: Makes::of(&headers.model.config),
-            decode_ceiling: board.bandwidth.read_gbs.map(|gbs| gbs * 1e9 / weights.bytes_per_token as f64),
             verdict: fits.and(grows),
-        }
+        })
     }
 
-    /// The report once the plan has been mapped: over the pages that could be had. The box is as it was before.
+    /// The report once the plan has been mapped: over the pages that could be had, as each model tells of its part. The box
+    /// is as it was before.
+    ///
+    /// # Errors
+    /// As [`PlanReport::of`].
     #[cfg(feature = "serve")]
-    #[must_use]
-    pub fn mapped(self, mapped: &MappedPlan) -> PlanReport {
-        let MappedPlan { plan, packing, is_fallback } = mapped.clone();
-        PlanReport { plan, packing, is_fallback, verdict: Ok(()), ..self }
+    pub fn mapped(self, mapped: &[&MappedPlan]) -> Result<PlanReport> {
+        let plan = Plan::join(mapped.iter().map(|each| &each.plan))?;
+        let packing = Packing::join(mapped.iter().map(|each| &each.packing));
+        let is_fallback = mapped.iter().any(|each| each.is_fallback);
+        Ok(PlanReport { plan, packing, is_fallback, verdict: Ok(()), ..self })
     }
 
     /// Whether it is over explicit huge pages.
@@ -241,20 +300,63 @@ impl PlanReport {
         self.plan.with_page(self.huge_page).ok().map(|plan| plan.total_pages())
     }
 
-    /// The report as one document.
+    /// The report as one document; of several models with a list of them.
     pub fn json(&self) -> Value {
+        let mut report = match self.models.as_slice() {
+            [model] => model.json(),
+            models => json!({"models": (0..models.len()).map(|at| self.json_of(at)).collect::<Vec<_>>()}),
+        };
+        if let (Some(report), Value::Object(rest)) = (report.as_object_mut(), self.box_json()) {
+            report.extend(rest);
+        }
+        report
+    }
+
+    /// One model among several, with its own regions and their sum.
+    fn json_of(&self, model: usize) -> Value {
+        let (PlannedModel { name, .. }, plan) = (&self.models[model], self.plan.of(model));
+        let mut report = json!({"name": name});
+        if let (Some(report), Value::Object(rest)) = (report.as_object_mut(), self.models[model].json()) {
+            report.extend(rest);
+        }
+        report["regions"] = self.regions_json(&plan, false);
+        report["total_bytes"] = plan.total_bytes().into();
+        report["total_pages"] = plan.total_pages().into();
+        report
+    }
+
+    /// What one of the models is told of itself: the report, and beside it the model as if it was alone.
+    #[cfg(feature = "serve")]
+    pub fn facts_of(&self, model: usize) -> Value {
+        let mut facts = self.json();
+        if let (Some(facts), Value::Object(rest)) = (facts.as_object_mut(), self.models[model].json()) {
+            facts.extend(rest);
+        }
+        facts
+    }
+
+    /// Rows of a plan, with the name of their model where that is to be said.
+    fn regions_json(&self, plan: &Plan, is_named: bool) -> Value {
+        let regions = plan.regions().map(|region| {
+            let Region { model, name, bytes } = region;
+            let mut row = json!({"name": name.as_str(), "bytes": bytes, "pages": plan.pages_of(bytes)});
+            if is_named {
+                row["model"] = self.models[model].name.as_str().into();
+            }
+            row
+        });
+        regions.collect()
+    }
+
+    /// The plan of all models, and the box.
+    fn box_json(&self) -> Value {
         let plan = &self.plan;
-        let region = |name: &str, bytes: u64, pages: u64| json!({"name": name, "bytes": bytes, "pages": pages});
         let pool = |field: fn(&PoolState) -> u64| self.pool.as_ref().map_or(0, field);
-        let mut report = json!({
-            "model": self.model,
-            "ctx": self.ctx,
-            "kv_type": self.kv_type,
+        json!({
             "hugepages": self.hugepages(),
             "fallback": self.is_fallback,
             "page_bytes": plan.page().bytes(),
-            "regions": plan.regions().map(|r| region(r.name.as_str(), r.bytes, plan.pages(r.name))).collect::<Vec<_>>(),
-            "details": self.details.iter().map(|(name, bytes)| json!({"name": name, "bytes": bytes})).collect::<Vec<_>>(),
+            "regions": self.regions_json(plan, self.models.len() > 1),
             "total_bytes": plan.total_bytes(),
             "total_pages": plan.total_pages(),
             "packed": self.packed_pages().map(|(giant, small)| json!({"pages_1g": giant, "pages_2m": small})),
@@ -276,16 +378,10 @@ impl PlanReport {
             "memory_available_bytes": self.memory_available_bytes,
             "keep_free_bytes": self.keep_free_bytes,
             "remaining_bytes": i64::try_from(self.remaining_bytes()).unwrap_or(i64::MIN),
-            "predicted_decode_tokens_per_second_at_most": self.decode_ceiling,
-            "vectors": self.vectors.as_ref().map(Makes::json),
             "fits": self.verdict.is_ok(),
             "short_bytes": self.short_bytes(),
             "remedy": self.verdict.as_ref().err().map(MemoryError::to_string),
-        });
-        if let Some(states) = &self.states {
-            report["states"] = states.json();
-        }
-        report
+        })
     }
 
     fn table(&self) -> String {
@@ -296,14 +392,17 @@ impl PlanReport {
     }
 
     fn write_table(&self, f: &mut String) -> std::fmt::Result {
-        writeln!(f, "model     {}", self.model)?;
-        writeln!(f, "context   {} tokens, KV cache {}", self.ctx, self.kv_type)?;
-        if let Some(Makes { len, ranks, in_one_pass }) = self.vectors {
-            let what = if ranks { "ranks of documents, no text" } else { "vectors of texts, no text" };
-            let pass = if in_one_pass { "; a text is read in one pass, so scratch grows with the context" } else { "" };
-            writeln!(f, "makes     {what}: {len} values each{pass}")?;
+        for PlannedModel { name, model, ctx, kv_type, vectors, .. } in &self.models {
+            let name = if self.models.len() > 1 { format!("{name}: ") } else { String::new() };
+            writeln!(f, "model     {name}{model}\ncontext   {ctx} tokens, KV cache {kv_type}")?;
+            if let Some(Makes { len, ranks, in_one_pass }) = vectors {
+                let what = if *ranks { "ranks of documents, no text" } else { "vectors of texts, no text" };
+                let pass =
+                    if *in_one_pass { "; a text is read in one pass, so scratch grows with the context" } else { "" };
+                writeln!(f, "makes     {what}: {len} values each{pass}")?;
+            }
+            writeln!(f)?;
         }
-        writeln!(f)?;
         self.write_regions(f)?;
         self.write_details(f)?;
         writeln!(f)?;
@@ -314,13 +413,19 @@ impl PlanReport {
 
     fn write_regions(&self, f: &mut String) -> std::fmt::Result {
         let plan = &self.plan;
-        writeln!(f, "{:<12}{:>16}{:>12}  pages of {}", "region", "bytes", "size", plan.page())?;
+        let label = |Region { model, name, .. }: Region| match self.models.as_slice() {
+            [_] => name.to_string(),
+            models => format!("{} {name}", models[model].name),
+        };
+        let width =
+            plan.regions().map(|region| label(region).chars().count() + 1).max().map_or(12, |width| width.max(12));
+        writeln!(f, "{:<width$}{:>16}{:>12}  pages of {}", "region", "bytes", "size", plan.page())?;
         for region in plan.regions() {
-            let pages = plan.pages(region.name);
-            writeln!(f, "{:<12}{:>16}{:>12}{pages:>9}", region.name, region.bytes, Human(region.bytes))?;
+            let (bytes, pages) = (region.bytes, plan.pages_of(region.bytes));
+            writeln!(f, "{:<width$}{bytes:>16}{:>12}{pages:>9}", label(region), Human(bytes))?;
         }
         let (bytes, pages) = (plan.total_bytes(), plan.total_pages());
-        writeln!(f, "{:<12}{bytes:>16}{:>12}{pages:>9}", "total", Human(bytes))?;
+        writeln!(f, "{:<width$}{bytes:>16}{:>12}{pages:>9}", "total", Human(bytes))?;
         if let Some((giant, small)) = self.packed_pages() {
             writeln!(f, "{:<12}{giant} pages of 1 GiB and {small} of 2 MiB", "packed")?;
         }
@@ -328,17 +433,21 @@ impl PlanReport {
     }
 
     fn write_details(&self, f: &mut String) -> std::fmt::Result {
-        let mut details = runs(&self.details);
-        if let Some(States { bytes, slots, checkpoints }) = self.states {
-            details.push(("state, each".to_owned(), bytes));
-            details.push((format!("states of slots: {slots}"), slots * bytes));
-            details.push((format!("checkpoints: {checkpoints}"), checkpoints * bytes));
-        }
-        if !details.is_empty() {
-            writeln!(f)?;
-        }
-        for (name, bytes) in details {
-            writeln!(f, "  {name:<24}{:>12}", Human(bytes))?;
+        for model in &self.models {
+            let mut details = runs(&model.details);
+            if let Some(States { bytes, slots, checkpoints }) = model.states {
+                details.push(("state, each".to_owned(), bytes));
+                details.push((format!("states of slots: {slots}"), slots * bytes));
+                details.push((format!("checkpoints: {checkpoints}"), checkpoints * bytes));
+            }
+            if self.models.len() > 1 {
+                writeln!(f, "\n{}", model.name)?;
+            } else if !details.is_empty() {
+                writeln!(f)?;
+            }
+            for (name, bytes) in details {
+                writeln!(f, "  {name:<24}{:>12}", Human(bytes))?;
+            }
         }
         Ok(())
     }
@@ -387,8 +496,13 @@ impl PlanReport {
                 writeln!(f, "          {} short of what {after} needs", Human(lacking))?;
             }
         }
-        if let Some(tokens_per_second) = self.decode_ceiling {
-            writeln!(f, "speed     at most {tokens_per_second:.1} tokens/s in decode, by the board's read bandwidth")?;
+        for PlannedModel { name, decode_ceiling, .. } in &self.models {
+            let Some(tokens_per_second) = decode_ceiling else { continue };
+            let name = if self.models.len() > 1 { format!("{name}: ") } else { String::new() };
+            writeln!(
+                f,
+                "speed     {name}at most {tokens_per_second:.1} tokens/s in decode, by the board's read bandwidth"
+            )?;
         }
         if self.keep_free_bytes > 0 {
             writeln!(f, "          {} must stay free (memory.keep_free_mib)", Human(self.keep_free_bytes))?;
@@ -445,16 +559,10 @@ mod tests {
             _ => Err(MemoryError::PoolShort { need: plan.total_pages(), pool }),
         };
         PlanReport {
-            model: "toy".to_owned(),
+            models: vec![toy("toy")],
             packing: Packing::default(),
             is_fallback: false,
             plan,
-            details: [("embedding", 7), ("layer 0", 5), ("layer 1", 5), ("layer 2", 6)]
-                .map(|(n, b)| (n.to_owned(), b))
-                .into(),
-            states: None,
-            ctx: 512,
-            kv_type: "f16",
             huge_page: PageKind::Huge2M,
             pool: Some(pool),
             hvo: Hvo { available: true, enabled: false },
@@ -462,10 +570,48 @@ mod tests {
             memory_total_bytes: 64 << 30,
             memory_available_bytes: 32 << 30,
             keep_free_bytes: 0,
-            decode_ceiling: None,
-            vectors: None,
             verdict,
         }
+    }
+
+    fn toy(name: &str) -> PlannedModel {
+        let details = [("embedding", 7), ("layer 0", 5), ("layer 1", 5), ("layer 2", 6)];
+        PlannedModel {
+            name: name.to_owned(),
+            model: name.to_owned(),
+            details: details.map(|(n, b)| (n.to_owned(), b)).into(),
+            states: None,
+            ctx: 512,
+            kv_type: "f16",
+            decode_ceiling: None,
+        }
+    }
+
+    #[test]
+    fn several_models_have_rows_of_their_own_and_one_sum() {
+        let mut report = report(PageKind::Huge2M, 9);
+        report.plan = Plan::join([&report.plan, &report.plan]).unwrap();
+        report.models.push(PlannedModel { decode_ceiling: Some(2.5), ..toy("a-longer-name") });
+        let table = report.table();
+        for part in [
+            "model     toy: toy\n",
+            "\ntoy weights                  10485760",
+            "\na-longer-name weights        10485760",
+            "total                        25165824    24.0 MiB       12",
+            "\na-longer-name\n  embedding ",
+            "speed     a-longer-name: at most 2.5 tokens/s",
+        ] {
+            assert!(table.contains(part), "{part:?} not in\n{table}");
+        }
+        let value = report.json();
+        assert_eq!((&value["total_pages"], &value["models"][1]["total_pages"]), (&json!(12), &json!(6)));
+        assert_eq!(
+            value["regions"][2],
+            json!({"name": "weights", "bytes": 10 << 20, "pages": 5, "model": "a-longer-name"})
+        );
+        assert_eq!(value["models"][0]["regions"][1], json!({"name": "kv", "bytes": 1, "pages": 1}));
+        assert!(value.get("model").is_none() && value["models"][0]["name"] == "toy");
+        assert_eq!(report.facts_of(1)["predicted_decode_tokens_per_second_at_most"], 2.5);
     }
 
     #[test]
@@ -491,7 +637,7 @@ mod tests {
     fn states_and_checkpoints_have_lines_where_there_are_any() {
         let mut report = report(PageKind::Huge2M, 9);
         assert!(!report.table().contains("states") && report.json().get("states").is_none());
-        report.states = Some(States { bytes: 3 << 10, slots: 2, checkpoints: 100 });
+        report.models[0].states = Some(States { bytes: 3 << 10, slots: 2, checkpoints: 100 });
         let table = report.table();
         for part in [
             "  state, each                  3.0 KiB\n",
@@ -522,7 +668,8 @@ mod tests {
     fn what_was_mapped_stands_in_the_place_of_what_was_planned() {
         let report = report(PageKind::Huge2M, 5);
         let plan = report.plan.with_page(PageKind::Base4K).unwrap();
-        let value = report.mapped(&MappedPlan { plan, packing: Packing::default(), is_fallback: true }).json();
+        let mapped = MappedPlan { plan, packing: Packing::default(), is_fallback: true };
+        let value = report.mapped(&[&mapped]).unwrap().json();
         assert_eq!((&value["page_bytes"], &value["total_pages"]), (&json!(4096), &json!(2561)));
         assert_eq!(
             (&value["hugepages"], &value["fallback"], &value["fits"]),

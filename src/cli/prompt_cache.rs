@@ -6,6 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use super::common::file_name;
 use crate::engine::{CacheError, Identity, Scheduler};
 use crate::serve::config::CACHE_MIB_DEFAULT;
 
@@ -19,7 +20,7 @@ pub(super) struct PromptCache {
 impl PromptCache {
     /// That of the model called `name` in the directory `dir`, of at most `mib` MiB.
     pub(super) fn new(dir: &str, name: &str, mib: Option<u32>, identity: Identity) -> PromptCache {
-        let path = Path::new(dir).join(format!("{}.kv", name.replace('/', "_")));
+        let path = Path::new(dir).join(format!("{}.kv", file_name(name)));
         PromptCache { path, cap_bytes: u64::from(mib.unwrap_or(CACHE_MIB_DEFAULT)) << 20, identity }
     }
 

@@ -3,7 +3,6 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use hyper::StatusCode;
 use serde_json::Value;
@@ -15,7 +14,8 @@ use super::connections::Connections;
 use super::error::ApiError;
 use super::keys::Keys;
 use super::metrics::Metrics;
-use super::model::{Served, unix_time};
+use super::model::unix_time;
+use super::models::Models;
 use crate::load::Progress;
 
 /// Bodies in memory at once, in bodies of the greatest size.
@@ -23,12 +23,12 @@ const BODIES: usize = 2;
 
 /// Where the server is in its life.
 pub enum ServingStage {
-    /// The model is being loaded.
+    /// The models are being loaded.
     Loading,
     /// Requests are served.
-    Ready(Rc<Served>),
+    Ready(Rc<Models>),
     /// Requests that are here are finished, others refused.
-    Stopping(Rc<Served>),
+    Stopping(Rc<Models>),
 }
 
 /// What all requests share.
@@ -41,9 +41,9 @@ pub struct App {
     pub connections: Rc<Connections>,
     /// Counters.
     pub metrics: Metrics,
-    /// How far the load is.
-    pub progress: Arc<Progress>,
-    /// Facts about model and memory that are known before the load, for the status page.
+    /// How far the load of each model is.
+    pub progress: Arc<[Progress]>,
+    /// Facts about models and memory that are known before the load, for the status page.
     pub facts: Value,
     stage: RefCell<ServingStage>,
     pub(super) budget: Rc<Budget>,
@@ -53,8 +53,8 @@ pub struct App {
 }
 
 impl App {
-    /// A server whose model is being loaded.
-    pub fn new(config: ServerConfig, keys: Keys, progress: Arc<Progress>, facts: Value) -> Rc<App> {
+    /// A server whose models are being loaded.
+    pub fn new(config: ServerConfig, keys: Keys, progress: Arc<[Progress]>, facts: Value) -> Rc<App> {
         let budget = Budget::new(config.limits.body_bytes * BODIES);
         Rc::new(App {
             config,
@@ -72,22 +72,22 @@ impl App {
     }
 
     /// Requests are served from here on.
-    pub fn ready(&self, served: Rc<Served>) {
-        *self.stage.borrow_mut() = ServingStage::Ready(served);
+    pub fn ready(&self, models: Rc<Models>) {
+        *self.stage.borrow_mut() = ServingStage::Ready(models);
     }
 
     /// No request is taken from here on.
     pub fn stop(&self) {
-        if let Some(served) = self.served() {
-            *self.stage.borrow_mut() = ServingStage::Stopping(served);
+        if let Some(models) = self.models() {
+            *self.stage.borrow_mut() = ServingStage::Stopping(models);
         }
     }
 
-    /// The model, if there is one yet.
-    pub fn served(&self) -> Option<Rc<Served>> {
+    /// The models, if they are there yet.
+    pub fn models(&self) -> Option<Rc<Models>> {
         match &*self.stage.borrow() {
             ServingStage::Loading => None,
-            ServingStage::Ready(served) | ServingStage::Stopping(served) => Some(Rc::clone(served)),
+            ServingStage::Ready(models) | ServingStage::Stopping(models) => Some(Rc::clone(models)),
         }
     }
 
@@ -96,11 +96,11 @@ impl App {
         matches!(&*self.stage.borrow(), ServingStage::Ready(_))
     }
 
-    /// The model, for a request.
-    pub(super) fn serving(&self) -> Result<Rc<Served>, ApiError> {
+    /// The models, for a request.
+    pub(super) fn serving(&self) -> Result<Rc<Models>, ApiError> {
         let unavailable = |text: String| Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, text).retry_after(5));
         match &*self.stage.borrow() {
-            ServingStage::Ready(served) => Ok(Rc::clone(served)),
+            ServingStage::Ready(models) => Ok(Rc::clone(models)),
             ServingStage::Stopping(_) => unavailable("the server is stopping".to_owned()),
             ServingStage::Loading => unavailable(format!("the model is being loaded: {} %", self.percent())),
         }
@@ -108,8 +108,8 @@ impl App {
 
     /// How far the load is.
     pub fn percent(&self) -> u64 {
-        let total = self.progress.total.load(Ordering::Relaxed);
-        self.progress.done.load(Ordering::Relaxed) * 100 / total.max(1)
+        let (done, total) = Progress::sum(&self.progress);
+        done * 100 / total.max(1)
     }
 
     /// Ids of requests.

@@ -78,79 +78,24 @@ impl Metrics {
         errors.map(|((route, status), n)| (*route, *status, *n)).collect()
     }
 
-    /// The text of `/metrics`.
-    pub fn text(&self, connections: usize, served: Option<&(Stats, MappedPages)>, resident_bytes: u64) -> String {
+    /// The text of `/metrics`; `models` is empty until all are loaded.
+    pub fn text(&self, connections: usize, models: &[MetricsOf], resident_bytes: u64) -> String {
         let mut out = String::with_capacity(4096);
         let mut one = |name: &str, kind: &str, help: &str, value: f64| {
             let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
         };
-        one("brim_ready", "gauge", "1 once the model is loaded.", f64::from(u8::from(served.is_some())));
+        one("brim_ready", "gauge", "1 once the model is loaded.", f64::from(u8::from(!models.is_empty())));
         one("brim_connections", "gauge", "Open connections.", connections as f64);
         let refused = self.refused_connections.get() as f64;
         one("brim_connections_refused_total", "counter", "Connections refused because all were busy.", refused);
         let lost = log::lost_lines() as f64;
         one("brim_log_lines_lost_total", "counter", "Lines of log that stderr did not take.", lost);
         one("brim_resident_bytes", "gauge", "Resident memory outside huge pages.", resident_bytes as f64);
-        if let Some((stats, pages)) = served {
-            let slots = &stats.slots[..stats.n_slots];
-            let busy = slots.iter().filter(|(state, _)| *state != SlotState::Free).count();
-            for (name, kind, help, value) in [
-                ("brim_page_bytes", "gauge", "Size of the pages that hold the model.", pages.bytes as f64),
-                (
-                    "brim_page_fallback",
-                    "gauge",
-                    "1 if ordinary pages are used because huge pages were not to be had (memory.fallback).",
-                    f64::from(u8::from(pages.is_fallback)),
-                ),
-                ("brim_slots", "gauge", "Sequences that can be processed at once.", stats.n_slots as f64),
-                ("brim_slots_busy", "gauge", "Sequences being processed.", busy as f64),
-                ("brim_queue", "gauge", "Requests waiting for a slot.", stats.queue_len as f64),
-                ("brim_prompt_tokens_total", "counter", "Prompt tokens computed.", stats.tokens_in as f64),
-                (
-                    "brim_prompt_tokens_reused_total",
-                    "counter",
-                    "Prompt tokens found in the prefix cache.",
-                    stats.tokens_reused as f64,
-                ),
-                ("brim_generated_tokens_total", "counter", "Tokens generated.", stats.tokens_out as f64),
-                ("brim_steps_total", "counter", "Passes over the weights.", stats.steps as f64),
-                ("brim_sequences_finished_total", "counter", "Sequences finished.", stats.finished as f64),
-                (
-                    "brim_sequences_cancelled_total",
-                    "counter",
-                    "Sequences cancelled because their client went away.",
-                    stats.cancelled as f64,
-                ),
-                ("brim_sequences_failed_total", "counter", "Sequences that failed.", stats.failed as f64),
-                ("brim_kv_pages", "gauge", "KV-cache pages.", stats.kv_pages as f64),
-                ("brim_kv_pages_used", "gauge", "KV-cache pages in use by sequences.", stats.kv_pages_used as f64),
-                (
-                    "brim_kv_pages_cached",
-                    "gauge",
-                    "KV-cache pages kept in case their prefix comes again.",
-                    stats.kv_pages_cached as f64,
-                ),
-                (
-                    "brim_checkpoints",
-                    "gauge",
-                    "Checkpoints of recurrent states; 0 where the model has none.",
-                    stats.checkpoints as f64,
-                ),
-                ("brim_checkpoints_used", "gauge", "Checkpoints that hold a state.", stats.checkpoints_used as f64),
-                (
-                    "brim_checkpoints_taken_total",
-                    "counter",
-                    "Checkpoints left for later prompts.",
-                    stats.checkpoints_taken as f64,
-                ),
-                (
-                    "brim_checkpoint_hits_total",
-                    "counter",
-                    "Sequences that went on from a checkpoint.",
-                    stats.checkpoint_hits as f64,
-                ),
-            ] {
-                one(name, kind, help, value);
+        let rows: Vec<_> = models.iter().map(|of| (of.labels(), of.rows())).collect();
+        for (at, (name, kind, help, _)) in rows.first().map(|(_, rows)| rows).into_iter().flatten().enumerate() {
+            let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+            for (labels, rows) in &rows {
+                let _ = writeln!(out, "{name}{labels} {}", rows[at].3);
             }
         }
         out.push_str("# HELP brim_requests_total Requests by route and status.\n# TYPE brim_requests_total counter\n");
@@ -160,6 +105,88 @@ impl Metrics {
         self.first_token.write("brim_first_token_seconds", "Time from the request to the first token.", &mut out);
         self.duration.write("brim_request_seconds", "Time from the request to the end of its answer.", &mut out);
         out
+    }
+}
+
+/// What `/metrics` says of one model.
+pub struct MetricsOf {
+    /// The name of the model, of one among several: the label `model`.
+    pub label: Option<String>,
+    /// What its engine does.
+    pub stats: Stats,
+    /// The pages that its memory has.
+    pub pages: MappedPages,
+}
+
+/// Name, kind, help and value.
+type Row = (&'static str, &'static str, &'static str, f64);
+
+impl MetricsOf {
+    fn labels(&self) -> String {
+        let escaped = |name: &String| name.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+        self.label.as_ref().map(|name| format!("{{model=\"{}\"}}", escaped(name))).unwrap_or_default()
+    }
+
+    fn rows(&self) -> [Row; 19] {
+        let MetricsOf { stats, pages, .. } = self;
+        let slots = &stats.slots[..stats.n_slots];
+        let busy = slots.iter().filter(|(state, _)| *state != SlotState::Free).count();
+        [
+            ("brim_page_bytes", "gauge", "Size of the pages that hold the model.", pages.bytes as f64),
+            (
+                "brim_page_fallback",
+                "gauge",
+                "1 if ordinary pages are used because huge pages were not to be had (memory.fallback).",
+                f64::from(u8::from(pages.is_fallback)),
+            ),
+            ("brim_slots", "gauge", "Sequences that can be processed at once.", stats.n_slots as f64),
+            ("brim_slots_busy", "gauge", "Sequences being processed.", busy as f64),
+            ("brim_queue", "gauge", "Requests waiting for a slot.", stats.queue_len as f64),
+            ("brim_prompt_tokens_total", "counter", "Prompt tokens computed.", stats.tokens_in as f64),
+            (
+                "brim_prompt_tokens_reused_total",
+                "counter",
+                "Prompt tokens found in the prefix cache.",
+                stats.tokens_reused as f64,
+            ),
+            ("brim_generated_tokens_total", "counter", "Tokens generated.", stats.tokens_out as f64),
+            ("brim_steps_total", "counter", "Passes over the weights.", stats.steps as f64),
+            ("brim_sequences_finished_total", "counter", "Sequences finished.", stats.finished as f64),
+            (
+                "brim_sequences_cancelled_total",
+                "counter",
+                "Sequences cancelled because their client went away.",
+                stats.cancelled as f64,
+            ),
+            ("brim_sequences_failed_total", "counter", "Sequences that failed.", stats.failed as f64),
+            ("brim_kv_pages", "gauge", "KV-cache pages.", stats.kv_pages as f64),
+            ("brim_kv_pages_used", "gauge", "KV-cache pages in use by sequences.", stats.kv_pages_used as f64),
+            (
+                "brim_kv_pages_cached",
+                "gauge",
+                "KV-cache pages kept in case their prefix comes again.",
+                stats.kv_pages_cached as f64,
+            ),
+            (
+                "brim_checkpoints",
+                "gauge",
+                "Checkpoints of recurrent states; 0 where the model has none.",
+                stats.checkpoints as f64,
+            ),
+            ("brim_checkpoints_used", "gauge", "Checkpoints that hold a state.", stats.checkpoints_used as f64),
+            (
+                "brim_checkpoints_taken_total",
+                "counter",
+                "Checkpoints left for later prompts.",
+                stats.checkpoints_taken as f64,
+            ),
+            (
+                "brim_checkpoint_hits_total",
+                "counter",
+                "Sequences that went on from a checkpoint.",
+                stats.checkpoint_hits as f64,
+            ),
+        ]
     }
 }
 
@@ -180,7 +207,7 @@ mod tests {
         assert_eq!(metrics.refused(), [("/v1/completions", 400, 1)]);
         let (count, seconds) = metrics.duration.total();
         assert!(count == 4 && (seconds - 1000.061).abs() < 1e-6, "{count} {seconds}");
-        let text = metrics.text(3, None, 5);
+        let text = metrics.text(3, &[], 5);
         for line in [
             "brim_ready 0",
             "brim_connections 3",

@@ -26,6 +26,7 @@ pub mod listen;
 mod masks;
 mod metrics;
 mod model;
+mod models;
 mod operate;
 mod output;
 mod respond;
@@ -64,7 +65,7 @@ const RENDERS_MAX: usize = 2;
 
 /// A running server.
 pub struct Server {
-    ready: Option<oneshot::Sender<Loaded>>,
+    ready: Option<oneshot::Sender<Vec<Loaded>>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -78,7 +79,7 @@ pub fn start(
     config: ServerConfig,
     zygote: Option<Arc<Zygote>>,
     listeners: Vec<Listener>,
-    progress: Arc<Progress>,
+    progress: Arc<[Progress]>,
     facts: Value,
 ) -> Result<Server> {
     let keys = Keys::load(config.keys_file.as_deref())?;
@@ -115,10 +116,10 @@ fn orders(descriptor: OwnedFd) -> std::io::Result<mpsc::UnboundedReceiver<Order>
 }
 
 impl Server {
-    /// Hands over the model: requests are served from here on.
-    pub fn ready(&mut self, loaded: Loaded) {
+    /// Hands over the models, at least one: requests are served from here on. The first is for those that name none.
+    pub fn ready(&mut self, loaded: Vec<Loaded>) {
         if let Some(ready) = self.ready.take() {
-            // Where the server has ended meanwhile, dropping the model's handle tells the engine.
+            // Where the server has ended meanwhile, dropping the handles tells the engine.
             let _ = ready.send(loaded);
         }
     }

@@ -33,8 +33,12 @@ pub struct Loaded {
     pub sampling: SamplingParams,
     /// The name that clients see.
     pub name: String,
+    /// Further names that requests may ask for it by.
+    pub aliases: Vec<String>,
     /// The pages that its memory has.
     pub pages: MappedPages,
+    /// Bytes that it takes, rounded to pages.
+    pub bytes: u64,
     /// Facts about model and memory for the status page, in place of those that [`start`](super::start) had.
     pub facts: Value,
     /// What the file says of the model.
@@ -158,6 +162,8 @@ pub struct Served {
     pub sampling: SamplingParams,
     /// The name that clients see.
     pub name: String,
+    /// Further names that requests may ask for it by.
+    pub aliases: Vec<String>,
     /// The token that begins a text, as templates write it.
     pub bos: String,
     /// The token that ends it.
@@ -168,6 +174,8 @@ pub struct Served {
     pub config_log_prompts: bool,
     /// The pages that its memory has.
     pub pages: MappedPages,
+    /// Bytes that it takes, rounded to pages.
+    pub bytes: u64,
     /// Facts about model and memory.
     pub facts: Value,
     /// What the file says of the model.
@@ -195,7 +203,8 @@ impl Served {
         zygote: Option<Arc<Zygote>>,
         log_prompts: bool,
     ) -> Served {
-        let Loaded { engine, tokenizer, template, tool_template, sampling, name, pages, facts, about } = loaded;
+        let Loaded { engine, tokenizer, template, tool_template, sampling, name, .. } = loaded;
+        let Loaded { aliases, pages, bytes, facts, about, .. } = loaded;
         let text =
             |id: Option<u32>| id.map(|id| String::from_utf8_lossy(tokenizer.text(id)).into_owned()).unwrap_or_default();
         let limits = engine.limits();
@@ -215,7 +224,9 @@ impl Served {
             tool_template: tool_template.map(Template::of),
             sampling,
             name,
+            aliases,
             pages,
+            bytes,
             facts,
             about,
         }

@@ -13,6 +13,7 @@ use super::background::Background;
 use super::connection;
 use super::listen::Listener;
 use super::model::{Loaded, Served};
+use super::models::Models;
 use crate::sys::signal::Order;
 use crate::sys::zygote::Zygote;
 use crate::sys::{socket, supervisor};
@@ -27,7 +28,7 @@ pub async fn run(
     zygote: Option<Arc<Zygote>>,
     listeners: Vec<Listener>,
     mut orders: UnboundedReceiver<Order>,
-    loaded: oneshot::Receiver<Loaded>,
+    loaded: oneshot::Receiver<Vec<Loaded>>,
 ) -> io::Result<()> {
     let sweeping = app.connections.clone();
     let limits = app.config.limits;
@@ -43,11 +44,16 @@ pub async fn run(
             })
         })
         .collect();
-    let served = tokio::select! {
-        loaded = loaded => match loaded {
-            Ok(loaded) => Rc::new(Served::new(loaded, (texts, renders), zygote, app.config.log_prompts)),
-            // The load has failed; who loaded says why.
-            Err(_) => return Ok(()),
+    let models = tokio::select! {
+        // Where the load has failed, who loaded says why.
+        loaded = loaded => {
+            let served = |loaded: Loaded| {
+                let threads = (texts.clone(), renders.clone());
+                Rc::new(Served::new(loaded, threads, zygote.clone(), app.config.log_prompts))
+            };
+            let served = loaded.unwrap_or_default().into_iter().map(served);
+            let Some(models) = Models::new(served.collect()) else { return Ok(()) };
+            Rc::new(models)
         },
         // Nothing is lost by it: nothing has been served yet.
         () = stop_order(&app, &mut orders) => {
@@ -56,9 +62,9 @@ pub async fn run(
             end_while_loading();
         }
     };
-    app.ready(Rc::clone(&served));
+    app.ready(Rc::clone(&models));
     report_ready(&app);
-    let watching = tokio::task::spawn_local(watch(Rc::clone(&served)));
+    let watching = tokio::task::spawn_local(watch(Rc::clone(&models)));
     stop_order(&app, &mut orders).await;
     log::info!("stopping: requests have {} s to finish", limits.drain_time.as_secs());
     tell("STOPPING=1");
@@ -71,7 +77,7 @@ pub async fn run(
         () = stop_order(&app, &mut orders) => log::warn!("cutting off the remaining requests: told to stop once more"),
     }
     watching.abort();
-    served.engine.stop();
+    models.all().iter().for_each(|served| served.engine.stop());
     Ok(())
 }
 
@@ -108,10 +114,12 @@ fn tell(state: &str) {
 }
 
 /// Keeps the supervisor's watchdog quiet, as long as the engine shows signs of life.
-async fn watch(served: Rc<Served>) {
+async fn watch(models: Rc<Models>) {
     let Some(period) = supervisor::watchdog() else { return };
     loop {
-        if is_alive(served.engine.stats().since_beat, period) {
+        // One thread works for all of them: it is alive if any is.
+        let since_beat = models.all().iter().map(|served| served.engine.stats().since_beat).min();
+        if is_alive(since_beat.unwrap_or_default(), period) {
             tell("WATCHDOG=1");
         }
         tokio::time::sleep(period / 3).await;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
-use hyper::{Method, Request, Response, StatusCode, Version};
+use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use serde_json::Value;
 
 use super::api::{Answer, chat, completions, embeddings, infill, messages, ollama, rerank, responses, tokens};
@@ -177,7 +177,7 @@ pub async fn answer(
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         headers.insert(header::VARY, HeaderValue::from_static("origin"));
     }
-    if !app.is_ready() && app.served().is_some() {
+    if !app.is_ready() && app.models().is_some() {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     if !is_streamed(headers) {
@@ -259,9 +259,7 @@ async fn receive_json(app: &App, request: Request<Incoming>, trace: &Trace) -> R
         ApiError::new(StatusCode::REQUEST_TIMEOUT, text)
     })??;
     // The parsed document takes the place of what was received.
-    let body = fields::parse(&received.bytes)?;
-    Fields::of(&body)?.text("model")?;
-    Ok(body)
+    fields::parse(&received.bytes)
 }
 
 async fn dispatch(
@@ -275,28 +273,35 @@ async fn dispatch(
         Route::Page => return page(request.headers()),
         Route::Health => return Ok(status::health(app)),
         Route::Metrics => return Ok(text("text/plain; version=0.0.4", status::metrics(app))),
-        Route::Status => return Ok(document(&status::status(app))),
-        Route::Props => return Ok(document(&status::props(&*app.serving()?))),
-        Route::Slots => return Ok(document(&status::slots(&*app.serving()?))),
+        Route::Status => return Ok(document(&status::status(app, asked_for(request.uri()).as_deref()))),
+        Route::Props | Route::Slots => {
+            let models = app.serving()?;
+            let served = models.asked(asked_for(request.uri()).as_deref())?.unwrap_or(&models.all()[0]);
+            let answer = if route == Route::Props { status::props(served) } else { status::slots(served) };
+            return Ok(document(&answer));
+        }
         Route::OllamaVersion => return Ok(document(&ollama::version())),
         Route::OllamaTags => return Ok(document(&ollama::tags(&*app.serving()?))),
         Route::OllamaPs => return Ok(document(&ollama::ps(&*app.serving()?))),
         Route::Models => return Ok(document(&tokens::models(&*app.serving()?))),
         Route::Model => {
-            let served = app.serving()?;
+            let models = app.serving()?;
             let asked = decoded(model_of(request.uri().path()).unwrap_or_default());
-            if asked != served.name {
-                let text = format!("no such model: {}; this server has {}", clip(&asked), served.name);
-                return Err(ApiError::new(StatusCode::NOT_FOUND, text).code("model_not_found"));
-            }
-            return Ok(document(&tokens::model(&served)));
+            let served = models.called(&asked).ok_or_else(|| models.unknown(&asked))?;
+            return Ok(document(&tokens::model(served)));
         }
         _ => {}
     }
     // Before a body is read: nobody has to send one in vain.
-    let served = app.serving()?;
-    route.suits(&served)?;
+    let models = app.serving()?;
+    let first = models.first(|served| route.suits(served))?;
     let body = receive_json(app, request, trace).await?;
+    let asked = Fields::of(&body)?.text("model")?;
+    let served = Rc::clone(models.asked(asked)?.unwrap_or(first));
+    route.suits(&served)?;
+    if models.are_several() {
+        trace.set_model(&served);
+    }
     let trace = Rc::clone(trace);
     let answer = match route {
         Route::Chat => chat::answer(app, &served, &body, trace).await?,
@@ -311,7 +316,7 @@ async fn dispatch(
         Route::LlamaEmbedding => embeddings::llama(app, &served, &body, &trace).await?,
         Route::OllamaEmbed => embeddings::ollama(app, &served, &body, &trace).await?,
         Route::Rerank => rerank::answer(app, &served, &body, &trace).await?,
-        Route::OllamaShow => Answer::Document(ollama::show(&served, &body)?),
+        Route::OllamaShow => Answer::Document(ollama::show(&models, &body)?),
         Route::OllamaChat => ollama::chat(app, &served, &body, trace).await?,
         Route::OllamaGenerate => ollama::generate(app, &served, &body, trace).await?,
         // Named one by one: a new route does not build until it is answered.
@@ -347,7 +352,13 @@ fn key(headers: &HeaderMap) -> Option<&[u8]> {
     bearer.or_else(|| headers.get("x-api-key").map(HeaderValue::as_bytes))
 }
 
-/// A part of a path, percent-decoded; what is no escape stays as it is.
+/// The model that a query asks for: `?model=NAME`.
+fn asked_for(uri: &Uri) -> Option<String> {
+    let pairs = uri.query()?.split('&');
+    pairs.filter_map(|pair| pair.strip_prefix("model=")).next().map(decoded)
+}
+
+/// A part of a path or query, percent-decoded; what is no escape stays as it is.
 fn decoded(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
@@ -403,6 +414,11 @@ mod tests {
             assert!(route(path).is_none(), "{path}");
         }
         assert!(route("/v1/models/a/b").is_some(), "names have slashes");
+        for (uri, want) in
+            [("/props", None), ("/props?x=1&model=a%2Fb&model=c", Some("a/b")), ("/slots?model=", Some(""))]
+        {
+            assert_eq!(asked_for(&uri.parse().unwrap()).as_deref(), want);
+        }
         assert_eq!(model_of("/models/a%2Fb").map(decoded).as_deref(), Some("a/b"));
         for (text, want) in [("%C3%A9", "é"), ("100%", "100%"), ("%4g%é", "%4g%é"), ("a+b", "a+b"), ("%ff", "\u{fffd}")]
         {

@@ -1,35 +1,46 @@
 //! What the operator sees: `/health`, `/metrics`, and the numbers behind the status page.
 
-use std::sync::atomic::Ordering;
+use std::rc::Rc;
 
 use hyper::Response;
 use serde_json::{Value, json};
 
 use super::app::App;
 use super::body::Body;
+use super::metrics::MetricsOf;
 use super::model::Served;
+use super::models::Models;
 use super::respond::{not_ready, well};
 use crate::engine::SlotState;
+use crate::load::Progress;
 use crate::sys::{file, log};
 
 /// 200 when requests are served, else 503 with the reason and how far it is.
 pub fn health(app: &App) -> Response<Body> {
-    match (app.is_ready(), app.served()) {
+    let (done, total) = Progress::sum(&app.progress);
+    match (app.is_ready(), app.models()) {
         (true, _) => well(),
         (false, Some(_)) => not_ready(&json!({"status": "stopping"})),
         (false, None) => not_ready(&json!({
             "status": "loading",
             "progress": app.percent() as f64 / 100.0,
-            "bytes_done": app.progress.done.load(Ordering::Relaxed),
-            "bytes_total": app.progress.total.load(Ordering::Relaxed),
+            "bytes_done": done,
+            "bytes_total": total,
         })),
     }
 }
 
 /// Prometheus' text.
 pub fn metrics(app: &App) -> String {
-    let served = app.served().map(|served| (served.engine.stats(), served.pages));
-    app.metrics.text(app.connections.len(), served.as_ref(), file::resident_bytes().unwrap_or(0))
+    let models = app.models();
+    let models = models.as_deref().map_or(&[][..], Models::all);
+    let of = |served: &Rc<Served>| MetricsOf {
+        label: (models.len() > 1).then(|| served.name.clone()),
+        stats: served.engine.stats(),
+        pages: served.pages,
+    };
+    let of: Vec<MetricsOf> = models.iter().map(of).collect();
+    app.metrics.text(app.connections.len(), &of, file::resident_bytes().unwrap_or(0))
 }
 
 /// `GET /props`, as llama.cpp's server has it: what the server runs, and how.
@@ -87,25 +98,30 @@ fn state_name(state: SlotState) -> &'static str {
     }
 }
 
-/// The numbers behind the status page.
-pub fn status(app: &App) -> Value {
+/// The numbers behind the status page: of the model that is asked for, else of the first.
+pub fn status(app: &App, asked: Option<&str>) -> Value {
+    let (models, (done, total)) = (app.models(), Progress::sum(&app.progress));
     let mut status = json!({
         "version": env!("CARGO_PKG_VERSION"),
-        "state": if app.is_ready() { "ready" } else if app.served().is_some() { "stopping" } else { "loading" },
+        "state": if app.is_ready() { "ready" } else if models.is_some() { "stopping" } else { "loading" },
         "load": {
-            "bytes_done": app.progress.done.load(Ordering::Relaxed),
-            "bytes_total": app.progress.total.load(Ordering::Relaxed),
+            "bytes_done": done,
+            "bytes_total": total,
         },
         "connections": app.connections.len(),
         "resident_bytes": file::resident_bytes().unwrap_or(0),
         "facts": app.facts,
     });
-    if let Some(served) = app.served() {
+    if let Some(models) = models {
+        let served = asked.and_then(|name| models.called(name)).unwrap_or(&models.all()[0]);
         let stats = served.engine.stats();
         let slots = stats.slots[..stats.n_slots]
             .iter()
             .map(|(state, tokens)| json!({"state": state_name(*state), "tokens": tokens}));
         status["model"] = served.name.as_str().into();
+        if models.are_several() {
+            status["models"] = models.all().iter().map(|served| served.name.as_str()).collect();
+        }
         // What was mapped, in place of what was planned.
         status["facts"] = served.facts.clone();
         status["ctx"] = served.limits().ctx.into();

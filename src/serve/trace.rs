@@ -1,12 +1,13 @@
 //! One request from its header to the last byte of its answer: what the log and the metrics say of it.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::app::App;
 use super::connections::{Connection, Phase};
 use super::generate::{Generation, Usage};
+use super::model::Served;
 
 /// A request on its way. When it is dropped it is logged and counted, and its connection is idle again.
 pub struct Trace {
@@ -15,6 +16,8 @@ pub struct Trace {
     started: Instant,
     id: String,
     route: Cell<&'static str>,
+    /// Which of several models it is for.
+    model: OnceCell<Rc<Served>>,
     status: Cell<u16>,
     usage: Cell<Usage>,
     first_token: Cell<Option<Duration>>,
@@ -33,6 +36,7 @@ impl Trace {
             started: Instant::now(),
             id,
             route: Cell::new("other"),
+            model: OnceCell::new(),
             status: Cell::new(0),
             usage: Cell::new(Usage::default()),
             first_token: Cell::new(None),
@@ -48,6 +52,11 @@ impl Trace {
     /// Which route it is for.
     pub fn set_route(&self, route: &'static str) {
         self.route.set(route);
+    }
+
+    /// Which of several models it is for.
+    pub fn set_model(&self, served: &Rc<Served>) {
+        self.model.get_or_init(|| Rc::clone(served));
     }
 
     /// What it was answered.
@@ -91,6 +100,7 @@ impl Drop for Trace {
             metrics.first_token.observe(first);
         }
         let usage = self.usage.get();
+        let model = self.model.get().map(|served| format!(" {}", served.name)).unwrap_or_default();
         let cancelled = if self.complete.get() { "" } else { " cancelled" };
         let first = self.first_token.get().map_or_else(|| "-".to_owned(), |t| format!("{:.1}", t.as_secs_f64() * 1e3));
         // Health checks and scrapes come by the second: they are told with -v.
@@ -100,7 +110,7 @@ impl Drop for Trace {
         };
         log::log!(
             level,
-            "{} {} {}{cancelled}: {} tokens in ({} cached), {} out, first after {first} ms, {:.1} ms",
+            "{} {}{model} {}{cancelled}: {} tokens in ({} cached), {} out, first after {first} ms, {:.1} ms",
             self.id,
             self.route.get(),
             self.status.get(),

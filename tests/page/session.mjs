@@ -90,7 +90,7 @@ class StandIn {
   }
 
   async answer(request, response) {
-    const path = request.url;
+    const [path, query] = request.url.split("?");
     this.counts[path] = (this.counts[path] || 0) + 1;
     const json = (status, value, headers) => {
       response.writeHead(status, { "content-type": "application/json", ...headers });
@@ -103,6 +103,7 @@ class StandIn {
     if (this.key && request.headers.authorization !== "Bearer " + this.key)
       return json(401, { error: { message: "an API key is required" } });
     if (path === "/status") {
+      this.statusOf = new URLSearchParams(query).get("model");
       this.status.tokens_out += 20 + Math.round(15 * Math.sin(this.counts[path]));
       this.status.tokens_in += 300;
       return json(200, this.status);
@@ -953,6 +954,8 @@ step("progress while a prompt is read; files go with a question; several models"
   await done(page);
   assert.equal(await answerText(page), "Read.");
   assert.equal(server.asked[0].model, "beta");
+  for (let i = 0; i < 150 && server.statusOf !== "beta"; i++) await page.waitForTimeout(100);
+  assert.equal(server.statusOf, "beta", "figures are those of the chosen model");
   assert.equal(await page.locator(".file summary").innerText(), "notes.md");
   await leave(page);
 });

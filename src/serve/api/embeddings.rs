@@ -8,11 +8,11 @@ use hyper::StatusCode;
 use serde_json::{Value, json};
 
 use super::super::app::App;
+use super::super::base64::push_base64;
 use super::super::body::{Body, Sink};
 use super::super::error::ApiError;
 use super::super::fields::{Fields, wrong};
 use super::super::model::Served;
-use super::super::base64::push_base64;
 use super::super::trace::Trace;
 use super::super::vectors::{self, Vectors, normalised};
 use super::Answer;

@@ -13,6 +13,7 @@ use super::super::generate::{Batch, Generation, Reason, Usage};
 use super::super::job::{Chat, Interface, Job, Options, OutputFormat, Thinking, ToolChoice};
 use super::super::masks::Grammar;
 use super::super::model::Served;
+use super::super::models::Models;
 use super::super::output::{Call, Delta, Expect};
 use super::super::trace::Trace;
 use super::common::{arguments, role};
@@ -30,36 +31,39 @@ pub fn version() -> Value {
 }
 
 /// `GET /api/tags`: the models there are.
-pub fn tags(served: &Served) -> Value {
-    let mut model = summary(served);
-    model["modified_at"] = timestamp(served.created).into();
-    json!({"models": [model]})
+pub fn tags(models: &Models) -> Value {
+    let models = models.all().iter().map(|served| {
+        let mut model = summary(served);
+        model["modified_at"] = timestamp(served.created).into();
+        model
+    });
+    json!({"models": models.collect::<Vec<_>>()})
 }
 
 /// `GET /api/ps`: the models that are loaded.
-pub fn ps(served: &Served) -> Value {
-    let mut model = summary(served);
-    // It stays: no time in the future is late enough for those who unload.
-    model["expires_at"] = "9999-12-31T23:59:59Z".into();
-    model["size_vram"] = 0.into();
-    model["context_length"] = served.limits().ctx.into();
-    json!({"models": [model]})
+pub fn ps(models: &Models) -> Value {
+    let models = models.all().iter().map(|served| {
+        let mut model = summary(served);
+        // It stays: no time in the future is late enough for those who unload.
+        model["expires_at"] = "9999-12-31T23:59:59Z".into();
+        model["size_vram"] = 0.into();
+        model["context_length"] = served.limits().ctx.into();
+        model
+    });
+    json!({"models": models.collect::<Vec<_>>()})
 }
 
 /// `POST /api/show`: what a model is and can do.
 ///
 /// # Errors
 /// 404 for another model.
-pub fn show(served: &Served, body: &Value) -> Result<Value, ApiError> {
+pub fn show(models: &Models, body: &Value) -> Result<Value, ApiError> {
     let fields = Fields::of(body)?;
     let asked = match fields.text("model")? {
         Some(name) => name,
         None => fields.need_text("name")?,
     };
-    if asked.strip_suffix(":latest").unwrap_or(asked) != served.name {
-        let text = format!("model {asked:?} not found: this server has {}", served.name);
-        return Err(ApiError::new(hyper::StatusCode::NOT_FOUND, text).code("model_not_found"));
-    }
+    let served = models.called(asked).ok_or_else(|| models.unknown(asked))?;
     let about = &served.about;
     let architecture = &about.architecture;
     let template = served.template(false);
@@ -94,7 +98,7 @@ fn summary(served: &Served) -> Value {
     json!({
         "name": served.name,
         "model": served.name,
-        "size": served.facts["total_bytes"],
+        "size": served.bytes,
         "digest": "",
         "details": details(served),
     })

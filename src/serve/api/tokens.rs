@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::super::error::ApiError;
 use super::super::fields::Fields;
 use super::super::model::Served;
+use super::super::models::Models;
 use crate::tokenizer::{Decoder, PromptForm};
 
 /// `{"content": TEXT, "add_special": false, "parse_special": true}` to `{"tokens": [IDS]}`. With `add_special` the tokens
@@ -47,13 +48,14 @@ pub fn detokenize(served: &Served, body: &Value) -> Result<Value, ApiError> {
     Ok(json!({"content": text}))
 }
 
-/// The one model there is.
-pub fn models(served: &Served) -> Value {
-    json!({"object": "list", "data": [model(served)], "has_more": false,
-        "first_id": served.name, "last_id": served.name})
+/// The models there are.
+pub fn models(models: &Models) -> Value {
+    let data: Vec<Value> = models.all().iter().map(|served| model(served)).collect();
+    let [first, last] = [data.first(), data.last()].map(|model| model.map(|model| model["id"].clone()));
+    json!({"object": "list", "data": data, "has_more": false, "first_id": first, "last_id": last})
 }
 
-/// The same alone.
+/// One of them.
 pub fn model(served: &Served) -> Value {
     let limits = served.limits();
     json!({
