@@ -48,20 +48,24 @@ fn start(board: &str) -> Server {
 }
 
 fn complete(server: &Server, model: Option<&str>, prompt: &str) -> Answer {
-    let mut body = json!({"prompt": prompt, "max_tokens": 12, "temperature": 0, "ignore_eos": true});
+    let mut body = json!({"prompt": prompt, "max_tokens": 12, "temperature": 0, "ignore_eos": true, "logprobs": 0});
     if let Some(model) = model {
         body["model"] = model.into();
     }
     server.post("/v1/completions", &body)
 }
 
-fn text_of(answer: &Answer) -> String {
+/// The text of an answer and the logprobs of its tokens, for many of them are no text.
+fn said(answer: &Answer) -> Value {
     assert_eq!(answer.status, 200, "{answer:?}");
-    answer.json()["choices"][0]["text"].as_str().unwrap().to_owned()
+    let answer = answer.json();
+    let choice = &answer["choices"][0];
+    assert_eq!(choice["logprobs"]["token_logprobs"].as_array().unwrap().len(), 12, "{answer}");
+    json!([choice["text"], choice["logprobs"]["token_logprobs"]])
 }
 
 /// What each of the two models says to each prompt, alone in a server.
-fn alone(prompts: &[&str]) -> [Vec<String>; 2] {
+fn alone(prompts: &[&str]) -> [Vec<Value>; 2] {
     let demo = demo();
     let other = golden("qwen3-mixed");
     [
@@ -70,7 +74,7 @@ fn alone(prompts: &[&str]) -> [Vec<String>; 2] {
     ]
     .map(|words| {
         let server = Server::start(&[words, &["-t", "2"]].concat());
-        prompts.iter().map(|prompt| text_of(&complete(&server, None, prompt))).collect()
+        prompts.iter().map(|prompt| said(&complete(&server, None, prompt))).collect()
     })
 }
 
@@ -145,7 +149,6 @@ fn what_cannot_be_is_refused_before_anything_is_mapped() {
     let typo = dir.file("typo.toml", entry(&demo(), "slot = 2"));
     let template =
         dir.file("template.toml", entry(&demo(), "") + &entry(&golden("llama-q4_k"), "chat_template = \"/none\""));
-    let long = dir.file("long.toml", entry(&demo(), "") + &entry(&golden("llama-q4_k"), "ctx = 16777216"));
     let held = dir.file("held.toml", format!("[memory]\nresident = \"/s\"\n{}", entry(&demo(), "")));
     for (words, code, parts) in [
         (&["--board", &second_is_wrong][..], 4, &["wrong.gguf"][..]),
@@ -153,7 +156,6 @@ fn what_cannot_be_is_refused_before_anything_is_mapped() {
         (&["--board", &files], 3, &["two of them are called a_b"]),
         (&["--board", &typo], 3, &["line 3", "unknown key `slot`; did you mean `slots`?"]),
         (&["--board", &template], 2, &["llama-q4_k: ", "/none"]),
-        (&["--board", &long], 2, &["llama-q4_k.gguf: ", "learned"]),
         (&["--board", &held], 3, &["memory.resident: it is for one model"]),
         (&["--board", &good, "-m", &demo()], 2, &["--model: it is for one model", "names 2"]),
         (&["--board", &good, "--name", "x"], 2, &["--name: it is for one model"]),
@@ -165,6 +167,12 @@ fn what_cannot_be_is_refused_before_anything_is_mapped() {
         assert_eq!(ran.stdout, "", "{words:?}");
         ran.fails(code, parts);
     }
+    // What the second takes is more than the box has.
+    let more = "ctx = 16777216\nslots = 64";
+    let large = dir.file("large.toml", entry(&demo(), "") + &entry(&golden("llama-q4_k"), more));
+    let ran = run(&["serve", "--listen", "127.0.0.1:0", "--board", &large]);
+    assert!(!ran.stdout.contains("ready"), "{ran:?}");
+    ran.fails(5, &["not enough memory: need"]);
     // Other commands have a model of their own.
     for words in [&["run", "-p", "x"][..], &["eval", "-f", "/dev/null"]] {
         let ran = run(&[words, &["--board", &good]].concat());
@@ -195,7 +203,7 @@ fn huge_pages_are_those_of_the_plan_and_one_less_is_refused() {
     let server = start(&board);
     assert_eq!(pool.state().available(), 0, "every page of the plan is taken or set aside, and none beside it");
     for model in ["chat", "qwen3-mixed"] {
-        text_of(&complete(&server, Some(model), "a b c"));
+        said(&complete(&server, Some(model), "a b c"));
     }
     assert_eq!(pool.state().available(), 0);
     let status = server.get("/status").json();
@@ -222,7 +230,7 @@ fn requests_go_to_the_model_they_name_and_are_answered_as_by_it_alone() {
             (Some("qwen3-mixed:latest"), &want[1]),
         ] {
             let answered = complete(&server, model, prompt);
-            assert_eq!(text_of(&answered), answer[i], "{model:?}: {prompt}");
+            assert_eq!(said(&answered), answer[i], "{model:?}: {prompt}");
             let name = if std::ptr::eq(answer, &want[0]) { "chat" } else { "qwen3-mixed" };
             assert_eq!(answered.json()["model"], name);
         }
@@ -301,7 +309,7 @@ fn what_is_asked_of_the_server_is_told_of_each_model() {
             assert_eq!(listed["models"][i]["size"], status["facts"]["models"][i]["total_bytes"], "{path}");
         }
     }
-    text_of(&complete(&server, Some("qwen3-mixed"), "a b c"));
+    said(&complete(&server, Some("qwen3-mixed"), "a b c"));
     let metrics = server.get("/metrics").text();
     for line in [
         "brim_ready 1",
@@ -334,7 +342,7 @@ fn both_answer_under_mixed_load_and_memory_stays_as_it_is() {
                 scope.spawn(move || {
                     for i in 0..n {
                         let at = i % prompts.len();
-                        assert_eq!(text_of(&complete(server, Some(model), prompts[at])), want[at], "{model}");
+                        assert_eq!(said(&complete(server, Some(model), prompts[at])), want[at], "{model}");
                     }
                 });
             }
@@ -404,9 +412,9 @@ fn each_may_use_the_weights_of_a_holder_of_its_own() {
         |i: usize| plan["models"][i]["regions"].as_array().unwrap().iter().filter(|r| r["name"] == "weights").count();
     assert_eq!((regions(0), regions(1)), (1, 0), "what is held takes no region");
     let server = start(&board);
-    let ours = text_of(&complete(&server, Some("qwen3-mixed"), "a b c d"));
+    let ours = said(&complete(&server, Some("qwen3-mixed"), "a b c d"));
     let alone = Server::start(&["-m", &held, "--ctx", "256", "-t", "2"]);
-    assert_eq!(ours, text_of(&complete(&alone, None, "a b c d")));
+    assert_eq!(ours, said(&complete(&alone, None, "a b c d")));
     assert_eq!(complete(&server, Some("chat"), "a").status, 200);
     assert_eq!(server.stop(), Some(0));
     let stopped = Command::new("kill").args(["-TERM", &holder.id().to_string()]).status().unwrap();
