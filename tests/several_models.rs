@@ -260,6 +260,14 @@ fn requests_go_to_the_model_they_name_and_are_answered_as_by_it_alone() {
             }
         }
     }
+    // What may come next is looked up in the vocabulary of the model, whoever was asked before.
+    for model in ["qwen3-mixed", "chat", "qwen3-mixed", "chat"] {
+        let schema = json!({"type": "json_schema", "json_schema": {"schema": {"enum": ["a", "b"]}}});
+        let body = json!({"model": model, "messages": message, "response_format": schema, "max_tokens": 40});
+        let answer = server.post("/v1/chat/completions", &body).json();
+        let content = answer["choices"][0]["message"]["content"].as_str().unwrap_or_default();
+        assert!(["\"a\"", "\"b\""].contains(&content), "{model}: {answer}");
+    }
     let refused = server.post("/v1/chat/completions", &json!({"model": "gpt-5", "messages": message})).json();
     assert_eq!(
         (&refused["error"]["code"], &refused["error"]["type"]),

@@ -78,6 +78,8 @@ pub struct Masks {
     tokenizer: &'static Tokenizer<'static>,
     background: Background,
     zygote: Option<Arc<Zygote>>,
+    /// Which model's vocabulary the zygote is to use.
+    model: u8,
     sessions_max: usize,
     sessions: std::cell::Cell<usize>,
 }
@@ -98,14 +100,14 @@ impl Drop for Session {
 pub type Pending = Pin<Box<dyn Future<Output = Result<Vec<u32>, String>>>>;
 
 impl Masks {
-    /// For at most `sessions_max` answers at once.
+    /// For at most `sessions_max` answers at once of the model of this number.
     pub fn new(
-        tokenizer: &'static Tokenizer<'static>,
+        (model, tokenizer): (u8, &'static Tokenizer<'static>),
         background: Background,
         zygote: Option<Arc<Zygote>>,
         sessions_max: usize,
     ) -> Rc<Masks> {
-        Rc::new(Masks { tokenizer, background, zygote, sessions_max, sessions: std::cell::Cell::new(0) })
+        Rc::new(Masks { tokenizer, background, zygote, model, sessions_max, sessions: std::cell::Cell::new(0) })
     }
 
     /// Compiles a grammar.
@@ -155,13 +157,13 @@ impl Masks {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(failed)?;
         ours.set_nonblocking(true).map_err(failed)?;
         let stream = Rc::new(UnixStream::from_std(ours).map_err(failed)?);
-        self.zygote()?.send(zygote::SESSION, theirs.as_fd()).map_err(|e| unavailable(&gone(e)))?;
+        self.zygote()?.send(&[zygote::SESSION, self.model], theirs.as_fd()).map_err(|e| unavailable(&gone(e)))?;
         self.sessions.set(self.sessions.get() + 1);
         // Counted from here on: to be dropped is to be given back.
         Ok(Session { masks: Rc::clone(self), stream })
     }
 
-    /// Tells the zygote the vocabulary, which it forgets after a while.
+    /// Tells the zygote the vocabulary of this model, which it forgets after a while.
     async fn teach(&self) -> Result<(), ApiError> {
         let tokenizer = self.tokenizer;
         let write = move || -> io::Result<OwnedFd> {
@@ -173,7 +175,7 @@ impl Masks {
         };
         let written = self.background.run(write).await?;
         let written = written.map_err(|e| unavailable(&format!("no memory for the vocabulary: {e}")))?;
-        self.zygote()?.send(zygote::VOCABULARY, written.as_fd()).map_err(|e| unavailable(&gone(e)))
+        self.zygote()?.send(&[zygote::VOCABULARY, self.model], written.as_fd()).map_err(|e| unavailable(&gone(e)))
     }
 }
 

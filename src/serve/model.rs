@@ -196,9 +196,9 @@ pub fn unix_time() -> u64 {
 }
 
 impl Served {
-    /// Looks at what was loaded. Long texts and chats have threads of their own.
+    /// Looks at what was loaded, and gives it a number. Long texts and chats have threads of their own.
     pub fn new(
-        loaded: Loaded,
+        (number, loaded): (u8, Loaded),
         (texts, renders): (Background, Background),
         zygote: Option<Arc<Zygote>>,
         log_prompts: bool,
@@ -212,7 +212,7 @@ impl Served {
         Served {
             bos: text(tokenizer.bos()),
             eos: text(tokenizer.eos()),
-            masks: Masks::new(tokenizer, texts.clone(), zygote, limits.slots + limits.queue),
+            masks: Masks::new((number, tokenizer), texts.clone(), zygote, limits.slots + limits.queue),
             config_log_prompts: log_prompts,
             created: unix_time(),
             next_seed: Cell::new(nanos as u64),

@@ -47,11 +47,11 @@ pub async fn run(
     let models = tokio::select! {
         // Where the load has failed, who loaded says why.
         loaded = loaded => {
-            let served = |loaded: Loaded| {
+            let served = |loaded: (u8, Loaded)| {
                 let threads = (texts.clone(), renders.clone());
                 Rc::new(Served::new(loaded, threads, zygote.clone(), app.config.log_prompts))
             };
-            let served = loaded.unwrap_or_default().into_iter().map(served);
+            let served = (0..).zip(loaded.unwrap_or_default()).map(served);
             let Some(models) = Models::new(served.collect()) else { return Ok(()) };
             Rc::new(models)
         },
