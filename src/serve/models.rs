@@ -7,7 +7,7 @@ use hyper::StatusCode;
 use super::error::ApiError;
 use super::model::Served;
 
-/// The models, at least one. The first is for requests that name none.
+/// The models, at least one.
 pub struct Models(Vec<Rc<Served>>);
 
 impl Models {
