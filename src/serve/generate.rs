@@ -33,6 +33,13 @@ pub enum Reason {
     Calls,
 }
 
+impl Reason {
+    /// A stop text; the empty one is a line that is indented too little.
+    fn of(stop: String) -> Reason {
+        if stop.is_empty() { Reason::Length } else { Reason::StopText(stop) }
+    }
+}
+
 /// A token with what it was chosen from.
 #[derive(Clone, Debug)]
 pub struct TokenInfo {
@@ -65,7 +72,7 @@ pub struct Batch {
     pub tokens: Vec<TokenInfo>,
     /// That it has ended.
     pub finish: Option<Reason>,
-    /// What it took, once it has ended by itself.
+    /// What it took, once it has ended, or so far, where that was asked for.
     pub timings: Option<Timings>,
 }
 
@@ -90,6 +97,19 @@ pub struct Progress {
     pub cached: usize,
     /// Those that are in the cache now.
     pub processed: usize,
+}
+
+impl Progress {
+    /// What the prompts took so far.
+    pub fn timings(&self, elapsed: Duration) -> Timings {
+        let is_begun = self.processed > self.cached;
+        Timings {
+            prompt_tokens: self.processed as u32,
+            reused_tokens: self.cached as u32,
+            prefill: if is_begun { elapsed } else { Duration::ZERO },
+            ..Timings::default()
+        }
+    }
 }
 
 /// Tokens in and out.
@@ -184,6 +204,10 @@ struct Choice {
     /// Tokens whose text is not certain, with where it begins.
     tokens: VecDeque<(usize, TokenInfo)>,
     wants_tokens: bool,
+    wants_timings: bool,
+    /// The text has more than a line; then it ends so long after the first token.
+    has_line: bool,
+    most_time: Option<Duration>,
     /// Tokens that end generation are among those reported, too.
     reports_end: bool,
     ignore_eos: bool,
@@ -288,6 +312,9 @@ impl Generation {
             let mut batch = Batch::new(index);
             let before = self.usage.completion;
             choice.poll(cx, &self.served, &mut batch, &mut self.usage)?;
+            if choice.wants_timings && batch.timings.is_none() && !batch.is_empty() {
+                batch.timings = Some(choice.timings());
+            }
             if self.usage.completion > before && self.first_token.is_none() {
                 self.first_token = Some(self.started.elapsed());
                 self.patience = None;
@@ -369,11 +396,14 @@ impl Choice {
             decoder: Decoder::new(false),
             n_bytes: 0,
             tokens: VecDeque::new(),
-            wants_tokens: job.options.n_top_logprobs.is_some(),
+            wants_tokens: job.options.n_top_logprobs.is_some() || job.options.wants_tokens,
+            wants_timings: job.options.wants_timings,
+            has_line: false,
+            most_time: job.options.most_time,
             reports_end: job.reports_end,
             ignore_eos: job.options.ignore_eos,
             output,
-            stops: Stops::new(job.options.stop.clone()),
+            stops: Stops::new(job.options.stop.clone(), job.options.indent),
             marks: job.expect.family.marks(),
             constraint,
             budget: job.thought_tokens.map(|tokens| {
@@ -406,6 +436,7 @@ impl Choice {
             match event {
                 Some(Event::Started { reused_tokens }) => {
                     self.cached = reused_tokens as usize;
+                    self.processed = self.processed.max(self.cached);
                     self.started = Some(Instant::now());
                     usage.cached = usage.cached.max(self.cached);
                 }
@@ -525,13 +556,21 @@ impl Choice {
         }
         // What comes after a stop text, or after the only call, is nobody's: to drop the ticket ends it.
         match self.say(&text, batch) {
-            Some(stop) => self.end(Reason::StopText(stop), batch),
+            Some(stop) => self.end(Reason::of(stop), batch),
             None if self.output.is_done() => self.end(Reason::Calls, batch),
+            None if self.is_late(&text) => self.end(Reason::Length, batch),
             None => {
                 self.release_tokens(batch);
                 self.ask_for_mask(Some(token));
             }
         }
+    }
+
+    /// The time for the answer is over, `text` said as well.
+    fn is_late(&mut self, text: &str) -> bool {
+        self.has_line |= text.contains('\n');
+        let elapsed = self.first.map(|first| first.elapsed());
+        self.has_line && self.most_time.is_some_and(|most| elapsed > Some(most))
     }
 
     /// Takes more text; returns the stop text that came with it.
@@ -568,7 +607,7 @@ impl Choice {
             self.output.finish(reason == Reason::Length, &mut deltas);
             stop = self.filter(deltas, batch);
         }
-        self.end(stop.map_or(reason, Reason::StopText), batch);
+        self.end(stop.map_or(reason, Reason::of), batch);
     }
 
     fn end(&mut self, reason: Reason, batch: &mut Batch) {

@@ -44,6 +44,16 @@ impl Host {
     }
 }
 
+/// Whether the page of an origin is one of this machine's, at whatever port.
+pub fn is_local_origin(origin: &[u8]) -> bool {
+    let rest = origin.strip_prefix(b"http://").or_else(|| origin.strip_prefix(b"https://"));
+    match rest.and_then(Host::parse) {
+        Some(Host::Name(name)) => name == "localhost",
+        Some(Host::Ip(ip)) => ip.is_loopback(),
+        None => false,
+    }
+}
+
 /// What stands between brackets. A zone says which interface of the client's: nothing to the server.
 fn ipv6(inside: &str) -> Option<Host> {
     let (address, zone) = inside.split_once('%').map_or((inside, None), |(address, zone)| (address, Some(zone)));

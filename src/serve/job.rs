@@ -17,7 +17,7 @@ use super::output::{Expect, Family};
 use super::unhonoured;
 use crate::chat::Role;
 use crate::engine::{Generate, OutputKind, Request, TOP_LOGPROBS_MAX};
-use crate::sampling::SamplingParams;
+use crate::sampling::{BAN_BIAS, SamplingParams};
 use crate::tokenizer::PromptForm;
 
 /// Most answers to one request.
@@ -26,6 +26,9 @@ const CHOICES_MAX: usize = 8;
 /// Most stop texts, and their length.
 const STOPS_MAX: usize = 16;
 const STOP_BYTES_MAX: usize = 256;
+
+/// Widest indentation that a request may ask for.
+const INDENT_MAX: usize = 1024;
 
 /// Most tools of one request.
 const TOOLS_MAX: usize = 128;
@@ -50,6 +53,8 @@ pub enum Interface {
     CountTokens,
     /// `/v1/responses`.
     Responses,
+    /// `/completion` and `/infill`, llama.cpp's own.
+    Native,
 }
 
 /// How answers are to be generated: valid once it is read.
@@ -73,6 +78,14 @@ pub struct Options {
     pub ping: Option<Duration>,
     /// A stream tells how far the prompt is.
     pub reports_progress: bool,
+    /// Tokens are reported, also without logprobs.
+    pub wants_tokens: bool,
+    /// Every piece of a stream tells what the answer took so far.
+    pub wants_timings: bool,
+    /// The answer ends with the first line that is indented less.
+    pub indent: usize,
+    /// So long after its first token an answer that has more than a line ends.
+    pub most_time: Option<Duration>,
 }
 
 impl Options {
@@ -83,7 +96,8 @@ impl Options {
     pub fn read(fields: &Fields<'_>, served: &Served, interface: Interface) -> Result<Options, ApiError> {
         unhonoured::refuse(fields)?;
         let default = served.sampling;
-        let seed = fields.integer("seed", i64::MIN, i64::MAX)?;
+        // Many clients say so that they want any.
+        let seed = fields.integer("seed", i64::MIN, i64::MAX)?.filter(|seed| *seed != -1);
         let sampling = SamplingParams {
             temp: fields.number("temperature", 0.0, 2.0)?.unwrap_or(default.temp),
             top_p: fields.number("top_p", 0.0, 1.0)?.unwrap_or(default.top_p).max(1e-6),
@@ -110,22 +124,37 @@ impl Options {
                 Some(seconds) => u64::try_from(seconds).ok().filter(|&s| s > 0).map(Duration::from_secs),
             },
             reports_progress: fields.is_set("return_progress")?,
+            wants_tokens: false,
+            wants_timings: fields.is_set("timings_per_token")?,
+            indent: fields.size("n_indent", 0, INDENT_MAX)?.unwrap_or(0),
+            most_time: fields
+                .integer("t_max_predict_ms", -1, i64::from(u32::MAX))?
+                .and_then(|ms| u64::try_from(ms).ok().filter(|ms| *ms > 0))
+                .map(Duration::from_millis),
         })
     }
 }
 
 /// How many answers.
 fn n_answers(fields: &Fields<'_>, interface: Interface) -> Result<usize, ApiError> {
-    let most = if matches!(interface, Interface::Chat | Interface::Completions) { CHOICES_MAX } else { 1 };
-    Ok(fields.size("n", 1, most)?.unwrap_or(1))
+    let (name, most) = match interface {
+        Interface::Native if fields.get("n_cmpl").is_some() => ("n_cmpl", CHOICES_MAX),
+        Interface::Chat | Interface::Completions | Interface::Native => ("n", CHOICES_MAX),
+        _ => ("n", 1),
+    };
+    Ok(fields.size(name, 1, most)?.unwrap_or(1))
 }
 
 /// Most tokens of an answer, if the request or its interface says.
 fn max_tokens(fields: &Fields<'_>, served: &Served, interface: Interface) -> Result<Option<usize>, ApiError> {
     let most = served.limits().ctx;
     // Without an answer the prompt is read, and reported where that is asked for.
-    let least = usize::from(interface != Interface::Completions);
+    let least = usize::from(!matches!(interface, Interface::Completions | Interface::Native));
     let mut max_tokens = None;
+    if let Some(n) = fields.integer("n_predict", -2, i64::MAX >> 1)?.filter(|_| interface == Interface::Native) {
+        // A negative number is as many as fit.
+        return Ok(usize::try_from(n).ok().map(|n| n.min(most)));
+    }
     for name in ["max_completion_tokens", "max_tokens", "max_output_tokens"] {
         // Clients ask for more than there is; the context is the limit then.
         let found = fields.size(name, least, usize::MAX >> 1)?.map(|n| n.min(most));
@@ -143,6 +172,10 @@ fn n_top_logprobs(fields: &Fields<'_>, interface: Interface) -> Result<Option<u8
     match interface {
         Interface::Messages | Interface::CountTokens | Interface::Responses => return Ok(None),
         Interface::Completions => return Ok(fields.size("logprobs", 0, TOP_LOGPROBS_MAX)?.map(|n| n as u8)),
+        Interface::Native => {
+            let n = fields.size("n_probs", 0, TOP_LOGPROBS_MAX)?;
+            return Ok(n.filter(|n| *n > 0).map(|n| n as u8));
+        }
         Interface::Chat => (),
     }
     let wants = fields.is_set("logprobs")?;
@@ -179,20 +212,63 @@ fn stops(fields: &Fields<'_>, name: &str) -> Result<Vec<String>, ApiError> {
     Ok(list)
 }
 
-/// `{"TOKEN": BIAS}`.
+/// `{"TOKEN": BIAS}` or `[[TOKEN, BIAS]]`; a text stands for each of its tokens, and `false` forbids them.
 fn biases(fields: &Fields<'_>, served: &Served) -> Result<Vec<(u32, f32)>, ApiError> {
-    let Some(object) = fields.object("logit_bias")? else { return Ok(Vec::new()) };
+    let path = fields.path("logit_bias");
+    let mut biases = Vec::new();
+    match fields.get("logit_bias") {
+        None => {}
+        Some(Value::Object(map)) => {
+            for (key, bias) in map {
+                bias_of(served, &format!("{path}.{key}"), (Some(key), None), bias, &mut biases)?;
+            }
+        }
+        Some(Value::Array(list)) => {
+            for (i, pair) in list.iter().enumerate() {
+                let at = format!("{path}[{i}]");
+                let Some([key, bias]) = pair.as_array().map(Vec::as_slice) else {
+                    return Err(wrong(&at, pair, "a token and its bias"));
+                };
+                bias_of(served, &at, (key.as_str(), key.as_u64()), bias, &mut biases)?;
+            }
+        }
+        Some(other) => return Err(wrong(&path, other, "an object or an array")),
+    }
+    Ok(biases)
+}
+
+/// One of them, by a text, which may be digits, or by a number.
+fn bias_of(
+    served: &Served,
+    at: &str,
+    (text, id): (Option<&str>, Option<u64>),
+    bias: &Value,
+    out: &mut Vec<(u32, f32)>,
+) -> Result<(), ApiError> {
+    let bias = match bias {
+        Value::Bool(false) => BAN_BIAS,
+        Value::Number(number) => {
+            let most = f64::from(-BAN_BIAS);
+            let number = number.as_f64().filter(|number| (-most..=most).contains(number));
+            let text = || format!("{at} is {bias}; it must be -{most} to {most}");
+            number.ok_or_else(|| ApiError::field(at, text()).code("out_of_range"))? as f32
+        }
+        other => return Err(wrong(at, other, "a number, or false")),
+    };
     let n_vocab = served.limits().n_vocab;
-    object
-        .iter()
-        .map(|(key, _)| {
-            let bias = object.number(key, -100.0, 100.0)?.unwrap_or(0.0);
-            let id = key.parse::<u32>().ok().filter(|&id| (id as usize) < n_vocab);
-            let path = object.path(key);
-            let text = format!("{path}: needs the id of a token as its key, below {n_vocab}");
-            id.map(|id| (id, bias)).ok_or_else(|| ApiError::field(path, text))
-        })
-        .collect()
+    match (text, id.or_else(|| text?.parse().ok())) {
+        (_, Some(id)) if id < n_vocab as u64 => out.push((id as u32, bias)),
+        (Some(text), None) if (1..=STOP_BYTES_MAX).contains(&text.len()) => {
+            let mut tokens = Vec::new();
+            served.tokenizer.encode(text, false, &mut tokens);
+            out.extend(tokens.into_iter().map(|id| (id, bias)));
+        }
+        _ => {
+            let text = format!("{at}: needs the id of a token below {n_vocab}, or a text of at most {STOP_BYTES_MAX} bytes");
+            return Err(ApiError::field(at, text).code("out_of_range"));
+        }
+    }
+    Ok(())
 }
 
 /// Which tools may be called.
@@ -323,13 +399,41 @@ pub fn check_tools(tools: &[Value]) -> Result<(), ApiError> {
     Ok(())
 }
 
+/// A chat whose prompt is written.
+pub struct Rendered {
+    /// The prompt.
+    pub text: String,
+    /// The field of the interface that the messages came in.
+    field: &'static str,
+    expect: Expect,
+    grammar: Option<(Grammar, &'static str)>,
+    constrains_at_once: bool,
+    opened: &'static str,
+    thought_tokens: Option<usize>,
+}
+
 impl Chat {
+    /// A job from the chat.
+    ///
+    /// # Errors
+    /// As [`Chat::rendered`] and [`Job::new`].
+    pub async fn into_job(self, served: &Served, options: Options) -> Result<Job, ApiError> {
+        let Rendered { text, field, expect, grammar, constrains_at_once, opened, thought_tokens } =
+            self.rendered(served).await?;
+        if served.config_log_prompts {
+            log::info!("prompt: {text:?}");
+        }
+        let prompt = (field, served.prompt_tokens(text, PromptForm::Chat).await?);
+        let job = Job::new(served, prompt, options, expect, grammar)?;
+        Ok(Job { opened, thought_tokens, constrains_at_once, ..job })
+    }
+
     /// Renders the chat into a prompt.
     ///
     /// # Errors
     /// 400 where the model has no template, or the template refuses the chat or takes too much; 503 where the system has
-    /// no process for it; see also [`Job::new`].
-    pub async fn into_job(self, served: &Served, options: Options) -> Result<Job, ApiError> {
+    /// no process for it.
+    pub async fn rendered(self, served: &Served) -> Result<Rendered, ApiError> {
         let ending = self.ending()?;
         check_tools(&self.tools)?;
         let offered = Arc::new(if self.choice == ToolChoice::None { Vec::new() } else { self.tools });
@@ -393,13 +497,8 @@ impl Chat {
         let thinking = template.thinks && in_thought;
         let tools = if callable.is_empty() { Arc::default() } else { offered };
         let expect = Expect { family, tools, thinks: template.thinks, thinking, one_call };
-        if served.config_log_prompts {
-            log::info!("prompt: {text:?}");
-        }
-        let prompt = (self.field, served.prompt_tokens(text, PromptForm::Chat).await?);
-        let job = Job::new(served, prompt, options, expect, grammar)?;
         let constrains_at_once = is_forced && family == Family::Harmony;
-        Ok(Job { opened, thought_tokens, constrains_at_once, ..job })
+        Ok(Rendered { text, field: self.field, expect, grammar, constrains_at_once, opened, thought_tokens })
     }
 
     /// What the prompt ends with: a last message of the model goes on, unless the request has it otherwise.

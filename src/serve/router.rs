@@ -9,7 +9,7 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use serde_json::Value;
 
-use super::api::{Answer, chat, completions, embeddings, infill, messages, ollama, rerank, responses, tokens};
+use super::api::{Answer, chat, completions, embeddings, messages, native, ollama, rerank, responses, tokens};
 use super::app::App;
 use super::body::{Body, receive};
 use super::connections::Connection;
@@ -33,9 +33,13 @@ enum Route {
     Models,
     Model,
     Chat,
+    CountChat,
+    ApplyTemplate,
     Completions,
+    Completion,
     Infill,
     Responses,
+    CountResponses,
     Messages,
     CountTokens,
     Tokenize,
@@ -58,7 +62,7 @@ fn route(path: &str) -> Option<(Route, &'static str, Method)> {
     let (get, post) = (Method::GET, Method::POST);
     Some(match path {
         "/" => (Route::Page, "/", get),
-        "/health" => (Route::Health, "/health", get),
+        "/health" | "/v1/health" => (Route::Health, "/health", get),
         "/metrics" => (Route::Metrics, "/metrics", get),
         "/status" => (Route::Status, "/status", get),
         "/props" => (Route::Props, "/props", get),
@@ -66,8 +70,16 @@ fn route(path: &str) -> Option<(Route, &'static str, Method)> {
         "/v1/models" | "/models" => (Route::Models, "/v1/models", get),
         "/v1/chat/completions" | "/chat/completions" => (Route::Chat, "/v1/chat/completions", post),
         "/v1/completions" | "/completions" => (Route::Completions, "/v1/completions", post),
+        "/v1/chat/completions/input_tokens" | "/chat/completions/input_tokens" => {
+            (Route::CountChat, "/v1/chat/completions/input_tokens", post)
+        }
+        "/apply-template" => (Route::ApplyTemplate, "/apply-template", post),
+        "/completion" => (Route::Completion, "/completion", post),
         "/infill" => (Route::Infill, "/infill", post),
         "/v1/responses" | "/responses" => (Route::Responses, "/v1/responses", post),
+        "/v1/responses/input_tokens" | "/responses/input_tokens" => {
+            (Route::CountResponses, "/v1/responses/input_tokens", post)
+        }
         "/v1/messages" | "/messages" => (Route::Messages, "/v1/messages", post),
         "/v1/messages/count_tokens" | "/messages/count_tokens" => {
             (Route::CountTokens, "/v1/messages/count_tokens", post)
@@ -111,6 +123,7 @@ impl Route {
             Route::Chat
             | Route::Completions
             | Route::Infill
+            | Route::Completion
             | Route::Responses
             | Route::Messages
             | Route::OllamaChat
@@ -192,8 +205,12 @@ pub async fn answer(
 /// 403 for a page of another origin: a browser would send the request, and only hide the answer.
 fn allowed_origin(app: &App, headers: &HeaderMap, host: &[u8]) -> Result<Option<HeaderValue>, ApiError> {
     let Some(origin) = headers.get(header::ORIGIN) else { return Ok(None) };
-    let allowed = app.config.cors_origin.as_deref();
-    if allowed == Some("*") || allowed.is_some_and(|allowed| origin.as_bytes() == allowed.as_bytes()) {
+    let is_allowed = |allowed: &str| match allowed {
+        "*" => true,
+        "localhost" => host::is_local_origin(origin.as_bytes()),
+        one => origin.as_bytes() == one.as_bytes(),
+    };
+    if app.config.cors_origin.as_deref().is_some_and(is_allowed) {
         return Ok(Some(origin.clone()));
     }
     let of_page = origin.as_bytes().splitn(2, |byte| *byte == b':').nth(1).and_then(|rest| rest.strip_prefix(b"//"));
@@ -311,12 +328,16 @@ async fn dispatch(
         Route::CountTokens => Answer::Document(messages::count_tokens(&served, &body).await?),
         Route::Tokenize => Answer::Document(tokens::tokenize(&served, &body).await?),
         Route::Detokenize => Answer::Document(tokens::detokenize(&served, &body)?),
-        Route::Infill => infill::answer(app, &served, &body, trace).await?,
         Route::Embeddings => embeddings::openai(app, &served, &body, &trace).await?,
         Route::LlamaEmbedding => embeddings::llama(app, &served, &body, &trace).await?,
         Route::OllamaEmbed => embeddings::ollama(app, &served, &body, &trace).await?,
         Route::Rerank => rerank::answer(app, &served, &body, &trace).await?,
         Route::OllamaShow => Answer::Document(ollama::show(&models, &body)?),
+        Route::CountChat => Answer::Document(chat::count_tokens(&served, &body).await?),
+        Route::CountResponses => Answer::Document(responses::count_tokens(&served, &body).await?),
+        Route::ApplyTemplate => Answer::Document(chat::apply_template(&served, &body).await?),
+        Route::Completion => native::completion(app, &served, &body, trace).await?,
+        Route::Infill => native::infill(app, &served, &body, trace).await?,
         Route::OllamaChat => ollama::chat(app, &served, &body, trace).await?,
         Route::OllamaGenerate => ollama::generate(app, &served, &body, trace).await?,
         // Named one by one: a new route does not build until it is answered.
@@ -406,7 +427,6 @@ mod tests {
             "/v1/../health",
             "//health",
             "/health/",
-            "/v1/health",
             "/v1/chat/completions/..",
             "/v1/models/",
             "/%2e%2e/x",

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use hyper::Response;
 use serde_json::{Value, json};
 
+use super::api::native::sampling_json;
 use super::app::App;
 use super::body::Body;
 use super::metrics::MetricsOf;
@@ -46,7 +47,9 @@ pub fn metrics(app: &App) -> String {
 /// `GET /props`, as llama.cpp's server has it: what the server runs, and how.
 pub fn props(served: &Served) -> Value {
     let limits = served.limits();
-    let sampling = &served.sampling;
+    let mut params = sampling_json(&served.sampling);
+    // A request that brings none has one of its own.
+    params["seed"] = (-1).into();
     let template = served.template(false);
     json!({
         "default_generation_settings": {
@@ -54,17 +57,7 @@ pub fn props(served: &Served) -> Value {
             "n_ctx": limits.ctx,
             "speculative": false,
             "is_processing": false,
-            "params": {
-                "temperature": sampling.temp,
-                "top_k": sampling.top_k,
-                "top_p": sampling.top_p,
-                "min_p": sampling.min_p,
-                "repeat_penalty": sampling.repeat_penalty,
-                "presence_penalty": sampling.presence_penalty,
-                "frequency_penalty": sampling.frequency_penalty,
-                "n_predict": -1,
-                "max_tokens": -1,
-            },
+            "params": params,
         },
         "total_slots": limits.slots,
         "model_alias": served.name,

@@ -14,9 +14,11 @@ use super::super::job::{Chat, Interface, Options, ToolChoice};
 use super::super::model::Served;
 use super::super::output::{Call, Delta};
 use super::super::trace::Trace;
-use super::common::{arguments, choice_word, content, role, streaming, thinking, timings_json, usage_json};
+use super::common::{
+    arguments, choice_word, content, counted, role, streaming, thinking, timings_json, usage_json, whole_text,
+};
 use super::format::format;
-use super::{Answer, ChunkHead, EventWriter, FINGERPRINT, collect, event, fresh_id, stream, token_text};
+use super::{Answer, ChunkHead, EventWriter, FINGERPRINT, collect, event, fresh_id, logprobs_json, stream};
 use crate::chat::{Message, ToolCall};
 
 /// Answers a request.
@@ -26,20 +28,11 @@ use crate::chat::{Message, ToolCall};
 pub async fn answer(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Trace>) -> Result<Answer, ApiError> {
     let fields = Fields::of(body)?;
     let options = Options::read(&fields, served, Interface::Chat)?;
-    let chat = Chat {
-        turns: messages(&fields)?,
-        ending: ending(&fields)?,
-        field: "messages",
-        tools: fields.list("tools")?.unwrap_or_default().to_vec(),
-        choice: tool_choice(&fields)?,
-        parallel_calls: fields.boolean("parallel_tool_calls")?,
-        format: format(&fields)?,
-        thinking: thinking(&fields)?,
-        variables: variables(&fields)?,
-    };
+    let chat = chat(&fields)?;
     let (is_stream, include_usage) = streaming(&fields)?;
     let n = options.n;
     let job = chat.into_job(served, options).await?;
+    let verbose = fields.is_set("verbose")?.then(|| whole_text(served, &job.prompt));
     let generation = Generation::start(served, vec![job], app.config.limits.first_token_time).await?;
     let chunk = ChunkHead::new(served, "chatcmpl-", "chat.completion.chunk", include_usage);
     let form = Chunks { chunk, n, n_calls: vec![0; n], with_tokens: fields.is_set("logprobs")? };
@@ -67,7 +60,7 @@ pub async fn answer(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Trac
             json!({"index": index, "message": message, "logprobs": logprobs, "finish_reason": reason(answer.finish.as_ref())})
         })
         .collect();
-    Ok(Answer::Document(json!({
+    let mut document = json!({
         "id": form.chunk.id,
         "object": "chat.completion",
         "created": form.chunk.created,
@@ -76,7 +69,42 @@ pub async fn answer(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Trac
         "usage": usage_json(&usage),
         "timings": timings_json(&usage.timings),
         "system_fingerprint": FINGERPRINT,
-    })))
+    });
+    if let Some(prompt) = verbose {
+        document["__verbose"] = json!({"prompt": prompt});
+    }
+    Ok(Answer::Document(document))
+}
+
+fn chat(fields: &Fields<'_>) -> Result<Chat, ApiError> {
+    Ok(Chat {
+        turns: messages(fields)?,
+        ending: ending(fields)?,
+        field: "messages",
+        tools: fields.list("tools")?.unwrap_or_default().to_vec(),
+        choice: tool_choice(fields)?,
+        parallel_calls: fields.boolean("parallel_tool_calls")?,
+        format: format(fields)?,
+        thinking: thinking(fields)?,
+        variables: variables(fields)?,
+    })
+}
+
+/// `POST /apply-template`: the prompt of a chat.
+///
+/// # Errors
+/// What is wrong with the request.
+pub async fn apply_template(served: &Served, body: &Value) -> Result<Value, ApiError> {
+    let rendered = chat(&Fields::of(body)?)?.rendered(served).await?;
+    Ok(json!({"prompt": rendered.text}))
+}
+
+/// `POST /v1/chat/completions/input_tokens`: how many tokens a chat has.
+///
+/// # Errors
+/// What is wrong with the request.
+pub async fn count_tokens(served: &Served, body: &Value) -> Result<Value, ApiError> {
+    counted(chat(&Fields::of(body)?)?, served).await
 }
 
 fn reason(reason: Option<&Reason>) -> Option<&'static str> {
@@ -93,17 +121,7 @@ fn call_json(call: &Call, id: &str) -> Value {
 
 /// Logprobs as chats have them.
 fn tokens_json(served: &Served, tokens: &[TokenInfo]) -> Value {
-    let one = |token: u32, logprob: f32| {
-        let (text, bytes) = token_text(served, token);
-        // JSON has no infinity.
-        json!({"token": text, "logprob": logprob.max(-9999.0), "bytes": bytes})
-    };
-    let all = tokens.iter().map(|info| {
-        let mut value = one(info.token, info.logprob);
-        value["top_logprobs"] = info.top.iter().map(|(token, logprob)| one(*token, *logprob)).collect();
-        value
-    });
-    json!({"content": all.collect::<Vec<_>>(), "refusal": null})
+    json!({"content": logprobs_json(served, tokens), "refusal": null})
 }
 
 /// `messages`, as templates want them.
@@ -216,6 +234,7 @@ impl EventWriter for Chunks {
     fn batch(&mut self, batch: Batch, out: &mut Vec<u8>) {
         let served = &self.chunk.served;
         let mut tokens = (self.with_tokens && !batch.tokens.is_empty()).then(|| tokens_json(served, &batch.tokens));
+        self.chunk.took(batch.timings.filter(|_| batch.finish.is_none()));
         for delta in batch.deltas {
             let n_calls = &mut self.n_calls[batch.index];
             let delta = match delta {
@@ -234,7 +253,7 @@ impl EventWriter for Chunks {
             };
             self.delta(batch.index, delta, tokens.take(), None, out);
         }
-        self.chunk.took(batch.timings);
+        self.chunk.took(batch.timings.filter(|_| batch.finish.is_some()));
         if tokens.is_some() || batch.finish.is_some() {
             self.delta(batch.index, json!({}), tokens, batch.finish.as_ref(), out);
         }

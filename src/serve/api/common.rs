@@ -9,8 +9,10 @@ use crate::engine::Timings;
 use crate::serve::error::ApiError;
 use crate::serve::fields::{Fields, wrong};
 use crate::serve::generate::Usage;
-use crate::serve::job::{OutputFormat, Thinking, ToolChoice};
+use crate::serve::job::{Chat, OutputFormat, Thinking, ToolChoice};
 use crate::serve::masks::Grammar;
+use crate::serve::model::Served;
+use crate::tokenizer::{Decoder, PromptForm};
 
 /// `stream` and `stream_options.include_usage`.
 pub fn streaming(fields: &Fields<'_>) -> Result<(bool, bool), ApiError> {
@@ -36,7 +38,8 @@ pub fn timings_json(timings: &Timings) -> Value {
     let ratio = |a: f64, b: f64| if b > 0.0 { a / b } else { 0.0 };
     let read = timings.prompt_tokens.saturating_sub(timings.reused_tokens);
     let (prompt_ms, predicted_ms) = (ms(timings.prefill), ms(timings.decode));
-    let (prompt, predicted) = (f64::from(read), f64::from(timings.generated_tokens));
+    // The first token comes with the prompt.
+    let (prompt, predicted) = (f64::from(read), f64::from(timings.generated_tokens.saturating_sub(1)));
     json!({
         "cache_n": timings.reused_tokens,
         "prompt_n": read,
@@ -48,6 +51,22 @@ pub fn timings_json(timings: &Timings) -> Value {
         "predicted_per_token_ms": ratio(predicted_ms, predicted),
         "predicted_per_second": ratio(predicted * 1e3, predicted_ms),
     })
+}
+
+/// The answer to how many tokens a chat has.
+pub async fn counted(chat: Chat, served: &Served) -> Result<Value, ApiError> {
+    let text = chat.rendered(served).await?.text;
+    let n_tokens = served.prompt_tokens(text, PromptForm::Chat).await?.len();
+    Ok(json!({"object": "response.input_tokens", "input_tokens": n_tokens}))
+}
+
+/// The text of tokens, control tokens included.
+pub fn whole_text(served: &Served, tokens: &[u32]) -> String {
+    let mut decoder = Decoder::whole(served.tokenizer, true);
+    let mut text = String::new();
+    tokens.iter().for_each(|&id| decoder.push(served.tokenizer, id, &mut text));
+    decoder.finish(&mut text);
+    text
 }
 
 /// The role of a message.

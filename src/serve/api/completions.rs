@@ -13,7 +13,7 @@ use super::super::job::{Interface, Job, Options, OutputFormat};
 use super::super::model::Served;
 use super::super::output::{Delta, Expect};
 use super::super::trace::Trace;
-use super::common::{streaming, timings_json, usage_json};
+use super::common::{streaming, timings_json, usage_json, whole_text};
 use super::format::format;
 use super::infill::middle_prompt;
 use super::{Answer, ChunkHead, EventWriter, FINGERPRINT, collect, event, stream, token_text};
@@ -30,10 +30,7 @@ pub async fn answer(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Trac
     let fields = Fields::of(body)?;
     let options = Options::read(&fields, served, Interface::Completions)?;
     let prompts = prompts(&fields, served).await?;
-    if prompts.len() * options.n > ANSWERS_MAX {
-        let text = format!("{} prompts with n = {}: the limit is {ANSWERS_MAX} answers", prompts.len(), options.n);
-        return Err(ApiError::field("n", text).code("out_of_range"));
-    }
+    check_n_answers(prompts.len(), options.n)?;
     if fields.size("best_of", 1, ANSWERS_MAX)?.is_some_and(|best_of| best_of > options.n) {
         let text = "best_of: answers are not ranked; ask for n of them and choose";
         return Err(ApiError::field("best_of", text).code("unsupported_value"));
@@ -86,17 +83,36 @@ fn reason(reason: Option<&Reason>) -> Option<&'static str> {
     reason.map(|reason| if *reason == Reason::Length { "length" } else { "stop" })
 }
 
-/// A prompt, and what is echoed of it.
-struct Prompt {
-    tokens: Vec<u32>,
-    text: String,
+/// Refuses more answers than one request may have.
+///
+/// # Errors
+/// 400 with the limit.
+pub fn check_n_answers(n_prompts: usize, n: usize) -> Result<(), ApiError> {
+    if n_prompts * n > ANSWERS_MAX {
+        let text = format!("{n_prompts} prompts with n = {n}: the limit is {ANSWERS_MAX} answers");
+        return Err(ApiError::field("n", text).code("out_of_range"));
+    }
+    Ok(())
 }
 
+/// A prompt, and what is echoed of it.
+pub struct Prompt {
+    /// Its tokens.
+    pub tokens: Vec<u32>,
+    /// Its text.
+    pub text: String,
+}
+
+const PROMPT_NEED: &str = "a string, an array of token ids and strings, or an array of either";
+
 /// `prompt`: a text, tokens, or several of either. Control tokens in a text are read as such unless `parse_special` is false;
-/// with a `suffix` the answer is what comes between the two.
-async fn prompts(fields: &Fields<'_>, served: &Served) -> Result<Vec<Prompt>, ApiError> {
+/// with a `suffix` the answer is what comes between the two. A list with a number in it is one prompt, in which texts may
+/// stand, too.
+///
+/// # Errors
+/// 400 with what is wrong.
+pub async fn prompts(fields: &Fields<'_>, served: &Served) -> Result<Vec<Prompt>, ApiError> {
     let prompt = fields.get("prompt").ok_or_else(|| fields.missing("prompt"))?;
-    let need = "a string, an array of token ids, or an array of either";
     let suffix = fields.text("suffix")?.filter(|suffix| !suffix.is_empty());
     if suffix.is_some() && fields.is_set("echo")? {
         return Err(ApiError::field(
@@ -105,48 +121,65 @@ async fn prompts(fields: &Fields<'_>, served: &Served) -> Result<Vec<Prompt>, Ap
         ));
     }
     let form = if fields.boolean("parse_special")?.unwrap_or(true) { PromptForm::Chat } else { PromptForm::Raw };
-    let text = async |text: &str| {
-        let tokens = match suffix {
-            None => served.prompt_tokens(text.to_owned(), form).await?,
-            Some(suffix) => middle_prompt(served, "suffix", &[], (text, suffix)).await?,
-        };
-        Ok(Prompt { tokens, text: text.to_owned() })
-    };
-    let ids = |list: &[Value], path: &str| {
-        if suffix.is_some() {
-            return Err(ApiError::field(path, format!("{path}: a suffix needs a prompt that is text, not token ids")));
-        }
-        let n_tokens = served.tokenizer.n_tokens();
-        let id = |id: &Value| id.as_u64().and_then(|id| u32::try_from(id).ok()).filter(|id| *id < n_tokens);
-        let tokens: Option<Vec<u32>> = list.iter().map(id).collect();
-        let tokens =
-            tokens.ok_or_else(|| ApiError::field(path, format!("{path}: expected token ids below {n_tokens}")))?;
-        let mut decoder = Decoder::whole(served.tokenizer, true);
-        let mut text = String::new();
-        tokens.iter().for_each(|&id| decoder.push(served.tokenizer, id, &mut text));
-        decoder.finish(&mut text);
-        Ok(Prompt { tokens, text })
-    };
     match prompt {
-        Value::String(one) => Ok(vec![text(one).await?]),
         Value::Array(list) if list.is_empty() => Err(ApiError::field("prompt", "prompt is empty")),
-        Value::Array(list) if list[0].is_number() => Ok(vec![ids(list, "prompt")?]),
+        Value::Array(list) if list.iter().any(Value::is_number) => {
+            Ok(vec![one_prompt(served, prompt, "prompt", suffix, form).await?])
+        }
         Value::Array(list) if list.len() > ANSWERS_MAX => {
             Err(ApiError::field("prompt", format!("{} prompts; the limit is {ANSWERS_MAX}", list.len())))
         }
         Value::Array(list) => {
             let mut prompts = Vec::new();
             for (i, one) in list.iter().enumerate() {
-                prompts.push(match one {
-                    Value::String(one) => text(one).await?,
-                    Value::Array(list) => ids(list, &format!("prompt[{i}]"))?,
-                    other => return Err(wrong(&format!("prompt[{i}]"), other, need)),
-                });
+                prompts.push(one_prompt(served, one, &format!("prompt[{i}]"), suffix, form).await?);
             }
             Ok(prompts)
         }
-        other => Err(wrong("prompt", other, need)),
+        one => Ok(vec![one_prompt(served, one, "prompt", suffix, form).await?]),
     }
+}
+
+/// A prompt at `path`: a text, tokens and texts, or llama.cpp's object with a text.
+async fn one_prompt(
+    served: &Served,
+    prompt: &Value,
+    path: &str,
+    suffix: Option<&str>,
+    form: PromptForm,
+) -> Result<Prompt, ApiError> {
+    let object = prompt.is_object().then(|| Fields::at(prompt, path)).transpose()?;
+    let text = match &object {
+        None => prompt.as_str(),
+        Some(object) if object.list("multimodal_data")?.is_some_and(|list| !list.is_empty()) => {
+            let path = object.path("multimodal_data");
+            return Err(ApiError::field(&path, format!("{path}: this server takes text only")).code("unsupported_content"));
+        }
+        Some(object) => Some(object.need_text("prompt_string")?),
+    };
+    if let Some(text) = text {
+        let tokens = match suffix {
+            None => served.prompt_tokens(text.to_owned(), form).await?,
+            Some(suffix) => middle_prompt(served, "suffix", &[], (text, suffix)).await?,
+        };
+        return Ok(Prompt { tokens, text: text.to_owned() });
+    }
+    let list = prompt.as_array().ok_or_else(|| wrong(path, prompt, PROMPT_NEED))?;
+    if suffix.is_some() {
+        return Err(ApiError::field(path, format!("{path}: a suffix needs a prompt that is text, not token ids")));
+    }
+    let n_tokens = served.tokenizer.n_tokens();
+    let mut tokens = Vec::with_capacity(list.len());
+    for (i, part) in list.iter().enumerate() {
+        match (part, part.as_u64()) {
+            // What a text begins with, this one begins with as well.
+            (Value::String(text), _) if i == 0 => tokens = served.prompt_tokens(text.clone(), form).await?,
+            (Value::String(text), _) => tokens.extend(served.text_tokens(text.clone(), form == PromptForm::Chat).await?),
+            (_, Some(id)) if id < u64::from(n_tokens) => tokens.push(id as u32),
+            _ => return Err(ApiError::field(path, format!("{path}: expected token ids below {n_tokens}"))),
+        }
+    }
+    Ok(Prompt { text: whole_text(served, &tokens), tokens })
 }
 
 /// Logprobs as completions have them: four lists of the same length.

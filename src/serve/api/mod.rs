@@ -7,6 +7,7 @@ pub mod embeddings;
 mod format;
 pub mod infill;
 pub mod messages;
+pub mod native;
 pub mod ollama;
 pub mod rerank;
 pub mod responses;
@@ -75,7 +76,7 @@ pub fn stream_lines(form: impl EventWriter + 'static, generation: Generation, tr
 async fn write(mut form: impl EventWriter, mut generation: Generation, trace: Rc<Trace>, sink: Sink) {
     let mut ping = generation.ping();
     form.begin(&mut sink.borrow_mut());
-    let mut quiet_since = Instant::now();
+    let (mut quiet_since, mut reported) = (Instant::now(), None);
     loop {
         let next = {
             let mut next = std::pin::pin!(generation.next());
@@ -101,8 +102,14 @@ async fn write(mut form: impl EventWriter, mut generation: Generation, trace: Rc
         let mut out = sink.borrow_mut();
         match next {
             Ok(Some(batches)) => {
-                if generation.reports_progress() && generation.first_token.is_none() {
-                    form.progress(&generation.progress(), generation.elapsed(), &mut out);
+                let progress = generation.progress();
+                if generation.reports_progress() && reported != Some(progress) {
+                    let begun = Progress { processed: progress.cached, ..progress };
+                    if reported.is_none() && begun != progress {
+                        form.progress(&begun, generation.elapsed(), &mut out);
+                    }
+                    form.progress(&progress, generation.elapsed(), &mut out);
+                    reported = Some(progress);
                 }
                 batches.into_iter().for_each(|batch| form.batch(batch, &mut out));
             }
@@ -137,6 +144,8 @@ pub struct Whole {
     pub tokens: Vec<TokenInfo>,
     /// Why it ended.
     pub finish: Option<Reason>,
+    /// What it took.
+    pub timings: Timings,
 }
 
 /// Waits for all answers.
@@ -163,6 +172,7 @@ pub async fn collect(mut generation: Generation, n: usize, trace: &Trace) -> Res
             answer.scored.extend(batch.scored);
             answer.tokens.extend(batch.tokens);
             answer.finish = batch.finish.or(answer.finish.take());
+            answer.timings = batch.timings.unwrap_or(answer.timings);
         }
     }
 }
@@ -193,12 +203,7 @@ impl ChunkHead {
     /// Writes an event that tells how far the prompt is; `delta` is what a choice has in it.
     fn send_progress(&self, delta: &Value, progress: &Progress, elapsed: Duration, out: &mut Vec<u8>) {
         let mut chunk = self.chunk(delta);
-        chunk["prompt_progress"] = json!({
-            "total": progress.total,
-            "cache": progress.cached,
-            "processed": progress.processed,
-            "time_ms": elapsed.as_millis() as u64,
-        });
+        add_progress(&mut chunk, progress, elapsed);
         event(&chunk, out);
     }
 
@@ -233,6 +238,32 @@ impl ChunkHead {
         }
         out.extend_from_slice(b"data: [DONE]\n\n");
     }
+}
+
+/// Adds to an event how far the prompt is, and what it took so far.
+fn add_progress(event: &mut Value, progress: &Progress, elapsed: Duration) {
+    event["prompt_progress"] = json!({
+        "total": progress.total,
+        "cache": progress.cached,
+        "processed": progress.processed,
+        "time_ms": elapsed.as_millis() as u64,
+    });
+    event["timings"] = common::timings_json(&progress.timings(elapsed));
+}
+
+/// Tokens with what they were chosen from, as chats have them.
+fn logprobs_json(served: &Served, tokens: &[TokenInfo]) -> Vec<Value> {
+    let one = |token: u32, logprob: f32| {
+        let (text, bytes) = token_text(served, token);
+        // JSON has no infinity.
+        json!({"id": token, "token": text, "logprob": logprob.max(-9999.0), "bytes": bytes})
+    };
+    let all = tokens.iter().map(|info| {
+        let mut value = one(info.token, info.logprob);
+        value["top_logprobs"] = info.top.iter().map(|(token, logprob)| one(*token, *logprob)).collect();
+        value
+    });
+    all.collect()
 }
 
 /// The version of what answers.

@@ -3,20 +3,22 @@
 mod input;
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
 use super::super::app::App;
 use super::super::error::ApiError;
 use super::super::fields::Fields;
-use super::super::generate::{Batch, Generation, Reason, Usage};
+use super::super::generate::{Batch, Generation, Progress, Reason, Usage};
 use super::super::job::{Chat, Interface, Options, OutputFormat, ToolChoice};
 use super::super::masks::Grammar;
 use super::super::model::{Served, unix_time};
 use super::super::output::Delta;
 use super::super::trace::Trace;
-use super::common::{choice_word, schema, thinking, warn};
-use super::{Answer, EventWriter, collect, fresh_id, named_event, stream};
+use super::common::{choice_word, counted, schema, thinking, timings_json, warn};
+use super::{Answer, EventWriter, add_progress, collect, fresh_id, named_event, stream};
+use crate::engine::Timings;
 use input::Input;
 
 /// Answers a request.
@@ -34,18 +36,7 @@ pub async fn answer(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Trac
     let options = Options::read(&fields, served, Interface::Responses)?;
     let is_stream = fields.is_set("stream")?;
     let mut warnings = Vec::new();
-    let (tools, described) = tools(&fields, &mut warnings)?;
-    let chat = Chat {
-        turns: Input::read(&fields, &mut warnings)?,
-        ending: None,
-        field: "input",
-        tools,
-        choice: tool_choice(&fields)?,
-        parallel_calls: fields.boolean("parallel_tool_calls")?,
-        format: format(&fields)?,
-        thinking: thinking(&fields)?,
-        variables: Vec::new(),
-    };
+    let (chat, described) = chat(&fields, &mut warnings)?;
     let sampling = options.sampling;
     let max_tokens = options.max_tokens;
     let job = chat.into_job(served, options).await?;
@@ -76,7 +67,7 @@ pub async fn answer(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Trac
     });
     warn(&mut shell, warnings);
     let mut events =
-        Events { shell, served: Rc::clone(served), items: Vec::new(), open: None, sequence: 0, finish: None };
+        Events { shell, served: Rc::clone(served), items: Vec::new(), open: None, sequence: 0, finish: None, timings: None };
     if is_stream {
         return Ok(stream(events, generation, trace));
     }
@@ -94,6 +85,32 @@ pub async fn answer(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Trac
     events.batch(Batch { deltas, finish: whole.finish, ..Batch::new(0) }, &mut nowhere);
     events.close(&mut nowhere);
     Ok(Answer::Document(events.finished(&usage)))
+}
+
+/// `POST /v1/responses/input_tokens`: how many tokens a request has.
+///
+/// # Errors
+/// What is wrong with the request.
+pub async fn count_tokens(served: &Served, body: &Value) -> Result<Value, ApiError> {
+    let (chat, _) = chat(&Fields::of(body)?, &mut Vec::new())?;
+    counted(chat, served).await
+}
+
+/// What is to be answered, and its tools as this interface describes them.
+fn chat(fields: &Fields<'_>, warnings: &mut Vec<String>) -> Result<(Chat, Vec<Value>), ApiError> {
+    let (tools, described) = tools(fields, warnings)?;
+    let chat = Chat {
+        turns: Input::read(fields, warnings)?,
+        ending: None,
+        field: "input",
+        tools,
+        choice: tool_choice(fields)?,
+        parallel_calls: fields.boolean("parallel_tool_calls")?,
+        format: format(fields)?,
+        thinking: thinking(fields)?,
+        variables: Vec::new(),
+    };
+    Ok((chat, described))
 }
 
 /// `tools`, as chats describe them, and as this interface does. Those that are no functions are left out, with a warning.
@@ -193,12 +210,17 @@ struct Events {
     open: Option<Open>,
     sequence: usize,
     finish: Option<Reason>,
+    /// For the next event.
+    timings: Option<Timings>,
 }
 
 impl Events {
     fn send(&mut self, mut event: Value, out: &mut Vec<u8>) {
         event["sequence_number"] = self.sequence.into();
         self.sequence += 1;
+        if let Some(timings) = self.timings.take() {
+            event["timings"] = timings_json(&timings);
+        }
         named_event(&event, out);
     }
 
@@ -328,7 +350,14 @@ impl EventWriter for Events {
         }
     }
 
+    fn progress(&mut self, progress: &Progress, elapsed: Duration, out: &mut Vec<u8>) {
+        let mut event = json!({"type": "response.in_progress", "response": self.shell});
+        add_progress(&mut event, progress, elapsed);
+        self.send(event, out);
+    }
+
     fn batch(&mut self, batch: Batch, out: &mut Vec<u8>) {
+        self.timings = batch.timings.filter(|_| batch.finish.is_none());
         for delta in batch.deltas {
             match delta {
                 Delta::Reasoning(text) => self.text(true, &text, out),
@@ -346,6 +375,7 @@ impl EventWriter for Events {
     fn end(&mut self, usage: &Usage, out: &mut Vec<u8>) {
         self.close(out);
         let response = self.finished(usage);
+        self.timings = Some(usage.timings);
         let kind = if self.finish == Some(Reason::Length) { "response.incomplete" } else { "response.completed" };
         self.send(json!({"type": kind, "response": response}), out);
     }

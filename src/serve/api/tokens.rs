@@ -6,10 +6,13 @@ use super::super::error::ApiError;
 use super::super::fields::Fields;
 use super::super::model::Served;
 use super::super::models::Models;
-use crate::tokenizer::{Decoder, PromptForm};
+use super::common::whole_text;
+use super::token_text;
+use crate::tokenizer::PromptForm;
 
 /// `{"content": TEXT, "add_special": false, "parse_special": true}` to `{"tokens": [IDS]}`. With `add_special` the tokens
-/// are those of a prompt: of a chat that a template has written, or without `parse_special` of a text.
+/// are those of a prompt: of a chat that a template has written, or without `parse_special` of a text. With `with_pieces`
+/// each comes with its text, or its bytes where these are none.
 ///
 /// # Errors
 /// What is wrong with the request.
@@ -25,7 +28,13 @@ pub async fn tokenize(served: &Served, body: &Value) -> Result<Value, ApiError> 
         (true, true) => served.prompt_tokens(text, PromptForm::Chat).await?,
         (true, false) => served.prompt_tokens(text, PromptForm::Raw).await?,
     };
-    Ok(json!({"count": tokens.len(), "tokens": tokens}))
+    let count = tokens.len();
+    let piece = |&id: &u32| {
+        let (text, bytes) = token_text(served, id);
+        if text.as_bytes() == bytes { json!({"id": id, "piece": text}) } else { json!({"id": id, "piece": bytes}) }
+    };
+    let tokens = if fields.is_set("with_pieces")? { tokens.iter().map(piece).collect() } else { json!(tokens) };
+    Ok(json!({"count": count, "tokens": tokens}))
 }
 
 /// `{"tokens": [IDS]}` to `{"content": TEXT}`.
@@ -35,17 +44,14 @@ pub async fn tokenize(served: &Served, body: &Value) -> Result<Value, ApiError> 
 pub fn detokenize(served: &Served, body: &Value) -> Result<Value, ApiError> {
     let fields = Fields::of(body)?;
     let tokens = fields.list("tokens")?.ok_or_else(|| fields.missing("tokens"))?;
-    let mut decoder = Decoder::whole(served.tokenizer, true);
-    let mut text = String::new();
+    let mut ids = Vec::with_capacity(tokens.len());
     for (i, token) in tokens.iter().enumerate() {
         let n_tokens = served.tokenizer.n_tokens();
         let id = token.as_u64().and_then(|id| u32::try_from(id).ok()).filter(|id| *id < n_tokens);
         let path = format!("tokens[{i}]");
-        let id = id.ok_or_else(|| ApiError::field(&path, format!("{path}: needs a token id below {n_tokens}")))?;
-        decoder.push(served.tokenizer, id, &mut text);
+        ids.push(id.ok_or_else(|| ApiError::field(&path, format!("{path}: needs a token id below {n_tokens}")))?);
     }
-    decoder.finish(&mut text);
-    Ok(json!({"content": text}))
+    Ok(json!({"content": whole_text(served, &ids)}))
 }
 
 /// The models there are.
