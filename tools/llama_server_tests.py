@@ -5,6 +5,7 @@ Usage: llama_server_tests.py TESTS --brim BRIM --model stories260K=FILE [--model
 TESTS is tools/server/tests of a checkout of llama.cpp; nothing of it is changed, and nothing is downloaded. Needs pytest, requests and
 openai. A model is named as the tests name it, by the end of its repository or file, without quantisation:
   stories260K         ggml-org/test-model-stories260K: a small trained model, which the tests know the words of
+  stories260K-infill  the same with tokens for gaps (gguf-new-metadata --special-token-by-id fim_pre 500, fim_suf 501, fim_mid 502 ...)
   bge-small           a BERT encoder for /v1/embeddings; where it is not the one of the tests, values differ
   jina-reranker       a BERT encoder with a classifier for /v1/rerank
 What a case needs and brim does not have (a model that is not at hand, or a feature of llama.cpp's alone) leaves it without a subject: it is
@@ -58,6 +59,7 @@ WITHOUT = {
     "media_path": "images",
     "no_ui": "an option to leave the page out",
     "model_tags": "tags of models",
+    "pooling": "pooling by an option in place of the model file",
 }
 
 
@@ -109,8 +111,9 @@ class ServerProcess:
     def model(self):
         wanted = self.model_file or self.model_hf_file or self.model_hf_repo or ""
         wanted = "stories260K" if self.is_router and not wanted else wanted
-        for name, path in SETTINGS["models"].items():
-            if name.lower() in wanted.lower() and "infill" not in wanted:
+        # The longest name that it has.
+        for name, path in sorted(SETTINGS["models"].items(), key=lambda pair: -len(pair[0])):
+            if name.lower() in wanted.lower() and ("infill" in name) == ("infill" in wanted):
                 return path
         return no_subject(f"needs the model {wanted}")
 
@@ -128,8 +131,10 @@ class ServerProcess:
             words += ["--kv-tokens", ctx]
         else:
             ctx //= slots
-        words += ["--ctx", ctx, "--slots", slots, "--name", self.model_alias or "model"]
         is_encoder = self.server_embeddings or self.server_reranking
+        # An encoder has its own: no more than it has places for.
+        words += [] if is_encoder else ["--ctx", ctx]
+        words += ["--slots", slots, "--name", self.model_alias or "model"]
         template = self.chat_template_file or self.chat_template
         if template and ("{" in template or " " in template):
             folder.joinpath("template.jinja").write_text(template)
@@ -140,9 +145,9 @@ class ServerProcess:
         if self.api_key:
             folder.joinpath("keys").write_text(self.api_key + "\n")
             words += ["--keys-file", folder / "keys"]
-        if self.cors_origins or self.api_key:
-            folder.joinpath("board.toml").write_text(f'[serve]\ncors_origin = "{self.cors_origins or "*"}"\n')
-            words += ["--board", folder / "board.toml"]
+        origin = f'cors_origin = "{self.cors_origins or "*"}"' if self.cors_origins or self.api_key else ""
+        folder.joinpath("board.toml").write_text(f"[tile]\ntokens = {max(16, self.n_batch or 256)}\n[serve]\n{origin}\n")
+        words += ["--board", folder / "board.toml"]
         return [str(word) for word in words]
 
     def start(self, timeout_seconds=60):
@@ -178,13 +183,17 @@ class ServerProcess:
 
     def completed(self, path, data):
         """A request with what llama.cpp's server has options for."""
-        generates = ("completion", "completions", "infill", "messages", "responses")
-        if not isinstance(data, dict) or path.split("?")[0].rsplit("/", 1)[-1] not in generates:
+        last = path.split("?")[0].rsplit("/", 1)[-1]
+        if isinstance(data, dict) and last == "apply-template" and self.reasoning:
+            return {**data, "chat_template_kwargs": {"enable_thinking": self.reasoning != "off"}}
+        if not isinstance(data, dict) or last not in ("completion", "completions", "infill", "messages", "responses"):
             return data
         last_request["body"] = data
         options = {"temperature": self.temperature, "seed": self.seed}
         if self.n_predict and self.n_predict > 0 and not any(name in data for name in ("max_tokens", "n_predict", "max_output_tokens")):
             options["messages" in path and "max_tokens" or "n_predict"] = self.n_predict
+        if self.debug:
+            options["verbose"] = True
         return {**{name: value for name, value in options.items() if value is not None}, **data}
 
     def send(self, method, path, data=None, headers=None, timeout=None, host=None, stream=False):
@@ -195,7 +204,7 @@ class ServerProcess:
     def make_request(self, method, path, data=None, headers=None, timeout=None, host=None):
         answer = self.send(method, path, data, headers, timeout, host)
         result = ServerResponse()
-        result.headers, result.status_code, result.body = dict(answer.headers), answer.status_code, None
+        result.headers, result.status_code, result.body = answer.headers, answer.status_code, None
         if method != "OPTIONS":
             try:
                 result.body = answer.json()
@@ -373,7 +382,8 @@ def main():
     with tempfile.TemporaryDirectory() as place:
         # Laid out as there: the tests name templates by a path from where they run.
         checkout, folder = args.tests.resolve().parents[2], pathlib.Path(place, "tools/server/tests")
-        shutil.copytree(args.tests / "unit", folder / "unit")
+        for part in ("unit", "fixtures"):
+            shutil.copytree(args.tests / part, folder / part)
         shutil.copy(args.tests / "pytest.ini", folder)
         pathlib.Path(place, "models").symlink_to(checkout / "models")
         folder.joinpath("utils.py").symlink_to(HERE)

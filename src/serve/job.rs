@@ -27,6 +27,9 @@ const CHOICES_MAX: usize = 8;
 const STOPS_MAX: usize = 16;
 const STOP_BYTES_MAX: usize = 256;
 
+/// Most biases before one by a text, which takes time to be cut into tokens.
+const BIAS_TEXTS_MAX: usize = 1024;
+
 /// Widest indentation that a request may ask for.
 const INDENT_MAX: usize = 1024;
 
@@ -258,13 +261,15 @@ fn bias_of(
     let n_vocab = served.limits().n_vocab;
     match (text, id.or_else(|| text?.parse().ok())) {
         (_, Some(id)) if id < n_vocab as u64 => out.push((id as u32, bias)),
-        (Some(text), None) if (1..=STOP_BYTES_MAX).contains(&text.len()) => {
+        (Some(text), None) if (1..=STOP_BYTES_MAX).contains(&text.len()) && out.len() < BIAS_TEXTS_MAX => {
             let mut tokens = Vec::new();
             served.tokenizer.encode(text, false, &mut tokens);
             out.extend(tokens.into_iter().map(|id| (id, bias)));
         }
         _ => {
-            let text = format!("{at}: needs the id of a token below {n_vocab}, or a text of at most {STOP_BYTES_MAX} bytes");
+            let text = format!(
+                "{at}: needs the id of a token below {n_vocab}, or a text of at most {STOP_BYTES_MAX} bytes, before which there are fewer than {BIAS_TEXTS_MAX}"
+            );
             return Err(ApiError::field(at, text).code("out_of_range"));
         }
     }

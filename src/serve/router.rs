@@ -44,6 +44,7 @@ enum Route {
     CountTokens,
     Tokenize,
     Detokenize,
+    TokenizerInfo,
     Embeddings,
     LlamaEmbedding,
     Rerank,
@@ -85,6 +86,7 @@ fn route(path: &str) -> Option<(Route, &'static str, Method)> {
             (Route::CountTokens, "/v1/messages/count_tokens", post)
         }
         "/tokenize" => (Route::Tokenize, "/tokenize", post),
+        "/tokenizer_info" => (Route::TokenizerInfo, "/tokenizer_info", get),
         "/detokenize" => (Route::Detokenize, "/detokenize", post),
         "/v1/embeddings" | "/embeddings" => (Route::Embeddings, "/v1/embeddings", post),
         "/embedding" => (Route::LlamaEmbedding, "/embedding", post),
@@ -300,6 +302,7 @@ async fn dispatch(
         Route::OllamaVersion => return Ok(document(&ollama::version())),
         Route::OllamaTags => return Ok(document(&ollama::tags(&*app.serving()?))),
         Route::OllamaPs => return Ok(document(&ollama::ps(&*app.serving()?))),
+        Route::TokenizerInfo => return Ok(document(&tokens::info(&*app.serving()?))),
         Route::Models => return Ok(document(&tokens::models(&*app.serving()?))),
         Route::Model => {
             let models = app.serving()?;
@@ -349,6 +352,7 @@ async fn dispatch(
         | Route::Model
         | Route::Props
         | Route::Slots
+        | Route::TokenizerInfo
         | Route::OllamaVersion
         | Route::OllamaTags
         | Route::OllamaPs => {
@@ -423,14 +427,7 @@ mod tests {
 
     #[test]
     fn paths_are_taken_as_they_are() {
-        for path in [
-            "/v1/../health",
-            "//health",
-            "/health/",
-            "/v1/chat/completions/..",
-            "/v1/models/",
-            "/%2e%2e/x",
-        ] {
+        for path in ["/v1/../health", "//health", "/health/", "/v1/chat/completions/..", "/v1/models/", "/%2e%2e/x"] {
             assert!(route(path).is_none(), "{path}");
         }
         assert!(route("/v1/models/a/b").is_some(), "names have slashes");

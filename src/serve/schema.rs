@@ -202,17 +202,60 @@ pub fn standalone(root: &Value, schema: &Value) -> Result<Value, String> {
     Ok(Value::Object(out))
 }
 
-/// A schema whose JSON has one blank after commas and colons and no other: small models write white space without end
-/// where they may.
+/// A schema whose JSON has one blank after commas and colons and no other, and no keys but those that are declared: small
+/// models write white space and keys without end where they may.
 pub fn one_line(mut schema: Value) -> Value {
     if schema == Value::Bool(true) {
         schema = json!({});
+    }
+    if !is_composed(&schema) {
+        close(&mut schema);
     }
     if let Value::Object(map) = &mut schema {
         let style = json!({"whitespace_flexible": false, "item_separator": ", ", "key_separator": ": "});
         map.entry("x-guidance").or_insert(style);
     }
     schema
+}
+
+/// Whether several schemas speak of one object, so that one alone cannot tell which keys it may have.
+fn is_composed(schema: &Value) -> bool {
+    const COMPOSING: [&str; 6] =
+        ["not", "if", "dependentSchemas", "dependencies", "unevaluatedProperties", "minProperties"];
+    match schema {
+        Value::Array(list) => list.iter().any(is_composed),
+        Value::Object(map) => {
+            let has = |name: &&str| map.contains_key(*name);
+            let speaks = ["properties", "required"].iter().any(has);
+            let several = map.get("allOf").and_then(Value::as_array).is_some_and(|all| all.len() > 1);
+            several
+                || COMPOSING.iter().any(has)
+                || (speaks && ["$ref", "allOf", "anyOf", "oneOf"].iter().any(has))
+                || map.values().any(is_composed)
+        }
+        _ => false,
+    }
+}
+
+/// Objects that say which keys they have, and nothing of others, have no others.
+fn close(schema: &mut Value) {
+    let Value::Object(map) = schema else { return };
+    for (key, value) in map.iter_mut() {
+        let key = key.as_str();
+        match value {
+            Value::Object(schemas) if key == "$defs" || NAMED.contains(&key) => schemas.values_mut().for_each(close),
+            Value::Array(schemas) if INNER.contains(&key) => schemas.iter_mut().for_each(close),
+            schema if INNER.contains(&key) => close(schema),
+            _ => {}
+        }
+    }
+    let Some(declared) = map.get("properties").and_then(Value::as_object).filter(|all| !all.is_empty()) else { return };
+    let is_declared = |name: &Value| name.as_str().is_some_and(|name| declared.contains_key(name));
+    let required = map.get("required").and_then(Value::as_array);
+    let is_whole = required.is_none_or(|names| names.iter().all(is_declared));
+    if is_whole && !map.contains_key("patternProperties") {
+        map.entry("additionalProperties").or_insert(Value::Bool(false));
+    }
 }
 
 struct Copier<'a> {
@@ -327,5 +370,27 @@ mod tests {
         assert_eq!(standalone(&kept, &kept).unwrap(), kept);
         let wrong = standalone(&root, &json!({"items": {"$ref": "#/$defs/G"}})).unwrap_err();
         assert!(wrong.contains("#/$defs/G") && wrong.contains("leads nowhere"), "{wrong}");
+    }
+
+    #[test]
+    fn objects_have_the_keys_that_they_say() {
+        let a = json!({"properties": {"a": {"type": "null"}}, "required": ["a"]});
+        let is_closed =
+            |schema: Value, path: &str| one_line(schema).pointer(path).unwrap()["additionalProperties"] == false;
+        assert!(is_closed(a.clone(), ""));
+        assert!(is_closed(json!({"items": {"anyOf": [a, {"type": "null"}]}}), "/items/anyOf/0"));
+        assert!(is_closed(json!({"$ref": "#/$defs/0", "$defs": {"0": a}}), "/$defs/0"));
+        assert!(is_closed(json!({"properties": {"properties": a, "b": {"allOf": [a]}}}), "/properties/b/allOf/0"));
+        for open in [
+            json!({"type": "object"}),
+            json!({"properties": {"a": {}}, "additionalProperties": true}),
+            json!({"properties": {"a": {}}, "patternProperties": {"b": {}}}),
+            json!({"properties": {"a": {}}, "required": ["a", "b"]}),
+            json!({"properties": {"a": {}}, "minProperties": 2}),
+            json!({"properties": {"a": {}}, "anyOf": [{"required": ["a"]}, {"required": ["b"]}]}),
+        ] {
+            assert!(!is_closed(open.clone(), ""), "{open}");
+        }
+        assert!(!is_closed(json!({"allOf": [a, {"properties": {"b": {}}}]}), "/allOf/0"));
     }
 }

@@ -19,7 +19,7 @@ use super::common::{
 };
 use super::format::format;
 use super::{Answer, ChunkHead, EventWriter, FINGERPRINT, collect, event, fresh_id, logprobs_json, stream};
-use crate::chat::{Message, ToolCall};
+use crate::chat::{Message, Role, ToolCall};
 
 /// Answers a request.
 ///
@@ -77,9 +77,10 @@ pub async fn answer(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Trac
 }
 
 fn chat(fields: &Fields<'_>) -> Result<Chat, ApiError> {
+    let turns = messages(fields)?;
     Ok(Chat {
-        turns: messages(fields)?,
-        ending: ending(fields)?,
+        ending: ending(fields, &turns)?,
+        turns,
         field: "messages",
         tools: fields.list("tools")?.unwrap_or_default().to_vec(),
         choice: tool_choice(fields)?,
@@ -174,7 +175,8 @@ fn calls(message: &Fields<'_>) -> Result<Vec<ToolCall>, ApiError> {
 }
 
 /// `continue_final_message` and `add_generation_prompt`.
-fn ending(fields: &Fields<'_>) -> Result<Option<Ending>, ApiError> {
+fn ending(fields: &Fields<'_>, turns: &[Turn]) -> Result<Option<Ending>, ApiError> {
+    let is_answered = turns.last().is_some_and(|turn| turn.message.role == Role::Assistant);
     let flags = (fields.boolean("continue_final_message")?, fields.boolean("add_generation_prompt")?);
     Ok(match flags {
         (Some(true), Some(true)) => {
@@ -185,6 +187,7 @@ fn ending(fields: &Fields<'_>) -> Result<Option<Ending>, ApiError> {
         (Some(true), _) => Some(Ending::Continued),
         (_, Some(true)) | (Some(false), None) => Some(Ending::Opened),
         (Some(false), Some(false)) => Some(Ending::Bare),
+        (None, Some(false)) if !is_answered => Some(Ending::Bare),
         // The last message goes on if it can.
         (None, Some(false)) | (None, None) => None,
     })

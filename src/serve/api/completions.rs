@@ -153,7 +153,9 @@ async fn one_prompt(
         None => prompt.as_str(),
         Some(object) if object.list("multimodal_data")?.is_some_and(|list| !list.is_empty()) => {
             let path = object.path("multimodal_data");
-            return Err(ApiError::field(&path, format!("{path}: this server takes text only")).code("unsupported_content"));
+            return Err(
+                ApiError::field(&path, format!("{path}: this server takes text only")).code("unsupported_content")
+            );
         }
         Some(object) => Some(object.need_text("prompt_string")?),
     };
@@ -171,10 +173,16 @@ async fn one_prompt(
     let n_tokens = served.tokenizer.n_tokens();
     let mut tokens = Vec::with_capacity(list.len());
     for (i, part) in list.iter().enumerate() {
+        if part.is_string() {
+            // Texts take time; others have their turn between them.
+            tokio::task::yield_now().await;
+        }
         match (part, part.as_u64()) {
             // What a text begins with, this one begins with as well.
             (Value::String(text), _) if i == 0 => tokens = served.prompt_tokens(text.clone(), form).await?,
-            (Value::String(text), _) => tokens.extend(served.text_tokens(text.clone(), form == PromptForm::Chat).await?),
+            (Value::String(text), _) => {
+                tokens.extend(served.text_tokens(text.clone(), form == PromptForm::Chat).await?)
+            }
             (_, Some(id)) if id < u64::from(n_tokens) => tokens.push(id as u32),
             _ => return Err(ApiError::field(path, format!("{path}: expected token ids below {n_tokens}"))),
         }

@@ -74,7 +74,12 @@ async fn answer(
     for Prompt { tokens, .. } in prompts {
         let job = Job::new(served, (field, tokens), options.clone(), Expect::text(), grammar.clone())?;
         let is_cut = options.max_tokens.is_none_or(|most| most > job.max_tokens);
-        form.choices.extend((0..options.n).map(|_| Choice { prompt: Rc::clone(&job.prompt), is_cut, has_line: false, n: 0 }));
+        form.choices.extend((0..options.n).map(|_| Choice {
+            prompt: Rc::clone(&job.prompt),
+            is_cut,
+            has_line: false,
+            n: 0,
+        }));
         jobs.push(job);
     }
     let generation = Generation::start(served, jobs, app.config.limits.first_token_time).await?;
@@ -162,7 +167,14 @@ struct Pieces {
 }
 
 impl Pieces {
-    fn last(&self, index: usize, content: &str, tokens: &[TokenInfo], finish: Option<&Reason>, took: &Timings) -> Value {
+    fn last(
+        &self,
+        index: usize,
+        content: &str,
+        tokens: &[TokenInfo],
+        finish: Option<&Reason>,
+        took: &Timings,
+    ) -> Value {
         let (stop_type, word) = match finish {
             Some(Reason::Length) => ("limit", ""),
             Some(Reason::StopText(text)) => ("word", text.as_str()),
@@ -191,13 +203,13 @@ impl Pieces {
     }
 
     /// What is wanted of an end; what is not there is left out.
-    fn chosen(&self, mut last: Value) -> Value {
+    fn chosen(&self, last: Value) -> Value {
         if self.fields.is_empty() {
             return last;
         }
         let found = self.fields.iter().filter_map(|name| {
-            let value = name.split('/').try_fold(&mut last, |value, part| value.get_mut(part))?.take();
-            Some((name.clone(), value))
+            let value = name.split('/').try_fold(&last, |value, part| value.get(part))?;
+            Some((name.clone(), value.clone()))
         });
         Value::Object(found.collect::<Map<_, _>>())
     }

@@ -66,8 +66,15 @@ pub async fn answer(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Trac
         "metadata": fields.get("metadata").cloned().unwrap_or_else(|| json!({})),
     });
     warn(&mut shell, warnings);
-    let mut events =
-        Events { shell, served: Rc::clone(served), items: Vec::new(), open: None, sequence: 0, finish: None, timings: None };
+    let mut events = Events {
+        shell,
+        served: Rc::clone(served),
+        items: Vec::new(),
+        open: None,
+        sequence: 0,
+        finish: None,
+        timings: None,
+    };
     if is_stream {
         return Ok(stream(events, generation, trace));
     }

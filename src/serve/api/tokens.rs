@@ -12,7 +12,7 @@ use crate::tokenizer::PromptForm;
 
 /// `{"content": TEXT, "add_special": false, "parse_special": true}` to `{"tokens": [IDS]}`. With `add_special` the tokens
 /// are those of a prompt: of a chat that a template has written, or without `parse_special` of a text. With `with_pieces`
-/// each comes with its text, or its bytes where these are none.
+/// each comes with its text, or its bytes where these are none. vLLM has the text as `prompt`, and `add_special_tokens`.
 ///
 /// # Errors
 /// What is wrong with the request.
@@ -23,7 +23,8 @@ pub async fn tokenize(served: &Served, body: &Value) -> Result<Value, ApiError> 
         None => fields.text("prompt")?.ok_or_else(|| fields.missing("content"))?,
     };
     let (text, parse_special) = (text.to_owned(), fields.boolean("parse_special")?.unwrap_or(true));
-    let tokens = match (fields.is_set("add_special")?, parse_special) {
+    let add_special = fields.is_set("add_special")? || fields.is_set("add_special_tokens")?;
+    let tokens = match (add_special, parse_special) {
         (false, _) => served.text_tokens(text, parse_special).await?,
         (true, true) => served.prompt_tokens(text, PromptForm::Chat).await?,
         (true, false) => served.prompt_tokens(text, PromptForm::Raw).await?,
@@ -37,7 +38,7 @@ pub async fn tokenize(served: &Served, body: &Value) -> Result<Value, ApiError> 
     Ok(json!({"count": count, "tokens": tokens}))
 }
 
-/// `{"tokens": [IDS]}` to `{"content": TEXT}`.
+/// `{"tokens": [IDS]}` to `{"content": TEXT}`, which vLLM calls `prompt`.
 ///
 /// # Errors
 /// What is wrong with the request.
@@ -51,7 +52,14 @@ pub fn detokenize(served: &Served, body: &Value) -> Result<Value, ApiError> {
         let path = format!("tokens[{i}]");
         ids.push(id.ok_or_else(|| ApiError::field(&path, format!("{path}: needs a token id below {n_tokens}")))?);
     }
-    Ok(json!({"content": whole_text(served, &ids)}))
+    let text = whole_text(served, &ids);
+    Ok(json!({"content": text, "prompt": text}))
+}
+
+/// `GET /tokenizer_info`, as vLLM has it: what a client has to know to count tokens here in place of at home.
+pub fn info(served: &Served) -> Value {
+    json!({"bos_token": served.bos, "eos_token": served.eos, "pad_token": null, "n_vocab": served.limits().n_vocab,
+        "chat_template": served.template(false).map(|template| template.source())})
 }
 
 /// The models there are.

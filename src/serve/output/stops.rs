@@ -45,7 +45,8 @@ impl Stops {
             let from = self.said.len();
             self.said.push_str(&text);
             let outdented = self.outdented(from).map(|at| (at, ""));
-            let found = self.stops.iter().filter_map(|stop| self.said.find(stop.as_str()).map(|at| (at, stop.as_str())));
+            let found =
+                self.stops.iter().filter_map(|stop| self.said.find(stop.as_str()).map(|at| (at, stop.as_str())));
             if let Some((at, stop)) = found.chain(outdented).min_by_key(|(at, _)| *at) {
                 let stopped = Stopped { stop: stop.to_owned(), n_bytes: self.said.len() - at };
                 self.said.truncate(at);
@@ -110,7 +111,10 @@ mod tests {
 
     #[test]
     fn a_line_that_is_indented_too_little_ends_it() {
-        for pieces in [&["if x {\n", "    y\n", "\n  ", "\t z\n  ", "  ", " w\n", "  }\n"][..], &["if x {\n    y\n\n  \t z\n     w\n  }"]] {
+        for pieces in [
+            &["if x {\n", "    y\n", "\n  ", "\t z\n  ", "  ", " w\n", "  }\n"][..],
+            &["if x {\n    y\n\n  \t z\n     w\n  }"],
+        ] {
             let mut stops = Stops::new(vec!["never".to_owned()], 4);
             let mut out = Vec::new();
             let stopped = pieces.iter().find_map(|piece| stops.filter(vec![said(piece)], &mut out)).unwrap();
