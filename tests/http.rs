@@ -206,7 +206,7 @@ fn refusals_name_the_field() {
     assert_eq!(server.post(CHAT, &ignored).status, 200, "what is unknown is ignored");
     for (path, body, param) in [
         ("/v1/completions", json!({}), "prompt"),
-        ("/v1/completions", json!({"prompt": [1, "x"]}), "prompt"),
+        ("/v1/completions", json!({"prompt": [1, true]}), "prompt"),
         ("/v1/responses", json!({"input": 5}), "input"),
         ("/v1/responses", json!({"input": "x", "previous_response_id": "y"}), "previous_response_id"),
         ("/tokenize", json!({}), "content"),

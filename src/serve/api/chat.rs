@@ -30,12 +30,12 @@ pub async fn answer(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Trac
     let options = Options::read(&fields, served, Interface::Chat)?;
     let chat = chat(&fields)?;
     let (is_stream, include_usage) = streaming(&fields)?;
-    let n = options.n;
+    let (n, with_timings) = (options.n, options.wants_timings);
     let job = chat.into_job(served, options).await?;
     let verbose = fields.is_set("verbose")?.then(|| whole_text(served, &job.prompt));
     let generation = Generation::start(served, vec![job], app.config.limits.first_token_time).await?;
     let chunk = ChunkHead::new(served, "chatcmpl-", "chat.completion.chunk", include_usage);
-    let form = Chunks { chunk, n, n_calls: vec![0; n], with_tokens: fields.is_set("logprobs")? };
+    let form = Chunks { chunk, n, n_calls: vec![0; n], with_tokens: fields.is_set("logprobs")?, with_timings };
     if is_stream {
         return Ok(stream(form, generation, trace));
     }
@@ -218,6 +218,7 @@ struct Chunks {
     n: usize,
     n_calls: Vec<usize>,
     with_tokens: bool,
+    with_timings: bool,
 }
 
 impl Chunks {
@@ -237,8 +238,8 @@ impl EventWriter for Chunks {
     fn batch(&mut self, batch: Batch, out: &mut Vec<u8>) {
         let served = &self.chunk.served;
         let mut tokens = (self.with_tokens && !batch.tokens.is_empty()).then(|| tokens_json(served, &batch.tokens));
-        self.chunk.took(batch.timings.filter(|_| batch.finish.is_none()));
         for delta in batch.deltas {
+            self.chunk.took(batch.timings.filter(|_| self.with_timings));
             let n_calls = &mut self.n_calls[batch.index];
             let delta = match delta {
                 Delta::Reasoning(text) => json!({"reasoning_content": text}),

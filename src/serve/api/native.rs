@@ -67,6 +67,7 @@ async fn answer(
         settings: settings(&options),
         has_logprobs: options.n_top_logprobs.is_some(),
         has_tokens: options.wants_tokens,
+        has_timings: options.wants_timings,
         fields: response_fields(fields)?,
         choices: Vec::new(),
     };
@@ -161,6 +162,7 @@ struct Pieces {
     settings: Value,
     has_logprobs: bool,
     has_tokens: bool,
+    has_timings: bool,
     /// Of the ends; all if there are none.
     fields: Vec<String>,
     choices: Vec<Choice>,
@@ -244,7 +246,7 @@ impl EventWriter for Pieces {
                 continue;
             }
             let mut piece = self.piece(batch.index, &content, tokens);
-            if let Some(timings) = batch.timings.as_ref().filter(|_| batch.finish.is_none()) {
+            if let Some(timings) = batch.timings.as_ref().filter(|_| self.has_timings) {
                 piece["timings"] = timings_json(timings);
             }
             event(&piece, out);

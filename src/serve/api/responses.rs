@@ -37,7 +37,7 @@ pub async fn answer(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Trac
     let is_stream = fields.is_set("stream")?;
     let mut warnings = Vec::new();
     let (chat, described) = chat(&fields, &mut warnings)?;
-    let sampling = options.sampling;
+    let (sampling, with_timings) = (options.sampling, options.wants_timings);
     let max_tokens = options.max_tokens;
     let job = chat.into_job(served, options).await?;
     let generation = Generation::start(served, vec![job], app.config.limits.first_token_time).await?;
@@ -74,6 +74,7 @@ pub async fn answer(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Trac
         sequence: 0,
         finish: None,
         timings: None,
+        with_timings,
     };
     if is_stream {
         return Ok(stream(events, generation, trace));
@@ -219,6 +220,8 @@ struct Events {
     finish: Option<Reason>,
     /// For the next event.
     timings: Option<Timings>,
+    /// Every piece has them.
+    with_timings: bool,
 }
 
 impl Events {
@@ -364,8 +367,8 @@ impl EventWriter for Events {
     }
 
     fn batch(&mut self, batch: Batch, out: &mut Vec<u8>) {
-        self.timings = batch.timings.filter(|_| batch.finish.is_none());
         for delta in batch.deltas {
+            self.timings = batch.timings.filter(|_| self.with_timings);
             match delta {
                 Delta::Reasoning(text) => self.text(true, &text, out),
                 Delta::Content(text) => self.text(false, &text, out),
