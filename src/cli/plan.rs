@@ -584,6 +584,7 @@ mod tests {
             ctx: 512,
             kv_type: "f16",
             decode_ceiling: None,
+            vectors: None,
         }
     }
 

@@ -293,16 +293,18 @@ async fn dispatch(
         Route::Health => return Ok(status::health(app)),
         Route::Metrics => return Ok(text("text/plain; version=0.0.4", status::metrics(app))),
         Route::Status => return Ok(document(&status::status(app, asked_for(request.uri()).as_deref()))),
-        Route::Props | Route::Slots => {
+        Route::Props | Route::Slots | Route::TokenizerInfo => {
             let models = app.serving()?;
             let served = models.asked(asked_for(request.uri()).as_deref())?.unwrap_or(&models.all()[0]);
-            let answer = if route == Route::Props { status::props(served) } else { status::slots(served) };
-            return Ok(document(&answer));
+            return Ok(document(&match route {
+                Route::Props => status::props(served),
+                Route::Slots => status::slots(served),
+                _ => tokens::info(served),
+            }));
         }
         Route::OllamaVersion => return Ok(document(&ollama::version())),
         Route::OllamaTags => return Ok(document(&ollama::tags(&*app.serving()?))),
         Route::OllamaPs => return Ok(document(&ollama::ps(&*app.serving()?))),
-        Route::TokenizerInfo => return Ok(document(&tokens::info(&*app.serving()?))),
         Route::Models => return Ok(document(&tokens::models(&*app.serving()?))),
         Route::Model => {
             let models = app.serving()?;

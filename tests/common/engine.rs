@@ -64,7 +64,7 @@ pub fn for_two_schedulers<R>(
     work: impl FnOnce([Core<'_>; 2]) -> R,
 ) -> R {
     let [one, other] = paths.map(|path| settings(path, kernels, 128));
-    let serving = Serving { slots, kv_tokens: Some(kv_tokens), drafts: 0 };
+    let serving = Serving { slots: Some(slots), kv_tokens: Some(kv_tokens), drafts: 0 };
     let plan = |settings| (Headers::read(settings).unwrap(), serving.into());
     let mut mapped = map_all(plan_all(vec![plan(&one), plan(&other)]).unwrap()).unwrap();
     let (other, one) = (mapped.pop().unwrap(), mapped.pop().unwrap());
