@@ -195,6 +195,35 @@ fn tokens_are_those_of_llama_cpp() {
 }
 
 #[test]
+fn any_text_has_tokens_of_the_vocabulary() {
+    let pool: Vec<char> =
+        "aeéE\u{301}ß中か\u{3099}한ﬁ①½Ａ\u{0}\u{7}\u{ad}\u{200b}\u{fffd}\u{feff}\u{10ffff}🙂\t\n \u{a0}▁#[]<>.,!the"
+            .chars()
+            .collect();
+    let mut state = 1u64;
+    let mut random = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize
+    };
+    for name in ["bert-f32", "bert-unigram-f32"] {
+        with_vocabulary(&dir().join(format!("{name}.gguf")), |tokenizer| {
+            for _ in 0..3000 {
+                let text: String = (0..random() % 40).map(|_| pool[random() % pool.len()]).collect();
+                let (mut whole, mut pair) = (Vec::new(), Vec::new());
+                tokenizer.encode_whole(&text, &mut whole);
+                tokenizer.encode_pair(&text, &text, &mut pair);
+                assert!(whole.iter().chain(&pair).all(|&id| id < tokenizer.n_tokens()), "{name}: {text:?}");
+                assert!(whole.len() >= 2 && whole[0] == tokenizer.bos().unwrap(), "{name}: {text:?}");
+            }
+            let mut ids = Vec::new();
+            tokenizer.encode_whole(&"unmatchable🙂".repeat(20_000), &mut ids);
+            tokenizer.encode_whole(&" the".repeat(20_000), &mut ids);
+            assert!(ids.len() > 20_000, "{name}: {}", ids.len());
+        });
+    }
+}
+
+#[test]
 fn many_texts_share_a_pass_and_long_ones_have_one_of_their_own() {
     let kernels = kernels::select(None, None).unwrap();
     let path = dir().join("bert-f32.gguf");

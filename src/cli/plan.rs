@@ -399,7 +399,7 @@ impl PlanReport {
                 let what = if *ranks { "ranks of documents, no text" } else { "vectors of texts, no text" };
                 let pass =
                     if *in_one_pass { "; a text is read in one pass, so scratch grows with the context" } else { "" };
-                writeln!(f, "makes     {what}: {len} values each{pass}")?;
+                writeln!(f, "makes     {what}; values of each: {len}{pass}")?;
             }
             writeln!(f)?;
         }
