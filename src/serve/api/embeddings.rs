@@ -255,7 +255,9 @@ async fn compute(
     for ids in tokens.iter_mut() {
         if let (Some(cut), Some(last)) = (cut.filter(|cut| *cut < ids.len()), ids.last().copied()) {
             ids.truncate(cut);
-            ids[cut - 1] = last;
+            if [served.tokenizer.eos(), served.tokenizer.sep()].contains(&Some(last)) {
+                ids[cut - 1] = last;
+            }
         }
     }
     let field = |i: usize| if is_one { name.to_owned() } else { format!("{name}[{i}]") };
