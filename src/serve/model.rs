@@ -190,6 +190,11 @@ pub struct Served {
 /// Texts up to this length are tokenised by the event loop: that takes two milliseconds at most.
 const TEXT_BYTES_AT_ONCE: usize = 4 << 10;
 
+/// What makes tokens of a text.
+trait EncodeOne: Fn(&Tokenizer<'static>, &str, &mut Vec<u32>) + Send + 'static {}
+
+impl<F: Fn(&Tokenizer<'static>, &str, &mut Vec<u32>) + Send + 'static> EncodeOne for F {}
+
 /// Seconds since 1970.
 pub fn unix_time() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
@@ -281,26 +286,12 @@ impl Served {
         self.tokens(text, move |text, tokens| tokenizer.encode(text, parse_special, tokens)).await
     }
 
-    /// The tokens of texts whose vectors are wanted, with the number that each came with; control tokens in them are
-    /// recognised, as llama.cpp's server has it.
+    /// The tokens of texts whose vectors are wanted; control tokens in them are recognised, as llama.cpp's server has it.
     ///
     /// # Errors
     /// As [`Background::run`].
-    pub async fn vector_tokens(&self, texts: Vec<(usize, String)>) -> Result<Vec<(usize, Vec<u32>)>, ApiError> {
-        let tokenizer = self.tokenizer;
-        let n_bytes = texts.iter().map(|(_, text)| text.len()).sum();
-        let encode = move || {
-            let tokens = |(index, text): (usize, String)| {
-                let mut tokens = Vec::new();
-                tokenizer.encode_whole(&text, &mut tokens);
-                (index, tokens)
-            };
-            texts.into_iter().map(tokens).collect()
-        };
-        match n_bytes {
-            0..=TEXT_BYTES_AT_ONCE => Ok(encode()),
-            _ => self.texts.run(encode).await,
-        }
+    pub async fn vector_tokens(&self, texts: Vec<String>) -> Result<Vec<Vec<u32>>, ApiError> {
+        self.tokens_of_each(texts, |tokenizer, text, tokens| tokenizer.encode_whole(text, tokens)).await
     }
 
     /// The tokens of a query with each of some documents: by the model's template if it has one, else as the vocabulary
@@ -309,24 +300,28 @@ impl Served {
     /// # Errors
     /// As [`Background::run`].
     pub async fn rank_tokens(&self, query: String, documents: Vec<String>) -> Result<Vec<Vec<u32>>, ApiError> {
-        let (tokenizer, template) = (self.tokenizer, self.about.rank_template.clone());
-        let encode = move || {
-            let tokens = |document: String| {
-                let mut tokens = Vec::new();
-                match &template {
-                    // A query that names the place of the document does not get it.
-                    Some(template) => {
-                        let with_query = |part: &str| part.replace("{query}", &query);
-                        let parts: Vec<String> = template.split("{document}").map(with_query).collect();
-                        tokenizer.encode(&parts.join(&document), true, &mut tokens);
-                    }
-                    None => tokenizer.encode_pair(&query, &document, &mut tokens),
-                }
-                tokens
-            };
-            documents.into_iter().map(tokens).collect()
+        let template = self.about.rank_template.clone();
+        self.tokens_of_each(documents, move |tokenizer, document, tokens| match &template {
+            // A query that names the place of the document does not get it.
+            Some(template) => {
+                let with_query = |part: &str| part.replace("{query}", &query);
+                let parts: Vec<String> = template.split("{document}").map(with_query).collect();
+                tokenizer.encode(&parts.join(document), true, tokens);
+            }
+            None => tokenizer.encode_pair(&query, document, tokens),
+        })
+        .await
+    }
+
+    /// What `encode` makes of each of some texts, on another thread.
+    async fn tokens_of_each(&self, texts: Vec<String>, encode: impl EncodeOne) -> Result<Vec<Vec<u32>>, ApiError> {
+        let (tokenizer, encode): (_, Box<dyn EncodeOne>) = (self.tokenizer, Box::new(encode));
+        let tokens = move |text: String| {
+            let mut tokens = Vec::new();
+            encode(tokenizer, &text, &mut tokens);
+            tokens
         };
-        self.texts.run(encode).await
+        self.texts.run(move || texts.into_iter().map(tokens).collect()).await
     }
 
     /// What `encode` makes of a text. A long one goes to another thread, so that nobody else waits for it.

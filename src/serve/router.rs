@@ -333,9 +333,14 @@ async fn dispatch(
         Route::CountTokens => Answer::Document(messages::count_tokens(&served, &body).await?),
         Route::Tokenize => Answer::Document(tokens::tokenize(&served, &body).await?),
         Route::Detokenize => Answer::Document(tokens::detokenize(&served, &body)?),
-        Route::Embeddings => embeddings::openai(app, &served, &body, &trace).await?,
-        Route::LlamaEmbedding => embeddings::llama(app, &served, &body, &trace).await?,
-        Route::OllamaEmbed => embeddings::ollama(app, &served, &body, &trace).await?,
+        Route::Embeddings | Route::LlamaEmbedding | Route::OllamaEmbed => {
+            let interface = match route {
+                Route::Embeddings => embeddings::Interface::OpenAi,
+                Route::LlamaEmbedding => embeddings::Interface::Llama,
+                _ => embeddings::Interface::Ollama,
+            };
+            embeddings::answer(app, &served, (interface, &body), &trace).await?
+        }
         Route::Rerank => rerank::answer(app, &served, &body, &trace).await?,
         Route::OllamaShow => Answer::Document(ollama::show(&models, &body)?),
         Route::CountChat => Answer::Document(chat::count_tokens(&served, &body).await?),

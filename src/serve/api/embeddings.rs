@@ -29,6 +29,17 @@ enum Encoding {
     Base64,
 }
 
+/// Whose request it is.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Interface {
+    /// OpenAI's.
+    OpenAi,
+    /// That of llama.cpp's server.
+    Llama,
+    /// Ollama's.
+    Ollama,
+}
+
 /// An input as it came: a text, or its tokens.
 enum Input<'a> {
     Text(&'a str),
@@ -62,101 +73,97 @@ pub fn makes_text(served: &Served) -> Result<(), ApiError> {
     Err(ApiError::new(StatusCode::NOT_IMPLEMENTED, text).code("not_implemented"))
 }
 
-/// Answers `/v1/embeddings`.
+/// What is asked for.
+struct Wish<'a> {
+    /// The field that has the inputs.
+    name: &'static str,
+    inputs: Vec<Input<'a>>,
+    form: Form,
+    /// How many values of each vector.
+    n_values: usize,
+    /// Whether vectors are brought to length 1.
+    normalise: bool,
+    /// Texts are cut to so many tokens.
+    cut: Option<usize>,
+    begun: Instant,
+}
+
+/// Answers a request of one of the interfaces.
 ///
 /// # Errors
 /// What is wrong with the request, or with the answer.
-pub async fn openai(app: &App, served: &Rc<Served>, body: &Value, trace: &Rc<Trace>) -> Result<Answer, ApiError> {
-    let fields = Fields::of(body)?;
-    let name = if fields.get("input").is_none() && fields.get("content").is_some() { "content" } else { "input" };
-    let inputs = inputs(&fields, served, name)?;
-    let encoding = match fields.text("encoding_format")? {
-        None | Some("float") => Encoding::Float,
-        Some("base64") => Encoding::Base64,
+pub async fn answer(
+    app: &App,
+    served: &Rc<Served>,
+    (interface, body): (Interface, &Value),
+    trace: &Rc<Trace>,
+) -> Result<Answer, ApiError> {
+    let wish = Wish::read(interface, body, served)?;
+    if wish.inputs.is_empty() {
+        return Ok(wish.nothing(served));
+    }
+    let (form, n_values, normalise, begun) = (wish.form, wish.n_values, wish.normalise, wish.begun);
+    let vectors = compute(app, served, wish, trace).await?;
+    let (head, tail) = form.ends(served, vectors.n_tokens, begun);
+    Ok(Writer { head, n_values, normalise, form, tail }.answer(vectors))
+}
+
+impl<'a> Wish<'a> {
+    fn read(interface: Interface, body: &'a Value, served: &Served) -> Result<Wish<'a>, ApiError> {
+        let begun = Instant::now();
+        let fields = Fields::of(body)?;
+        let has = |name: &str| fields.get(name).is_some();
+        let (name, form) = match interface {
+            Interface::OpenAi => ("input", Form::OpenAi(encoding(&fields)?)),
+            Interface::Llama => ("content", Form::Llama),
+            Interface::Ollama if !has("input") && has("prompt") => ("prompt", Form::Prompt),
+            Interface::Ollama => ("input", Form::Ollama),
+        };
+        // OpenAI's and llama.cpp's are one interface there.
+        let name = match interface {
+            Interface::OpenAi if !has("input") && has("content") => "content",
+            Interface::Llama if has("input") => "input",
+            _ => name,
+        };
+        let is_ollama = interface == Interface::Ollama;
+        if form == Form::Prompt {
+            fields.text(name)?;
+        }
+        let is_empty = match fields.get(name) {
+            Some(Value::String(text)) => text.is_empty(),
+            Some(Value::Array(list)) => list.is_empty(),
+            _ => false,
+        };
+        let cut = is_ollama && fields.boolean("truncate")?.unwrap_or(true);
+        Ok(Wish {
+            name,
+            inputs: if is_ollama && is_empty { Vec::new() } else { inputs(&fields, served, name)? },
+            form,
+            n_values: dimensions(&fields, served)?,
+            normalise: is_normalised(&fields)? && form != Form::Prompt,
+            cut: cut.then(|| served.limits().tokens_max()),
+            begun,
+        })
+    }
+
+    /// The answer to nothing.
+    fn nothing(&self, served: &Served) -> Answer {
+        Answer::Document(match self.form {
+            Form::Prompt => json!({"embedding": []}),
+            _ => json!({"model": served.name, "embeddings": []}),
+        })
+    }
+}
+
+fn encoding(fields: &Fields<'_>) -> Result<Encoding, ApiError> {
+    match fields.text("encoding_format")? {
+        None | Some("float") => Ok(Encoding::Float),
+        Some("base64") => Ok(Encoding::Base64),
         Some(other) => {
             let text = format!("encoding_format is {other:?}; there are \"float\" and \"base64\"");
-            return Err(ApiError::field("encoding_format", text).code("invalid_value"));
+            Err(ApiError::field("encoding_format", text).code("invalid_value"))
         }
-    };
-    let n_values = dimensions(&fields, served)?;
-    is_normalised(&fields, true)?;
-    let vectors = compute(app, served, inputs, name, None, trace).await?;
-    let tail = format!(
-        "],\"model\":{},\"usage\":{{\"prompt_tokens\":{n},\"total_tokens\":{n}}}}}",
-        Value::from(served.name.as_str()),
-        n = vectors.n_tokens
-    );
-    let writer = Writer {
-        head: "{\"object\":\"list\",\"data\":[".to_owned(),
-        n_values,
-        normalise: true,
-        form: Form::OpenAi(encoding),
-        tail,
-    };
-    Ok(writer.answer(vectors))
-}
-
-/// Answers `/embedding` in the form of llama.cpp's server.
-///
-/// # Errors
-/// As [`openai`].
-pub async fn llama(app: &App, served: &Rc<Served>, body: &Value, trace: &Rc<Trace>) -> Result<Answer, ApiError> {
-    let fields = Fields::of(body)?;
-    let name = if fields.get("input").is_some() { "input" } else { "content" };
-    let inputs = inputs(&fields, served, name)?;
-    let n_values = dimensions(&fields, served)?;
-    let normalise = is_normalised(&fields, true)?;
-    let vectors = compute(app, served, inputs, name, None, trace).await?;
-    let writer = Writer { head: "[".to_owned(), n_values, normalise, form: Form::Llama, tail: "]".to_owned() };
-    Ok(writer.answer(vectors))
-}
-
-/// Answers `/api/embed`, and `/api/embeddings`, which has one `prompt` and leaves its vector as it is.
-///
-/// # Errors
-/// As [`openai`].
-pub async fn ollama(app: &App, served: &Rc<Served>, body: &Value, trace: &Rc<Trace>) -> Result<Answer, ApiError> {
-    let begun = Instant::now();
-    let fields = Fields::of(body)?;
-    let is_old = fields.get("input").is_none() && fields.get("prompt").is_some();
-    let name = if is_old { "prompt" } else { "input" };
-    let is_empty = match fields.get(name) {
-        Some(Value::String(text)) => text.is_empty(),
-        Some(Value::Array(list)) => list.is_empty(),
-        _ => false,
-    };
-    if is_empty {
-        let empty = if is_old { json!({"embedding": []}) } else { json!({"model": served.name, "embeddings": []}) };
-        return Ok(Answer::Document(empty));
     }
-    if is_old {
-        fields.text(name)?;
-    }
-    let inputs = inputs(&fields, served, name)?;
-    let n_values = dimensions(&fields, served)?;
-    let cut = fields.boolean("truncate")?.unwrap_or(true).then(|| served.limits().tokens_max());
-    let vectors = compute(app, served, inputs, name, cut, trace).await?;
-    let writer = match is_old {
-        true => Writer {
-            head: "{\"embedding\":".to_owned(),
-            n_values,
-            normalise: false,
-            form: Form::Bare,
-            tail: "}".to_owned(),
-        },
-        false => Writer {
-            head: format!("{{\"model\":{},\"embeddings\":[", Value::from(served.name.as_str())),
-            n_values,
-            normalise: true,
-            form: Form::Bare,
-            tail: format!(
-                "],\"total_duration\":{},\"load_duration\":0,\"prompt_eval_count\":{}}}",
-                begun.elapsed().as_nanos(),
-                vectors.n_tokens
-            ),
-        },
-    };
-    Ok(writer.answer(vectors))
 }
 
 /// `input`: a text, its tokens, or a list of either.
@@ -214,10 +221,9 @@ fn dimensions(fields: &Fields<'_>, served: &Served) -> Result<usize, ApiError> {
 }
 
 /// llama.cpp's `embd_normalize`: whether vectors are brought to length 1.
-fn is_normalised(fields: &Fields<'_>, default: bool) -> Result<bool, ApiError> {
+fn is_normalised(fields: &Fields<'_>) -> Result<bool, ApiError> {
     match fields.integer("embd_normalize", -1, i64::from(i32::MAX))? {
-        None => Ok(default),
-        Some(2) => Ok(true),
+        None | Some(2) => Ok(true),
         Some(-1) if fields.get("content").is_some() => Ok(false),
         Some(other) => {
             let text =
@@ -232,24 +238,23 @@ fn is_normalised(fields: &Fields<'_>, default: bool) -> Result<bool, ApiError> {
 async fn compute(
     app: &App,
     served: &Rc<Served>,
-    inputs: Vec<Input<'_>>,
-    name: &str,
-    cut: Option<usize>,
+    Wish { name, inputs, cut, .. }: Wish<'_>,
     trace: &Rc<Trace>,
 ) -> Result<Vectors, ApiError> {
     let is_one = inputs.len() == 1;
-    let mut texts = Vec::new();
+    let (mut texts, mut places) = (Vec::new(), Vec::new());
     let mut tokens: Vec<Vec<u32>> = Vec::with_capacity(inputs.len());
     for input in inputs {
-        match input {
+        tokens.push(match input {
             Input::Text(text) => {
-                texts.push((tokens.len(), text.to_owned()));
-                tokens.push(Vec::new());
+                texts.push(text.to_owned());
+                places.push(tokens.len());
+                Vec::new()
             }
-            Input::Tokens(ids) => tokens.push(ids),
-        }
+            Input::Tokens(ids) => ids,
+        });
     }
-    for (index, ids) in served.vector_tokens(texts).await? {
+    for (index, ids) in places.into_iter().zip(served.vector_tokens(texts).await?) {
         tokens[index] = ids;
     }
     for ids in tokens.iter_mut() {
@@ -267,12 +272,36 @@ async fn compute(
     vectors::of_texts(app, served, tokens, &field, trace).await
 }
 
-/// What stands around the values of a vector.
-#[derive(Clone, Copy)]
+/// What stands around the values of vectors.
+#[derive(Clone, Copy, PartialEq)]
 enum Form {
     OpenAi(Encoding),
     Llama,
-    Bare,
+    Ollama,
+    /// Ollama's older form: one vector.
+    Prompt,
+}
+
+impl Form {
+    /// What stands before all of them, and behind.
+    fn ends(self, served: &Served, n: usize, begun: Instant) -> (String, String) {
+        let name = || Value::from(served.name.as_str());
+        match self {
+            Form::OpenAi(_) => (
+                "{\"object\":\"list\",\"data\":[".to_owned(),
+                format!("],\"model\":{},\"usage\":{{\"prompt_tokens\":{n},\"total_tokens\":{n}}}}}", name()),
+            ),
+            Form::Llama => ("[".to_owned(), "]".to_owned()),
+            Form::Prompt => ("{\"embedding\":".to_owned(), "}".to_owned()),
+            Form::Ollama => (
+                format!("{{\"model\":{},\"embeddings\":[", name()),
+                format!(
+                    "],\"total_duration\":{},\"load_duration\":0,\"prompt_eval_count\":{n}}}",
+                    begun.elapsed().as_nanos()
+                ),
+            ),
+        }
+    }
 }
 
 /// Writes vectors one after the other while they are sent: no answer is in memory as a whole, and who waits for another is
@@ -332,7 +361,7 @@ impl Writer {
                 push_floats(vector, out);
                 out.extend_from_slice(b"]}");
             }
-            Form::Bare => push_floats(vector, out),
+            Form::Ollama | Form::Prompt => push_floats(vector, out),
         }
     }
 }

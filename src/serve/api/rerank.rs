@@ -11,7 +11,7 @@ use super::super::error::ApiError;
 use super::super::fields::{Fields, wrong};
 use super::super::model::Served;
 use super::super::trace::Trace;
-use super::super::vectors;
+use super::super::vectors::{self, Vectors};
 use super::embeddings::INPUTS_MAX;
 use super::{Answer, fresh_id};
 
@@ -27,58 +27,85 @@ pub fn supported(served: &Served) -> Result<(), ApiError> {
     Err(ApiError::new(StatusCode::NOT_IMPLEMENTED, text).code("not_implemented"))
 }
 
+/// What is asked for.
+struct Wish<'a> {
+    /// The field that has the documents: `texts` of text-embeddings-inference, else `documents`.
+    name: &'static str,
+    query: &'a str,
+    documents: Vec<&'a str>,
+    top_n: usize,
+    with_text: bool,
+    /// Scores are squeezed into 0 to 1.
+    squeezed: bool,
+}
+
 /// Answers a request.
 ///
 /// # Errors
 /// What is wrong with it, or with the answer.
 pub async fn answer(app: &App, served: &Rc<Served>, body: &Value, trace: &Rc<Trace>) -> Result<Answer, ApiError> {
-    let fields = Fields::of(body)?;
-    let name = if fields.get("documents").is_none() && fields.get("texts").is_some() { "texts" } else { "documents" };
-    let is_tei = name == "texts";
-    let query = fields.need_text("query")?;
-    let documents = documents(&fields, name)?;
-    let top_n = fields.size("top_n", 1, usize::MAX >> 1)?.unwrap_or(usize::MAX).min(documents.len());
-    let with_text = fields.is_set(if is_tei { "return_text" } else { "return_documents" })?;
-    // Scores are as the classifier gives them, as llama.cpp's server has it, unless the request says otherwise.
-    let squashed = fields.boolean("raw_scores")? == Some(false);
-    for name in ["rank_fields", "truncate"] {
-        if fields.get(name).is_some_and(|value| !matches!(value, Value::Bool(false))) {
-            let text = format!("{name} is not supported: documents are texts, and are read whole");
-            return Err(ApiError::field(name, text).code("unsupported_value"));
-        }
-    }
-    let pairs = documents.iter().map(|document| (*document).to_owned()).collect();
-    let tokens = served.rank_tokens(query.to_owned(), pairs).await?;
-    let field = |i: usize| format!("{name}[{i}]");
+    let wish = Wish::read(body, served)?;
+    let documents = wish.documents.iter().map(|document| (*document).to_owned()).collect();
+    let tokens = served.rank_tokens(wish.query.to_owned(), documents).await?;
+    let field = |i: usize| format!("{}[{i}]", wish.name);
     let vectors = vectors::of_texts(app, served, tokens, &field, trace).await?;
-    let softmax = served.limits().vectors.is_some_and(|vectors| vectors.softmax);
-    let score = |vector: &[f32]| match vector.first().copied().unwrap_or_default() {
-        score if squashed && !softmax => 1.0 / (1.0 + (-score).exp()),
-        score => score,
-    };
-    let mut ranked: Vec<(usize, f32)> = vectors.all.iter().map(|vector| score(vector)).enumerate().collect();
-    ranked.sort_by(|a, b| b.1.total_cmp(&a.1));
-    let label = if is_tei { "score" } else { "relevance_score" };
-    let result = |&(index, score): &(usize, f32)| {
-        let mut result = json!({"index": index, label: score});
-        match (with_text, is_tei) {
-            (true, true) => result["text"] = documents[index].into(),
-            (true, false) => result["document"] = json!({"text": documents[index]}),
-            (false, _) => {}
+    Ok(Answer::Document(wish.document(served, &vectors)))
+}
+
+impl<'a> Wish<'a> {
+    fn read(body: &'a Value, served: &Served) -> Result<Wish<'a>, ApiError> {
+        let fields = Fields::of(body)?;
+        let is_tei = fields.get("documents").is_none() && fields.get("texts").is_some();
+        let name = if is_tei { "texts" } else { "documents" };
+        for name in ["rank_fields", "truncate"] {
+            if fields.get(name).is_some_and(|value| !matches!(value, Value::Bool(false))) {
+                let text = format!("{name} is not supported: documents are texts, and are read whole");
+                return Err(ApiError::field(name, text).code("unsupported_value"));
+            }
         }
-        result
-    };
-    let results: Vec<Value> = ranked[..top_n].iter().map(result).collect();
-    if is_tei {
-        return Ok(Answer::Document(results.into()));
+        let softmax = served.limits().vectors.is_some_and(|vectors| vectors.softmax);
+        Ok(Wish {
+            name,
+            query: fields.need_text("query")?,
+            documents: documents(&fields, name)?,
+            top_n: fields.size("top_n", 1, usize::MAX >> 1)?.unwrap_or(usize::MAX),
+            with_text: fields.is_set(if is_tei { "return_text" } else { "return_documents" })?,
+            // Scores are as the classifier gives them, as llama.cpp's server has it, unless the request says otherwise.
+            squeezed: fields.boolean("raw_scores")? == Some(false) && !softmax,
+        })
     }
-    Ok(Answer::Document(json!({
-        "id": fresh_id(served, "rerank-"),
-        "object": "list",
-        "model": served.name,
-        "results": results,
-        "usage": {"prompt_tokens": vectors.n_tokens, "total_tokens": vectors.n_tokens},
-    })))
+
+    fn document(&self, served: &Served, vectors: &Vectors) -> Value {
+        let is_tei = self.name == "texts";
+        let score = |vector: &[f32]| match vector.first().copied().unwrap_or_default() {
+            score if self.squeezed => 1.0 / (1.0 + (-score).exp()),
+            score => score,
+        };
+        let mut ranked: Vec<(usize, f32)> = vectors.all.iter().map(|vector| score(vector)).enumerate().collect();
+        ranked.sort_by(|a, b| b.1.total_cmp(&a.1));
+        ranked.truncate(self.top_n);
+        let label = if is_tei { "score" } else { "relevance_score" };
+        let result = |(index, score): (usize, f32)| {
+            let mut result = json!({"index": index, label: score});
+            match (self.with_text, is_tei) {
+                (true, true) => result["text"] = self.documents[index].into(),
+                (true, false) => result["document"] = json!({"text": self.documents[index]}),
+                (false, _) => {}
+            }
+            result
+        };
+        let results: Vec<Value> = ranked.into_iter().map(result).collect();
+        if is_tei {
+            return results.into();
+        }
+        json!({
+            "id": fresh_id(served, "rerank-"),
+            "object": "list",
+            "model": served.name,
+            "results": results,
+            "usage": {"prompt_tokens": vectors.n_tokens, "total_tokens": vectors.n_tokens},
+        })
+    }
 }
 
 /// The documents: texts, or objects that have one.
