@@ -497,12 +497,12 @@ fn an_idle_thread_is_woken_for_either_and_ends_when_both_have_been_told_to() {
                         let events = std::iter::from_fn(|| ticket.wait_event()).count();
                         assert!(events >= 4, "started, three tokens, finished");
                     };
-                    [handle, beside, beside, handle].map(answer);
+                    [handle, beside, beside, handle].into_iter().for_each(answer);
                     handle.stop();
                     assert!(matches!(handle.submit(generate(4, 3)), Err(SubmitError::Stopping(_))));
                     answer(beside);
                 }));
-                stop.each_ref().map(EngineHandle::stop);
+                stop.iter().for_each(EngineHandle::stop);
                 said
             });
             Scheduler::run_all(&mut all);
