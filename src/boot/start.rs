@@ -19,6 +19,7 @@ use crate::load::stage;
 use crate::load::weights::{Job, Loader, run_jobs};
 use crate::memory::{Arena, Growing, Host, OpenRegions, Pages, UffdFill, Unsealed};
 use crate::model::{Model, ModelError};
+use crate::sys::code;
 use crate::tokenizer::{self, Tokenizer};
 use crate::units::Human;
 use crate::workers::Workers;
@@ -122,6 +123,7 @@ impl Mapped<'_> {
         let model = model.insert(read);
         let (kv, states) = (Growing::new(kv, pages), Growing::new(states, pages));
         let core = Core::new(model, kernels, workers, sizes, (weights, kv, states, scratch), tables);
+        code::forget();
         Ok(Running { core, tokenizer, weights, workers, mapped, loaded, identity })
     }
 }

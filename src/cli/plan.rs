@@ -596,9 +596,9 @@ mod tests {
         let table = report.table();
         for part in [
             "model     toy: toy\n",
-            "\ntoy weights                  10485760",
-            "\na-longer-name weights        10485760",
-            "total                        25165824    24.0 MiB       12",
+            "\ntoy weights                   10485760",
+            "\na-longer-name weights         10485760",
+            "total                         25165824    24.0 MiB       12",
             "\na-longer-name\n  embedding ",
             "speed     a-longer-name: at most 2.5 tokens/s",
         ] {

@@ -60,7 +60,7 @@ impl Models {
     pub fn unknown(&self, name: &str) -> ApiError {
         let names: Vec<&str> = self.0.iter().map(|served| served.name.as_str()).collect();
         let name: String = name.chars().take(80).collect();
-        let text = format!("no such model: {name}; this server has {}", names.join(", "));
+        let text = format!("model {name} not found; this server has {}", names.join(", "));
         ApiError::new(StatusCode::NOT_FOUND, text).code("model_not_found")
     }
 }

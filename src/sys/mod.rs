@@ -5,6 +5,7 @@
 
 pub mod alloc;
 pub mod cgroup;
+pub mod code;
 pub mod cpu;
 pub mod file;
 pub mod fill;

@@ -205,7 +205,7 @@ fn what_cannot_be_served_is_refused_at_the_limit_and_not_before() {
     assert_eq!((limits.room(0), limits.room(2), limits.room(63)), (Err(NoPrompt), Ok(62), Ok(1)));
     // An embedding needs no room for anything after its prompt.
     assert!(matches!(limits.check(&embedding(64)), Ok(None)));
-    assert!(matches!(limits.check(&embedding(65)), Err(PromptLength { found: 65, limit: 64 })));
+    assert!(matches!(limits.check(&embedding(65)), Err(TextLength { found: 65, limit: 64 })));
     assert!(matches!(limits.check(&embedding(0)), Err(NoPrompt)));
     assert!(matches!(handle.submit(embedding(0)), Err(SubmitError::Invalid(_, NoPrompt))));
 }
