@@ -256,7 +256,7 @@ fn requests_go_to_the_model_they_name_and_are_answered_as_by_it_alone() {
             assert_eq!(answer.status, status, "{path} {model}: {answer:?}");
             if status == 404 {
                 let text = answer.text();
-                assert!(text.contains("no such model: gpt-5; this server has chat, qwen3-mixed"), "{path}: {text}");
+                assert!(text.contains("model gpt-5 not found; this server has chat, qwen3-mixed"), "{path}: {text}");
             }
         }
     }
