@@ -512,3 +512,65 @@ fn an_idle_thread_is_woken_for_either_and_ends_when_both_have_been_told_to() {
         });
     });
 }
+
+/// A board with a model for chats and one of vectors.
+fn chat_and_vectors(dir: &Dir) -> String {
+    let (chat, vectors) = (demo(), vectors());
+    let text = format!(
+        "[memory]\nhugepages = true\n[model]\nctx = 512\n\
+         [[serve.models]]\npath = \"{chat}\"\nname = \"chat\"\nslots = 2\n\
+         [[serve.models]]\npath = \"{vectors}\"\nname = \"vectors\"\nctx = 128\n"
+    );
+    dir.file("board.toml", text)
+}
+
+fn vectors() -> String {
+    format!("{}/tests/golden/vectors/bert-f32.gguf", env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn a_model_of_vectors_beside_one_for_chats_has_its_pages_and_a_thousand_texts_hold_up_nobody() {
+    let texts = |n: usize| (0..n).map(|i| format!("text {i} of {}", "some words ".repeat(10))).collect::<Vec<_>>();
+    let embed = |server: &Server, input: &[String]| {
+        let answer = server.post("/v1/embeddings", &json!({"input": input}));
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.json()["data"].as_array().unwrap().iter().map(|row| row["embedding"].clone()).collect::<Vec<_>>()
+    };
+    let alone = Server::start(&["-m", &vectors(), "--ctx", "128", "-t", "2"]);
+    let want = embed(&alone, &texts(3));
+    assert_eq!(alone.stop(), Some(0));
+    let dir = Dir::new("several-vectors");
+    let board = chat_and_vectors(&dir);
+    let plan = serde_json::from_str::<Value>(&run(&["plan", "--json", "-t", "2", "--board", &board]).stdout).unwrap();
+    let Some(pool) = Pool::with_exactly(plan["total_pages"].as_u64().unwrap()) else { return };
+    let server = start(&board);
+    assert_eq!(pool.state().available(), 0, "every page of the plan is taken or set aside, and none beside it");
+    // Neither is named: each goes to the one that it suits.
+    assert_eq!(embed(&server, &texts(3)), want);
+    let chat =
+        || server.post("/v1/completions", &json!({"prompt": "The plan", "max_tokens": 4, "temperature": 0})).json();
+    let answer = chat();
+    assert_eq!(answer["model"], "chat");
+    let wrong = server.post("/v1/embeddings", &json!({"model": "chat", "input": "x"}));
+    assert_eq!(wrong.status, 501, "{}", wrong.text());
+
+    let round = || {
+        std::thread::scope(|scope| {
+            let many = scope.spawn(|| embed(&server, &texts(1000)));
+            let mut answered = 0;
+            while !many.is_finished() {
+                assert_eq!(chat()["choices"][0]["text"], answer["choices"][0]["text"]);
+                answered += 1;
+            }
+            let vectors = many.join().unwrap();
+            assert_eq!((&vectors[..3], vectors.len()), (&want[..], 1000));
+            answered
+        })
+    };
+    assert!(round() >= 3, "chats are answered while a thousand texts are read");
+    let first = server.memory_kib("RssAnon:");
+    (0..3).for_each(|_| assert!(round() >= 3));
+    let then = server.memory_kib("RssAnon:");
+    assert!(then <= first + 1024, "resident {first} KiB, then {then} KiB");
+    assert_eq!((pool.state().available(), server.stop()), (0, Some(0)));
+}
