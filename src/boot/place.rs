@@ -192,13 +192,34 @@ fn is_for_want_of_pages(error: &MemoryError) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
     use crate::memory::RegionName;
 
-    /// A box without huge pages, of one NUMA node that pages are nevertheless spread over.
-    fn policy(fallback: Fallback) -> Policy {
-        let host = Host::at("/nonexistent");
-        Policy { host, keep_free_bytes: 0, reserve: true, hvo: false, fallback, nodes: vec![0] }
+    /// A box without huge pages, of one NUMA node that pages are nevertheless spread over; removed on drop.
+    struct Bare(PathBuf);
+
+    impl Bare {
+        fn new(name: &str) -> Bare {
+            let root = std::env::temp_dir().join(format!("brim-place-{name}-{}", std::process::id()));
+            for dir in ["proc", "sys/kernel"] {
+                std::fs::create_dir_all(root.join(dir)).unwrap();
+            }
+            std::fs::write(root.join("proc/meminfo"), "MemTotal: 9000000 kB\nMemAvailable: 9000000 kB\n").unwrap();
+            Bare(root)
+        }
+
+        fn policy(&self, fallback: Fallback) -> Policy {
+            let host = Host::at(&self.0);
+            Policy { host, keep_free_bytes: 0, reserve: true, hvo: false, fallback, nodes: vec![0] }
+        }
+    }
+
+    impl Drop for Bare {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
     }
 
     fn plan(page: PageKind) -> Plan {
@@ -216,10 +237,11 @@ mod tests {
 
     #[test]
     fn ordinary_pages_instead_of_huge_ones_are_told_and_spread_over_the_nodes() {
-        let refused = policy(Fallback::Refuse).arena(&plan(PageKind::Huge2M)).map(|_| ()).unwrap_err();
+        let bare = Bare::new("told");
+        let refused = bare.policy(Fallback::Refuse).arena(&plan(PageKind::Huge2M)).map(|_| ()).unwrap_err();
         assert!(refused.to_string().contains("no huge pages of 2 MiB"), "{refused}");
         for page in [PageKind::Base4K, PageKind::Huge2M] {
-            let (mut arena, mapped) = match policy(Fallback::SmallPages).arena(&plan(page)) {
+            let (mut arena, mapped) = match bare.policy(Fallback::SmallPages).arena(&plan(page)) {
                 Err(e) if e.to_string().contains("NUMA") => return eprintln!("SKIPPED: {e}"),
                 had => had.unwrap(),
             };
@@ -232,8 +254,9 @@ mod tests {
 
     #[test]
     fn what_is_shared_falls_back_as_well() {
-        assert!(policy(Fallback::Refuse).shared(&plan(PageKind::Huge1G)).is_err());
-        let (mut shared, mapped) = match policy(Fallback::SmallPages).shared(&plan(PageKind::Huge1G)) {
+        let bare = Bare::new("shared");
+        assert!(bare.policy(Fallback::Refuse).shared(&plan(PageKind::Huge1G)).is_err());
+        let (mut shared, mapped) = match bare.policy(Fallback::SmallPages).shared(&plan(PageKind::Huge1G)) {
             Err(e) if e.to_string().contains("NUMA") => return eprintln!("SKIPPED: {e}"),
             had => had.unwrap(),
         };

@@ -10,7 +10,7 @@ use super::common::out;
 use crate::board::{Board, EMBEDDED};
 use crate::error::Result;
 use crate::kernels::{Tier, select};
-use crate::memory::{GiveBack, Host, Hvo, PageKind};
+use crate::memory::{GiveBack, Host, Hvo, MemoryError, PageKind};
 use crate::settings::{env_or, load_board};
 use crate::sys::cgroup::cpu_quota;
 use crate::sys::cpu::{self, Topology, format_list, online};
@@ -91,6 +91,11 @@ impl Report {
     }
 
     fn pools(&mut self, host: &Host) {
+        if let Some(what) = host.not_mounted(PageKind::Huge2M) {
+            let error = MemoryError::NotMounted { what }.to_string();
+            let (text, mend) = error.split_once(": run ").unwrap_or((&error, ""));
+            self.say(what, State::Problem, text.to_owned(), Some(mend.replace('`', "")));
+        }
         let mut pools = Vec::new();
         for page in PageKind::HUGE {
             let name = format!("{page} pages");

@@ -399,7 +399,7 @@ impl Arena {
 fn not_mapped(host: &Host, plan: &Plan, cause: OsError) -> MemoryError {
     let need = plan.total_pages();
     match host.pool(plan.page()) {
-        None => MemoryError::NoSuchPages { page: plan.page() },
+        None => host.no_pool(plan.page()),
         // A pool that has grown back since has lost a race all the same: its state says who has the pages.
         Some(pool) if cause.call == "mmap" && cause.is_out_of_memory() => MemoryError::PoolShort { need, pool },
         Some(_) if cause.call == "mmap" => MemoryError::Map { bytes: plan.total_bytes(), cause },
@@ -497,9 +497,12 @@ unsafe fn exclusive<'a>((start, len): (NonNull<u8>, usize)) -> &'a mut [u8] {
 pub fn check(host: &Host, plan: &Plan, keep_free_bytes: u64) -> Result<(), MemoryError> {
     let need_bytes = plan.total_bytes();
     let page = plan.page();
+    if let Some(what) = host.not_mounted(page) {
+        return Err(MemoryError::NotMounted { what });
+    }
     let available_bytes = host.memory_available_bytes();
     if page != PageKind::Base4K {
-        let pool = host.pool(page).ok_or(MemoryError::NoSuchPages { page })?;
+        let pool = host.pool(page).ok_or_else(|| host.no_pool(page))?;
         let need = host.packing(plan).small_pages(plan);
         if need > pool.available() {
             return Err(MemoryError::PoolShort { need, pool });
@@ -577,6 +580,7 @@ fn cuts(plan: &Plan, ranges: Vec<[Range<usize>; RegionName::ALL.len()]>) -> Vec<
 
 #[cfg(test)]
 mod tests {
+    use super::super::host::tests::Fake;
     use super::*;
 
     fn plan(bytes: [u64; 5]) -> Plan {
@@ -654,7 +658,21 @@ mod tests {
             Err(MemoryError::NoSuchPages { .. }) => println!("skipped: this kernel has no 2 MiB pages"),
             other => panic!("{other:?}"),
         }
-        let nowhere = Host::at("/nonexistent");
-        assert!(matches!(Arena::map_on(&nowhere, &huge, 0), Err(MemoryError::NoSuchPages { .. })));
+    }
+
+    #[test]
+    fn what_is_not_mounted_is_named() {
+        let small = plan([1, 0, 0, 0, 0]);
+        let huge = plan([1, 0, 0, 0, 0]).with_page(PageKind::Huge2M).unwrap();
+        let said = |host: &Host, plan: &Plan| Arena::map_on(host, plan, 0).unwrap_err().to_string();
+        for plan in [&small, &huge] {
+            assert!(said(&Host::at("/nonexistent"), plan).contains("/proc is not mounted"));
+        }
+        let meminfo = ("/proc/meminfo", "MemTotal: 9000000 kB\nMemAvailable: 9000000 kB");
+        let without = Fake::new("no-sys", &[meminfo]);
+        assert!(said(&without.host(), &huge).contains("`mount -t sysfs sysfs /sys`"));
+        assert!(Arena::map_on(&without.host(), &small, 0).is_ok());
+        let with = Fake::new("with-sys", &[meminfo, ("/sys/kernel/mm/transparent_hugepage/enabled", "never")]);
+        assert!(matches!(Arena::map_on(&with.host(), &huge, 0), Err(MemoryError::NoSuchPages { .. })));
     }
 }

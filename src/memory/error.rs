@@ -36,6 +36,11 @@ pub enum MemoryError {
         /// How that is known.
         why: Broken,
     },
+    /// What the kernel says of memory cannot be read.
+    NotMounted {
+        /// `/proc` or `/sys`.
+        what: &'static str,
+    },
     /// The kernel has no pages of this size.
     NoSuchPages {
         /// The size.
@@ -149,6 +154,13 @@ impl fmt::Display for MemoryError {
                     "the huge-page pool is not grown (memory.reserve) with HVO on: {why}; reserve the pool at boot, from where it is \
                      never given back: add `{at_boot}` to the kernel command line and set memory.reserve = false; or do without \
                      HVO: memory.hvo = false and `sysctl -w vm.hugetlb_optimize_vmemmap=0`"
+                )
+            }
+            MemoryError::NotMounted { what } => {
+                let kind = if *what == "/proc" { "proc" } else { "sysfs" };
+                write!(
+                    f,
+                    "{what} is not mounted, and nothing else says what memory there is: run `mount -t {kind} {kind} {what}`"
                 )
             }
             MemoryError::NoSuchPages { page } => write!(

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::error::MemoryError;
 use super::facts::{CgroupLimit, Hvo, PoolState};
 use super::packing::Packing;
 use super::page::PageKind;
@@ -29,6 +30,19 @@ impl Host {
 
     pub(super) fn path(&self, path: &str) -> PathBuf {
         self.root.join(path.trim_start_matches('/'))
+    }
+
+    /// What is not mounted of what tells of memory in pages of this kind: `/proc` or `/sys`.
+    pub fn not_mounted(&self, page: PageKind) -> Option<&'static str> {
+        if self.meminfo("MemTotal").is_none() {
+            return Some("/proc");
+        }
+        (page != PageKind::Base4K && !self.path("/sys/kernel").exists()).then_some("/sys")
+    }
+
+    /// Why there is no pool of `page`.
+    pub(super) fn no_pool(&self, page: PageKind) -> MemoryError {
+        self.not_mounted(page).map_or(MemoryError::NoSuchPages { page }, |what| MemoryError::NotMounted { what })
     }
 
     /// The pool of `page`, `None` if the kernel has no such pages (and for ordinary pages).

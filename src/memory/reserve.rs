@@ -49,7 +49,7 @@ impl Grown {
     /// [`MemoryError::NotReserved`] with what the kernel could find, [`MemoryError::Lost`] where what is given back would be
     /// lost; everything is as before then.
     pub fn make(host: &Host, page: PageKind, need: u64, hvo: bool) -> Result<Grown, MemoryError> {
-        let pool = host.pool(page).ok_or(MemoryError::NoSuchPages { page })?;
+        let pool = host.pool(page).ok_or_else(|| host.no_pool(page))?;
         let mut grown = Grown { added: Vec::new(), hvo: None, _lock: None };
         if need <= pool.available() {
             return Ok(grown);
@@ -149,6 +149,7 @@ mod tests {
                 (&format!("{pool}/free_hugepages"), "4"),
                 ("/proc/sys/vm/hugetlb_optimize_vmemmap", "0"),
                 ("/proc/sys/vm/compact_memory", "0"),
+                ("/proc/meminfo", "MemTotal: 9000000 kB"),
             ],
         )
     }

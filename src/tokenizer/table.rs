@@ -7,6 +7,7 @@
 //! Tables are at most three quarters full, so a probe ends.
 
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher, Hasher, RandomState};
 
 use super::charsmap::Charsmap;
 use super::error::TokenizerError;
@@ -145,6 +146,7 @@ pub struct Table<'m> {
     text: &'m [u8],
     longest: usize,
     charsmap: Charsmap<'m>,
+    key: u64,
 }
 
 /// The table of a normalisation that is in use.
@@ -190,15 +192,17 @@ impl<'m> Table<'m> {
         let longest = fill_texts(source, offsets, text);
         fill_scores(source, scores)?;
         fill_attrs(source, attrs)?;
-        index_texts(offsets, text, by_text)?;
-        let view = Table { offsets, scores, attrs, by_text, merges: &[], text, longest, charsmap };
+        // Nobody who writes a file knows it, so that none has tokens that are chosen to share a slot.
+        let key = RandomState::new().build_hasher().finish();
+        index_texts(key, offsets, text, by_text)?;
+        let view = Table { offsets, scores, attrs, by_text, merges: &[], text, longest, charsmap, key };
         let mut changes = BTreeMap::new();
         adjust(&view, &mut changes);
         fill_merges(source, &view, merges)?;
         for (id, value) in changes {
             attrs[id as usize] = value;
         }
-        Ok(Table { offsets, scores, attrs, by_text, merges, text, longest, charsmap })
+        Ok(Table { offsets, scores, attrs, by_text, merges, text, longest, charsmap, key })
     }
 
     /// How many tokens there are.
@@ -239,7 +243,7 @@ impl<'m> Table<'m> {
         if text.len() > self.longest {
             return NONE;
         }
-        match self.by_text[find_slot(self.offsets, self.text, self.by_text, text).0] {
+        match self.by_text[find_slot(self.key, (self.offsets, self.text), self.by_text, text).0] {
             NONE => NONE,
             tagged => id_of(tagged),
         }
@@ -250,7 +254,7 @@ impl<'m> Table<'m> {
         if self.merges.is_empty() || left == NONE || right == NONE {
             return None;
         }
-        let [_, _, rank, id] = self.merges[merge_slot(self.merges, left, right)];
+        let [_, _, rank, id] = self.merges[merge_slot(self.key, self.merges, left, right)];
         (id != NONE).then_some(Merge { rank, id })
     }
 }
@@ -322,10 +326,10 @@ fn fill_attrs(source: &VocabSource, attrs: &mut [u16]) -> Result<(), TokenizerEr
     Ok(())
 }
 
-fn index_texts(offsets: &[u32], text: &[u8], by_text: &mut [u32]) -> Result<(), TokenizerError> {
+fn index_texts(key: u64, offsets: &[u32], text: &[u8], by_text: &mut [u32]) -> Result<(), TokenizerError> {
     by_text.fill(NONE);
     for (id, ends) in (0..).zip(offsets.windows(2)) {
-        let (slot, tag) = find_slot(offsets, text, by_text, &text[ends[0] as usize..ends[1] as usize]);
+        let (slot, tag) = find_slot(key, (offsets, text), by_text, &text[ends[0] as usize..ends[1] as usize]);
         if by_text[slot] != NONE {
             return Err(TokenizerError::Duplicate { first: id_of(by_text[slot]), second: id });
         }
@@ -368,39 +372,39 @@ fn fill_merges(source: &VocabSource, table: &Table<'_>, merges: &mut [[u32; 4]])
             return Err(bad);
         }
         if batch.push(found).is_err() {
-            insert(merges, &batch);
+            insert(table.key, merges, &batch);
             batch.clear();
             batch.extend([found]);
         }
     }
-    insert(merges, &batch);
+    insert(table.key, merges, &batch);
     Ok(())
 }
 
 /// Merges that are put into their table together.
 const BATCH: usize = 64;
 
-fn insert(merges: &mut [[u32; 4]], batch: &[[u32; 4]]) {
+fn insert(key: u64, merges: &mut [[u32; 4]], batch: &[[u32; 4]]) {
     // The table is larger than L2. All slots of a batch are on their way before the first is waited for.
-    let seen = batch.iter().fold(0, |seen, merge| seen ^ merges[first_slot(merges, merge[0], merge[1])][3]);
+    let seen = batch.iter().fold(0, |seen, merge| seen ^ merges[first_slot(key, merges, merge[0], merge[1])][3]);
     std::hint::black_box(seen);
     for merge in batch {
-        let slot = &mut merges[merge_slot(merges, merge[0], merge[1])];
+        let slot = &mut merges[merge_slot(key, merges, merge[0], merge[1])];
         if slot[3] == NONE {
             *slot = *merge; // of equal pairs the first counts
         }
     }
 }
 
-/// Multiply-and-fold over 8-byte words; the tables only need spread, not secrecy.
+/// Multiply-and-fold over 8-byte words with a key.
 #[inline(always)]
-fn hash(text: &[u8]) -> u64 {
+fn hash(key: u64, text: &[u8]) -> u64 {
     let (words, rest) = text.as_chunks::<8>();
     let mut h = text.len() as u64;
     for word in words {
-        h = mix(h ^ u64::from_le_bytes(*word));
+        h = mix(key, h ^ u64::from_le_bytes(*word));
     }
-    mix(h ^ last_word(rest))
+    mix(key, h ^ last_word(rest))
 }
 
 /// Fewer than eight bytes as a word. Without calls for what is mostly a few bytes, as in [`same`]: a vocabulary is half a
@@ -424,16 +428,16 @@ fn same(a: &[u8], b: &[u8]) -> bool {
 }
 
 #[inline(always)]
-fn mix(x: u64) -> u64 {
-    let wide = u128::from(x ^ 0x9e37_79b9_7f4a_7c15) * 0xd6e8_feb8_6659_fd93_u128;
+fn mix(key: u64, x: u64) -> u64 {
+    let wide = u128::from(x ^ key) * 0xd6e8_feb8_6659_fd93_u128;
     (wide ^ (wide >> 64)) as u64
 }
 
 /// The slot that holds `text`, or the empty one where it would go, and eight bits of its hash: where a slot has others, its
 /// text need not be looked at.
 #[inline(always)]
-fn find_slot(offsets: &[u32], texts: &[u8], by_text: &[u32], text: &[u8]) -> (usize, u32) {
-    let (hash, mask) = (hash(text), by_text.len() - 1);
+fn find_slot(key: u64, (offsets, texts): (&[u32], &[u8]), by_text: &[u32], text: &[u8]) -> (usize, u32) {
+    let (hash, mask) = (hash(key, text), by_text.len() - 1);
     let (mut slot, tag) = (hash as usize & mask, (hash >> 56) as u32);
     loop {
         let found = by_text[slot];
@@ -450,20 +454,44 @@ fn find_slot(offsets: &[u32], texts: &[u8], by_text: &[u32], text: &[u8]) -> (us
 
 /// Where the pair is looked for first.
 #[inline(always)]
-fn first_slot(merges: &[[u32; 4]], left: u32, right: u32) -> usize {
-    mix(u64::from(left) << 32 | u64::from(right)) as usize & (merges.len() - 1)
+fn first_slot(key: u64, merges: &[[u32; 4]], left: u32, right: u32) -> usize {
+    mix(key, u64::from(left) << 32 | u64::from(right)) as usize & (merges.len() - 1)
 }
 
 /// The slot that holds the pair, or the empty one where it would go.
 #[inline(always)]
-fn merge_slot(merges: &[[u32; 4]], left: u32, right: u32) -> usize {
+fn merge_slot(key: u64, merges: &[[u32; 4]], left: u32, right: u32) -> usize {
     let mask = merges.len() - 1;
-    let mut slot = first_slot(merges, left, right);
+    let mut slot = first_slot(key, merges, left, right);
     loop {
         let [l, r, _, id] = merges[slot];
         if id == NONE || (l == left && r == right) {
             return slot;
         }
         slot = (slot + 1) & mask;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_that_share_a_slot_under_one_key_do_not_under_another() {
+        const SLOTS: u64 = 4096;
+        let slot = |key: u64, text: &[u8; 12]| hash(key, text) % SLOTS;
+        let text = |n: u64| {
+            let mut text = *b"            ";
+            text[..8].copy_from_slice(&n.to_le_bytes());
+            text
+        };
+        let chosen: Vec<[u8; 12]> = (0..).map(text).filter(|text| slot(1, text) == 7).take(500).collect();
+        for _ in 0..8 {
+            let key = RandomState::new().build_hasher().finish();
+            let mut counts = vec![0; SLOTS as usize];
+            chosen.iter().for_each(|text| counts[slot(key, text) as usize] += 1);
+            let most = counts.iter().max().unwrap();
+            assert!(*most < 12, "{most} of 500 share a slot of {SLOTS}");
+        }
     }
 }
