@@ -9,7 +9,7 @@ use super::{U32, attention, config, experts, header, refused, words};
 const MAMBA: Mamba2Config = Mamba2Config { n_heads: 6, head_dim: 16, n_groups: 2, state_dim: 32, taps: 4 };
 
 /// A header with the keys of [`MAMBA`], with `changed` instead of what it usually has.
-fn with_mamba(arch: &str, changed: &[(&str, u32)]) -> Gguf {
+pub(super) fn with_mamba(arch: &str, changed: &[(&str, u32)]) -> Gguf {
     let usual = [
         ("ssm.conv_kernel", 4),
         ("ssm.inner_size", 6 * 16),

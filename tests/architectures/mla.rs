@@ -16,7 +16,7 @@ fn latent(config: &Config) -> LatentConfig {
 }
 
 /// A file whose maps are split.
-fn split(arch: &str, changed: &[(&str, u32)]) -> Gguf {
+pub(super) fn split(arch: &str, changed: &[(&str, u32)]) -> Gguf {
     split_of(arch, 12, changed)
 }
 

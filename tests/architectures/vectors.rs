@@ -65,5 +65,14 @@ fn others_see_both_ways_only_where_they_make_vectors() {
     let both = config(file(1)).unwrap();
     assert!(both.both_ways && attention(&both, 3).window == Some(Window::Around(usize::MAX)));
     refused(file(0), &["llama.attention.causal", "false"]);
+    // Recurrences know one way alone, and neither latents nor falling scores are made for both.
+    let shown = |file: Gguf, arch: &str| {
+        let file = file.u32(&format!("{arch}.pooling_type"), 1);
+        refused(file.bool(&format!("{arch}.attention.causal"), false), &["attention.causal` = false"]);
+    };
+    shown(hybrid("qwen35", &[]), "qwen35");
+    shown(mamba::with_mamba("mamba2", &[]), "mamba2");
+    shown(mla::split("deepseek2", &[]), "deepseek2");
+    shown(header("bloom"), "bloom");
     assert!(config(pooled("llama-embed", 1)).unwrap().both_ways);
 }

@@ -2,8 +2,18 @@
 
 use super::Header;
 use crate::gguf::Value;
-use crate::model::config::{Config, Pooling, Vectors, WIDTH_MAX};
+use crate::model::config::{Config, LayerConfig, MixerConfig, Pooling, Vectors, WIDTH_MAX};
 use crate::model::error::{ModelError, range};
+
+/// Whether a layer can let tokens see those that come after them: recurrences know one way alone; windows, falling scores and
+/// latents are made for it.
+fn can_see_both_ways(layer: &LayerConfig) -> bool {
+    match &layer.mixer {
+        MixerConfig::None | MixerConfig::Linear => true,
+        MixerConfig::Attention(attention) => attention.window.is_none() && attention.alibi.is_none(),
+        _ => false,
+    }
+}
 
 impl Header<'_, '_> {
     /// Reads what the model makes if it makes no text, and whether tokens see what comes after them.
@@ -16,9 +26,7 @@ impl Header<'_, '_> {
         // -1 is what converters write for what they do not know.
         let pooling = pooling.filter(|kind| ![0, -1, i128::from(u32::MAX)].contains(kind));
         match (is_causal, config.both_ways) {
-            (Some(false), false)
-                if pooling.is_some() && config.attentions().all(|attention| attention.window.is_none()) =>
-            {
+            (Some(false), false) if pooling.is_some() && config.layers.iter().all(can_see_both_ways) => {
                 config.see_both_ways();
             }
             (Some(false), false) => return self.unsupported("attention.causal", "false".to_owned()),
