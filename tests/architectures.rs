@@ -154,12 +154,19 @@ fn features_of_one_architecture_are_refused_in_another() {
 }
 
 #[test]
-fn layers_that_predict_ahead_are_left_out_in_every_architecture() {
-    for arch in ["llama", "qwen2", "qwen3", "glm4", "seed_oss"] {
+fn layers_that_predict_ahead_are_left_out_where_an_architecture_has_them() {
+    for arch in ["glm4", "exaone4"] {
         let config = config(header(arch).u32(&format!("{arch}.nextn_predict_layers"), 2)).unwrap();
         assert_eq!((config.n_layers(), config.n_layers_skipped), (10, 2), "{arch}");
     }
-    refused(header("qwen3").u32("qwen3.nextn_predict_layers", 12), &["nextn_predict_layers is 12", "1 to 11"]);
+    refused(header("glm4").u32("glm4.nextn_predict_layers", 12), &["nextn_predict_layers is 12", "1 to 11"]);
+    for arch in ["llama", "gpt2", "mamba2", "gemma3", "seed_oss"] {
+        let file = header(arch).u32(&format!("{arch}.nextn_predict_layers"), 1);
+        refused(file, &[&format!("`{arch}.nextn_predict_layers` = 1 "), "without layers that predict ahead"]);
+        if let Err(error) = config(header(arch).u32(&format!("{arch}.nextn_predict_layers"), 0)) {
+            assert!(!error.contains("nextn"), "{error}");
+        }
+    }
 }
 
 /// Element types of arrays.

@@ -4,10 +4,11 @@
 mod writer;
 
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use brim::error::Exit;
 use brim::load::header::ModelFiles;
+use brim::model::Model;
 use writer::Gguf;
 
 /// A directory of its own for one test, removed at the end.
@@ -78,6 +79,23 @@ fn a_header_beyond_the_limit_and_a_large_file_of_zeros_are_refused() {
     let zeros = dir.write("zeros.gguf", &[]);
     File::options().write(true).open(&zeros).unwrap().set_len(300 << 20).unwrap();
     assert!(ModelFiles::open(zeros).unwrap_err().to_string().contains("starts with zeros"));
+}
+
+#[test]
+fn a_layer_without_nextn_tensors_is_not_left_out() {
+    let golden = |name: &str| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models").join(name);
+        fs::read(path).expect("the golden is there")
+    };
+    let read = |bytes: Vec<u8>| {
+        let files = ModelFiles::embedded("file", Box::leak(bytes.into_boxed_slice())).unwrap();
+        Model::from_tables(&files.metadata(), files.tensors()).map(|model| model.config.n_layers())
+    };
+    let predicting = golden("glm4-nextn-f32.gguf");
+    assert_eq!(read(predicting.clone()).unwrap(), 2);
+    let ordinary = writer::with_keys(&golden("glm4-f32.gguf"), &[("glm4.nextn_predict_layers", 4, vec![1, 0, 0, 0])]);
+    let error = read(ordinary).unwrap_err().to_string();
+    assert!(error.contains("nextn_predict_layers is 1") && error.contains("no `nextn` tensor"), "{error}");
 }
 
 #[test]

@@ -55,6 +55,26 @@ const SWITCHES: [&str; 29] = [
     "embedding_length_per_layer_input",
 ];
 
+/// Architectures whose files may have layers that predict ahead (llama.cpp's loaders of `nextn` tensors).
+const PREDICTING: [&str; 16] = [
+    "bailingmoe2",
+    "cohere2moe",
+    "deepseek2",
+    "exaone-moe",
+    "exaone4",
+    "glm4",
+    "glm4moe",
+    "hy_v3",
+    "mimo2",
+    "mistral4",
+    "nemotron_h",
+    "nemotron_h_moe",
+    "qwen35",
+    "qwen35moe",
+    "qwen3next",
+    "step35",
+];
+
 /// Whether a layer may have no heads.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Headless {
@@ -79,6 +99,12 @@ impl<'m, 'a> Header<'m, 'a> {
         let mut header = Header { meta, name, n_layers: 0, n_layers_skipped: 0, read: RefCell::new(Vec::new()) };
         let n_blocks = header.number("block_count", LAYERS_MAX)?;
         header.n_layers_skipped = header.count("nextn_predict_layers", n_blocks - 1)?;
+        if header.n_layers_skipped > 0 && !PREDICTING.contains(&name) {
+            return header.unsupported(
+                "nextn_predict_layers",
+                format!("{} in an architecture without layers that predict ahead", header.n_layers_skipped),
+            );
+        }
         header.n_layers = n_blocks - header.n_layers_skipped;
         Ok(header)
     }

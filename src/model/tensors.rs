@@ -6,7 +6,7 @@ mod finder;
 mod recurrent;
 
 use super::config::{Config, EmbeddingNorm, LayerConfig};
-use super::error::{Fault, ModelError};
+use super::error::{Fault, ModelError, range};
 use super::weights::{Embedding, Form, HeadFunction, Layer, Linear, Norm, PerLayerMaps, Weight, Weights};
 use crate::gguf::TensorInfo;
 pub(super) use finder::PER_LAYER_TABLE;
@@ -97,7 +97,13 @@ pub(super) fn place(
     let head = head(&mut finder, config)?;
     let rope_factors = finder.rope_factors(config.ropes.iter().map(|rope| rope.dim / 2).max().unwrap_or(0))?;
     for i in n_layers..n_layers + config.n_layers_skipped {
-        finder.skip(&format!("blk.{i}."));
+        let block = format!("blk.{i}.");
+        if finder.has_any(&block) && !finder.has_any(&format!("{block}nextn.")) {
+            let need =
+                format!("layers that predict ahead: {block}* has no `nextn` tensor, and the text would lack a layer");
+            return range("nextn_predict_layers", config.n_layers_skipped, need);
+        }
+        finder.skip(&block);
     }
     let (placements, bytes) = finder.finish()?;
     let matrices = placements.iter().map(|p| p.weight).filter(|w| w.form == Form::Panels);

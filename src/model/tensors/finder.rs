@@ -75,6 +75,11 @@ impl<'t> TensorFinder<'t> {
         self.index(name).is_some()
     }
 
+    /// Whether there is a tensor whose name begins with `prefix`.
+    pub(super) fn has_any(&self, prefix: &str) -> bool {
+        self.tensors.iter().any(|tensor| tensor.name().starts_with(prefix))
+    }
+
     /// Leaves out what begins with `prefix`.
     pub(super) fn skip(&mut self, prefix: &str) {
         for (tensor, used) in self.tensors.iter().zip(&mut self.used) {
