@@ -35,6 +35,17 @@ fn deep_header(arch: &str, n_layers: u32) -> Gguf {
 }
 
 fn sized_header(arch: &str, n_layers: u32, n_kv_heads: u32) -> Gguf {
+    with_eps(without_eps(arch, n_layers, n_kv_heads), arch)
+}
+
+/// The epsilons of both kinds of norm.
+fn with_eps(file: Gguf, arch: &str) -> Gguf {
+    ["layer_norm_rms_epsilon", "layer_norm_epsilon"]
+        .iter()
+        .fold(file, |file, key| file.f32(&format!("{arch}.attention.{key}"), 1e-5))
+}
+
+fn without_eps(arch: &str, n_layers: u32, n_kv_heads: u32) -> Gguf {
     let numbers = [
         ("block_count", n_layers),
         ("context_length", 8192),
@@ -206,7 +217,7 @@ fn numbers_are_read_as_one_for_all_layers_or_one_for_each() {
 
 #[test]
 fn an_epsilon_that_is_too_large_is_shown_as_it_is() {
-    let file = header("qwen3").f32("qwen3.attention.layer_norm_rms_epsilon", 1.5);
+    let file = without_eps("qwen3", 12, 2).f32("qwen3.attention.layer_norm_rms_epsilon", 1.5);
     refused(file, &["layer_norm_rms_epsilon is 1.5", "a number below 1"]);
     // And a bound that is exceeded is named.
     refused(header("qwen3").u32("qwen3.attention.key_length", 2000), &["attention.key_length is 2000", "1 to 1024"]);
@@ -215,10 +226,11 @@ fn an_epsilon_that_is_too_large_is_shown_as_it_is() {
 #[test]
 fn lfm2_has_convolutions_where_it_has_no_key_and_value_heads() {
     let file = |taps: u32| {
-        let file = Gguf::new().str("general.architecture", "lfm2").u32("lfm2.block_count", 3);
+        let file = with_eps(Gguf::new().str("general.architecture", "lfm2").u32("lfm2.block_count", 3), "lfm2");
         let file = file.u32("lfm2.embedding_length", 32).u32("lfm2.attention.head_count", 4);
         let file = file.array("lfm2.attention.head_count_kv", U32, 3, &words(&[0, 2, 0]));
         file.u32("lfm2.feed_forward_length", 48).u32("lfm2.shortconv.l_cache", taps)
+        let file = with_eps(file, "openelm");
     };
     let config1 = config(file(3)).unwrap();
     let mixers: Vec<MixerConfig> = config1.layers.iter().map(|layer| layer.mixer).collect();
@@ -241,6 +253,26 @@ fn hybrid(arch: &str, changed: &[(&str, u32)]) -> Gguf {
     let kept = usual.into_iter().filter(|(key, _)| !changed.iter().any(|(changed, _)| changed == key));
     let mut file = header(arch);
     if arch != "qwen35" {
+#[test]
+fn a_file_must_say_the_epsilon_of_its_kind_of_norm() {
+    let (rms, layer) = ("attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon");
+    let with = |arch: &str, keys: &[(&str, f32)]| {
+        keys.iter().fold(without_eps(arch, 12, 2), |file, (key, value)| file.f32(&format!("{arch}.{key}"), *value))
+    };
+    for (arch, key, other) in [
+        ("llama", rms, layer),
+        ("qwen3", rms, layer),
+        ("refact", rms, layer),
+        ("gpt2", layer, rms),
+        ("olmo", layer, rms),
+    ] {
+        refused(with(arch, &[]), &[key, "missing"]);
+        refused(with(arch, &[(other, 1e-3)]), &[key, "missing"]);
+        assert_eq!(config(with(arch, &[(key, 1e-6)])).unwrap().norm_eps, 1e-6, "{arch}");
+        assert_eq!(config(with(arch, &[(other, 1e-3), (key, 1e-6)])).unwrap().norm_eps, 1e-6, "{arch}");
+    }
+}
+
         file = file.u32(&format!("{arch}.expert_count"), 8).u32(&format!("{arch}.expert_used_count"), 2);
         file = file.u32(&format!("{arch}.expert_feed_forward_length"), 12);
     }
@@ -347,3 +379,4 @@ fn numbers_may_be_arrays_of_one() {
         assert_eq!((experts(&config, layer).n_ff, experts(&config, layer).count), (24, 4));
     }
 }
+    let plain = with_eps(plain, "qwen3moe");

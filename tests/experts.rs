@@ -38,6 +38,7 @@ const GOOD: Spec = Spec { count: 4, used: 2, gate_type: 0, gate_dims: None, with
 
 fn model(spec: Spec) -> Result<Model, String> {
     let mut file = Gguf::new().str("general.architecture", "qwen3moe");
+    file = file.f32("qwen3moe.attention.layer_norm_rms_epsilon", 1e-5);
     let numbers = [
         ("block_count", 1),
         ("embedding_length", E as u32),
@@ -150,6 +151,7 @@ fn values(seed: u32, n: u64) -> Vec<u8> {
 fn with_experts_of(f: u64, is_fused: bool) -> Vec<u8> {
     let (x, vocab) = (5u64, 40u64);
     let mut file = Gguf::new().str("general.architecture", "qwen3moe");
+    file = file.f32("qwen3moe.attention.layer_norm_rms_epsilon", 1e-5);
     let numbers = [("block_count", 1), ("embedding_length", E), ("feed_forward_length", 2 * f), ("expert_count", x)];
     let more = [("attention.head_count", 2), ("expert_used_count", 2), ("expert_feed_forward_length", f)];
     for (key, value) in numbers.into_iter().chain(more) {

@@ -306,16 +306,20 @@ impl<'m, 'a> Header<'m, 'a> {
         self.layered(Headless::Allowed)
     }
 
-    /// What is added under the root of norms: that of RMSNorm, else that of LayerNorm.
-    fn norm_eps(&self) -> Result<f32, ModelError> {
-        for key in ["attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon"] {
-            match self.float(key)? {
-                Some(eps) if eps >= 1.0 => return range(key, eps, "a number below 1".to_owned()),
-                Some(eps) => return Ok(eps),
-                None => {}
-            }
+    /// What is added under the root of norms of the kind `norm`, which the file must say. Nemotron-H, whose layers have
+    /// RMSNorm, says it as LayerNorm's.
+    pub(super) fn norm_eps(&self, norm: NormKind) -> Result<f32, ModelError> {
+        let (rms, layer) = ("attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon");
+        let key = match norm {
+            NormKind::Rms if self.name.starts_with("nemotron_h") && self.float(rms)?.is_none() => layer,
+            NormKind::Rms => rms,
+            NormKind::Layer => layer,
+        };
+        match self.float(key)? {
+            Some(eps) if eps < 1.0 => Ok(eps),
+            Some(eps) => range(key, eps, "a number below 1".to_owned()),
+            None => range(key, "missing", "a number below 1, that of the model's norms".to_owned()),
         }
-        Ok(1e-5)
     }
 
     fn layered(&self, headless: Headless) -> Result<Config, ModelError> {
@@ -339,7 +343,6 @@ impl<'m, 'a> Header<'m, 'a> {
         }
         let ctx_train = self.optional("context_length", 4096, 1 << 30)?;
         let rope = Rope::from_metadata(self.meta, self.name, key_dim, ctx_train)?;
-        let norm_eps = self.norm_eps()?;
         let n_ff = self.per_layer("feed_forward_length", WIDTH_MAX)?.unwrap_or_else(|| vec![0; self.n_layers]);
         let attention = |layer: usize| match (n_heads[layer], n_kv_heads[layer]) {
             (0, _) if headless == Headless::Allowed => Ok(MixerConfig::None),
@@ -394,7 +397,8 @@ impl<'m, 'a> Header<'m, 'a> {
             residual_scale: 1.0,
             logit_scale: 1.0,
             logit_cap: None,
-            norm_eps,
+            // Read once it is known which norms there are.
+            norm_eps: 0.0,
             n_embd_per_layer: 0,
             vectors: None,
             both_ways: false,

@@ -3,7 +3,7 @@
 use brim::kernels::{Activation, NormKind};
 use brim::model::config::{Pairing, Residual};
 
-use super::{attention, config, deep_header, header, refused};
+use super::{attention, config, deep_header, header, refused, with_eps};
 use crate::writer::Gguf;
 
 #[test]
@@ -20,7 +20,10 @@ fn the_first_qwen_tells_the_width_of_gate_and_up_together() {
     assert_eq!(config(header("qwen")).unwrap().n_ff_dense(), 24);
     let file = Gguf::new().str("general.architecture", "qwen").u32("qwen.block_count", 1);
     let file = file.u32("qwen.embedding_length", 32).u32("qwen.attention.head_count", 4);
-    refused(file.u32("qwen.feed_forward_length", 47), &["feed_forward_length is 47", "an even number"]);
+    refused(
+        with_eps(file, "qwen").u32("qwen.feed_forward_length", 47),
+        &["feed_forward_length is 47", "an even number"],
+    );
 }
 
 #[test]

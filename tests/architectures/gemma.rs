@@ -30,7 +30,7 @@ fn gemma4(changed: &[(&str, u32)]) -> Gguf {
         .fold(Gguf::new().str("general.architecture", "gemma4"), |file, (key, value)| {
             file.u32(&format!("gemma4.{key}"), value)
         });
-    file.f32("gemma4.rope.freq_base", 1e6)
+    with_eps(file.f32("gemma4.rope.freq_base", 1e6), "gemma4")
 }
 
 fn pattern(file: Gguf, windows: &[u8]) -> Gguf {

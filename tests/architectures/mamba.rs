@@ -4,7 +4,7 @@ use brim::kernels::Activation;
 use brim::model::config::{Experts, FfnConfig, Gating, Mamba2Config, MambaConfig, MixerConfig, Pairing};
 
 use super::writer::Gguf;
-use super::{U32, attention, config, experts, header, refused, words};
+use super::{U32, attention, config, experts, header, refused, with_eps, words};
 
 const MAMBA: Mamba2Config = Mamba2Config { n_heads: 6, head_dim: 16, n_groups: 2, state_dim: 32, taps: 4 };
 
@@ -25,6 +25,7 @@ pub(super) fn with_mamba(arch: &str, changed: &[(&str, u32)]) -> Gguf {
 /// A header of six layers: hybrids say by arrays which are what.
 fn base(arch: &str) -> Gguf {
     let file = Gguf::new().str("general.architecture", arch).u32(&format!("{arch}.block_count"), 6);
+    let file = with_eps(file, arch);
     let file = file.u32(&format!("{arch}.embedding_length"), 32).u32(&format!("{arch}.attention.head_count"), 4);
     let file = file.array(&format!("{arch}.attention.head_count_kv"), U32, 6, &words(&[0, 0, 2, 0, 0, 0]));
     let key = format!("{arch}.feed_forward_length");
@@ -59,7 +60,7 @@ fn a_mamba2_has_state_spaces_alone_whose_sizes_fit() {
     let headless = headless.u32("mamba2.embedding_length", 2048).u32("mamba2.attention.head_count", 0);
     let headless = headless.u32("mamba2.ssm.conv_kernel", 4).u32("mamba2.ssm.inner_size", 4096);
     let headless = headless.u32("mamba2.ssm.state_size", 128).u32("mamba2.ssm.time_step_rank", 64);
-    config(headless.u32("mamba2.ssm.group_count", 1)).unwrap();
+    config(with_eps(headless.u32("mamba2.ssm.group_count", 1), "mamba2")).unwrap();
 }
 
 #[test]

@@ -4,7 +4,7 @@ use brim::kernels::{Activation, NormKind, Window};
 use brim::model::config::{EmbeddingNorm, Gating, OutputGate, QueryTemperature, Residual};
 
 use super::writer::Gguf;
-use super::{attention, config, deep_header, experts, header, refused};
+use super::{attention, config, deep_header, experts, header, refused, without_eps};
 
 /// A yes or no for each of 12 layers: a window in all but those whose number is a multiple of 4.
 const PATTERN: [u8; 12] = [0, 1, 1, 1, 0, 1, 1, 1, 0, 1, 1, 1];
@@ -141,9 +141,10 @@ fn commands_have_parallel_residuals_and_halve_with_a_shared_expert() {
     let config2 = config(cohere2().f32("cohere2.logit_scale", 0.25)).unwrap();
     assert_eq!([2, 3].map(|layer| attention(&config2, layer).rope), [Some(0), None]);
     refused(cohere2(), &["logit_scale is missing"]);
-    let moe = with_experts(header("cohere2moe"), "cohere2moe").f32("cohere2moe.logit_scale", 0.25);
+    let moe = without_eps("cohere2moe", 12, 2).f32("cohere2moe.attention.layer_norm_epsilon", 1e-5);
+    let moe = with_experts(moe, "cohere2moe").f32("cohere2moe.logit_scale", 0.25);
     let moe = moe.u32("cohere2moe.attention.sliding_window", 128).u32("cohere2moe.leading_dense_block_count", 1);
-    let moe = moe.f32("cohere2moe.attention.layer_norm_epsilon", 1e-5).u32("cohere2moe.expert_shared_count", 1);
+    let moe = moe.u32("cohere2moe.expert_shared_count", 1);
     let config3 = config(moe).unwrap();
     // The first is dense, sees everything and is rotated; the fifth sees everything and is not.
     assert_eq!([0, 1, 4].map(|layer| attention(&config3, layer).rope), [Some(0), Some(0), None]);

@@ -15,7 +15,6 @@ fn config(header: &Header<'_, '_>) -> Result<Config, ModelError> {
     let mut config = header.decoder()?;
     if header.positive("attention.layer_norm_rms_epsilon")?.is_none() {
         config.norm = NormKind::Layer;
-        config.norm_eps = header.required_float("attention.layer_norm_epsilon")?;
     }
     config.style.residual = Residual::Parallel;
     config.logit_scale = header.required_float("logit_scale")?;

@@ -235,6 +235,7 @@ impl Architecture {
     pub(super) fn read(&self, meta: &Metadata<'_>) -> Result<Config, ModelError> {
         let header = Header::open(meta, self.name)?;
         let mut config = (self.config)(&header)?;
+        config.norm_eps = header.norm_eps(config.norm)?;
         let suppressed = meta.i32s("tokenizer.ggml.suppress_tokens")?.into_iter().flat_map(|ids| ids.iter());
         config.suppressed = suppressed.filter_map(|id| u32::try_from(id).ok()).collect();
         header.read_vectors(&mut config)?;
