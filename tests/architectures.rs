@@ -152,6 +152,13 @@ fn features_of_one_architecture_are_refused_in_another() {
     refused(header("qwen3").u32("qwen3.expert_count", 8), &["qwen3.expert_count` = 8"]);
     refused(header("llama").u32("llama.attention.sliding_window", 4096), &["sliding_window` = 4096"]);
     refused(header("qwen2").f32("qwen2.attn_logit_softcapping", 50.0), &["attn_logit_softcapping` = 50"]);
+#[test]
+fn a_context_of_0_before_scaling_is_none() {
+    let yarn = header("qwen2").str("qwen2.rope.scaling.type", "yarn").f32("qwen2.rope.scaling.factor", 4.0);
+    let yarn = config(yarn.u32("qwen2.rope.scaling.original_context_length", 0)).unwrap();
+    assert_eq!(yarn.ropes[0].ctx_original, 8192);
+}
+
     refused(header("qwen3").f32("qwen3.residual_scale", 0.22), &["residual_scale` = 0.22"]);
     // What says nothing may stand.
     config(header("qwen3").u32("qwen3.expert_count", 0).f32("qwen3.logit_scale", 1.0)).unwrap();

@@ -86,7 +86,9 @@ impl Rope {
             scale => scale,
         };
         let attn_factor = number("scaling.attn_factor", 1.0)?;
-        let ctx_original = meta.u32(&key("scaling.original_context_length"))?.map_or(ctx_train, |n| n as usize).max(1);
+        // 0 is none (llama.cpp's `llama_context`).
+        let ctx_original = meta.u32(&key("scaling.original_context_length"))?.filter(|&n| n > 0);
+        let ctx_original = ctx_original.map_or(ctx_train, |n| n as usize);
         let plain = Rope { dim, base, scale, yarn: None, magnitude: attn_factor, has_sections, ctx_original };
         match meta.str(&key("scaling.type"))? {
             Some("none") => Ok(Rope { scale: 1.0, ..plain }),
