@@ -65,6 +65,10 @@ fn gemma4_has_heads_of_two_sizes_and_does_not_scale_scores() {
     let [full, local] = [full, local].map(|attention| &config1.ropes[attention.rope.unwrap()]);
     assert_eq!((full.dim, full.base, local.dim, local.base), (16, 1e6, 6, 1e4));
     assert_eq!((config1.logit_cap, config1.n_embd_per_layer), (Some(30.0), 0));
+    // On unless the file says 0.
+    assert_eq!(config(pattern(gemma4(&[]), &USUAL)).unwrap().logit_cap, Some(30.0));
+    let uncapped = pattern(gemma4(&[]), &USUAL).f32("gemma4.final_logit_softcapping", 0.0);
+    assert_eq!(config(uncapped).unwrap().logit_cap, None);
     refused(gemma4(&[]), &["attention.sliding_window_pattern", "a yes or no for each of 6 layers"]);
     refused(pattern(gemma4(&[]), &USUAL[..5]), &["attention.sliding_window_pattern", "5 elements"]);
     let is_refused = |key: &str, value: u32, parts: &[&str]| refused(pattern(gemma4(&[(key, value)]), &USUAL), parts);

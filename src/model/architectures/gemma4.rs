@@ -18,7 +18,8 @@ fn config(header: &Header<'_, '_>) -> Result<Config, ModelError> {
     let mut config = header.decoder()?;
     config.has_branch = true;
     config.embedding_scale = (config.n_embd as f32).sqrt();
-    config.logit_cap = header.positive("final_logit_softcapping")?;
+    // On where the file does not say, off where it says 0 (llama.cpp's `llama_hparams`).
+    config.logit_cap = Some(header.float("final_logit_softcapping")?.unwrap_or(30.0)).filter(|&cap| cap > 0.0);
     config.n_embd_per_layer = header.count("embedding_length_per_layer_input", 1 << 14)?;
     let rope_dim = header.optional("rope.dimension_count_swa", config.ropes[0].dim, 1 << 14)?;
     let rope = |full: &Rope, base: Option<f32>| Rope { dim: rope_dim, ..full.unscaled(base.unwrap_or(10_000.0)) };
