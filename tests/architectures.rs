@@ -98,12 +98,42 @@ fn gemma3_has_five_windows_to_a_layer_that_sees_everything() {
     assert_eq!((full.base, full.scale, local.base, local.scale), (1e6, 8.0, 1e4, 1.0));
     assert_eq!((config1.embedding_scale, attention(&config1, 0).scale), (32f32.sqrt(), 8f32.sqrt().recip()));
     assert_eq!(config1.logit_cap, None);
+    // Windows are not stretched, but what the file multiplies cosines and sines by is for all.
+    let factor = |file: Gguf| file.f32("gemma3.rope.scaling.attn_factor", 1.5).f32("gemma3.rope.scaling.factor", 8.0);
+    let plain = config(factor(file())).unwrap();
+    assert_eq!(
+        plain.ropes.iter().map(|rope| (rope.magnitude, rope.scale)).collect::<Vec<_>>(),
+        [(1.5, 8.0), (1.5, 1.0)]
+    );
+    let yarn = config(factor(file()).str("gemma3.rope.scaling.type", "yarn")).unwrap();
+    assert!((yarn.ropes[0].magnitude - 1.5 * (1.0 + 0.1 * 8f32.ln())).abs() < 1e-6);
+    assert!((yarn.ropes[1].magnitude - 1.5).abs() < 1e-6 && yarn.ropes[1].yarn.is_none());
     // The largest of them divides by the width of the stream.
     let largest = config(deep_header("gemma3", 62).u32("gemma3.attention.key_length", 16)).unwrap();
     assert_eq!(attention(&largest, 0).scale, 8f32.sqrt().recip());
     let capped = config(header("gemma3").f32("gemma3.final_logit_softcapping", 30.0)).unwrap();
     assert_eq!((attention(&capped, 0).window, capped.logit_cap), (None, Some(30.0)));
     refused(file().array("gemma3.attention.sliding_window_pattern", 7, 2, &[1, 0]), &["pattern", "2 elements"]);
+}
+
+#[test]
+fn numbers_of_windows_are_those_of_all_layers_where_an_architecture_has_no_others() {
+    for arch in ["gemma2", "gemma3", "afmoe", "cohere2"] {
+        let with = |key: &str, dim: u32| {
+            let file = header(arch).u32(&format!("{arch}.attention.sliding_window"), 512);
+            let file = file.f32(&format!("{arch}.logit_scale"), 1.0).u32(&format!("{arch}.{key}"), dim);
+            let file = file.u32(&format!("{arch}.expert_count"), if arch == "afmoe" { 8 } else { 0 });
+            let file = file.u32(&format!("{arch}.expert_used_count"), 2);
+            file.u32(&format!("{arch}.leading_dense_block_count"), 1)
+        };
+        for key in ["rope.dimension_count_swa", "attention.key_length_swa", "attention.value_length_swa"] {
+            refused(with(key, 4), &[&format!("`{arch}.{key}` = 4 where "), "other layers", "8"]);
+            let same = config(with(key, 8));
+            assert!(same.is_ok(), "{same:?}");
+        }
+    }
+    // Nobody has a window here.
+    config(header("gemma3").u32("gemma3.rope.dimension_count_swa", 4)).unwrap();
 }
 
 #[test]

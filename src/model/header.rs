@@ -124,6 +124,11 @@ impl<'m, 'a> Header<'m, 'a> {
         self.read.borrow_mut().push(suffix.to_owned());
     }
 
+    /// Whether somebody has read a key.
+    fn has_read(&self, suffix: &str) -> bool {
+        self.read.borrow().iter().any(|read| read == suffix)
+    }
+
     /// A number that must be there, 1 to `max`.
     pub(super) fn number(&self, suffix: &'static str, max: usize) -> Result<usize, ModelError> {
         match self.single(suffix)? {
@@ -277,8 +282,7 @@ impl<'m, 'a> Header<'m, 'a> {
 
     /// Refuses keys that switch on a feature and that nobody has read.
     pub(super) fn refuse_unread(&self) -> Result<(), ModelError> {
-        let read = self.read.borrow();
-        for suffix in SWITCHES.into_iter().filter(|suffix| !read.iter().any(|read| read == suffix)) {
+        for suffix in SWITCHES.into_iter().filter(|suffix| !self.has_read(suffix)) {
             let value = match self.meta.get(&self.key(suffix)) {
                 None | Some(Value::F32(0.0 | 1.0) | Value::Bool(false)) => continue,
                 Some(Value::F32(value)) => value.to_string(),

@@ -121,6 +121,13 @@ impl Rope {
         Rope { base, scale: 1.0, yarn: None, magnitude: 1.0, ..self.clone() }
     }
 
+    /// The rotation of layers that see little, on another base: contexts are not stretched there, but what the file multiplies
+    /// cosines and sines by stands (llama.cpp's `get_rope_freq_scale`).
+    pub(super) fn unstretched(&self, base: f32) -> Rope {
+        let of_yarn = if self.yarn.is_some() { self.length(1.0) } else { 1.0 };
+        Rope { magnitude: self.magnitude / of_yarn, ..self.unscaled(base) }
+    }
+
     /// Fills the table of frequencies, `[dim / 2]`; `factors` are divisors of them.
     pub fn frequencies(&self, factors: Option<&[f32]>, out: &mut [f64]) {
         let (dim, base, scale) = (self.dim as f64, f64::from(self.base), f64::from(self.scale));

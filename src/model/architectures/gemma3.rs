@@ -33,7 +33,7 @@ fn config(header: &Header<'_, '_>) -> Result<Config, ModelError> {
     }
     if let Some(windows) = header.windows(6)? {
         // Layers that see little need no stretching.
-        let rope = |full: &Rope, base: Option<f32>| full.unscaled(base.unwrap_or(10_000.0));
+        let rope = |full: &Rope, base: Option<f32>| full.unstretched(base.unwrap_or(10_000.0));
         header.set_windows(&mut config, windows, rope)?;
     }
     Ok(config)

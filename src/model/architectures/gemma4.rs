@@ -22,7 +22,7 @@ fn config(header: &Header<'_, '_>) -> Result<Config, ModelError> {
     config.logit_cap = Some(header.float("final_logit_softcapping")?.unwrap_or(30.0)).filter(|&cap| cap > 0.0);
     config.n_embd_per_layer = header.count("embedding_length_per_layer_input", 1 << 14)?;
     let rope_dim = header.optional("rope.dimension_count_swa", config.ropes[0].dim, 1 << 14)?;
-    let rope = |full: &Rope, base: Option<f32>| Rope { dim: rope_dim, ..full.unscaled(base.unwrap_or(10_000.0)) };
+    let rope = |full: &Rope, base: Option<f32>| Rope { dim: rope_dim, ..full.unstretched(base.unwrap_or(10_000.0)) };
     header.set_windows(&mut config, header.listed_windows()?, rope)?;
     header.set_window_heads(&mut config)?;
     for attn in config.layers.iter_mut().filter_map(|layer| layer.attention_mut()) {

@@ -19,7 +19,7 @@ fn config(header: &Header<'_, '_>) -> Result<Config, ModelError> {
     config.has_branch = true;
     config.style = gemma3::STYLE;
     config.embedding_scale = (config.n_embd as f32).sqrt();
-    let rope = |full: &Rope, base: Option<f32>| full.unscaled(base.unwrap_or(10_000.0));
+    let rope = |full: &Rope, base: Option<f32>| full.unstretched(base.unwrap_or(10_000.0));
     header.set_windows(&mut config, header.required_windows(6)?, rope)?;
     config.see_both_ways();
     Ok(config)

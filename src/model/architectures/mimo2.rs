@@ -17,7 +17,7 @@ pub(super) const ARCHITECTURE: Architecture =
 fn config(header: &Header<'_, '_>) -> Result<Config, ModelError> {
     let mut config = header.decoder()?;
     header.refuse_yarn(&config)?;
-    let rope = |full: &Rope, base: Option<f32>| full.unscaled(base.unwrap_or(10_000.0));
+    let rope = |full: &Rope, base: Option<f32>| full.unstretched(base.unwrap_or(10_000.0));
     header.set_windows(&mut config, header.listed_windows()?, rope)?;
     if let Some(scale) = header.positive("attention.value_scale")? {
         config.layers.iter_mut().filter_map(|layer| layer.attention_mut()).for_each(|attn| attn.value_scale = scale);

@@ -240,6 +240,7 @@ impl Architecture {
         config.suppressed = suppressed.filter_map(|id| u32::try_from(id).ok()).collect();
         header.read_vectors(&mut config)?;
         header.refuse_unread()?;
+        header.refuse_numbers_of_windows(&config)?;
         check_windows(&config)?;
         if config.layers.iter().any(|layer| layer.ffn == FfnConfig::Dense { n_ff: 0 }) {
             header.number("feed_forward_length", WIDTH_MAX)?;

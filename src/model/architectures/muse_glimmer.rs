@@ -24,7 +24,7 @@ fn config(header: &Header<'_, '_>) -> Result<Config, ModelError> {
     config.logit_cap = Some(header.float("final_logit_softcapping")?.unwrap_or(30.0)).filter(|&cap| cap > 0.0);
     config.set_gate(OutputGate::Sigmoid);
     header.refuse_yarn(&config)?;
-    let rope = |full: &Rope, base: Option<f32>| full.unscaled(base.unwrap_or(full.base));
+    let rope = |full: &Rope, base: Option<f32>| full.unstretched(base.unwrap_or(full.base));
     header.set_windows(&mut config, header.required_windows(4)?, rope)?;
     config.rotate_windows_alone();
     Ok(config)

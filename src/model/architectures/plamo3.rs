@@ -21,7 +21,7 @@ fn config(header: &Header<'_, '_>) -> Result<Config, ModelError> {
         if config.ropes[0].yarn.is_some() {
             return header.unsupported("rope.scaling.type", "yarn, beside layers with windows".to_owned());
         }
-        header.set_windows(&mut config, windows, |full: &Rope, base| full.unscaled(base.unwrap_or(10_000.0)))?;
+        header.set_windows(&mut config, windows, |full: &Rope, base| full.unstretched(base.unwrap_or(10_000.0)))?;
     }
     Ok(config)
 }

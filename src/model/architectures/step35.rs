@@ -25,7 +25,7 @@ fn config(header: &Header<'_, '_>) -> Result<Config, ModelError> {
         half if half.is_multiple_of(2) => config.ropes[0].dim = half,
         half => return header.unsupported("rope.dimension_count", format!("twice {half}")),
     }
-    let rope = |full: &Rope, base: Option<f32>| Rope { dim, ..full.unscaled(base.unwrap_or(10_000.0)) };
+    let rope = |full: &Rope, base: Option<f32>| Rope { dim, ..full.unstretched(base.unwrap_or(10_000.0)) };
     header.set_windows(&mut config, header.listed_windows()?, rope)?;
     if header.optional("moe_every_n_layers", 1, LAYERS_MAX)? > 1 {
         return header.unsupported("moe_every_n_layers", "more than 1".to_owned());

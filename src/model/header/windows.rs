@@ -107,6 +107,22 @@ impl Header<'_, '_> {
         Ok(())
     }
 
+    /// Refuses numbers of layers with a window that nobody has read and that are not those of the other layers.
+    pub(in crate::model) fn refuse_numbers_of_windows(&self, config: &Config) -> Result<(), ModelError> {
+        let Some(windowed) = config.attentions().find(|attention| attention.window.is_some()) else { return Ok(()) };
+        for (key, of_all) in [
+            ("rope.dimension_count_swa", config.ropes[0].dim),
+            ("attention.key_length_swa", windowed.key_dim),
+            ("attention.value_length_swa", windowed.value_dim),
+        ] {
+            let own = if self.has_read(key) { of_all } else { self.optional(key, of_all, HEAD_DIM_MAX)? };
+            if own != of_all {
+                return self.unsupported(key, format!("{own} where the other layers have {of_all}"));
+            }
+        }
+        Ok(())
+    }
+
     /// Gives layers with a window heads of their own size.
     pub(in crate::model) fn set_window_heads(&self, config: &mut Config) -> Result<(), ModelError> {
         let dim = self.number("attention.key_length_swa", HEAD_DIM_MAX)?;
