@@ -38,6 +38,13 @@ fn the_demo_model_answers_as_recorded_on_every_tier() {
 }
 
 #[test]
+fn an_option_that_does_not_suit_a_good_file_does_not_call_it_damaged() {
+    let ran = run(&["plan", "-m", &golden("llama-f32"), "--kv-type", "q8_0"]);
+    assert_eq!(ran.code, Some(2), "{ran:?}");
+    assert!(ran.stderr.contains("use --kv-type f16") && !ran.stderr.contains("damaged"), "{ran:?}");
+}
+
+#[test]
 fn same_seed_same_text() {
     let text =
         |temp: &str, seed: &str| run(&["run", "-p", QUESTION, "-n", "40", "--temp", temp, "--seed", seed]).good();

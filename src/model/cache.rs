@@ -9,7 +9,7 @@
 use std::ops::Range;
 
 use super::config::{AttentionConfig, Config, LatentConfig, LayerConfig, MixerConfig};
-use super::error::{ModelError, range};
+use super::error::{Fault, ModelError, range};
 pub use super::sequence::{NONE, PAGE_TOKENS};
 use super::sequence::{SequenceSlice, Sizes};
 use crate::bytes;
@@ -307,9 +307,7 @@ pub fn check_kv_type(config: &Config, kv_type: KvType) -> Result<(), ModelError>
         .find(|dim| !dim.is_multiple_of(GROUP))
         .filter(|_| kv_type == KvType::Q8_0)
     {
-        Some(dim) => {
-            range("the size of a head", dim, "a multiple of 32 for --kv-type q8_0; use --kv-type f16".to_owned())
-        }
+        Some(dim) => Err(Fault::HeadOfQ8 { dim }.into()),
         None => Ok(()),
     }
 }

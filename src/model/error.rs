@@ -63,6 +63,11 @@ pub(super) enum Fault {
         /// How many.
         layers: usize,
     },
+    /// Heads that a KV cache of q8_0 cannot hold.
+    HeadOfQ8 {
+        /// Values of one.
+        dim: usize,
+    },
     /// The vocabulary has another size than the embedding.
     Vocabulary {
         /// Tokens.
@@ -129,6 +134,10 @@ impl fmt::Display for ModelError {
                     "this file holds only {some} ahead (MTP, `nextn`), not the model: use the file with all layers"
                 )
             }
+            Fault::HeadOfQ8 { dim } => write!(
+                f,
+                "--kv-type q8_0 keeps values in groups of 32, and heads of this model have {dim}: use --kv-type f16"
+            ),
             Fault::Vocabulary { tokens, rows } => {
                 write!(
                     f,

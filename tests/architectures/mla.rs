@@ -143,7 +143,8 @@ fn the_cache_has_one_row_a_position_and_is_told_apart_from_one_of_heads() {
     // 64 values of the latent and 16 that are rotated, of 12 layers.
     assert_eq!(plan(&latent, KvType::F16).pages_bytes(), Some(256 * 12 * 80 * 2));
     // Blocks of 32 values: the rows of 80 would not be whole ones.
-    assert!(check_kv_type(&latent, KvType::Q8_0).unwrap_err().to_string().contains("80"));
+    let error = check_kv_type(&latent, KvType::Q8_0).unwrap_err().to_string();
+    assert!(error.contains("have 80: use --kv-type f16") && !error.contains("damaged"), "{error}");
     let wide = config(split("deepseek2", &[("rope.dimension_count", 32)])).unwrap();
     check_kv_type(&wide, KvType::Q8_0).unwrap();
     assert_eq!(plan(&wide, KvType::Q8_0).pages_bytes(), Some(256 * 12 * 3 * 34));
