@@ -56,6 +56,16 @@ fn same_seed_same_text() {
 }
 
 #[test]
+fn names_of_architectures_stand_apart_from_what_is_said_of_them() {
+    let list = run(&["models"]).good();
+    let document = run(&["models", "--json"]).json();
+    for one in document["architectures"].as_array().unwrap() {
+        let line = format!("\n  {}  ", one["name"].as_str().unwrap());
+        assert!(list.contains(&line), "{line:?}");
+    }
+}
+
+#[test]
 fn a_file_may_say_how_its_tokens_are_drawn() {
     let dir = Dir::new("sampling");
     let f32s = |key: &'static str, x: f32| (key, 6u32, x.to_le_bytes().to_vec());

@@ -28,13 +28,14 @@ fn parts() -> [Vec<&'static Known>; 2] {
 
 fn report() -> String {
     let [runs, others] = parts();
+    let width = Known::all().iter().map(|known| known.name.len()).max().unwrap_or(0) + 2;
     let mut out = format!("{} architectures run:\n", runs.len());
     for known in &runs {
-        let _ = writeln!(out, "  {:<16}{}", known.name, known.models);
+        let _ = writeln!(out, "  {:<width$}{}", known.name, known.models);
     }
     let _ = writeln!(out, "\n{} more are known and refused:", others.len());
     for known in &others {
-        let _ = writeln!(out, "  {:<16}{}: {}", known.name, known.models, known.lacks);
+        let _ = writeln!(out, "  {:<width$}{}: {}", known.name, known.models, known.lacks);
     }
     out
 }
