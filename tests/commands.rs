@@ -94,6 +94,17 @@ fn a_file_may_say_how_its_tokens_are_drawn() {
 }
 
 #[test]
+fn a_context_beyond_what_a_model_was_trained_for_is_remarked() {
+    let said = |model: &str, ctx: &str| {
+        let ran = run(&["plan", "-m", &golden(model), "--ctx", ctx]);
+        ran.stderr.matches("tokens of context that the model was trained for").count()
+    };
+    // Trained for 512; for 128, and stretched to four times as many.
+    assert_eq!([said("llama-f32", "512"), said("llama-f32", "513")], [0, 1]);
+    assert_eq!([said("qwen2-yarn-f32", "512"), said("qwen2-yarn-f32", "513")], [0, 1]);
+}
+
+#[test]
 fn the_list_of_architectures_is_that_of_the_pages() {
     let table = run(&["models", "--markdown"]).good();
     for page in ["README.md", "tests/golden/README.md"] {

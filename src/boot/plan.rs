@@ -151,6 +151,7 @@ impl<'s> Headers<'s> {
         }
         let (sizes, plan) = self.regions(workload, ctx, kv_type)?;
         self.warn_of_checkpoints(&sizes);
+        self.warn_of_context(ctx);
         Ok(Planned { sizes, plan, is_serving: workload.serving.is_some(), headers: self })
     }
 
@@ -168,6 +169,18 @@ impl<'s> Headers<'s> {
                 n = cache.n_checkpoints
             ),
             _ => {}
+        }
+    }
+
+    /// Says where the context is longer than what the model was trained for, stretched or not.
+    fn warn_of_context(&self, ctx: usize) {
+        let config = &self.model.config;
+        let (trained, known) = (config.ctx_train, config.ctx_known());
+        if ctx > known && matches!(self.settings.ctx, Some(Ctx::Tokens(_))) {
+            let name = self.files.name();
+            log::warn!(
+                "{name}: --ctx {ctx} is beyond the {trained} tokens of context that the model was trained for: texts get worse there"
+            );
         }
     }
 

@@ -668,6 +668,13 @@ impl Config {
         if self.learned_positions { self.ctx_train } else { usize::MAX }
     }
 
+    /// Positions that the model was trained for, or that its rotation is stretched to.
+    pub fn ctx_known(&self) -> usize {
+        let stretched =
+            self.ropes.first().map_or(0, |rope| (rope.ctx_original as f64 * f64::from(rope.scale)) as usize);
+        self.ctx_train.max(stretched)
+    }
+
     /// Lets scores fall with distance, by slopes of this greatest exponent, in the place of rotation.
     pub(super) fn set_alibi(&mut self, bias: f32) {
         self.do_not_rotate();
