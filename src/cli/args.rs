@@ -407,7 +407,7 @@ const SWITCHES: [&str; 15] = [
     "--log-prompts",
 ];
 
-/// Parses the words after the program's name. `--option=value` is read as `--option value`.
+/// Parses the words after the program's name. `--option=value` is read as `--option value`, `-h` as `--help`.
 ///
 /// # Errors
 /// A usage error with argh's sentence.
@@ -419,6 +419,10 @@ pub fn parse(words: &[String]) -> Result<Parsed> {
         // The only option whose value may be left out: the default socket then.
         if !is_value && word == "--resident" && words.get(index + 1).is_none_or(|next| next.starts_with('-')) {
             split.extend(["--resident", ""]);
+            continue;
+        }
+        if !is_value && word == "-h" {
+            split.push("--help");
             continue;
         }
         match word.split_once('=') {
@@ -488,5 +492,21 @@ mod tests {
         assert_eq!(run(&["run", "--resident", "/s", "-p", "--resident"]).resident.as_deref(), Some("/s"));
         assert_eq!(run(&["run", "-p", "--a=b c"]).prompt.as_deref(), Some("--a=b c"));
         assert_eq!(run(&["run", "--raw", "--temp=0.5"]).temp, Some(0.5));
+    }
+
+    #[test]
+    fn a_short_word_for_help_is_help_but_where_it_is_a_value() {
+        let text = |words: &[&str]| {
+            let words: Vec<String> = words.iter().map(|w| (*w).to_owned()).collect();
+            match parse(&words) {
+                Ok(Parsed::Text(text)) => text,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(text(&["-h"]), text(&["--help"]));
+        assert_eq!(text(&["run", "-h"]), text(&["run", "--help"]));
+        assert_eq!(text(&["run", "--raw", "-h"]), text(&["run", "--help"]));
+        assert_eq!(run(&["run", "-p", "-h"]).prompt.as_deref(), Some("-h"));
+        assert_eq!(run(&["run", "--prompt=-h"]).prompt.as_deref(), Some("-h"));
     }
 }
