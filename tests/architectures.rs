@@ -153,6 +153,13 @@ fn gpt_oss_has_a_window_in_every_second_layer_and_weighs_those_chosen() {
 }
 
 #[test]
+fn a_context_of_0_before_scaling_is_none() {
+    let yarn = header("qwen2").str("qwen2.rope.scaling.type", "yarn").f32("qwen2.rope.scaling.factor", 4.0);
+    let yarn = config(yarn.u32("qwen2.rope.scaling.original_context_length", 0)).unwrap();
+    assert_eq!(yarn.ropes[0].ctx_original, 8192);
+}
+
+#[test]
 fn glm4moe_leaves_out_the_layers_that_predict_ahead() {
     let with_experts = |file: Gguf| file.u32("glm4moe.expert_count", 16).u32("glm4moe.expert_used_count", 2);
     let file = || with_experts(header("glm4moe")).u32("glm4moe.expert_feed_forward_length", 8);
@@ -182,13 +189,6 @@ fn features_of_one_architecture_are_refused_in_another() {
     refused(header("qwen3").u32("qwen3.expert_count", 8), &["qwen3.expert_count` = 8"]);
     refused(header("llama").u32("llama.attention.sliding_window", 4096), &["sliding_window` = 4096"]);
     refused(header("qwen2").f32("qwen2.attn_logit_softcapping", 50.0), &["attn_logit_softcapping` = 50"]);
-#[test]
-fn a_context_of_0_before_scaling_is_none() {
-    let yarn = header("qwen2").str("qwen2.rope.scaling.type", "yarn").f32("qwen2.rope.scaling.factor", 4.0);
-    let yarn = config(yarn.u32("qwen2.rope.scaling.original_context_length", 0)).unwrap();
-    assert_eq!(yarn.ropes[0].ctx_original, 8192);
-}
-
     refused(header("qwen3").f32("qwen3.residual_scale", 0.22), &["residual_scale` = 0.22"]);
     // What says nothing may stand.
     config(header("qwen3").u32("qwen3.expert_count", 0).f32("qwen3.logit_scale", 1.0)).unwrap();
@@ -230,6 +230,7 @@ fn words(numbers: &[u32]) -> Vec<u8> {
 fn numbers_are_read_as_one_for_all_layers_or_one_for_each() {
     let file = |heads: &[u32], kv_heads: &[u32], n_ff: &[u32]| {
         let file = Gguf::new().str("general.architecture", "openelm").u32("openelm.block_count", 3);
+        let file = with_eps(file, "openelm");
         let file = file.u32("openelm.embedding_length", 32).u32("openelm.attention.key_length", 8);
         let arrays =
             [("attention.head_count", heads), ("attention.head_count_kv", kv_heads), ("feed_forward_length", n_ff)];
@@ -253,6 +254,26 @@ fn numbers_are_read_as_one_for_all_layers_or_one_for_each() {
 }
 
 #[test]
+fn a_file_must_say_the_epsilon_of_its_kind_of_norm() {
+    let (rms, layer) = ("attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon");
+    let with = |arch: &str, keys: &[(&str, f32)]| {
+        keys.iter().fold(without_eps(arch, 12, 2), |file, (key, value)| file.f32(&format!("{arch}.{key}"), *value))
+    };
+    for (arch, key, other) in [
+        ("llama", rms, layer),
+        ("qwen3", rms, layer),
+        ("refact", rms, layer),
+        ("gpt2", layer, rms),
+        ("olmo", layer, rms),
+    ] {
+        refused(with(arch, &[]), &[key, "missing"]);
+        refused(with(arch, &[(other, 1e-3)]), &[key, "missing"]);
+        assert_eq!(config(with(arch, &[(key, 1e-6)])).unwrap().norm_eps, 1e-6, "{arch}");
+        assert_eq!(config(with(arch, &[(other, 1e-3), (key, 1e-6)])).unwrap().norm_eps, 1e-6, "{arch}");
+    }
+}
+
+#[test]
 fn an_epsilon_that_is_too_large_is_shown_as_it_is() {
     let file = without_eps("qwen3", 12, 2).f32("qwen3.attention.layer_norm_rms_epsilon", 1.5);
     refused(file, &["layer_norm_rms_epsilon is 1.5", "a number below 1"]);
@@ -267,7 +288,6 @@ fn lfm2_has_convolutions_where_it_has_no_key_and_value_heads() {
         let file = file.u32("lfm2.embedding_length", 32).u32("lfm2.attention.head_count", 4);
         let file = file.array("lfm2.attention.head_count_kv", U32, 3, &words(&[0, 2, 0]));
         file.u32("lfm2.feed_forward_length", 48).u32("lfm2.shortconv.l_cache", taps)
-        let file = with_eps(file, "openelm");
     };
     let config1 = config(file(3)).unwrap();
     let mixers: Vec<MixerConfig> = config1.layers.iter().map(|layer| layer.mixer).collect();
@@ -290,26 +310,6 @@ fn hybrid(arch: &str, changed: &[(&str, u32)]) -> Gguf {
     let kept = usual.into_iter().filter(|(key, _)| !changed.iter().any(|(changed, _)| changed == key));
     let mut file = header(arch);
     if arch != "qwen35" {
-#[test]
-fn a_file_must_say_the_epsilon_of_its_kind_of_norm() {
-    let (rms, layer) = ("attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon");
-    let with = |arch: &str, keys: &[(&str, f32)]| {
-        keys.iter().fold(without_eps(arch, 12, 2), |file, (key, value)| file.f32(&format!("{arch}.{key}"), *value))
-    };
-    for (arch, key, other) in [
-        ("llama", rms, layer),
-        ("qwen3", rms, layer),
-        ("refact", rms, layer),
-        ("gpt2", layer, rms),
-        ("olmo", layer, rms),
-    ] {
-        refused(with(arch, &[]), &[key, "missing"]);
-        refused(with(arch, &[(other, 1e-3)]), &[key, "missing"]);
-        assert_eq!(config(with(arch, &[(key, 1e-6)])).unwrap().norm_eps, 1e-6, "{arch}");
-        assert_eq!(config(with(arch, &[(other, 1e-3), (key, 1e-6)])).unwrap().norm_eps, 1e-6, "{arch}");
-    }
-}
-
         file = file.u32(&format!("{arch}.expert_count"), 8).u32(&format!("{arch}.expert_used_count"), 2);
         file = file.u32(&format!("{arch}.expert_feed_forward_length"), 12);
     }
@@ -399,6 +399,7 @@ fn smollm3_does_not_rotate_every_fourth_layer_and_mistral3_scales_its_queries() 
 fn numbers_may_be_arrays_of_one() {
     let of_one = |file: Gguf, key: &str, n: u32| file.array(&format!("qwen3moe.{key}"), 4, 1, &n.to_le_bytes());
     let plain = Gguf::new().str("general.architecture", "qwen3moe").u32("qwen3moe.block_count", 2);
+    let plain = with_eps(plain, "qwen3moe");
     let numbers = [
         ("embedding_length", 32),
         ("feed_forward_length", 48),
@@ -416,4 +417,3 @@ fn numbers_may_be_arrays_of_one() {
         assert_eq!((experts(&config, layer).n_ff, experts(&config, layer).count), (24, 4));
     }
 }
-    let plain = with_eps(plain, "qwen3moe");
