@@ -45,9 +45,7 @@ pub(super) fn place(
     embedding: Embedding,
 ) -> Result<Weights, ModelError> {
     let mut finder = TensorFinder::new(tensors);
-    if config.n_layers_skipped > 0 && !tensors.iter().any(|tensor| tensor.name().starts_with("blk.0.")) {
-        return Err(Fault::OnlyAhead { layers: config.n_layers_skipped }.into());
-    }
+    leave_out_predicting(&mut finder, config)?;
     let e = config.n_embd;
     let n_vocab = finder.rows(EMBEDDING_TABLE)?;
     // A model of vectors draws no tokens: what it has to do so stays in the file.
@@ -96,15 +94,6 @@ pub(super) fn place(
     };
     let head = head(&mut finder, config)?;
     let rope_factors = finder.rope_factors(config.ropes.iter().map(|rope| rope.dim / 2).max().unwrap_or(0))?;
-    for i in n_layers..n_layers + config.n_layers_skipped {
-        let block = format!("blk.{i}.");
-        if finder.has_any(&block) && !finder.has_any(&format!("{block}nextn.")) {
-            let need =
-                format!("layers that predict ahead: {block}* has no `nextn` tensor, and the text would lack a layer");
-            return range("nextn_predict_layers", config.n_layers_skipped, need);
-        }
-        finder.skip(&block);
-    }
     let (placements, bytes) = finder.finish()?;
     let matrices = placements.iter().map(|p| p.weight).filter(|w| w.form == Form::Panels);
     let layer_macs: u64 = matrices.clone().map(|w| w.macs_per_token()).sum();
@@ -130,6 +119,24 @@ pub(super) fn place(
         bytes,
         placements,
     })
+}
+
+/// Leaves out the layers that predict ahead, which must be such.
+fn leave_out_predicting(finder: &mut TensorFinder<'_>, config: &Config) -> Result<(), ModelError> {
+    let (n_layers, skipped) = (config.n_layers_of_file(), config.n_layers_skipped);
+    if skipped > 0 && !finder.has_any("blk.0.") {
+        return Err(Fault::OnlyAhead { layers: skipped }.into());
+    }
+    for i in n_layers..n_layers + skipped {
+        let block = format!("blk.{i}.");
+        if finder.has_any(&block) && !finder.has_any(&format!("{block}nextn.")) {
+            let need =
+                format!("layers that predict ahead: {block}* has no `nextn` tensor, and the text would lack a layer");
+            return range("nextn_predict_layers", skipped, need);
+        }
+        finder.skip(&block);
+    }
+    Ok(())
 }
 
 /// What the pooled vector meets: the maps of a classifier, or two that lead through another width (llama.cpp's `cls`,
