@@ -23,6 +23,10 @@ const HERMES: &str = "{% for t in tools or [] %}{{ t | tojson }}\n{% endfor %}\
     {% for c in m.tool_calls or [] %}<tool_call>{{ {'name': c.function.name, 'arguments': c.function.arguments} | tojson }}\
     </tool_call>{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
 
+/// ChatML alone, as small models have it: no place for calls, and words that are names of tools elsewhere.
+const CHATML: &str = "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>' + '\\n' }}{% endfor %}\
+    {% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
+
 /// Three roles and no more; everything else is dropped without a word.
 const THREE_ROLES: &str = "{% for m in messages %}{% if m.role in ['system', 'user', 'assistant'] and m.content %}\
     <|{{ m.role }}|>{{ m.content }}<|end|>{% endif %}{% endfor %}<|assistant|>";
@@ -210,6 +214,54 @@ fn what_only_channels_say_is_in_the_prompt() {
         chat(&[said("user", "hi"), call, result("look", "ok")]),
         &["THOUGHT", "TEXT", "functions.look", "ok"],
     );
+}
+
+#[test]
+fn calls_whose_names_are_words_of_the_template_are_in_the_prompt() {
+    let chatml = Logged::start("said-chatml", CHATML);
+    for (name, arguments, words) in [
+        ("start", json!({"port": 8080}), vec!["port", "8080"]),
+        ("end", json!({}), vec![]),
+        ("tool", json!({"n": 3}), vec!["\"n\"", "3"]),
+        ("assistant", json!({"deep": true}), vec!["deep", "true"]),
+        ("f", json!({"a": [{"b": 1.5}]}), vec!["\"a\"", "\"b\"", "1.5"]),
+        ("restart", json!({}), vec![]),
+    ] {
+        let mut call = calls(&[name]);
+        call["tool_calls"][0]["function"]["arguments"] = arguments.to_string().into();
+        let tool = json!([{"type": "function", "function": {"name": name}}]);
+        let messages = [said("user", "go"), call, result(name, "done")];
+        let used = json!([{"type": "tool_use", "id": "c", "name": name, "input": arguments}]);
+        let answered = json!([{"type": "tool_result", "tool_use_id": "c", "content": "done"}]);
+        let blocks =
+            json!([said("user", "go"), {"role": "assistant", "content": used}, {"role": "user", "content": answered}]);
+        let items = json!([said("user", "go"),
+            {"type": "function_call", "call_id": "c", "name": name, "arguments": arguments.to_string()},
+            {"type": "function_call_output", "call_id": "c", "output": "done"}]);
+        let quoted = format!("{{\"name\":\"{name}\"");
+        let mut all = vec!["user\ngo<|im_end|>", "assistant\n", &quoted];
+        all.extend(words);
+        all.extend(["<|im_end|>", "done"]);
+        for (path, body) in [
+            (CHAT, chat(&messages)),
+            (CHAT, json!({"messages": messages, "tools": tool})),
+            (MESSAGES, json!({"messages": blocks})),
+            (RESPONSES, json!({"input": items})),
+        ] {
+            chatml.says(path, body, &all);
+        }
+    }
+    // A place for texts is none for numbers.
+    let texts = HERMES.replace(
+        "{{ {'name'",
+        "{{ c.function.name }}{% for k, v in c.function.arguments.items() %}\
+        {% if v is string %}{{ k }}={{ v }}{% endif %}{% endfor %}{# ",
+    );
+    let texts = texts.replace("| tojson }}</tool_call>", "#}</tool_call>");
+    let mut call = calls(&["look"]);
+    call["tool_calls"][0]["function"]["arguments"] = "{\"q\": \"ask\", \"port\": 8080}".into();
+    let messages = [said("user", "go"), call, result("look", "done")];
+    Logged::start("said-texts", &texts).says(CHAT, chat(&messages), &["go", "look", "ask", "port", "8080", "done"]);
 }
 
 #[test]

@@ -101,7 +101,7 @@ impl Conversation {
         }
         let (marked, marks) = said::marked(turns);
         let left_out = match self.render(renderer, &marked) {
-            Ok(probe) => marks.into_iter().find(|mark| !probe.contains(&mark.text)).map(|mark| (mark.turn, mark.part)),
+            Ok(probe) => said::lost(&marks, &probe),
             // It does not take marks, so all there is is the text.
             Err(_) => said::left_out(turns, &text),
         };
