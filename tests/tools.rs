@@ -277,6 +277,34 @@ fn constraints_are_honoured_under_all_their_names() {
 }
 
 #[test]
+fn anthropics_form_of_an_answer_has_two_names() {
+    let (server, _dir) = server(HERMES);
+    let form = json!({"type": "json_schema", "schema": object(json!({"v": {"enum": ["only"]}}), &["v"])});
+    let ask = |more: Value| {
+        let mut body = json!({"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 60});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        server.post("/v1/messages", &body)
+    };
+    for more in [json!({"output_format": form}), json!({"output_config": {"format": form}})] {
+        let answer = ask(more);
+        assert_eq!(
+            (answer.status, &answer.json()["content"][0]["text"]),
+            (200, &json!("{\"v\": \"only\"}")),
+            "{answer:?}"
+        );
+    }
+    for (more, word) in [
+        (json!({"output_format": form, "output_config": {"format": form}}), "give one"),
+        (json!({"output_format": {"type": "text"}}), "output_format.type"),
+        (json!({"output_format": "json"}), "output_format: expected an object"),
+    ] {
+        let answer = ask(more);
+        let message = answer.json()["error"]["message"].as_str().unwrap_or_default().to_owned();
+        assert!(answer.status == 400 && message.contains(word), "{word}: {answer:?}");
+    }
+}
+
+#[test]
 fn formats_that_nobody_knows_are_remarks() {
     let (server, _dir) = server(HERMES);
     let schema = object(json!({"v": {"type": "string", "format": "colour", "maxLength": 3}}), &["v"]);

@@ -193,10 +193,18 @@ fn parallel_calls(fields: &Fields<'_>) -> Result<Option<bool>, ApiError> {
     Ok(choice.boolean("disable_parallel_tool_use")?.map(|is_disabled| !is_disabled))
 }
 
-/// `output_config.format`: a JSON schema.
+/// `output_config.format`, or `output_format` as it was called at first: a JSON schema.
 fn format(fields: &Fields<'_>) -> Result<OutputFormat, ApiError> {
-    let Some(config) = fields.object("output_config")? else { return Ok(OutputFormat::Text) };
-    let Some(format) = config.object("format")? else { return Ok(OutputFormat::Text) };
+    let config = fields.object("output_config")?;
+    let format = config.map(|config| config.object("format")).transpose()?.flatten();
+    let format = match (format, fields.object("output_format")?) {
+        (Some(_), Some(_)) => {
+            let text = "output_format and output_config.format both constrain the answer; give one";
+            return Err(ApiError::field("output_format", text).code("invalid_value"));
+        }
+        (Some(format), None) | (None, Some(format)) => format,
+        (None, None) => return Ok(OutputFormat::Text),
+    };
     match format.need_text("type")? {
         "json_schema" => super::common::schema(&format, "schema"),
         other => {
