@@ -308,6 +308,49 @@ fn fields_that_would_change_the_answer_are_not_ignored() {
 }
 
 #[test]
+fn what_only_another_server_has_is_refused() {
+    let hermes = Logged::start("said-stored", HERMES);
+    for (field, value, param) in [
+        ("prompt", json!({"id": "pmpt_1"}), "prompt"),
+        ("conversation", json!("conv_1"), "conversation"),
+        ("top_logprobs", json!(2), "top_logprobs"),
+        ("include", json!(["reasoning.encrypted_content", "message.output_text.logprobs"]), "include[1]"),
+    ] {
+        let message = hermes.refuses(RESPONSES, json!({"input": "hi", field: value}), param, "unsupported_parameter");
+        assert!(message.starts_with(param) && message.contains("this "), "{message}");
+    }
+    hermes.says(RESPONSES, json!({"input": "hi", "top_logprobs": 0, "include": [], "max_tool_calls": 3}), &["hi"]);
+}
+
+#[test]
+fn words_for_how_much_to_think_are_known_ones() {
+    let hermes = Logged::start("said-effort", HERMES);
+    let ask = |more: Value| {
+        let mut body = json!({"messages": [said("user", "hi")], "input": "hi", "options": {"num_predict": 1}});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        body
+    };
+    for (path, object, name) in [
+        (RESPONSES, "reasoning", "effort"),
+        (CHAT, "reasoning", "effort"),
+        (CHAT, "", "reasoning_effort"),
+        (MESSAGES, "output_config", "effort"),
+        ("/api/chat", "", "think"),
+    ] {
+        let body =
+            |word: &str| ask(if object.is_empty() { json!({name: word}) } else { json!({object: {name: word}}) });
+        for word in ["low", "high", "max"] {
+            assert_eq!(hermes.post(path, body(word)).status, 200, "{path} {word}");
+        }
+        let answer = hermes.post(path, body("mega"));
+        let field = if object.is_empty() { name.to_owned() } else { format!("{object}.{name}") };
+        assert!(answer.status == 400 && answer.text().contains(&format!("{field} is \\\"mega\\\"")), "{answer:?}");
+    }
+    let own = ask(json!({"chat_template_kwargs": {"reasoning_effort": "mega"}}));
+    assert_eq!(hermes.post(CHAT, own).status, 200, "a template may have words of its own");
+}
+
+#[test]
 fn claude_code_is_understood() {
     let hermes = Logged::start("said-claude", HERMES);
     let body = json!({

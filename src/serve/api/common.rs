@@ -150,16 +150,16 @@ pub fn schema(fields: &Fields<'_>, name: &str) -> Result<OutputFormat, ApiError>
 
 /// How the model is to think, under all names that clients have for it.
 pub fn thinking(fields: &Fields<'_>) -> Result<Thinking, ApiError> {
-    let mut found = Thinking { effort: fields.text("reasoning_effort")?.map(str::to_owned), ..Thinking::default() };
+    let mut found = Thinking { effort: effort(fields, "reasoning_effort")?, ..Thinking::default() };
     for name in ["thinking_budget_tokens", "thinking_budget", "reasoning_budget"] {
         tokens(fields, name, &mut found)?;
     }
-    for (object, effort, limit) in
+    for (object, word, limit) in
         [("reasoning", "effort", "max_tokens"), ("output_config", "effort", ""), ("thinking", "", "budget_tokens")]
     {
         let Some(object) = fields.object(object)? else { continue };
-        let effort = object.text(effort)?.map(str::to_owned);
-        found.effort = found.effort.or(effort);
+        let word = effort(&object, word)?;
+        found.effort = found.effort.or(word);
         tokens(&object, limit, &mut found)?;
     }
     if let Some(thinking) = fields.object("thinking")? {
@@ -174,6 +174,20 @@ pub fn thinking(fields: &Fields<'_>) -> Result<Thinking, ApiError> {
         });
     }
     Ok(found)
+}
+
+/// How much a model is to think, in the words that clients and templates have for it.
+pub fn effort(fields: &Fields<'_>, name: &str) -> Result<Option<String>, ApiError> {
+    let Some(word) = fields.text(name)? else { return Ok(None) };
+    if ["none", "minimal", "low", "medium", "high", "xhigh", "max"].contains(&word) {
+        return Ok(Some(word.to_owned()));
+    }
+    let path = fields.path(name);
+    let text = format!(
+        "{path} is {word:?}; expected none, minimal, low, medium, high, xhigh or max (other words of a template: \
+         chat_template_kwargs)"
+    );
+    Err(ApiError::field(path, text).code("invalid_value"))
 }
 
 /// A budget of tokens, -1 for none.

@@ -16,7 +16,7 @@ use super::super::model::Served;
 use super::super::models::Models;
 use super::super::output::{Call, Delta, Expect};
 use super::super::trace::Trace;
-use super::common::{arguments, role};
+use super::common::{arguments, effort, role};
 use super::infill::middle_prompt;
 use super::{Answer, EventWriter, collect, stream_lines};
 use crate::chat::{Message, Role, Time, ToolCall};
@@ -312,7 +312,7 @@ fn thinking(fields: &Fields<'_>) -> Result<Thinking, ApiError> {
     let (enabled, effort) = match fields.get("think") {
         None => (None, None),
         Some(Value::Bool(think)) => (Some(*think), None),
-        Some(Value::String(effort)) => (Some(true), Some(effort.clone())),
+        Some(Value::String(_)) => (Some(true), effort(fields, "think")?),
         Some(other) => return Err(wrong("think", other, "a boolean or a word")),
     };
     Ok(Thinking { enabled, effort, tokens: None })

@@ -18,7 +18,7 @@ use super::super::output::Delta;
 use super::super::trace::Trace;
 use super::common::{choice_word, counted, schema, thinking, timings_json, warn};
 use super::{Answer, EventWriter, add_progress, collect, fresh_id, named_event, stream};
-use crate::engine::Timings;
+use crate::engine::{TOP_LOGPROBS_MAX, Timings};
 use input::Input;
 
 /// Answers a request.
@@ -27,12 +27,7 @@ use input::Input;
 /// What is wrong with it, or with the answer.
 pub async fn answer(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Trace>) -> Result<Answer, ApiError> {
     let fields = Fields::of(body)?;
-    for name in ["previous_response_id", "conversation"] {
-        if fields.get(name).is_some() {
-            let text = format!("{name}: this server stores no answers; send the whole conversation as input");
-            return Err(ApiError::field(name, text).code("unsupported_parameter"));
-        }
-    }
+    refuse_stored(&fields)?;
     let options = Options::read(&fields, served, Interface::Responses)?;
     let is_stream = fields.is_set("stream")?;
     let mut warnings = Vec::new();
@@ -119,6 +114,29 @@ fn chat(fields: &Fields<'_>, warnings: &mut Vec<String>) -> Result<(Chat, Vec<Va
         variables: Vec::new(),
     };
     Ok((chat, described))
+}
+
+/// Refuses what refers to another server's store, and logprobs, of which this interface has none here.
+fn refuse_stored(fields: &Fields<'_>) -> Result<(), ApiError> {
+    let refused =
+        |name: &str, text: &str| Err(ApiError::field(name, format!("{name}: {text}")).code("unsupported_parameter"));
+    for name in ["previous_response_id", "conversation"] {
+        if fields.get(name).is_some() {
+            return refused(name, "this server stores no answers; send the whole conversation as input");
+        }
+    }
+    if fields.get("prompt").is_some_and(Value::is_object) {
+        return refused("prompt", "this server stores no prompts; send their text as instructions and input");
+    }
+    let logprobs = "this interface has no logprobs here; ask /v1/chat/completions for them";
+    if fields.size("top_logprobs", 0, TOP_LOGPROBS_MAX)?.is_some_and(|n| n > 0) {
+        return refused("top_logprobs", logprobs);
+    }
+    let included = fields.list("include")?.unwrap_or_default();
+    match included.iter().position(|what| *what == "message.output_text.logprobs") {
+        Some(at) => refused(&format!("include[{at}]"), logprobs),
+        None => Ok(()),
+    }
 }
 
 /// `tools`, as chats describe them, and as this interface does. Those that are no functions are left out, with a warning.
