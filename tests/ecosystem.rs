@@ -192,6 +192,26 @@ fn answers_tell_where_the_time_went() {
 }
 
 #[test]
+fn llama_cpps_name_for_the_length_counts() {
+    let server = Server::start(&["--ctx", "128"]);
+    let n_tokens = |path: &str, more: Value| {
+        let mut body = json!({"messages": [{"role": "user", "content": "x"}], "prompt": "x", "temperature": 0,
+            "ignore_eos": true});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let answer = server.post(path, &body);
+        assert_eq!(answer.status, 200, "{more}: {answer:?}");
+        answer.json()["usage"]["completion_tokens"].as_u64().unwrap()
+    };
+    for path in [CHAT, "/v1/completions"] {
+        assert_eq!(n_tokens(path, json!({"n_predict": 3})), 3, "{path}");
+        assert_eq!(n_tokens(path, json!({"n_predict": 3, "max_tokens": 5})), 3, "{path}");
+        assert!(n_tokens(path, json!({"n_predict": -1})) > 16, "{path}: as many as fit");
+    }
+    assert_eq!(server.post(CHAT, &chat(json!({"n_predict": 0}))).status, 400);
+    assert_eq!(server.post(CHAT, &chat(json!({"n_predict": "3"}))).status, 400);
+}
+
+#[test]
 fn bodies_in_encodings_that_are_not_there_are_refused_by_name() {
     let server = Server::start(&[]);
     let body = chat(json!({})).to_string();

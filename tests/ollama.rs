@@ -69,6 +69,12 @@ fn chats_stream_lines_and_say_what_the_others_say() {
         (json!({"messages": [{"role": "user", "content": "x", "images": ["aaaa"]}]}), "messages[0].images"),
         (json!({"options": {"temperature": "hot"}}), "options.temperature"),
         (json!({"options": {"mirostat": 1}}), "options.mirostat"),
+        (json!({"options": {"typical_p": 0.5}}), "options.typical_p"),
+        (json!({"options": {"tfs_z": 0.5}}), "options.tfs_z"),
+        (json!({"template": "{{ .Prompt }}"}), "template"),
+        (json!({"logprobs": true}), "logprobs"),
+        (json!({"top_logprobs": 3}), "top_logprobs"),
+        (json!({"typical_p": 0.5}), "typical_p"),
         (json!({"format": 5}), "format"),
     ] {
         let mut body = body.clone();
@@ -77,6 +83,12 @@ fn chats_stream_lines_and_say_what_the_others_say() {
         assert_eq!(answer.status, 400, "{more}");
         assert!(answer.json()["error"].as_str().unwrap().contains(word), "{word}: {answer:?}");
     }
+    let mut neutral = body.clone();
+    neutral["options"] = json!({"temperature": 0, "num_predict": 20, "typical_p": 1.0, "tfs_z": 1, "mirostat": 0});
+    neutral["logprobs"] = false.into();
+    neutral["template"] = "".into();
+    neutral["top_logprobs"] = 0.into();
+    assert_eq!(server.post("/api/chat", &neutral).json()["message"]["content"], text);
     body["format"] = json!({"type": "object", "properties": {"n": {"type": "integer", "maximum": 99}}, "required": ["n"],
         "additionalProperties": false});
     let held = server.post("/api/chat", &body).json();
@@ -104,4 +116,16 @@ fn prompts_are_answered_with_and_without_the_template() {
     assert_eq!(server.post("/api/generate", &json!({"model": "x"})).json()["done_reason"], "load");
     let old = server.post("/api/generate", &json!({"model": "x", "prompt": "x", "context": [1, 2]}));
     assert_eq!(old.status, 400);
+    for (more, word) in [
+        (json!({"system": "Be brief.", "raw": true}), "system"),
+        (json!({"template": "x"}), "template"),
+        (json!({"logprobs": true}), "logprobs"),
+        (json!({"options": {"typical_p": 0.5}}), "options.typical_p"),
+    ] {
+        let mut body = json!({"model": "x", "prompt": "x"});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let answer = server.post("/api/generate", &body);
+        assert_eq!(answer.status, 400, "{more}");
+        assert!(answer.json()["error"].as_str().unwrap().contains(word), "{word}: {answer:?}");
+    }
 }

@@ -154,9 +154,15 @@ fn max_tokens(fields: &Fields<'_>, served: &Served, interface: Interface) -> Res
     // Without an answer the prompt is read, and reported where that is asked for.
     let least = usize::from(!matches!(interface, Interface::Completions | Interface::Native));
     let mut max_tokens = None;
-    if let Some(n) = fields.integer("n_predict", -2, i64::MAX >> 1)?.filter(|_| interface == Interface::Native) {
-        // A negative number is as many as fit.
-        return Ok(usize::try_from(n).ok().map(|n| n.min(most)));
+    // llama.cpp's name, which counts before the others there; a negative number is as many as fit.
+    let named = matches!(interface, Interface::Chat | Interface::Completions | Interface::Native);
+    if let Some(n) = fields.integer("n_predict", -2, i64::MAX >> 1)?.filter(|_| named) {
+        return match usize::try_from(n) {
+            Ok(n) if n < least => {
+                Err(ApiError::field("n_predict", "n_predict is 0; it must be 1 or more, or -1").code("out_of_range"))
+            }
+            n => Ok(n.ok().map(|n| n.min(most))),
+        };
     }
     for name in ["max_completion_tokens", "max_tokens", "max_output_tokens"] {
         // Clients ask for more than there is; the context is the limit then.

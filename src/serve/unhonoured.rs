@@ -7,7 +7,7 @@ use super::error::ApiError;
 use super::fields::Fields;
 
 /// Each field with the numbers that ask for nothing; `false` and what is empty never do.
-const FIELDS: [(&str, &[f64]); 40] = [
+const FIELDS: &[(&str, &[f64])] = &[
     ("adaptive_target", &[-1.0]),
     ("allowed_token_ids", &[]),
     ("audio", &[]),
@@ -55,7 +55,7 @@ const FIELDS: [(&str, &[f64]); 40] = [
 /// # Errors
 /// 400 with the field.
 pub fn refuse(fields: &Fields<'_>) -> Result<(), ApiError> {
-    for (name, neutral) in FIELDS {
+    for &(name, neutral) in FIELDS {
         let asks = fields.get(name).is_some_and(|value| match value {
             Value::Null | Value::Bool(false) => false,
             Value::Bool(true) => true,
@@ -71,6 +71,7 @@ pub fn refuse(fields: &Fields<'_>) -> Result<(), ApiError> {
                 "function_call" => "send tool_choice",
                 _ => "leave it out",
             };
+            let name = fields.path(name);
             let text = format!(
                 "{name} would change the answer, and this server does not honour it; {instead} to get an answer without it"
             );

@@ -16,6 +16,7 @@ use super::super::model::Served;
 use super::super::models::Models;
 use super::super::output::{Call, Delta, Expect};
 use super::super::trace::Trace;
+use super::super::unhonoured;
 use super::common::{arguments, effort, role};
 use super::infill::middle_prompt;
 use super::{Answer, EventWriter, collect, stream_lines};
@@ -126,6 +127,7 @@ fn timestamp(unix: u64) -> String {
 /// What is wrong with it, or with the answer.
 pub async fn chat(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Trace>) -> Result<Answer, ApiError> {
     let fields = Fields::of(body)?;
+    refuse(&fields, &["template"])?;
     let turns = turns(&fields)?;
     if turns.is_empty() {
         return Ok(Answer::Document(loaded(served, Form::Chat)));
@@ -152,13 +154,7 @@ pub async fn chat(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Trace>
 /// What is wrong with it, or with the answer.
 pub async fn generate(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Trace>) -> Result<Answer, ApiError> {
     let fields = Fields::of(body)?;
-    for name in ["template", "context"] {
-        let is_empty = |value: &Value| value.as_str() == Some("") || value.as_array().is_some_and(Vec::is_empty);
-        if fields.get(name).is_some_and(|value| !is_empty(value)) {
-            let text = format!("{name} is not supported; send the whole conversation to /api/chat");
-            return Err(ApiError::field(name, text).code("unsupported_value"));
-        }
-    }
+    refuse(&fields, &["template", "context"])?;
     no_images(&fields)?;
     let prompt = fields.text("prompt")?.unwrap_or_default();
     let suffix = fields.text("suffix")?.unwrap_or_default();
@@ -168,7 +164,13 @@ pub async fn generate(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Tr
     let options = options(&fields, served)?;
     let format = format(&fields)?;
     let is_raw = fields.is_set("raw")?;
+    let system = fields.text("system")?.filter(|system| !system.is_empty());
     let job = if is_raw || !suffix.is_empty() || served.template(false).is_none() {
+        if system.is_some() {
+            let text = "system: this prompt goes to the model without a chat template, which is where a system message \
+                        would stand; say it in prompt";
+            return Err(ApiError::field("system", text).code("unsupported_value"));
+        }
         let tokens = match suffix {
             "" => served.prompt_tokens(prompt.to_owned(), PromptForm::Chat).await?,
             suffix => middle_prompt(served, "suffix", &[], (prompt, suffix)).await?,
@@ -182,7 +184,7 @@ pub async fn generate(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Tr
     } else {
         let turn = |at: &str, role, text: &str| Turn { at: at.to_owned(), message: Message::text(role, text) };
         let mut turns = Vec::new();
-        if let Some(system) = fields.text("system")?.filter(|system| !system.is_empty()) {
+        if let Some(system) = system {
             turns.push(turn("system", Role::System, system));
         }
         turns.push(turn("prompt", Role::User, prompt));
@@ -200,6 +202,29 @@ pub async fn generate(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Tr
         chat.into_job(served, options).await?
     };
     finish(app, served, (&fields, Form::Generate), job, trace).await
+}
+
+/// Refuses what would change the answer and is not honoured: the fields in `names`, unless they are empty, and logprobs.
+fn refuse(fields: &Fields<'_>, names: &[&str]) -> Result<(), ApiError> {
+    unhonoured::refuse(fields)?;
+    let is_empty = |value: &Value| match value {
+        Value::String(text) => text.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        Value::Bool(false) => true,
+        other => other.as_u64() == Some(0),
+    };
+    for name in names.iter().chain(&["logprobs", "top_logprobs"]) {
+        if fields.get(name).is_some_and(|value| !is_empty(value)) {
+            let instead = match *name {
+                "template" => "start the server with another --chat-template",
+                "context" => "send the whole conversation to /api/chat",
+                _ => "ask /v1/chat/completions for them",
+            };
+            let text = format!("{name} is not supported here; {instead}");
+            return Err(ApiError::field(*name, text).code("unsupported_value"));
+        }
+    }
+    Ok(())
 }
 
 /// Generates, and sends the answer as the request wants it.
@@ -271,10 +296,7 @@ fn no_images(fields: &Fields<'_>) -> Result<(), ApiError> {
 fn options(fields: &Fields<'_>, served: &Served) -> Result<Options, ApiError> {
     let mut found = Map::new();
     if let Some(options) = fields.object("options")? {
-        if options.number("mirostat", 0.0, 2.0)?.is_some_and(|mode| mode != 0.0) {
-            let text = "options.mirostat is not supported; leave it out";
-            return Err(ApiError::field("options.mirostat", text).code("unsupported_value"));
-        }
+        unhonoured::refuse(&options)?;
         for name in [
             "temperature",
             "top_k",
