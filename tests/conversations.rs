@@ -308,6 +308,21 @@ fn fields_that_would_change_the_answer_are_not_ignored() {
 }
 
 #[test]
+fn what_a_model_said_otherwise_than_in_content_is_not_lost() {
+    let hermes = Logged::start("said-otherwise", HERMES);
+    let audio = json!({"role": "assistant", "content": null, "audio": {"id": "audio_1"}});
+    let messages = [said("user", "hi"), audio, said("user", "on")];
+    hermes.refuses(CHAT, chat(&messages), "messages[1].audio", "unsupported_content");
+    let refusal = json!({"role": "assistant", "content": null, "refusal": "I will not.", "audio": null});
+    let messages = [said("user", "hi"), refusal, said("user", "on")];
+    hermes.says(CHAT, chat(&messages), &["hi", "assistant\nI will not.<|im_end|>", "on"]);
+    // A name is for templates that read it.
+    let named = HERMES.replace("{{ m.role }}\n", "{{ m.role }}{{ ' ' ~ m.name if m.name else '' }}\n");
+    let messages = [json!({"role": "user", "name": "ann", "content": "hi"})];
+    Logged::start("said-names", &named).says(CHAT, chat(&messages), &["user ann\nhi"]);
+}
+
+#[test]
 fn what_only_another_server_has_is_refused() {
     let hermes = Logged::start("said-stored", HERMES);
     for (field, value, param) in [

@@ -137,9 +137,21 @@ fn messages(fields: &Fields<'_>) -> Result<Vec<Turn>, ApiError> {
             for name in ["reasoning_content", "reasoning", "thinking"] {
                 thought = thought.or(message.text(name)?);
             }
+            if message.get("audio").is_some() {
+                let path = message.path("audio");
+                let text = format!(
+                    "{path}: this server takes text only, and has no audio stored; send its transcript as content"
+                );
+                return Err(ApiError::field(path, text).code("unsupported_content"));
+            }
+            let mut said = content(&message, "content", &["text", "refusal"])?;
+            if said.is_empty() {
+                // Where a model has refused, this is what it said.
+                said.push_str(message.text("refusal")?.unwrap_or_default());
+            }
             let message = Message {
                 role: role(&message)?,
-                content: content(&message, "content", &["text", "refusal"])?,
+                content: said,
                 reasoning_content: thought.filter(|thought| !thought.is_empty()).map(str::to_owned),
                 tool_calls: calls(&message)?,
                 tool_call_id: message.text("tool_call_id")?.map(str::to_owned),
