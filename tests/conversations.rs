@@ -543,6 +543,42 @@ fn calls_that_were_cut_off_do_not_end_a_conversation() {
 }
 
 #[test]
+fn an_answer_of_another_servers_tool_is_followed_by_a_new_turn() {
+    let hermes = Logged::start("said-mcp", HERMES);
+    let called = |kind: &str| json!({"type": kind, "id": "m", "name": "look", "arguments": "{}", "output": "seen"});
+    for kind in ["mcp_call", "web_search_call"] {
+        let stored = json!({"type": "item_reference", "id": "x"});
+        for items in [json!([said("user", "go"), called(kind)]), json!([said("user", "go"), called(kind), stored])] {
+            let prompt = hermes.prompt(RESPONSES, json!({"input": items}));
+            assert!(prompt.contains("seen") && prompt.ends_with("}<|im_end|>\n<|im_start|>assistant\n"), "{prompt}");
+        }
+        let items = json!([said("user", "go"), called(kind), said("assistant", "I saw ")]);
+        let prompt = hermes.prompt(RESPONSES, json!({"input": items}));
+        assert!(prompt.ends_with("<|im_start|>assistant\nI saw "), "{prompt}");
+    }
+}
+
+#[test]
+fn what_the_limit_cuts_off_is_no_completed_item() {
+    let hermes = Logged::start("said-cut-item", HERMES);
+    let body = json!({"input": "hi", "max_output_tokens": 3,
+        "text": {"format": {"type": "json_schema", "name": "x", "schema": {"const": "abcdefghijklmnopqrstuvwxyz"}}}});
+    let answer = hermes.post(RESPONSES, body.clone()).json();
+    let items = answer["output"].as_array().unwrap();
+    assert_eq!(
+        (answer["status"].as_str(), items.last().unwrap()["status"].as_str()),
+        (Some("incomplete"), Some("incomplete")),
+        "{answer}"
+    );
+    let mut streamed = body;
+    streamed["stream"] = true.into();
+    let events = hermes.post(RESPONSES, streamed).events();
+    let done = events.iter().rfind(|event| event["type"] == "response.output_item.done").unwrap();
+    assert_eq!(done["item"]["status"], "incomplete", "{done}");
+    assert_eq!(events.last().unwrap()["response"]["output"], json!([done["item"]]), "{events:?}");
+}
+
+#[test]
 fn a_last_message_of_the_model_goes_on() {
     let hermes = Logged::start("said-prefill", HERMES);
     let messages = [said("user", "The capital?"), said("assistant", "The capital is ")];

@@ -102,9 +102,10 @@ pub async fn count_tokens(served: &Served, body: &Value) -> Result<Value, ApiErr
 /// What is to be answered, and its tools as this interface describes them.
 fn chat(fields: &Fields<'_>, warnings: &mut Vec<String>) -> Result<(Chat, Vec<Value>), ApiError> {
     let (tools, described) = tools(fields, warnings)?;
+    let (turns, ending) = Input::read(fields, warnings)?;
     let chat = Chat {
-        turns: Input::read(fields, warnings)?,
-        ending: None,
+        turns,
+        ending,
         field: "input",
         tools,
         choice: tool_choice(fields)?,
@@ -261,7 +262,7 @@ impl Events {
         };
         let open = Open { id: fresh_id(&self.served, prefix), kind, text: String::new() };
         let index = self.items.len();
-        let item = open.item(None);
+        let item = open.item("in_progress", None);
         self.send(json!({"type": "response.output_item.added", "output_index": index, "item": item}), out);
         if let Some(part) = open.part() {
             let added = json!({"type": "response.content_part.added", "part": part});
@@ -306,7 +307,9 @@ impl Events {
         if let Some(part) = &part {
             self.send(open.at(index, json!({"type": "response.content_part.done", "part": part})), out);
         }
-        let item = open.item(Some(part));
+        // Only the last item is closed when it is known why the answer ended.
+        let status = if self.finish == Some(Reason::Length) { "incomplete" } else { "completed" };
+        let item = open.item(status, part);
         self.send(json!({"type": "response.output_item.done", "output_index": index, "item": item}), out);
         self.items.push(item);
     }
@@ -332,10 +335,9 @@ impl Events {
 }
 
 impl Open {
-    /// The item, without its parts as long as it is not done.
-    fn item(&self, parts: Option<Option<Value>>) -> Value {
-        let status = if parts.is_some() { "completed" } else { "in_progress" };
-        let parts: Vec<Value> = parts.flatten().into_iter().collect();
+    /// The item, without its part as long as it is not done.
+    fn item(&self, status: &str, part: Option<Value>) -> Value {
+        let parts: Vec<Value> = part.into_iter().collect();
         match &self.kind {
             Kind::Message => {
                 json!({"type": "message", "id": self.id, "role": "assistant", "content": parts, "status": status})

@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use crate::chat::{Message, Role, ToolCall};
 use crate::serve::api::common::{arguments, content, role};
-use crate::serve::conversation::Turn;
+use crate::serve::conversation::{Ending, Turn};
 use crate::serve::error::ApiError;
 use crate::serve::fields::{Fields, wrong};
 
@@ -13,6 +13,8 @@ pub struct Input<'w> {
     turns: Vec<Turn>,
     /// A thought whose message has not come yet, and where it stands.
     thought: Option<(String, String)>,
+    /// What was read last is a call that another server has answered: nothing that the model would go on with.
+    is_done: bool,
     warnings: &'w mut Vec<String>,
 }
 
@@ -20,12 +22,12 @@ pub struct Input<'w> {
 const TEXTS: [&str; 6] = ["input_text", "output_text", "text", "refusal", "summary_text", "reasoning_text"];
 
 impl Input<'_> {
-    /// The messages, and in `warnings` what is left out.
+    /// The messages, what the prompt has to end with where they do not say, and in `warnings` what is left out.
     ///
     /// # Errors
     /// 400 with the field.
-    pub fn read(fields: &Fields<'_>, warnings: &mut Vec<String>) -> Result<Vec<Turn>, ApiError> {
-        let mut input = Input { turns: Vec::new(), thought: None, warnings };
+    pub fn read(fields: &Fields<'_>, warnings: &mut Vec<String>) -> Result<(Vec<Turn>, Option<Ending>), ApiError> {
+        let mut input = Input { turns: Vec::new(), thought: None, is_done: false, warnings };
         if let Some(text) = fields.text("instructions")?.filter(|text| !text.is_empty()) {
             input.push("instructions", Message::text(Role::System, text));
         }
@@ -40,11 +42,12 @@ impl Input<'_> {
             other => return Err(wrong("input", other, "a string or an array of items")),
         }
         input.end_thought();
-        Ok(input.turns)
+        Ok((input.turns, input.is_done.then_some(Ending::Opened)))
     }
 
     fn push(&mut self, at: &str, message: Message) {
         self.turns.push(Turn { at: at.to_owned(), message });
+        self.is_done = false;
     }
 
     /// A thought that no message of the model follows is a message of its own.
@@ -109,6 +112,7 @@ impl Input<'_> {
             let shown = Value::Object(shown.map(|(name, value)| (name.clone(), value.clone())).collect());
             let message = Message::text(Role::Assistant, shown.to_string());
             self.push(at, Message { reasoning_content: thought, ..message });
+            self.is_done = true;
             return Ok(());
         };
         let mut called_with = Map::new();
