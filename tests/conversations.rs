@@ -625,6 +625,26 @@ fn a_last_message_of_the_model_goes_on() {
 }
 
 #[test]
+fn an_empty_last_message_of_the_model_goes_on_too() {
+    let hermes = Logged::start("said-empty", HERMES);
+    let messages = [said("user", "hi"), said("assistant", "")];
+    let once = "user\nhi<|im_end|>\n<|im_start|>assistant\n";
+    let no_text = json!({"role": "assistant", "content": [{"type": "text", "text": ""}]});
+    for (path, body) in [
+        (CHAT, chat(&messages)),
+        (CHAT, json!({"messages": messages, "continue_final_message": true})),
+        (MESSAGES, json!({"messages": [said("user", "hi"), no_text]})),
+        (RESPONSES, json!({"input": messages})),
+        ("/api/chat", json!({"messages": messages, "options": {"num_predict": 1}})),
+    ] {
+        let prompt = hermes.prompt(path, body);
+        assert!(prompt.ends_with(once), "{path}: {prompt:?}");
+    }
+    let prompt = hermes.prompt(CHAT, json!({"messages": messages, "add_generation_prompt": true}));
+    assert!(prompt.ends_with("assistant\n<|im_end|>\n<|im_start|>assistant\n"), "as the request has it: {prompt:?}");
+}
+
+#[test]
 fn a_thought_ends_with_its_budget() {
     // The prompt opens a thought, which a model with random weights never ends.
     let thinks = HERMES.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}");

@@ -444,7 +444,7 @@ impl Chat {
     /// # Errors
     /// 400 where the model has no template, or the template refuses the chat or takes too much; 503 where the system has
     /// no process for it.
-    pub async fn rendered(self, served: &Served) -> Result<Rendered, ApiError> {
+    pub async fn rendered(mut self, served: &Served) -> Result<Rendered, ApiError> {
         let ending = self.ending()?;
         check_tools(&self.tools)?;
         let offered = Arc::new(if self.choice == ToolChoice::None { Vec::new() } else { self.tools });
@@ -512,8 +512,22 @@ impl Chat {
         Ok(Rendered { text, field: self.field, expect, grammar, constrains_at_once, opened, thought_tokens })
     }
 
-    /// What the prompt ends with: a last message of the model goes on, unless the request has it otherwise.
-    fn ending(&self) -> Result<Ending, ApiError> {
+    /// What the prompt ends with: a last message of the model goes on, unless the request has it otherwise. One that is empty
+    /// goes on with the turn that is opened for it.
+    fn ending(&mut self) -> Result<Ending, ApiError> {
+        let is_empty = |turn: &Turn| {
+            let Turn { message, .. } = turn;
+            let has_thought = message.reasoning_content.as_ref().is_some_and(|thought| !thought.is_empty());
+            message.role == Role::Assistant
+                && message.tool_calls.is_empty()
+                && message.content.is_empty()
+                && !has_thought
+        };
+        let goes_on = matches!(self.ending, None | Some(Ending::Continued));
+        if goes_on && self.turns.len() > 1 && self.turns.last().is_some_and(is_empty) {
+            self.turns.pop();
+            return Ok(Ending::Opened);
+        }
         let Some(Turn { message: last, at }) = self.turns.last() else {
             let text = format!("{} is empty; at least one message is needed", self.field);
             return Err(ApiError::field(self.field, text));
