@@ -442,6 +442,42 @@ fn a_bill_of_its_own_does_not_make_a_prompt_new() {
 }
 
 #[test]
+fn blocks_stay_in_their_order() {
+    let hermes = Logged::start("said-order", HERMES);
+    let text = |text: &str| json!({"type": "text", "text": text});
+    let used = |id: &str| json!({"type": "tool_use", "id": id, "name": "look", "input": {"q": id}});
+    let found = |id: &str, text: &str| json!({"type": "tool_result", "tool_use_id": id, "content": text});
+    let messages = json!([said("user", "go"),
+        {"role": "assistant", "content": [text("Both."), used("t1"), used("t2")]},
+        {"role": "user", "content": [text("BEFORE"), found("t1", "ONE"), text("BETWEEN"), found("t2", "TWO"), text("BEHIND")]}]);
+    hermes.says(
+        MESSAGES,
+        json!({"messages": messages}),
+        &[
+            "Both.",
+            "t1",
+            "t2",
+            "user\nBEFORE<",
+            "tool\nONE<",
+            "user\nBETWEEN<",
+            "tool\nTWO<",
+            "user\nBEHIND<",
+            "assistant\n",
+        ],
+    );
+    // The same in a message of the model, whose server ran the tool.
+    let search = json!({"type": "server_tool_use", "id": "s1", "name": "web_search", "input": {"query": "q"}});
+    let result = json!({"type": "web_search_tool_result", "tool_use_id": "s1", "content": [text("FOUND")]});
+    let messages = json!([said("user", "go"), {"role": "assistant", "content": [text("I search."), search, result, text("It says.")]},
+        said("user", "on")]);
+    hermes.says(
+        MESSAGES,
+        json!({"messages": messages}),
+        &["assistant\nI search.", "web_search", "tool\nFOUND<", "assistant\nIt says.<", "user\non<", "assistant\n"],
+    );
+}
+
+#[test]
 fn codex_is_understood() {
     let hermes = Logged::start("said-codex", HERMES);
     let item = |kind: &str, more: Value| {

@@ -7,7 +7,7 @@ use crate::serve::api::common::{arguments, content};
 use crate::serve::error::ApiError;
 use crate::serve::fields::{Fields, wrong};
 
-/// One message: results of tools become messages of their own, as templates have them.
+/// One message: results of tools become messages of their own, as templates have them, and all stays in its order.
 ///
 /// # Errors
 /// 400 with the field.
@@ -32,20 +32,21 @@ pub fn take_message(message: &Fields<'_>, out: &mut Vec<Message>) -> Result<(), 
         Some(Value::Array(blocks)) => blocks,
         Some(other) => return Err(wrong(&path, other, "a string or an array of blocks")),
     };
-    let mut whole = Message::text(role, "");
-    let (mut texts, mut thoughts) = (Vec::new(), Vec::new());
+    let mut part = Part::new(role);
     for (i, block) in blocks.iter().enumerate() {
         let block = Fields::at(block, format!("{path}[{i}]"))?;
         match block.need_text("type")? {
-            "thinking" => thoughts.push(block.need_text("thinking")?),
+            "thinking" => part.thoughts.push(block.need_text("thinking")?),
             // Encrypted.
             "redacted_thinking" => {}
-            "tool_use" | "server_tool_use" | "mcp_tool_use" => whole.tool_calls.push(ToolCall {
+            "tool_use" | "server_tool_use" | "mcp_tool_use" => part.calls.push(ToolCall {
                 id: block.text("id")?.unwrap_or_default().to_owned(),
                 name: block.need_text("name")?.to_owned(),
                 arguments: arguments(&block, "input")?,
             }),
             kind if kind.ends_with("tool_result") => {
+                // Also tools that a server has run answer here, in the model's own message.
+                std::mem::replace(&mut part, Part::new(role)).end(false, out);
                 let mut text = result(&block)?;
                 if block.is_set("is_error")? {
                     text.insert_str(0, "Error: ");
@@ -53,17 +54,37 @@ pub fn take_message(message: &Fields<'_>, out: &mut Vec<Message>) -> Result<(), 
                 let tool_call_id = Some(block.need_text("tool_use_id")?.to_owned());
                 out.push(Message { tool_call_id, ..Message::text(Role::Tool, text) });
             }
-            _ => texts.push(text_of(&block)?),
+            _ => part.texts.push(text_of(&block)?),
         }
     }
-    whole.content = texts.join("\n");
-    whole.reasoning_content = (!thoughts.is_empty()).then(|| thoughts.join("\n"));
-    if !(texts.is_empty() && thoughts.is_empty() && whole.tool_calls.is_empty()) {
-        // Tools that a server has run answer in the model's own message, behind their calls.
-        let at = if role == Role::Assistant { 0 } else { out.len() };
-        out.insert(at, whole);
-    }
+    part.end(out.is_empty(), out);
     Ok(())
+}
+
+/// Blocks between results of tools.
+struct Part<'a> {
+    role: Role,
+    texts: Vec<String>,
+    thoughts: Vec<&'a str>,
+    calls: Vec<ToolCall>,
+}
+
+impl Part<'_> {
+    fn new(role: Role) -> Self {
+        Part { role, texts: Vec::new(), thoughts: Vec::new(), calls: Vec::new() }
+    }
+
+    /// They are a message, if they say something, or are `all` there is.
+    fn end(self, all: bool, out: &mut Vec<Message>) {
+        let has_text = self.texts.iter().any(|text| all || !text.is_empty());
+        if !has_text && self.thoughts.is_empty() && self.calls.is_empty() {
+            return;
+        }
+        let mut message = Message::text(self.role, self.texts.join("\n"));
+        message.reasoning_content = (!self.thoughts.is_empty()).then(|| self.thoughts.join("\n"));
+        message.tool_calls = self.calls;
+        out.push(message);
+    }
 }
 
 /// What a tool answers: text, blocks of it, or the JSON of tools that servers have.
