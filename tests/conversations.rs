@@ -771,6 +771,65 @@ fn tools_that_may_not_be_called_stay_in_the_prompt() {
 }
 
 #[test]
+fn chats_may_name_the_tools_that_may_be_called() {
+    let hermes = Logged::start("said-allowed-chat", HERMES);
+    let tool = |name: &str| json!({"type": "function", "function": {"name": name, "parameters": {"type": "object"}}});
+    let allowed = |mode: &str, names: &[&str]| {
+        let tools: Vec<Value> = names.iter().map(|name| tool(name)).collect();
+        json!({"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}})
+    };
+    let ask = |choice: Value| {
+        json!({"messages": [said("user", "hi")], "tools": [tool("look"), tool("clock")], "tool_choice": choice, "max_tokens": 30,
+            "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"const": "finished"}}}})
+    };
+    assert_eq!(hermes.prompt(CHAT, ask(allowed("auto", &[]))), hermes.prompt(CHAT, ask("auto".into())));
+    assert_eq!(hermes.post(CHAT, ask(allowed("auto", &["look", "clock"]))).status, 200);
+    let answer = hermes.post(CHAT, ask(allowed("auto", &[]))).json();
+    assert_eq!(answer["choices"][0]["message"]["content"], "\"finished\"", "{answer}");
+    hermes.refuses(CHAT, ask(allowed("auto", &["clock"])), "tool_choice.tools", "unsupported_value");
+    hermes.refuses(
+        CHAT,
+        ask(allowed("required", &["look", "clock"])),
+        "tool_choice.allowed_tools.mode",
+        "unsupported_value",
+    );
+    // A tool that the model is not offered cannot be forced.
+    for (path, kind) in [(CHAT, "custom"), (RESPONSES, "web_search_preview"), (RESPONSES, "mcp")] {
+        let body = json!({"messages": [said("user", "hi")], "input": "hi", "tool_choice": {"type": kind}});
+        let message = hermes.refuses(path, body, "tool_choice.type", "unsupported_value");
+        assert!(message.contains(kind) && message.contains("function"), "{message}");
+    }
+}
+
+#[test]
+fn tools_of_a_chat_that_are_no_functions_are_skipped_with_a_word() {
+    let hermes = Logged::start("said-hosted", HERMES);
+    let mut tools = weather_tool();
+    let custom = json!({"type": "custom", "custom": {"name": "apply_patch"}});
+    tools.as_array_mut().unwrap().extend([custom, json!({"type": "web_search"})]);
+    let body = json!({"messages": [said("user", "hi")], "tools": tools});
+    let prompt = hermes.prompt(CHAT, body.clone());
+    assert!(
+        prompt.contains("weather") && !prompt.contains("apply_patch") && !prompt.contains("web_search"),
+        "{prompt}"
+    );
+    let check = |warnings: &Value| {
+        let texts: Vec<&str> = warnings.as_array().unwrap().iter().map(|text| text.as_str().unwrap()).collect();
+        let [one, two] = texts[..] else { panic!("{warnings}") };
+        assert!(one.contains("tools[1]") && one.contains("apply_patch") && two.contains("tools[2]"), "{warnings}");
+    };
+    check(&hermes.post(CHAT, body.clone()).json()["warnings"]);
+    let mut streamed = body;
+    streamed["stream"] = true.into();
+    let events = hermes.post(CHAT, streamed).events();
+    check(&events[0]["warnings"]);
+    assert!(events[1..].iter().all(|event| event["warnings"].is_null()), "{events:?}");
+    // Where all are functions there is nothing to say.
+    let answer = hermes.post(CHAT, json!({"messages": [said("user", "hi")], "tools": weather_tool()})).json();
+    assert!(answer["warnings"].is_null(), "{answer}");
+}
+
+#[test]
 fn dates_that_templates_read_are_there() {
     let template = "{{ date_string }}|{{ datetime }}|{{ strftime_now('%d %b %Y') }}|{{ messages[0].content }}";
     let dates = Logged::start("said-dates", template);

@@ -15,7 +15,8 @@ use super::super::model::Served;
 use super::super::output::{Call, Delta};
 use super::super::trace::Trace;
 use super::common::{
-    arguments, choice_word, content, counted, role, streaming, thinking, timings_json, usage_json, whole_text,
+    allowed, arguments, choice_word, content, counted, function_choice, no_function, role, streaming, thinking, timings_json,
+    usage_json, warn, whole_text,
 };
 use super::format::format;
 use super::{Answer, ChunkHead, EventWriter, FINGERPRINT, collect, event, fresh_id, logprobs_json, stream};
@@ -28,14 +29,15 @@ use crate::chat::{Message, Role, ToolCall};
 pub async fn answer(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Trace>) -> Result<Answer, ApiError> {
     let fields = Fields::of(body)?;
     let options = Options::read(&fields, served, Interface::Chat)?;
-    let chat = chat(&fields)?;
+    let (chat, warnings) = chat(&fields)?;
     let (is_stream, include_usage) = streaming(&fields)?;
     let (n, with_timings) = (options.n, options.wants_timings);
     let job = chat.into_job(served, options).await?;
     let verbose = fields.is_set("verbose")?.then(|| whole_text(served, &job.prompt));
     let generation = Generation::start(served, vec![job], app.config.limits.first_token_time).await?;
     let chunk = ChunkHead::new(served, "chatcmpl-", "chat.completion.chunk", include_usage);
-    let form = Chunks { chunk, n, n_calls: vec![0; n], with_tokens: fields.is_set("logprobs")?, with_timings };
+    let with_tokens = fields.is_set("logprobs")?;
+    let mut form = Chunks { chunk, n, n_calls: vec![0; n], with_tokens, with_timings, warnings };
     if is_stream {
         return Ok(stream(form, generation, trace));
     }
@@ -73,22 +75,25 @@ pub async fn answer(app: &App, served: &Rc<Served>, body: &Value, trace: Rc<Trac
     if let Some(prompt) = verbose {
         document["__verbose"] = json!({"prompt": prompt});
     }
+    warn(&mut document, std::mem::take(&mut form.warnings));
     Ok(Answer::Document(document))
 }
 
-fn chat(fields: &Fields<'_>) -> Result<Chat, ApiError> {
-    let turns = messages(fields)?;
-    Ok(Chat {
+/// What is to be answered, and what of it is left out.
+fn chat(fields: &Fields<'_>) -> Result<(Chat, Vec<String>), ApiError> {
+    let (turns, (tools, warnings)) = (messages(fields)?, tools(fields)?);
+    let chat = Chat {
         ending: ending(fields, &turns)?,
         turns,
         field: "messages",
-        tools: fields.list("tools")?.unwrap_or_default().to_vec(),
+        tools,
         choice: tool_choice(fields)?,
         parallel_calls: fields.boolean("parallel_tool_calls")?,
         format: format(fields)?,
         thinking: thinking(fields)?,
         variables: variables(fields)?,
-    })
+    };
+    Ok((chat, warnings))
 }
 
 /// `POST /apply-template`: the prompt of a chat.
@@ -96,7 +101,7 @@ fn chat(fields: &Fields<'_>) -> Result<Chat, ApiError> {
 /// # Errors
 /// What is wrong with the request.
 pub async fn apply_template(served: &Served, body: &Value) -> Result<Value, ApiError> {
-    let rendered = chat(&Fields::of(body)?)?.rendered(served).await?;
+    let rendered = chat(&Fields::of(body)?)?.0.rendered(served).await?;
     Ok(json!({"prompt": rendered.text}))
 }
 
@@ -105,7 +110,7 @@ pub async fn apply_template(served: &Served, body: &Value) -> Result<Value, ApiE
 /// # Errors
 /// What is wrong with the request.
 pub async fn count_tokens(served: &Served, body: &Value) -> Result<Value, ApiError> {
-    counted(chat(&Fields::of(body)?)?, served).await
+    counted(chat(&Fields::of(body)?)?.0, served).await
 }
 
 fn reason(reason: Option<&Reason>) -> Option<&'static str> {
@@ -205,12 +210,28 @@ fn ending(fields: &Fields<'_>, turns: &[Turn]) -> Result<Option<Ending>, ApiErro
     })
 }
 
+/// `tools`, and what is said of those that are no functions, which are left out.
+fn tools(fields: &Fields<'_>) -> Result<(Vec<Value>, Vec<String>), ApiError> {
+    let (mut tools, mut warnings) = (Vec::new(), Vec::new());
+    for (i, tool) in fields.list("tools")?.unwrap_or_default().iter().enumerate() {
+        match no_function(&Fields::at(tool, format!("tools[{i}]"))?)? {
+            Some(warning) => warnings.push(warning),
+            None => tools.push(tool.clone()),
+        }
+    }
+    Ok((tools, warnings))
+}
+
 fn tool_choice(fields: &Fields<'_>) -> Result<ToolChoice, ApiError> {
     match fields.get("tool_choice") {
         None => Ok(ToolChoice::Auto),
         Some(Value::String(word)) => choice_word(word),
         Some(object) => {
             let choice = Fields::at(object, "tool_choice")?;
+            if function_choice(&choice)? == "allowed_tools" {
+                // Some leave the layer between out.
+                return allowed(&choice.object("allowed_tools")?.unwrap_or(choice));
+            }
             let function = choice.object("function")?.ok_or_else(|| choice.missing("function"))?;
             Ok(ToolChoice::Named(function.need_text("name")?.to_owned()))
         }
@@ -231,6 +252,8 @@ struct Chunks {
     n_calls: Vec<usize>,
     with_tokens: bool,
     with_timings: bool,
+    /// For the first event.
+    warnings: Vec<String>,
 }
 
 impl Chunks {
@@ -242,6 +265,13 @@ impl Chunks {
 
 impl EventWriter for Chunks {
     fn begin(&mut self, out: &mut Vec<u8>) {
+        if !self.warnings.is_empty() {
+            let delta = json!({"role": "assistant", "content": ""});
+            let mut chunk =
+                self.chunk.chunk(&json!([{"index": 0, "delta": delta, "logprobs": null, "finish_reason": null}]));
+            warn(&mut chunk, std::mem::take(&mut self.warnings));
+            event(&chunk, out);
+        }
         for index in 0..self.n {
             self.delta(index, json!({"role": "assistant", "content": ""}), None, None, out);
         }

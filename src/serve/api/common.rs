@@ -136,6 +136,49 @@ pub fn choice_word(word: &str) -> Result<ToolChoice, ApiError> {
     }
 }
 
+/// `allowed_tools`: which of the tools may be called; all of them stay in the prompt.
+pub fn allowed(choice: &Fields<'_>) -> Result<ToolChoice, ApiError> {
+    let path = choice.path("mode");
+    match choice.text("mode")?.unwrap_or("auto") {
+        "auto" => {}
+        other => {
+            let text = format!("{path} is {other:?}; expected auto: name one tool to force its call");
+            return Err(ApiError::field(path, text).code("unsupported_value"));
+        }
+    }
+    let tools = choice.list("tools")?.ok_or_else(|| choice.missing("tools"))?;
+    let names = tools.iter().enumerate().map(|(i, tool)| {
+        let tool = Fields::at(tool, format!("{}[{i}]", choice.path("tools")))?;
+        let function = tool.object("function")?.unwrap_or(tool);
+        Ok(function.text("name")?.unwrap_or_default().to_owned())
+    });
+    Ok(ToolChoice::Allowed(names.collect::<Result<_, ApiError>>()?))
+}
+
+/// The type of a `tool_choice` that is an object: `function` or `allowed_tools`.
+pub fn function_choice<'a>(choice: &Fields<'a>) -> Result<&'a str, ApiError> {
+    match choice.text("type")?.unwrap_or("function") {
+        kind @ ("function" | "allowed_tools") => Ok(kind),
+        other => {
+            let path = choice.path("type");
+            let text = format!(
+                "{path} is {other:?}; expected function or allowed_tools: tools that are no functions are not offered to the \
+                 model"
+            );
+            Err(ApiError::field(path, text).code("unsupported_value"))
+        }
+    }
+}
+
+/// What is said of a tool that is no function, which the model is not offered.
+pub fn no_function(tool: &Fields<'_>) -> Result<Option<String>, ApiError> {
+    let Some(kind) = tool.text("type")?.filter(|kind| *kind != "function") else { return Ok(None) };
+    let inner = tool.get(kind).and_then(|inner| inner.get("name")).and_then(Value::as_str);
+    let name = tool.text("name")?.or(inner).map(|name| format!(" ({name})")).unwrap_or_default();
+    let path = tool.path("type");
+    Ok(Some(format!("{path} is {kind:?}{name}, no function: the model is not offered it")))
+}
+
 /// A JSON schema in the field `name`.
 pub fn schema(fields: &Fields<'_>, name: &str) -> Result<OutputFormat, ApiError> {
     let path = fields.path(name);

@@ -16,7 +16,7 @@ use super::super::masks::Grammar;
 use super::super::model::{Served, unix_time};
 use super::super::output::Delta;
 use super::super::trace::Trace;
-use super::common::{choice_word, counted, schema, thinking, timings_json, warn};
+use super::common::{allowed, choice_word, counted, function_choice, no_function, schema, thinking, timings_json, warn};
 use super::{Answer, EventWriter, add_progress, collect, fresh_id, named_event, stream};
 use crate::engine::{TOP_LOGPROBS_MAX, Timings};
 use input::Input;
@@ -145,11 +145,9 @@ fn tools(fields: &Fields<'_>, warnings: &mut Vec<String>) -> Result<(Vec<Value>,
     let (mut tools, mut described) = (Vec::new(), Vec::new());
     for (i, value) in fields.list("tools")?.unwrap_or_default().iter().enumerate() {
         let tool = Fields::at(value, format!("tools[{i}]"))?;
-        let kind = tool.need_text("type")?;
-        if kind != "function" {
-            let name = tool.text("name")?.map(|name| format!(" ({name})")).unwrap_or_default();
-            let path = tool.path("type");
-            warnings.push(format!("{path} is {kind:?}{name}, no function: the model is not offered it"));
+        tool.need_text("type")?;
+        if let Some(warning) = no_function(&tool)? {
+            warnings.push(warning);
             continue;
         }
         let mut function = Map::new();
@@ -168,32 +166,14 @@ fn tools(fields: &Fields<'_>, warnings: &mut Vec<String>) -> Result<(Vec<Value>,
     Ok((tools, described))
 }
 
-/// `allowed_tools`: which of the tools may be called; all of them stay in the prompt.
-fn allowed(choice: &Fields<'_>) -> Result<ToolChoice, ApiError> {
-    let path = choice.path("mode");
-    match choice.text("mode")?.unwrap_or("auto") {
-        "auto" => {}
-        other => {
-            let text = format!("{path} is {other:?}; expected auto: name one tool to force its call");
-            return Err(ApiError::field(path, text).code("unsupported_value"));
-        }
-    }
-    let tools = choice.list("tools")?.ok_or_else(|| choice.missing("tools"))?;
-    let names = tools.iter().enumerate().map(|(i, tool)| {
-        let tool = Fields::at(tool, format!("{}[{i}]", choice.path("tools")))?;
-        Ok(tool.text("name")?.unwrap_or_default().to_owned())
-    });
-    Ok(ToolChoice::Allowed(names.collect::<Result<_, ApiError>>()?))
-}
-
 fn tool_choice(fields: &Fields<'_>) -> Result<ToolChoice, ApiError> {
     match fields.get("tool_choice") {
         None => Ok(ToolChoice::Auto),
         Some(Value::String(word)) => choice_word(word),
         Some(object) => {
             let choice = Fields::at(object, "tool_choice")?;
-            match choice.text("type")? {
-                Some("allowed_tools") => allowed(&choice),
+            match function_choice(&choice)? {
+                "allowed_tools" => allowed(&choice),
                 _ => Ok(ToolChoice::Named(choice.need_text("name")?.to_owned())),
             }
         }
