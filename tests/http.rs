@@ -533,6 +533,27 @@ fn the_prompt_cache_outlives_a_restart() {
 }
 
 #[test]
+fn a_prompt_cache_without_a_place_is_told_at_the_start() {
+    let dir = Dir::new("serve-no-cache");
+    let warned = |cache: &str| {
+        let board = dir.file("b.toml", format!("[serve]\ncache_dir = \"{cache}\""));
+        let log = std::fs::File::create(dir.at("log")).unwrap();
+        let command = brim(&["serve", "--listen", "127.0.0.1:0", "-t", "1", "--board", &board]);
+        let server = Server::spawn_saying(command, log).ready();
+        let said = std::fs::read_to_string(dir.at("log")).unwrap();
+        drop(server);
+        said.lines().any(|line| line.contains("brim-demo.kv") && line.contains("will not be saved"))
+    };
+    // No directory can be made in a file, whoever asks, and no file written where a directory is.
+    let file = dir.file("file", "x");
+    assert!(warned(&format!("{file}/state")));
+    std::fs::create_dir_all(dir.at("taken/brim-demo.kv")).unwrap();
+    assert!(warned(&dir.at("taken")));
+    assert!(!warned(&dir.at("state/brim")));
+    assert_eq!(std::fs::read_dir(dir.at("state/brim")).unwrap().count(), 0, "nothing is left");
+}
+
+#[test]
 fn a_client_that_goes_away_frees_its_slot() {
     let server = Server::start(&["-m", &golden("qwen3-mixed"), "--ctx", "4096", "--chat-template", "chatml"]);
     let body = chat(json!({"stream": true, "ignore_eos": true, "max_tokens": 4000})).to_string();

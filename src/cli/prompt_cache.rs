@@ -24,8 +24,11 @@ impl PromptCache {
         PromptCache { path, cap_bytes: u64::from(mib.unwrap_or(CACHE_MIB_DEFAULT)) << 20, identity }
     }
 
-    /// Hands what was saved to the scheduler.
+    /// Hands what was saved to the scheduler, and warns now if the end will have no place to save it.
     pub(super) fn restore(&self, scheduler: &mut Scheduler<'_>) {
+        if let Err(e) = writable(&self.path) {
+            log::warn!("{}: {e}; the prompt cache will not be saved", self.path.display());
+        }
         let begun = Instant::now();
         let loaded = match File::open(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return,
@@ -70,6 +73,18 @@ fn replace<T>(path: &Path, write: impl FnOnce(&mut File) -> Result<T, CacheError
         let _ = fs::remove_file(&beside);
     }
     written
+}
+
+/// Whether a file at `path` could be written; its directory is made, and nothing is left beside it.
+fn writable(path: &Path) -> io::Result<()> {
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir)?;
+    }
+    // Not `NAME.new`: the server before may be about to save.
+    let probe = path.with_extension(format!("{}.try", std::process::id()));
+    File::options().write(true).create_new(true).mode(OWNER_ONLY).open(&probe)?;
+    fs::remove_file(probe)?;
+    if path.is_dir() { Err(io::ErrorKind::IsADirectory.into()) } else { Ok(()) }
 }
 
 #[cfg(test)]
