@@ -15,8 +15,8 @@ use super::super::model::Served;
 use super::super::output::{Call, Delta};
 use super::super::trace::Trace;
 use super::common::{
-    allowed, arguments, choice_word, content, counted, function_choice, no_function, role, streaming, thinking, timings_json,
-    usage_json, warn, whole_text,
+    allowed, arguments, choice_word, content, counted, function_choice, no_function, role, streaming, thinking,
+    timings_json, usage_json, warn, whole_text,
 };
 use super::format::format;
 use super::{Answer, ChunkHead, EventWriter, FINGERPRINT, collect, event, fresh_id, logprobs_json, stream};

@@ -16,7 +16,9 @@ use super::super::masks::Grammar;
 use super::super::model::{Served, unix_time};
 use super::super::output::Delta;
 use super::super::trace::Trace;
-use super::common::{allowed, choice_word, counted, function_choice, no_function, schema, thinking, timings_json, warn};
+use super::common::{
+    allowed, choice_word, counted, function_choice, no_function, schema, thinking, timings_json, warn,
+};
 use super::{Answer, EventWriter, add_progress, collect, fresh_id, named_event, stream};
 use crate::engine::{TOP_LOGPROBS_MAX, Timings};
 use input::Input;
