@@ -48,10 +48,11 @@ impl Ran {
         serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"))
     }
 
-    /// Checks the exit code and that the message on stderr, which begins with `brim: `, has all `parts`.
+    /// Checks the exit code and that the message on stderr, which begins with `brim: ` behind warnings, has all `parts`.
     pub fn fails(self, code: i32, parts: &[&str]) {
         assert_eq!(self.code, Some(code), "{self:?}");
-        assert!(self.stderr.starts_with("brim: "), "{self:?}");
+        let message = self.stderr.lines().find(|line| !line.starts_with("WARN "));
+        assert!(message.is_some_and(|line| line.starts_with("brim: ")), "{self:?}");
         for part in parts {
             assert!(self.stderr.contains(part), "{part:?} is missing in {self:?}");
         }
