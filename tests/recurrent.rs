@@ -131,7 +131,8 @@ fn options_say_how_many_checkpoints_there_are() {
     assert_eq!(count(plan(&["-m", &model, "--checkpoints", "5"], Some("7"))), Some(5));
     assert_eq!(count(plan(&["-m", &model, "--board", &board], Some("7"))), Some(7));
     let of_board = plan(&["-m", &model, "--board", &board], None);
-    assert!(of_board.stderr.is_empty(), "{of_board:?}");
+    // The context is longer than the model's, which is all that there is to say.
+    assert!(!of_board.stderr.contains("checkpoints"), "{of_board:?}");
     assert_eq!(count(of_board), Some(9));
     assert_eq!(count(plan(&["-m", &model, "--checkpoints", "0"], None)), Some(0));
     let most = plan(&["-m", &model, "--checkpoints", "193"], None);
