@@ -179,7 +179,7 @@ impl<'s> Headers<'s> {
         if ctx > known && matches!(self.settings.ctx, Some(Ctx::Tokens(_))) {
             let name = self.files.name();
             log::warn!(
-                "{name}: --ctx {ctx} is beyond the {trained} tokens of context that the model was trained for: texts get worse there"
+                "{name}: --ctx {ctx} is beyond the {trained} tokens of context that the model was trained for: texts get worse there; give at most {known}"
             );
         }
     }

@@ -17,7 +17,8 @@ use super::attention::{
 use super::delta::DeltaToken;
 use super::delta_chunk::DELTA_CHUNK;
 use super::matmul::Matrix;
-use super::matmul::unpacked::{ProductKind, Unpack};
+use super::matmul::kind::ProductKind;
+use super::matmul::unpacked::Unpack;
 use super::partition::{OutTile, Partition};
 #[cfg(feature = "bench")]
 use super::peak::ReadWay;

@@ -11,6 +11,7 @@
 
 pub mod float;
 pub mod int;
+pub mod kind;
 pub mod pairs16;
 pub mod unpacked;
 

@@ -30,7 +30,8 @@ pub(super) mod names {
     pub use crate::kernels::delta::DeltaToken;
     pub use crate::kernels::delta_chunk::DELTA_CHUNK;
     pub use crate::kernels::formats::dedicated::{FloatFormat, IntFormat};
-    pub use crate::kernels::matmul::unpacked::{ProductKind, Unpack};
+    pub use crate::kernels::matmul::kind::ProductKind;
+    pub use crate::kernels::matmul::unpacked::Unpack;
     pub use crate::kernels::matmul::{Matrix, float, int, pairs16, unpacked};
     pub use crate::kernels::partition::OutTile;
     #[cfg(feature = "bench")]
